@@ -1,0 +1,308 @@
+"""The Python interface: from a user's model and data to a result, in one call."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from untrain import fisher
+from untrain.data.splits import check_disjoint, equal_content
+from untrain.data.streams import Stream
+from untrain.engine import Engine, Precision
+from untrain.errors import EmptySet, FolderError, Overlap, SettingError
+from untrain.evaluation.evaluate import Evaluation, evaluate_models
+from untrain.io import hash_json, hash_tensors, write_json, write_text
+from untrain.methods import METHODS, make
+from untrain.methods.base import Checkpoints, Method, Problem, Run, run
+from untrain.models.checkpoints import state_hash
+from untrain.models.subject import Subject
+from untrain.saliency import density, save_mask
+from untrain.tasks import resolve
+from untrain.types import Batch, Params, Task
+
+MODEL_FILE = "model.safetensors"
+RESUME_FILE = "resume.pt"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What unlearning gives back.
+
+    Attributes:
+        model: the unlearned model, in evaluation mode, on its own device, of the user's type.
+        history: what each step logged: losses in nats, learning rates, α.
+        seconds: what the unlearning took, the Fisher pass included, evaluation left out.
+        mask: parameter name → bool tensor of the salient weights; None where the method has no mask.
+        method: the method with every setting as it was used.
+        clocks: the seconds by part.
+        notes: what was decided for the user, and why.
+    """
+
+    model: nn.Module
+    history: list[dict[str, Any]]
+    seconds: float
+    mask: Params | None
+    method: Method
+    clocks: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def unlearn(
+    model: nn.Module,
+    *,
+    forget: Any,
+    retain: Any,
+    task: str | Task = "classification",
+    method: str | type[Method] | Method = "sfron",
+    holdout: Any = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    init: Callable[[], nn.Module] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    inplace: bool = False,
+    device: str | torch.device | None = None,
+    precision: Precision = "no",
+    compile: bool = False,
+    workers: int = 0,
+    **settings: Any,
+) -> Result:
+    """Makes a model forget: it should then behave as if it had been trained on the retain set alone.
+
+    Args:
+        model: any module; it is left as it was unless `inplace`.
+        forget: what to forget: a map-style data set of `(x, y)` or dicts, or a list of ready batches.
+        retain: what to keep, likewise; at least a good part of the rest of the training data.
+        task: what the model was trained on, a name or a task object.
+        method: a name (see `untrain.methods()`), a class, or a method object.
+        holdout: samples that the model never saw, likewise: they show how far to forget.
+        seed: of everything random; the same seed gives the same result on the same machine.
+        batch_size: samples a batch, over all processes; lists of ready batches have their own.
+        init: returns a new model of the same architecture, for methods that need new weights.
+        out: a folder for weights, history, mask and manifest, and for checkpoints during the run.
+        resume: go on from the last checkpoint in `out`, if there is one.
+        inplace: change the model itself instead of a copy.
+        device: None takes a CUDA device where there is one, else the CPU.
+        precision: "no" never casts; "bf16" or "fp16" autocast the steps.
+        compile: run the steps through torch.compile.
+        workers: processes that read a data set which is not in memory.
+        settings: the method's; unknown ones are an error that lists the known.
+
+    Raises:
+        UntrainError: one of its kinds, with what is wrong and what to do.
+    """
+    engine = Engine.start(device, precision, compile)
+    chosen = make(method, settings)
+    subject = Subject(model, init=init)
+    sets = {name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None}
+    streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
+    check_sets(sets)
+    folder = None if out is None else open_folder(Path(out), resume)
+    home = next((p.device for p in model.parameters()), engine.device)
+    working = subject if inplace else subject.copy()
+    working.module.to(engine.device)
+    problem = Problem(working, prepared(task, working.module, streams), **streams, seed=seed)
+    checkpoints = None
+    if folder is not None:
+        marks = fingerprint(chosen, problem, engine)
+        checkpoints = Checkpoints(folder / RESUME_FILE, marks, resume)
+    finished = run(chosen, problem, engine, checkpoints=checkpoints)
+    result = Result(
+        finished.state.module.to(home).eval(),
+        finished.history,
+        finished.seconds,
+        problem.memo.get("mask"),
+        finished.method,
+        finished.clocks,
+        problem.notes,
+    )
+    if folder is not None and engine.is_main:
+        write_result(result, folder, weights_hash=state_hash(model) if not inplace else "")
+    engine.wait()
+    return result
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    forget: Any,
+    retain: Any,
+    test: Any,
+    task: str | Task = "classification",
+    reference: nn.Module | Sequence[nn.Module] | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    precision: Precision = "no",
+    workers: int = 0,
+    classes: Sequence[str] | None = None,
+) -> Evaluation:
+    """Measures how far a model forgot and what it kept.
+
+    Args:
+        model: the model to look at; nothing in it is changed.
+        forget: what was to be forgotten: a data set or a list of ready batches.
+        retain: what was to be kept, likewise.
+        test: samples that the model never saw, likewise.
+        task: as in `unlearn`.
+        reference: a model retrained without the forget set, or several: the first is the target of every
+            distance, the others show the noise floor. None: measures that need one say so in `.missing`.
+        seed: unused by measures that draw nothing; there so that every call can be repeated.
+        batch_size: samples a forward pass.
+        device: as in `unlearn`.
+        precision: as in `unlearn`.
+        workers: as in `unlearn`.
+        classes: names of the classes.
+    """
+    engine = Engine.start(device, precision)
+    references = [reference] if isinstance(reference, nn.Module) else list(reference or ())
+    models = {"model": model, **{f"reference-{i}": module for i, module in enumerate(references)}}
+    sets = {"forget": forget, "retain": retain, "test": test}
+    streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
+    homes = {name: next((p.device for p in m.parameters()), engine.device) for name, m in models.items()}
+    try:
+        for module in models.values():
+            module.to(engine.device)
+        ready = prepared(task, model, streams)
+        names = [name for name in models if name != "model"]
+        return evaluate_models(models, ready, streams, engine, references=names, classes=classes)["model"]
+    finally:
+        for name, module in models.items():
+            module.to(homes[name])
+
+
+def fisher_diagonal(
+    model: nn.Module, task: str | Task, batches: Any, *, estimator: fisher.Estimator = "sample", seed: int = 0
+) -> Params:
+    """Diagonal of the empirical Fisher information, F_j = mean_n (∂ℓ_n / ∂θ_j)², at the model's weights.
+
+    Args:
+        model: in any mode; looked at in evaluation mode and left as it was.
+        task: a name or a task object.
+        batches: a list of ready batches or a map-style data set; every sample counts once.
+        estimator: "sample" squares each sample's gradient; "batch" squares batch means, as published code does,
+            and so depends on the batch size.
+        seed: of what the task draws (timesteps, noise).
+
+    Returns:
+        Parameter name → tensor of the parameter's shape, float32 or wider, ≥ 0; parameters with requires_grad only.
+
+    Raises:
+        EmptySet: if there is no sample.
+        InexactFisher: if a parameter is used in a way that cannot be done exactly.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    data = batches if hasattr(batches, "__getitem__") else list(batches)
+    stream = Stream(data, "fisher", Engine(device), seed=seed)
+    ready = prepared(task, model, {"fisher": stream})
+    return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator)
+
+
+def prepared(task: str | Task, module: nn.Module, streams: Mapping[str, Stream]) -> Task:
+    """The task, completed by looking at the model and at a few samples of the first set; nothing is changed."""
+    ready = resolve(task)
+    stream = next(iter(streams.values()))
+    batch = next(iter(stream.once(ready, "evaluate", limit=2, batch_size=2)))
+    few = {key: value[:2] for key, value in batch.items()}
+    modes = {m: m.training for m in module.modules()}
+    try:
+        return ready.prepare(module.eval(), few)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+def check_sets(sets: Mapping[str, Any]) -> None:
+    """Refuses sets that share a sample by index or id; warns where samples in memory are equal.
+
+    Raises:
+        Overlap: names the two sets.
+    """
+    names = list(sets)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            try:
+                check_disjoint(sets[a], sets[b])
+            except Overlap as error:
+                raise Overlap(f"{a} and {b}: {error}") from error
+            equal = equal_content(sets[a], sets[b])
+            if equal:
+                warnings.warn(
+                    f"{len(equal)} samples of the {a} set are equal to samples of the {b} set (first: number "
+                    f"{equal[0][0]} and number {equal[0][1]}). They are different records with the same content; "
+                    "what one set teaches, the other undoes.",
+                    stacklevel=3,
+                )
+
+
+def open_folder(folder: Path, resume: bool) -> Path:
+    """The folder of a run, made where it is missing.
+
+    Raises:
+        FolderError: if it holds another run and `resume` was not asked for, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder} is a file. Choose another folder.")
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume (--resume).")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be made: {error.strerror}. Choose another folder.") from error
+    return folder
+
+
+def fingerprint(method: Method, problem: Problem, engine: Engine) -> str:
+    """A hash of all that decides a run's numbers: settings, seed, batch size, data, weights, number of processes."""
+    sets = (problem.forget, problem.retain, problem.holdout)
+    return hash_json(
+        {
+            "method": {"name": method.name, **asdict(method)},
+            "seed": problem.seed,
+            "weights": state_hash(problem.subject.module),
+            "sets": [None if s is None else [content_of(s), len(s), s.batch_size] for s in sets],
+            "engine": [engine.precision, engine.num_processes],
+        }
+    )
+
+
+def content_of(stream: Stream) -> str:
+    """A hash of a set: of all its content where that is in memory, else of up to 16 of its samples."""
+    if hasattr(stream.data, "fingerprint"):
+        return str(stream.data.fingerprint())
+    if stream.ready:
+        return hash_tensors({f"{k}.{name}": t for k, batch in enumerate(stream.data) for name, t in batch.items()})
+    positions = torch.linspace(0, len(stream) - 1, min(16, len(stream))).long().unique()
+    return hash_tensors(stream._gather(positions, "fingerprint"))
+
+
+def write_result(result: Result, folder: Path, *, weights_hash: str) -> None:
+    """Writes weights, history, mask and manifest; the run's checkpoint, no longer needed, is removed."""
+    Subject(result.model).save(folder / MODEL_FILE, {"method": result.method.name})
+    write_text(folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in result.history))
+    if result.mask is not None:
+        save_mask(result.mask, folder / "mask.safetensors", weights_hash=weights_hash)
+    write_json(folder / "manifest.json", {"model": describe(result)})
+    (folder / RESUME_FILE).unlink(missing_ok=True)
+
+
+def describe(result: Result) -> dict[str, Any]:
+    """What a manifest says of one unlearned model."""
+    mask = None
+    if result.mask is not None:
+        overall, layers = density(result.mask)
+        mask = {"density": overall, "layers": layers}
+    return {
+        "method": result.method.name,
+        "settings": asdict(result.method),
+        "notes": result.notes,
+        "mask": mask,
+        "seconds": result.seconds,
+        "clocks": result.clocks,
+        "hash": state_hash(result.model),
+    }

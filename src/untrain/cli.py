@@ -1,0 +1,146 @@
+"""The command line: `untrain run RECIPE.yaml [--key value …]` and its parts."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from untrain.errors import SettingError, UntrainError, unknown
+
+USAGE = """\
+usage: untrain COMMAND [RECIPE.yaml] [--key value …]
+
+  run       everything a recipe asks for: train, retrain, unlearn, evaluate, report
+  train     the original model alone
+  unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
+  evaluate  measure every model that the run folder holds
+  report    make report.html of a run folder again: untrain report FOLDER
+  list      known tasks, methods, data sources, models, and the recipes of this folder
+
+Every field of a recipe is a flag, such as --data.name digits or --methods.sfron.alpha 2;
+`untrain run RECIPE.yaml --help` explains each. Without a recipe, defaults hold and sfron is the method.
+
+  --resume  go on with what the run folder holds
+  --debug   show where in the code a failure happened
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code, which is not zero on every failure."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug, resume = _taken(words, "--debug"), _taken(words, "--resume")
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if words else 2
+    try:
+        if words[0] not in COMMANDS:
+            raise SettingError(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
+        COMMANDS[words[0]](words[1:], resume)
+        return 0
+    except UntrainError as error:
+        if debug:
+            raise
+        print(f"untrain: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("untrain: interrupted; --resume goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"untrain: unforeseen {type(error).__name__}: {error}\nRun it again with --debug for details.",
+            file=sys.stderr,
+        )
+        return 3
+
+
+def _taken(words: list[str], flag: str) -> bool:
+    found = flag in words
+    while flag in words:
+        words.remove(flag)
+    return found
+
+
+def _recipe(words: Sequence[str]):  # type: ignore[no-untyped-def]
+    from untrain.config import read
+
+    words = list(words)
+    path = words.pop(0) if words and not words[0].startswith("-") else None
+    return read(path, words)
+
+
+def _run(words: Sequence[str], resume: bool) -> None:
+    from untrain.pipeline import run_recipe
+
+    run_recipe(_recipe(words), resume=resume)
+
+
+def _train(words: Sequence[str], resume: bool) -> None:
+    from untrain import pipeline
+
+    shop = pipeline.open_workshop(_recipe(words), resume=resume)
+    pipeline.original(shop)
+    pipeline.write_manifest(shop)
+
+
+def _unlearn(words: Sequence[str], resume: bool) -> None:
+    from untrain import pipeline
+
+    shop = pipeline.open_workshop(_recipe(words), resume=resume, fresh=False)
+    pipeline.unlearned(shop, pipeline.original(shop))
+    pipeline.write_manifest(shop)
+
+
+def _evaluate(words: Sequence[str], resume: bool) -> None:
+    from untrain import pipeline
+
+    shop = pipeline.open_workshop(_recipe(words), resume=resume, fresh=False)
+    models = pipeline.existing_models(shop)
+    content = pipeline.evaluated(shop, models)
+    pipeline.write_manifest(shop)
+    pipeline.finish(shop, content)
+
+
+def _report(words: Sequence[str], resume: bool) -> None:
+    from untrain.report import write_report
+
+    if len(words) != 1:
+        raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
+    print(f"report: {write_report(Path(words[0]))}")
+
+
+def _list(words: Sequence[str], resume: bool) -> None:
+    from untrain.data.sources import SOURCES
+    from untrain.methods import METHODS
+    from untrain.models.classifiers import MODELS
+    from untrain.tasks import TASKS
+
+    groups = {
+        "tasks": {name: (task.__doc__ or "").splitlines()[0] for name, task in TASKS.items()},
+        "methods": {name: method.title for name, method in METHODS.items()},
+        "data": {name: kind.description for name, kind in SOURCES.items()},
+        "models": {name: kind.description for name, kind in MODELS.items()},
+        "recipes": {str(path): _first_comment(path) for path in sorted(Path("recipes").rglob("*.yaml"))},
+    }
+    for group, entries in groups.items():
+        print(f"{group}:")
+        for name, description in entries.items():
+            print(f"  {name:<22} {description}")
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").splitlines()[:1]
+    return first[0].lstrip("# ") if first and first[0].startswith("#") else ""
+
+
+COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
+    "run": _run,
+    "train": _train,
+    "unlearn": _unlearn,
+    "evaluate": _evaluate,
+    "report": _report,
+    "list": _list,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

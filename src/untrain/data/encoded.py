@@ -1,0 +1,222 @@
+"""Encoded images: their bytes in files, parquet tables and tables of the hub, and how they are decoded."""
+
+import io
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from untrain.errors import DataError
+from untrain.io import hash_file, hash_json
+
+IN_MEMORY_BYTES = 2 << 30
+"""Sets whose decoded images take at most this much are decoded once and kept in memory."""
+
+
+class Rows(Protocol):
+    """Encoded images, by number."""
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """The files' bytes; a DataError names one that cannot be read."""
+        ...
+
+    def name(self, i: int) -> str:
+        """What image i is called in messages."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the content."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """Images in files of their own."""
+
+    paths: tuple[Path, ...]
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """The files' bytes."""
+        return [_read_bytes(self.paths[i]) for i in indices]
+
+    def name(self, i: int) -> str:
+        """The file's path."""
+        return str(self.paths[i])
+
+    def fingerprint(self) -> str:
+        """A hash of the files' content; of names and sizes where they take more than `IN_MEMORY_BYTES`."""
+        return hash_files(self.paths, named=True)
+
+
+class ParquetRows:
+    """Images in a column of parquet files: bytes, or a struct of bytes and path.
+
+    Rows are read by row group; the last few groups are kept, as neighbours are often read together.
+    """
+
+    kept = 4
+
+    def __init__(self, files: tuple[Path, ...], column: str) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        self.files = files
+        self.column = column
+        self.groups: list[tuple[Path, int]] = []
+        sizes: list[int] = []
+        for file in files:
+            try:
+                metadata = pyarrow.parquet.read_metadata(file)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise DataError(f"{file} cannot be read as parquet: {error}. Get the file again.") from error
+            self.groups += [(file, group) for group in range(metadata.num_row_groups)]
+            sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self.starts = [0, *accumulate(sizes)]
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process needs: not the rows that this one has read."""
+        return {**self.__dict__, "_cache": OrderedDict()}
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """The images' bytes."""
+        return [self._row(i) for i in indices]
+
+    def _row(self, i: int) -> bytes:
+        group = bisect_right(self.starts, i) - 1
+        value = self._group(group)[i - self.starts[group]].as_py()
+        return _row_bytes(value, self.name(i), self.groups[group][0].parent)
+
+    def _group(self, number: int) -> Any:
+        import pyarrow
+        import pyarrow.parquet
+
+        if number not in self._cache:
+            file, group = self.groups[number]
+            try:
+                table = pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[self.column])
+            except (pyarrow.ArrowException, OSError) as error:
+                raise DataError(f"row group {group} of {file} cannot be read: {error}. Get the file again.") from error
+            self._cache[number] = table.column(0)
+            if len(self._cache) > self.kept:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        return self._cache[number]
+
+    def ids(self, part: str) -> tuple[str, ...] | None:
+        """A column called `id`, or PART/PATH of the images, where every row has one and none comes twice."""
+        import pyarrow
+        import pyarrow.parquet
+
+        for column, prefix in (("id", ""), (f"{self.column}.path", f"{part}/")):
+            try:
+                tables = [pyarrow.parquet.ParquetFile(file).read(columns=[column]) for file in self.files]
+            except (pyarrow.ArrowException, OSError) as error:
+                raise DataError(f"column {column!r} cannot be read: {error}. Get the files again.") from error
+            if all(table.num_columns == 1 for table in tables):
+                values = [value for table in tables for value in table.flatten().column(0).to_pylist()]
+                if None not in values and len(set(values)) == len(values):
+                    return tuple(f"{prefix}{value}" for value in values)
+        return None
+
+    def name(self, i: int) -> str:
+        """The file and the row in it."""
+        file, _ = self.groups[bisect_right(self.starts, i) - 1]
+        first = next(start for start, (other, _) in zip(self.starts, self.groups) if other == file)
+        return f"row {i - first} of {file}"
+
+    def fingerprint(self) -> str:
+        """A hash of the files' content; of names and sizes where they take more than `IN_MEMORY_BYTES`."""
+        return hash_json([hash_files(self.files, named=False), self.column])
+
+
+class HubRows:
+    """Images in a column of a Hugging Face data set."""
+
+    def __init__(self, table: Any, column: str, place: str) -> None:
+        import datasets
+
+        self.table = table.cast_column(column, datasets.Image(decode=False)).select_columns([column])
+        self.column = column
+        self.place = place
+
+    def read(self, indices: Sequence[int]) -> list[bytes]:
+        """The images' bytes."""
+        values = self.table[list(indices)][self.column]
+        return [_row_bytes(value, self.name(i), Path()) for i, value in zip(indices, values, strict=True)]
+
+    def name(self, i: int) -> str:
+        """The set and the row in it."""
+        return f"row {i} of {self.place}"
+
+    def fingerprint(self) -> str:
+        """The library's own fingerprint of the table."""
+        return hash_json([self.table._fingerprint, self.column])
+
+
+def _row_bytes(value: Any, name: str, folder: Path) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return value["bytes"]
+    if isinstance(value, dict) and value.get("path"):
+        return _read_bytes(folder / value["path"])
+    raise DataError(f"{name} holds no image: expected bytes, or a struct of bytes and path. Remove the row.")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}. Restore it or remove it.") from error
+
+
+def hash_files(paths: Sequence[Path], *, named: bool) -> str:
+    """A hash of files' names and content; of names and sizes where they take more than `IN_MEMORY_BYTES`.
+
+    Args:
+        paths: the files.
+        named: whether the folder that a file lies in belongs to its name.
+    """
+    sizes = [path.stat().st_size for path in paths]
+    names = [f"{path.parent.name}/{path.name}" if named else path.name for path in paths]
+    if sum(sizes) > IN_MEMORY_BYTES:
+        return hash_json([names, sizes])
+    return hash_json([names, [hash_file(path) for path in paths]])
+
+
+def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> Tensor:
+    """Encoded image → uint8 [C, H, W]; a DataError names one that cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode[0] in "IF":
+                raise DataError(f"{name} has {image.mode!r} pixels of more than 8 bits: convert it to 8 bits.")
+            # A palette with transparency goes through RGBA: Pillow warns about the direct way.
+            full = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+            pixels = np.array(_fitted(full.convert("L" if grayscale else "RGB"), image_size))
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{name} is too large to be decoded safely: {error} Shrink or remove it.") from error
+    except Exception as error:  # a damaged file can raise nearly anything in a decoder
+        raise DataError(f"{name} cannot be decoded as an image: {error}. Restore it or remove it.") from error
+    return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1).contiguous()
+
+
+def _fitted(image: Image.Image, size: int | None) -> Image.Image:
+    """The shorter side resized to `size` pixels and the centre cut out, a square."""
+    if size is None or image.size == (size, size):
+        return image
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return resized.crop((left, top, left + size, top + size))

@@ -1,0 +1,86 @@
+"""Which part of which data is asked for: what every loader reads, and the test part of data that has none."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from untrain.data.samples import Source
+from untrain.engine import generator_of
+from untrain.errors import DataError, SettingError
+
+Part = Literal["train", "test"]
+
+PARTS: tuple[Part, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `load` was asked for; each source reads what concerns it.
+
+    `test_name` is what a well-known set calls its labelled test part; the other fields are described there.
+    """
+
+    name: str
+    part: Part
+    path: Path | None = None
+    image_size: int | None = None
+    grayscale: bool = False
+    test_fraction: float | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    config: str | None = None
+    test_name: str = "test"
+
+
+def names_of(request: Request, part: Part) -> tuple[str, ...]:
+    """What a part may be called in this data, likeliest first."""
+    return ("train",) if part == "train" else (request.test_name, "test", "validation", "valid", "val")
+
+
+def part_of(request: Request, has: Callable[[Part], bool], build: Callable[[Part], Source]) -> Source:
+    """The part asked for; cut from the training part where the data has no test part of its own.
+
+    Args:
+        request: what is asked for.
+        has: whether the data has such a part.
+        build: makes the source of a part that it has.
+    """
+    if not has("train"):
+        raise DataError(f"{request.path or request.name} has no training part. Check the path.")
+    if has("test"):
+        if request.test_fraction is not None:
+            raise SettingError(f"{request.path or request.name} has its own test part: take test_fraction away.")
+        return build(request.part)
+    whole = build("train")
+    if request.test_fraction is None and request.part == "train":
+        return whole
+    if request.test_fraction is None:
+        raise DataError(
+            f"{request.path or request.name} has no test part: add one, or give test_fraction, "
+            "the share of every class that is kept for testing."
+        )
+    chosen = _stratified(whole.labels, request.test_fraction)
+    return whole.select((chosen if request.part == "test" else ~chosen).nonzero().squeeze(1))
+
+
+def _stratified(labels: Tensor, fraction: float) -> Tensor:
+    """True for a share of every class, bool [N]; the choice is fixed."""
+    order = torch.randperm(len(labels), generator=generator_of(0, "test_fraction"))
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        of_class = order[labels[order] == label]
+        chosen[of_class[: round(fraction * len(of_class))]] = True
+    return chosen
+
+
+def existing(request: Request) -> Path:
+    """The path asked for, which must be there."""
+    if request.path is None:
+        raise SettingError(f"the data source {request.name!r} needs path=, where the data lies.")
+    if not request.path.exists():
+        raise DataError(f"{request.path} does not exist. Check the path.")
+    return request.path

@@ -1,0 +1,337 @@
+"""Sources: data sets of labelled samples that can also gather many samples at once.
+
+What fits into memory once decoded becomes `Arrays`: tensors that can live on the device. What does not stays encoded
+(`Images`) and is decoded on access, so that worker processes can do it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
+from untrain.errors import DataError, EmptySet
+from untrain.io import hash_json, hash_tensors
+from untrain.types import Batch
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A map-style data set of labelled images.
+
+    Attributes:
+        labels: class number of every sample, int64 [N], on the CPU.
+        classes: name of every class, by number.
+        ids: a name for every sample that is unique within the source, or None.
+        shape: of one input, (C, H, W).
+        in_memory: whether the inputs are tensors in memory, which need no worker processes.
+    """
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    ids: tuple[str, ...] | None
+    shape: tuple[int, ...]
+    in_memory: bool
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def __getitem__(self, i: int) -> Batch:
+        """Sample i: {"input": [C, H, W], uint8 or float, "label": int64 [], "index": int64 []}."""
+        ...
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Samples at these positions, int64 [B], gathered: {"input": [B, C, H, W], "label": [B], "index": [B]}."""
+        ...
+
+    def select(self, indices: Tensor) -> "Source":
+        """A source of its own that holds these samples alone, numbered from 0."""
+        ...
+
+    def to(self, device: torch.device | str) -> "Source":
+        """The source with its tensors on a device; a source that decodes on access stays on the CPU."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the content in hexadecimal; the same data has the same one everywhere."""
+        ...
+
+
+class Arrays(Dataset[Batch]):
+    """A source whose inputs and labels are tensors in memory.
+
+    Args:
+        input: [N, …] of uint8 or a floating type.
+        labels: [N] of an integer type, from 0 to the number of classes − 1.
+        classes: names; None names the classes "0", "1", … up to the largest label.
+        ids: a unique name for every sample, or None.
+
+    Raises:
+        DataError: if a value is NaN or infinite, or labels do not fit; EmptySet if there is no sample.
+    """
+
+    in_memory = True
+
+    def __init__(
+        self,
+        input: Tensor | np.ndarray,
+        labels: Tensor | np.ndarray | Sequence[int],
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        self.input = _checked_input(_tensor(input))
+        self.labels = _checked_labels(labels, len(self.input), classes)
+        self.classes = _names(self.labels, classes)
+        self.ids = _checked_ids(ids, len(self.input))
+        self.shape = tuple(self.input.shape[1:])
+        self._label = self.labels.to(self.input.device)
+        self._fingerprint: str | None = None
+        self._moved: dict[torch.device, Arrays] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs and the labels of batches live."""
+        return self.input.device
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.input)
+
+    def __getitem__(self, i: int) -> Batch:
+        """Sample i; see `Source`."""
+        i = range(len(self))[i]  # a negative i counts from the end, one beyond it is an IndexError
+        return {"input": self.input[i], "label": self._label[i], "index": torch.tensor(i, device=self.device)}
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Samples at these positions, on the device; see `Source`."""
+        indices = indices.to(self.device)
+        return {"input": self.input[indices], "label": self._label[indices], "index": indices}
+
+    def select(self, indices: Tensor) -> "Arrays":
+        """A copy of these samples, numbered from 0."""
+        chosen = indices.cpu()
+        ids = None if self.ids is None else [self.ids[i] for i in chosen.tolist()]
+        return Arrays(self.input[indices.to(self.device)], self.labels[chosen], self.classes, ids)
+
+    def to(self, device: torch.device | str) -> "Arrays":
+        """The same samples on another device; asked twice, the same copy is given, so views of it share memory."""
+        device = torch.empty(0, device=device).device  # "cuda" → "cuda:0"
+        if device == self.device:
+            return self
+        if device not in self._moved:
+            moved = Arrays.__new__(Arrays)
+            moved.__dict__.update(self.__dict__, input=self.input.to(device), _label=self.labels.to(device))
+            moved._moved = {self.device: self}
+            self._moved[device] = moved
+        return self._moved[device]
+
+    def fingerprint(self) -> str:
+        """A hash of inputs, labels and class names."""
+        if self._fingerprint is None:
+            tensors = hash_tensors({"input": self.input, "label": self.labels})
+            self._fingerprint = hash_json([tensors, self.classes])
+        return self._fingerprint
+
+
+class Images(Dataset[Batch]):
+    """A source whose images stay encoded, in files or tables, and are decoded on access.
+
+    It can be pickled and read by worker processes.
+
+    Args:
+        rows: the encoded images.
+        labels: class number of every sample, [N].
+        classes: names of the classes.
+        ids: a unique name for every sample, or None.
+        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None leaves
+            images as they are, which then must be of one size.
+        grayscale: one channel instead of red, green, blue.
+        order: the row of every sample, [N]; None: sample i is row i.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self,
+        rows: Rows,
+        labels: Tensor | np.ndarray | Sequence[int],
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+        *,
+        image_size: int | None = None,
+        grayscale: bool = False,
+        order: Tensor | None = None,
+    ) -> None:
+        count = len(labels)
+        self.rows = rows
+        self.labels = _checked_labels(labels, count, classes)
+        self.classes = _names(self.labels, classes)
+        self.ids = _checked_ids(ids, count)
+        self.image_size = image_size
+        self.grayscale = grayscale
+        self.order = torch.arange(count) if order is None else order
+        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale)
+        self.shape = tuple(first.shape)
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.labels)
+
+    def name(self, i: int) -> str:
+        """What sample i is called in messages: a file's path, or a table and row."""
+        return self.rows.name(int(self.order[i]))
+
+    def __getitem__(self, i: int) -> Batch:
+        """Sample i, decoded; a DataError names an image that cannot be."""
+        batch = self.batch(torch.tensor([range(len(self))[i]]))
+        return {name: tensor[0] for name, tensor in batch.items()}
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Samples at these positions, decoded one after the other."""
+        indices = indices.cpu()
+        encoded = self.rows.read(self.order[indices].tolist())
+        inputs = [self.decode(i, data) for i, data in zip(indices.tolist(), encoded, strict=True)]
+        return {"input": torch.stack(inputs), "label": self.labels[indices], "index": indices}
+
+    def decode(self, i: int, data: bytes) -> Tensor:
+        """The bytes of sample i as a uint8 tensor of the source's shape.
+
+        Raises:
+            DataError: names the image if it is damaged, or of another size than the first one.
+        """
+        image = decode(data, self.name(i), self.image_size, self.grayscale)
+        if tuple(image.shape) != self.shape:
+            raise DataError(
+                f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
+                f"{self.shape[2]}×{self.shape[1]}: images of unequal size need image_size, e.g. image_size=224."
+            )
+        return image
+
+    def select(self, indices: Tensor) -> "Images":
+        """A source of these samples alone, numbered from 0."""
+        chosen = indices.cpu()
+        ids = None if self.ids is None else [self.ids[i] for i in chosen.tolist()]
+        return Images(
+            self.rows,
+            self.labels[chosen],
+            self.classes,
+            ids,
+            image_size=self.image_size,
+            grayscale=self.grayscale,
+            order=self.order[chosen],
+        )
+
+    def to(self, device: torch.device | str) -> "Images":
+        """Itself: images are decoded on the CPU."""
+        return self
+
+    def fingerprint(self) -> str:
+        """A hash of the encoded images, their order, labels and class names, and of how they are decoded."""
+        tensors = hash_tensors({"label": self.labels, "order": self.order})
+        return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
+
+
+def decoded_if_small(source: Source) -> Source:
+    """The source with its images decoded, where they take at most `IN_MEMORY_BYTES`."""
+    if not isinstance(source, Images) or len(source) * int(np.prod(source.shape)) > IN_MEMORY_BYTES:
+        return source
+    inputs = torch.empty((len(source), *source.shape), dtype=torch.uint8)
+    for i, image in decode_all(source):
+        inputs[i] = image
+    return Arrays(inputs, source.labels, source.classes, source.ids)
+
+
+def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
+    """Every image decoded, in order, large ones by threads (decoders let go of the interpreter's lock).
+
+    Raises:
+        DataError: at the end, if images cannot be decoded; names at most ten of them.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    def attempt(i: int, data: bytes) -> Tensor | DataError:
+        try:
+            return images.decode(i, data)
+        except DataError as error:
+            return error
+
+    broken: list[str] = []
+    console = Console(stderr=True)
+    starts = range(0, len(images), 512)
+    hidden = len(images) < 5_000 or not console.is_terminal
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        apply = pool.map if np.prod(images.shape) >= 1 << 14 else map  # threads slow small images down
+        for start in track(starts, "decoding images", console=console, transient=True, disable=hidden):
+            indices = range(start, min(start + 512, len(images)))
+            encoded = images.rows.read(images.order[start : indices.stop].tolist())
+            for i, result in zip(indices, apply(attempt, indices, encoded), strict=True):
+                if isinstance(result, Tensor):
+                    yield i, result
+                else:
+                    broken.append(str(result))
+    if broken:
+        more = f"\n… and {len(broken) - 10} more" if len(broken) > 10 else ""
+        count = f"{len(broken)} images cannot be used:\n" if len(broken) > 1 else ""
+        raise DataError(count + "\n".join(broken[:10]) + more)
+
+
+def _tensor(values: Tensor | np.ndarray) -> Tensor:
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # PyTorch has no tensors that cannot be written
+    return torch.as_tensor(values)
+
+
+def _checked_input(input: Tensor) -> Tensor:
+    if input.ndim < 2:
+        raise DataError(f"inputs must be [N, …], one row a sample; they are {list(input.shape)}.")
+    if len(input) == 0:
+        raise EmptySet("the data holds no sample.")
+    if input.dtype != torch.uint8 and not input.is_floating_point():
+        raise DataError(f"inputs must be uint8 or floating, not {input.dtype}. Convert them.")
+    if input.is_floating_point():
+        for start in range(0, len(input), 4096):
+            bad = ~torch.isfinite(input[start : start + 4096]).flatten(1).all(1)
+            if bad.any():
+                first = start + int(bad.nonzero()[0])
+                raise DataError(f"inputs hold NaN or infinity (first: sample {first}). Remove or repair it.")
+    return input
+
+
+def _checked_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classes: Sequence[str] | None) -> Tensor:
+    """Labels as int64 [N] on the CPU, between 0 and the number of classes."""
+    values = _tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).cpu()
+    if values.ndim != 1 or len(values) != count:
+        raise DataError(f"labels must be one class number per sample, [{count}]; they are {list(values.shape)}.")
+    if count == 0:
+        raise EmptySet("the data holds no sample.")
+    if values.is_floating_point() or values.is_complex():
+        raise DataError(f"labels must be integers, not {values.dtype}: convert them, e.g. by .astype('int64').")
+    values = values.long()
+    limit = None if classes is None else len(classes)
+    bad = (values < 0) | (torch.zeros_like(values, dtype=torch.bool) if limit is None else values >= limit)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        known = "0 or more" if limit is None else f"0 to {limit - 1}, as there are {limit} classes"
+        raise DataError(f"sample {first} has the label {int(values[first])}: labels must be {known}.")
+    return values
+
+
+def _names(labels: Tensor, classes: Sequence[str] | None) -> tuple[str, ...]:
+    if classes is None:
+        return tuple(str(label) for label in range(int(labels.max()) + 1))
+    return tuple(str(name) for name in classes)
+
+
+def _checked_ids(ids: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
+    if ids is None:
+        return None
+    if len(ids) != count or len(set(ids)) != count:
+        raise DataError(f"ids must be one unique name for each of the {count} samples.")
+    return tuple(str(name) for name in ids)

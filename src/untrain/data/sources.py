@@ -1,0 +1,387 @@
+"""Where samples come from, by name: embedded sets, arrays, image folders, parquet files, the Hugging Face hub."""
+
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from untrain.data.encoded import FileRows
+from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
+from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
+from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
+from untrain.engine import generator_of
+from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+"""Files of a class folder that are samples; other files are not looked at."""
+
+_FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of source.
+
+    Attributes:
+        description: one line, for lists.
+        load: makes the source.
+        options: the fields of a request that it reads, beside part and image size.
+    """
+
+    description: str
+    load: Callable[[Request], Source]
+    options: tuple[str, ...] = ()
+
+
+def load(
+    name: str,
+    part: Part,
+    *,
+    path: Path | str | None = None,
+    image_size: int | None = None,
+    grayscale: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    test_fraction: float | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    config: str | None = None,
+) -> Source:
+    """A source by name.
+
+    Args:
+        name: a key of `SOURCES`, or "hub:OWNER/NAME" for any image classification set of the Hugging Face hub.
+        part: "train" or "test" (the validation part where a set's own test part has no labels).
+        path: a file or folder on this machine; for a set of the hub, a folder in the same layout to read instead.
+        image_size: height and width in pixels that images are brought to; None leaves them as they are.
+        grayscale: decode images into one channel instead of three.
+        limit: at most so many samples, chosen by the seed and balanced over classes; they are numbered from 0.
+        seed: of `limit`.
+        test_fraction: for data without a test part of its own, the share of every class that makes one. The choice
+            is fixed and does not depend on `seed`, so that training and test parts never meet.
+        image_column: of a table, where it is not called `image` or `img`.
+        label_column: of a table, where it is not called `label`, `labels` or `fine_label`.
+        config: of a set of the hub that has several configurations.
+
+    Raises:
+        UnknownName: lists the known sources.
+        SettingError: if a setting is out of range or means nothing for this source.
+        DataError: names what is missing, unreadable or damaged.
+    """
+    kind_name, _, target = name.partition(":")
+    kind = lookup("data source", SOURCES, kind_name if kind_name == "hub" else name)
+    request = Request(
+        target if kind_name == "hub" else name,
+        part,
+        None if path is None else Path(path).expanduser(),
+        image_size,
+        grayscale,
+        test_fraction,
+        image_column,
+        label_column,
+        config,
+    )
+    _check_request(name, request, kind, limit)
+    source = _resized(kind.load(request), image_size)
+    if limit is not None and limit < len(source):
+        source = source.select(balanced(source.labels, limit, generator_of(seed, "limit")))
+    return decoded_if_small(source)
+
+
+def _resized(source: Source, size: int | None) -> Source:
+    """Arrays brought to `size` × `size` pixels; images are resized where they are decoded."""
+    if size is None or not isinstance(source, Arrays) or source.shape[-2:] == (size, size):
+        return source
+    if source.shape[1] != source.shape[2]:
+        raise SettingError(f"image_size needs square images; these are {source.shape[2]}×{source.shape[1]} pixels.")
+    parts = [_interpolated(part, size) for part in source.input.split(1000)]
+    return Arrays(torch.cat(parts), source.labels, source.classes, source.ids)
+
+
+def _interpolated(input: Tensor, size: int) -> Tensor:
+    pixels = nn.functional.interpolate(input.float(), (size, size), mode="bilinear", antialias=True)
+    return pixels.round().clamp(0, 255).to(torch.uint8) if input.dtype == torch.uint8 else pixels.to(input.dtype)
+
+
+def balanced(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Positions of `count` samples, as equally many of every class as there are; int64, ascending."""
+    order = torch.randperm(len(labels), generator=generator)
+    rank = torch.empty_like(order)  # of a sample within its class, in the drawn order
+    for label in labels.unique():
+        of_class = order[labels[order] == label]
+        rank[of_class] = torch.arange(len(of_class))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    return (rank * len(labels) + place).argsort()[:count].sort().values
+
+
+def channel_statistics(source: Source) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over at most 10,000 samples, chosen by a fixed seed.
+
+    Pixels of uint8 are divided by 255 first; floating inputs are taken as they are. A channel that never varies has
+    the deviation 1, so that dividing by it does no harm.
+    """
+    chosen = torch.arange(len(source))
+    if len(source) > 10_000:
+        chosen = torch.randperm(len(source), generator=generator_of(0, "statistics"))[:10_000].sort().values
+    channels = source.shape[0]
+    total, squares, count = torch.zeros(channels).double(), torch.zeros(channels).double(), 0
+    for indices in chosen.split(500):
+        pixels = source.batch(indices)["input"].cpu()
+        scaled = pixels.double() / 255 if pixels.dtype == torch.uint8 else pixels.double()
+        flat = scaled.transpose(0, 1).reshape(channels, -1)
+        total, squares, count = total + flat.sum(1), squares + flat.square().sum(1), count + flat.shape[1]
+    mean = total / count
+    deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+    deviation[deviation < 1e-6] = 1.0
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def check(source: Source) -> None:
+    """Decodes every image of a source once.
+
+    Raises:
+        DataError: names the images that cannot be used, at most ten of them.
+    """
+    images = source if isinstance(source, Images) else source.select(torch.arange(len(source)))  # of a view
+    if isinstance(images, Images):
+        for _ in decode_all(images):
+            pass
+
+
+# ── kinds of sources ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _digits(request: Request) -> Source:
+    """The 8×8 digits of scikit-learn, values 0 … 16 scaled to 0 … 255; 1,437 to train, 360 to test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    train, test = train_test_split(np.arange(len(data.target)), test_size=360, random_state=0, stratify=data.target)
+    chosen = np.sort(train if request.part == "train" else test)
+    pixels = np.round(data.images[chosen] * (255 / 16)).astype(np.uint8)
+    ids = [f"digits-{i:04d}" for i in chosen]
+    return Arrays(pixels[:, None], data.target[chosen].astype(np.int64), [str(digit) for digit in range(10)], ids)
+
+
+def _fashion(request: Request) -> Source:
+    """Fashion-MNIST: the embedded subset, or the full set from the idx files in `path`."""
+    if request.path is not None:
+        folder = existing(request)
+        prefix = "train" if request.part == "train" else "t10k"
+        images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
+        labels = read_idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"), 1)
+        chosen = np.arange(len(images))
+    else:
+        packed = resources.files("untrain.data").joinpath("embedded/fashion.npy.xz").read_bytes()
+        stream = io.BytesIO(lzma.decompress(packed))
+        arrays = [np.load(stream, allow_pickle=False) for _ in range(6)]
+        images, labels, chosen = arrays[:3] if request.part == "train" else arrays[3:]
+    ids = [f"{request.part}-{i:05d}" for i in chosen]
+    return Arrays(images[:, None], labels.astype(np.int64), _FASHION_CLASSES, ids)
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An array of uint8 from an idx file, packed by gzip or not.
+
+    Raises:
+        DataError: if the file is unreadable, not idx, of other dimensions, or too short.
+    """
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}. Get the file again.") from error
+    header = 4 + 4 * dimensions
+    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < header:
+        raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions. Get the file again.")
+    shape = np.frombuffer(data, ">u4", dimensions, offset=4)
+    if len(data) - header != int(np.prod(shape, dtype=np.int64)):
+        raise DataError(f"{path} is damaged: {len(data) - header} bytes of data for the shape {tuple(shape.tolist())}.")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _idx_file(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.exists():
+            return path
+    raise DataError(f"{folder} holds neither {name} nor {name}.gz: path must be a folder with the four idx files.")
+
+
+def _arrays(request: Request) -> Source:
+    """Arrays of a numpy file: x_train, y_train, x_test, y_test, or x and y; optionally classes (names)."""
+    path = existing(request)
+    try:
+        file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} holds one array: an npz file with x_train, y_train, … is needed.")
+        stored = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as an npz file: {error}. Write it by numpy.savez, without Python objects."
+        ) from error
+    classes = _array_classes(stored)
+
+    keys = {part: (f"x_{part}", f"y_{part}") for part in PARTS}
+    if not any(key in stored for key in keys["train"]):
+        keys["train"] = ("x", "y")
+
+    def has(part: Part) -> bool:
+        return all(key in stored for key in keys[part])
+
+    def build(part: Part) -> Source:
+        x, y = keys[part]
+        try:
+            return Arrays(_pixels(stored[x]), stored[y], classes)
+        except DataError as error:
+            raise type(error)(f"{path}, {x} and {y}: {error}") from error
+
+    if not has("train"):
+        raise DataError(f"{path} must hold x_train and y_train, or x and y; it holds {', '.join(stored) or 'nothing'}.")
+    return part_of(request, has, build)
+
+
+def _array_classes(stored: Mapping[str, np.ndarray]) -> list[str] | None:
+    if "classes" in stored:
+        return [str(name) for name in stored["classes"]]
+    labels = [stored[key] for key in ("y", "y_train", "y_test") if key in stored]
+    if not all(np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 for array in labels):
+        return None  # what is wrong with them is said when they are used
+    return [str(label) for label in range(max([int(array.max()) + 1 for array in labels], default=1))]
+
+
+def _pixels(x: np.ndarray) -> np.ndarray:
+    """Images as [N, C, H, W] of uint8 or float; [N, H, W] and [N, H, W, C] with 1, 3 or 4 channels are accepted."""
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[3] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4:
+        raise DataError(f"images must be [N, H, W], [N, C, H, W] or [N, H, W, C]; they are {list(x.shape)}.")
+    if np.issubdtype(x.dtype, np.floating):
+        return np.ascontiguousarray(x, dtype=np.float32)
+    if not np.issubdtype(x.dtype, np.integer) or (x.size and (x.min() < 0 or x.max() > 255)):
+        raise DataError(f"images must be floats or integers from 0 to 255; these are other {x.dtype}.")
+    return np.ascontiguousarray(x, dtype=np.uint8)
+
+
+def _folder(request: Request) -> Source:
+    """Images in one folder per class, in PATH/train/CLASS and PATH/test/CLASS, or in PATH/CLASS alone."""
+    root = existing(request)
+    if not root.is_dir():
+        raise DataError(f"{root} is a file: path must be a folder with one folder per class.")
+
+    found = {part: [root / name for name in names_of(request, part) if _subfolders(root / name)] for part in PARTS}
+    train = found["train"][0] if found["train"] else root
+    folders = _subfolders(train)
+    if not folders:
+        raise EmptySet(f"{train} holds no folder: give it one folder of images per class.")
+    classes = tuple(folder.name for folder in folders)
+
+    def build(part: Part) -> Source:
+        return _class_folders(train if part == "train" else found["test"][0], root, classes, request)
+
+    return part_of(request, lambda part: part == "train" or bool(found["test"]), build)
+
+
+def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: Request) -> Source:
+    paths: list[Path] = []
+    labels: list[int] = []
+    for subfolder in _subfolders(folder):
+        if subfolder.name not in classes:
+            raise UnknownName(
+                f"{subfolder} has no counterpart to train on: {unknown('class', subfolder.name, classes)}"
+            )
+        found = sorted(path for path in subfolder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise DataError(f"{subfolder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): fill it or remove it.")
+        paths += found
+        labels += [classes.index(subfolder.name)] * len(found)
+    ids = [path.relative_to(root).as_posix() for path in paths]
+    return Images(
+        FileRows(tuple(paths)), labels, classes, ids, image_size=request.image_size, grayscale=request.grayscale
+    )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+# ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_request(name: str, request: Request, kind: Kind, limit: int | None) -> None:
+    if request.part not in PARTS:
+        raise UnknownName(unknown("part", request.part, PARTS))
+    if limit is not None and limit < 1:
+        raise SettingError(f"limit must be at least 1 sample, not {limit}.")
+    if request.image_size is not None and request.image_size < 1:
+        raise SettingError(f"image_size must be at least 1 pixel, not {request.image_size}.")
+    if request.test_fraction is not None and not 0 < request.test_fraction < 1:
+        raise SettingError(f"test_fraction must lie between 0 and 1, not at {request.test_fraction}.")
+    for option in _OPTIONS:
+        if getattr(request, option) not in (None, False) and option not in kind.options:
+            known = f"it takes {', '.join(kind.options)}" if kind.options else "it takes no such setting"
+            raise SettingError(f"{option} means nothing for the data source {name!r}: {known}.")
+
+
+_OPTIONS = ("path", "grayscale", "test_fraction", "image_column", "label_column", "config")
+_TABLE = ("grayscale", "image_column", "label_column")
+
+SOURCES: dict[str, Kind] = {
+    "digits": Kind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits),
+    "fashion": Kind(
+        "Fashion-MNIST: 10,000 images of 28×28 pixels in the package, or all 70,000 from idx files in path",
+        _fashion,
+        ("path",),
+    ),
+    "arrays": Kind(
+        "a numpy npz file: x_train, y_train, x_test, y_test, or x and y", _arrays, ("path", "test_fraction")
+    ),
+    "folder": Kind(
+        "images in one folder per class: path/train/CLASS, path/test/CLASS, or path/CLASS",
+        _folder,
+        ("path", "grayscale", "test_fraction"),
+    ),
+    "parquet": Kind(
+        "parquet files as the Hugging Face hub lays them out: path/train-*.parquet, path/test-*.parquet",
+        parquet,
+        ("path", "test_fraction", *_TABLE),
+    ),
+    "hub": Kind(
+        "hub:OWNER/NAME, an image classification set of the Hugging Face hub",
+        hub,
+        ("test_fraction", "config", *_TABLE),
+    ),
+    **{
+        name: Kind(
+            f"the set {known.id} of the Hugging Face hub, or its parquet files in path",
+            known_hub_set,
+            ("path", "config", *_TABLE),
+        )
+        for name, known in HUB_SETS.items()
+    },
+}
+"""The known sources, by name."""

@@ -1,0 +1,451 @@
+"""What to forget, what to keep, what never to train on: choosing it, storing it, and proving that the parts are apart.
+
+The held-out part is chosen first, by the seed alone, so that all requests made of one data set with one seed share
+it. A *training set* is then everything else, and the forget set is taken from it.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Subset as TorchSubset
+
+from untrain.data.sources import Arrays, Source
+from untrain.engine import generator_of
+from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
+from untrain.io import hash_file, hash_json, write_text
+from untrain.types import Batch
+
+Records = str | Path | Sequence[Any] | Tensor | np.ndarray
+"""A file (csv, txt, npy) that lists records, or the records themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices into the source of training data; disjoint, ascending, int64.
+
+    Attributes:
+        forget: what is to be forgotten, [F].
+        retain: what is to be kept, [R]; forget and retain together are what the original model was trained on.
+        holdout: never trained on, [H]; may be empty.
+        kind: "classes", "fraction", "indices" or "ids".
+        spec: how the split was asked for; it holds no id of a record, only a hash of the file that listed them.
+        data_hash: the source's fingerprint.
+    """
+
+    forget: Tensor
+    retain: Tensor
+    holdout: Tensor
+    kind: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    data_hash: str = ""
+
+    @property
+    def hash(self) -> str:
+        """A hash of the indices and the data they point into."""
+        return hash_json([self.data_hash, *(getattr(self, part).tolist() for part in _PARTS)])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the split as JSON, with its hash, whole or not at all."""
+        content = {
+            "kind": self.kind,
+            "spec": self.spec,
+            "data_hash": self.data_hash,
+            "hash": self.hash,
+            **{part: getattr(self, part).tolist() for part in _PARTS},
+        }
+        write_text(path, json.dumps(content) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path, source: Source) -> "Split":
+        """Reads a split that was made of this source.
+
+        Raises:
+            DataError: if the file is missing or is not a split.
+            StaleFile: if it was changed since, or made of other data.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
+            split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
+            stored = content["hash"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise DataError(f"{path} cannot be read as a split: {error!r}. Make the split again.") from error
+        if stored != split.hash:
+            raise StaleFile(f"{path} was changed after it was written. Make the split again.")
+        if split.data_hash != source.fingerprint():
+            raise StaleFile(f"{path} was made of other data than what is loaded. Make the split again for this data.")
+        return split
+
+
+_PARTS = ("forget", "retain", "holdout")
+
+
+class Subset(Dataset[Batch]):
+    """A view of a source: some of its samples, which keep the source's numbers in "index".
+
+    Args:
+        source: the source, or another view.
+        indices: positions in it, int64 [N]; none negative.
+    """
+
+    def __init__(self, source: Source, indices: Tensor | Sequence[int]) -> None:
+        self.indices = torch.as_tensor(indices, dtype=torch.int64).cpu()
+        if self.indices.numel() and not 0 <= int(self.indices.min()) <= int(self.indices.max()) < len(source):
+            raise DataError(f"indices of a subset must lie from 0 to {len(source) - 1}.")
+        self.source = source
+        self.labels = source.labels[self.indices]
+        self.classes = source.classes
+        self.ids = None if source.ids is None else tuple(source.ids[i] for i in self.indices.tolist())
+        self.shape = source.shape
+        self.in_memory = source.in_memory
+
+    def __len__(self) -> int:
+        """How many samples are seen."""
+        return len(self.indices)
+
+    def __getitem__(self, i: int) -> Batch:
+        """Sample i of the view."""
+        return self.source[int(self.indices[i])]
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Samples at these positions of the view, gathered."""
+        return self.source.batch(self.indices[indices.cpu()])
+
+    def select(self, indices: Tensor) -> Source:
+        """A source of its own with these samples, numbered from 0."""
+        return self.source.select(self.indices[indices.cpu()])
+
+    def to(self, device: torch.device | str) -> "Subset":
+        """The same view of the source on another device."""
+        moved = self.source.to(device)
+        return self if moved is self.source else Subset(moved, self.indices)
+
+    def fingerprint(self) -> str:
+        """A hash of the source and of what is seen of it."""
+        return hash_json([self.source.fingerprint(), self.indices.tolist()])
+
+
+def make_split(
+    source: Source,
+    *,
+    classes: Sequence[int | str] = (),
+    fraction: float | None = None,
+    count: int | None = None,
+    indices: Records | None = None,
+    ids: Records | None = None,
+    holdout: float = 0.0,
+    seed: int = 0,
+    within: Tensor | None = None,
+) -> Split:
+    """Chooses what to forget: exactly one of classes, fraction or count, indices, ids.
+
+    Args:
+        source: the training data.
+        classes: all samples of these classes, by number or name. Held-out samples of a forgotten class are in no
+            part at all: nothing is trained on them, and a held-out set that still showed the class would tell how a
+            model looks that knows it.
+        fraction: this share of the training set (what is not held out), chosen by the seed, in (0, 1).
+        count: so many samples of the training set, chosen by the seed.
+        indices: positions in the source: a file or the numbers. They are forgotten whatever the seed says of the
+            held-out part.
+        ids: names of samples: a file or the names; the source must have `ids`.
+        holdout: this share of the data is held out, in [0, 1).
+        seed: of the held-out part and of the random choice, each with its own numbers.
+        within: use these positions of the source alone, int64; None: all.
+
+    A csv file has the records in the column called `index` or `id`, else in the first one, with or without a header;
+    a txt file one a line; an npy file as an array.
+
+    Raises:
+        SettingError: if there is not exactly one kind of request, or a share is out of range.
+        EmptySet: if the forget set, or the retain set, would be empty.
+        UnknownName: a class or an id is not known. DataError: an index is out of range, twice there, or unreadable.
+    """
+    kind = _kind(classes=tuple(classes) or None, fraction=fraction, count=count, indices=indices, ids=ids)
+    if not 0 <= holdout < 1:
+        raise SettingError(f"holdout must lie in [0, 1), not at {holdout}.")
+    pool = _pool(source, within)
+    held = _chosen(pool, round(holdout * len(pool)), seed, "holdout")
+    if kind == "classes":
+        numbers = class_numbers(source, classes)
+        wanted = pool[torch.isin(source.labels[pool], torch.tensor(numbers))]
+        training = _without(pool, held)
+        forget, held = _without(wanted, held), _without(held, wanted)
+        retain = _without(training, wanted)
+        spec: dict[str, Any] = {"classes": [source.classes[number] for number in numbers]}
+    else:
+        if kind == "fraction":
+            forget = _random(_without(pool, held), fraction, count, seed)
+            spec = {"fraction": fraction} if fraction is not None else {"count": count}
+        else:
+            forget, spec = _requested(source, kind, indices if kind == "indices" else ids)
+            _check_within(forget, pool)
+        held = _without(held, forget)
+        retain = _without(_without(pool, held), forget)
+    spec |= {"holdout": holdout, "seed": seed}
+    if within is not None:
+        spec["within"] = hash_json(pool.tolist())
+    _check_parts(forget, retain, kind, spec)
+    return Split(forget, retain, held, kind, spec, source.fingerprint())
+
+
+def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
+    """Classes by number or name as numbers, ascending; a name that is made of digits counts as a name first."""
+    numbers = set()
+    for wanted in classes:
+        if isinstance(wanted, str) and wanted in source.classes:
+            numbers.add(source.classes.index(wanted))
+        elif str(wanted).isdecimal() and int(wanted) < len(source.classes):
+            numbers.add(int(wanted))
+        else:
+            raise UnknownName(unknown("class", str(wanted), (f"{i} {name}" for i, name in enumerate(source.classes))))
+    return sorted(numbers)
+
+
+def check_disjoint(a: Any, b: Any) -> None:
+    """Refuses two sets that share a sample: by index where both are views of one data set, else by id.
+
+    Views are `Subset`, torch's Subset, and the data set itself. Ids are an attribute `ids` or `id` with one entry a
+    sample or, in lists of ready batches, a key of that name in every batch.
+
+    Raises:
+        Overlap: says how many samples are in both, and the first.
+    """
+    base_a, indices_a = _root(a)
+    base_b, indices_b = _root(b)
+    if base_a is base_b:
+        word, shared = "index", set(indices_a) & set(indices_b)
+    else:
+        word, shared = "id", set(_ids(a)) & set(_ids(b))
+    if shared:
+        first = min(shared, key=lambda name: (isinstance(name, str), name))
+        raise Overlap(
+            f"{len(shared)} samples are in both sets that must be disjoint (first: {word} {first}). "
+            "Remove them from one of the two."
+        )
+
+
+def equal_content(a: Any, b: Any) -> list[tuple[int, int]]:
+    """Pairs of positions whose inputs are equal to the last bit, whatever their index and label.
+
+    Args:
+        a: a set in memory: `Arrays`, a TensorDataset, a view of one of these, or a list of ready batches.
+            A set that is read or computed on access is not looked at: nothing is found in it.
+        b: likewise.
+
+    Returns:
+        (position in a, first such position in b), ascending.
+    """
+    places: dict[bytes, int] = {}
+    for position, digest in enumerate(_digests(b)):
+        places.setdefault(digest, position)
+    return [(position, places[digest]) for position, digest in enumerate(_digests(a)) if digest in places]
+
+
+def _kind(**given: Any) -> str:
+    """The one kind of request that was made."""
+    if given["fraction"] is not None and given["count"] is not None:
+        raise SettingError("fraction and count say the same thing in two ways: give one of them.")
+    if given["fraction"] is None:
+        given["fraction"] = given["count"]
+    del given["count"]
+    kinds = [kind for kind, value in given.items() if value is not None]
+    if len(kinds) != 1:
+        said = " and ".join(kinds) if kinds else "nothing"
+        raise SettingError(
+            f"say what to forget by exactly one of classes, fraction (or count), indices, ids: got {said}."
+        )
+    return kinds[0]
+
+
+def _pool(source: Source, within: Tensor | None) -> Tensor:
+    if within is None:
+        return torch.arange(len(source))
+    pool = torch.as_tensor(within, dtype=torch.int64).cpu().unique()
+    if len(pool) != len(within) or not len(pool) or int(pool[0]) < 0 or int(pool[-1]) >= len(source):
+        raise DataError(f"within must hold different indices from 0 to {len(source) - 1}, at least one.")
+    return pool
+
+
+def _random(training: Tensor, fraction: float | None, count: int | None, seed: int) -> Tensor:
+    if fraction is not None:
+        if not 0 < fraction < 1:
+            raise SettingError(f"fraction must lie between 0 and 1, not at {fraction}.")
+        count = round(fraction * len(training))
+    if count is None or not 0 <= count <= len(training):
+        raise SettingError(f"count must lie from 1 to {len(training) - 1}, not at {count}.")
+    return _chosen(training, count, seed, "forget")
+
+
+def _chosen(pool: Tensor, count: int, seed: int, purpose: str) -> Tensor:
+    """`count` random members of the pool, ascending."""
+    order = torch.randperm(len(pool), generator=generator_of(seed, "split", purpose))
+    return pool[order[:count].sort().values]
+
+
+def _without(a: Tensor, b: Tensor) -> Tensor:
+    return a[~torch.isin(a, b)]
+
+
+def _requested(source: Source, kind: str, given: Any) -> tuple[Tensor, dict[str, Any]]:
+    """Listed records as positions, and what a split says of where the list came from."""
+    records, spec = _listed(given, kind)
+    if not records:
+        raise EmptySet(f"{_place(given, kind)} lists no record: there is nothing to forget.")
+    numbers = (
+        [_number(record, given) for record in records] if kind == "indices" else _positions(source, records, given)
+    )
+    for number, record in zip(numbers, records, strict=True):
+        if not 0 <= number < len(source):
+            raise DataError(f"{_place(given, kind)}: index {record} is out of range, which is 0 to {len(source) - 1}.")
+    forget, counts = torch.tensor(numbers).unique(return_counts=True)
+    if len(forget) < len(numbers):
+        twice = int(forget[counts > 1][0])
+        name = source.ids[twice] if kind == "ids" and source.ids else twice
+        raise DataError(f"{_place(given, kind)}: {kind[:-1] if kind == 'ids' else 'index'} {name} comes twice.")
+    return forget, spec
+
+
+def _listed(given: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
+    if isinstance(given, (str, Path)):
+        path = Path(given).expanduser()
+        return _read_list(path, kind), {kind: {"file": path.name, "sha256": hash_file(path)}}
+    if isinstance(given, (Tensor, np.ndarray)):
+        given = given.reshape(-1).tolist()
+    return list(given), {kind: {"given": len(given)}}
+
+
+def _read_list(path: Path, kind: str) -> list[Any]:
+    """The records that a csv, txt or npy file lists."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False).reshape(-1).tolist()
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as a list of {kind}: {error}. Check the path and the file.") from error
+    if path.suffix != ".csv":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    return _csv_column(rows, path, kind)
+
+
+def _csv_column(rows: list[list[str]], path: Path, kind: str) -> list[str]:
+    if not rows:
+        return []
+    header = [cell.strip().lower() for cell in rows[0]]
+    named = [header.index(name) for name in _HEADERS[kind] if name in header]
+    column = named[0] if named else 0
+    if named or (kind == "indices" and not _is_number(rows[0][0])):
+        rows = rows[1:]
+    short = [row for row in rows if len(row) <= column]
+    if short:
+        raise DataError(f"{path}: the row {','.join(short[0])!r} has no column {column + 1}. Complete or remove it.")
+    return [row[column].strip() for row in rows]
+
+
+_HEADERS = {"indices": ("index", "indices", "id"), "ids": ("id", "ids", "index")}
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().lstrip("+-").isdecimal()
+
+
+def _number(record: Any, given: Any) -> int:
+    if isinstance(record, (int, np.integer)) and not isinstance(record, bool):
+        return int(record)
+    if isinstance(record, str) and _is_number(record):
+        return int(record)
+    raise DataError(f"{_place(given, 'indices')}: {record!r} is not an index, a whole number from 0. Correct it.")
+
+
+def _positions(source: Source, records: Iterable[Any], given: Any) -> list[int]:
+    if source.ids is None:
+        raise SettingError("this data source has no ids: say what to forget by indices instead.")
+    positions = {name: position for position, name in enumerate(source.ids)}
+    strange = [record for record in records if str(record) not in positions]
+    if strange:
+        raise UnknownName(
+            f"{_place(given, 'ids')}: {len(strange)} unknown ids (first: {str(strange[0])!r}). The data's ids look "
+            f"like {source.ids[0]!r}; a header of a csv file must be called id."
+        )
+    return [positions[str(record)] for record in records]
+
+
+def _place(given: Any, kind: str) -> str:
+    return str(given) if isinstance(given, (str, Path)) else kind
+
+
+def _check_within(forget: Tensor, pool: Tensor) -> None:
+    outside = _without(forget, pool)
+    if len(outside):
+        raise DataError(
+            f"{len(outside)} records to forget are not within the training data (first: {int(outside[0])})."
+        )
+
+
+def _check_parts(forget: Tensor, retain: Tensor, kind: str, spec: Mapping[str, Any]) -> None:
+    if not len(forget):
+        raise EmptySet(f"the forget set is empty: {kind} {spec.get(kind, spec)} chose no sample. Ask for more.")
+    if not len(retain):
+        raise EmptySet(
+            "the forget set is everything: nothing is left to keep. Train a new model instead, or ask for less."
+        )
+
+
+def _root(data: Any) -> tuple[Any, Sequence[int]]:
+    """The data set under nested views, and the positions there."""
+    indices: Tensor | None = None
+    while isinstance(data, (Subset, TorchSubset)):
+        own = torch.as_tensor(data.indices, dtype=torch.int64)
+        indices = own if indices is None else own[indices]
+        data = data.source if isinstance(data, Subset) else data.dataset
+    return data, range(len(data)) if indices is None else indices.tolist()
+
+
+def _ids(data: Any) -> list[Any]:
+    if isinstance(data, list):
+        found = [batch[key] for batch in data if isinstance(batch, Mapping) for key in ("id", "ids") if key in batch]
+        return [] if len(found) < len(data) else [name for values in found for name in _plain(values)]
+    if isinstance(data, TorchSubset):
+        own = _ids(data.dataset)
+        return [own[int(i)] for i in data.indices] if own else []
+    values = next((v for v in (getattr(data, key, None) for key in ("ids", "id")) if _is_list(v)), None)
+    return [] if values is None else _plain(values)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (Tensor, np.ndarray, list, tuple))
+
+
+def _plain(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, (Tensor, np.ndarray)) else list(values)
+
+
+def _digests(data: Any) -> Iterable[bytes]:
+    """A hash of every sample's input, in order; none for a set that is not in memory."""
+    if isinstance(data, list):
+        inputs = [batch["input"] if isinstance(batch, Mapping) else batch[0] for batch in data]
+        return [digest for input in inputs for digest in _rows(input)]
+    base, indices = _root(data)
+    if isinstance(base, Arrays):
+        return _rows(base.input, indices)
+    if isinstance(base, TensorDataset):
+        return _rows(base.tensors[0], indices)
+    return []
+
+
+def _rows(input: Tensor, indices: Sequence[int] | None = None) -> list[bytes]:
+    chosen = input.detach().cpu() if indices is None else input.detach().cpu()[torch.as_tensor(indices)]
+    head = f"{chosen.dtype}{list(chosen.shape[1:])}".encode()
+    flat = chosen.contiguous().reshape(len(chosen), -1).view(torch.uint8).numpy()
+    return [hashlib.blake2b(head + row.tobytes(), digest_size=16).digest() for row in flat]

@@ -1,0 +1,261 @@
+"""Seeded, resumable batches: batch k of a set is a pure function of the set, the seed and k.
+
+There is no iterator state to save: a run that stopped after k batches goes on by asking for batch k. Batches are
+cut from an endless chain of permutations of the set, so every batch is full and every sample comes equally often.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import Subset as TorchSubset
+
+from untrain.engine import Engine, generator_of, seed_of
+from untrain.errors import DataError, EmptySet, SettingError
+from untrain.types import Batch, Role, Task
+
+
+@dataclass(eq=False)
+class Stream:
+    """The batches of one set.
+
+    Attributes:
+        data: a list of ready batches, used as they are, in their order, again from the first when they run out;
+            or a map-style data set of `(x, y)` or dicts, shuffled by the seed.
+        name: what the set is called in messages and in seeds ("forget", "retain", …).
+        engine: where batches go.
+        batch_size: samples per batch, over all processes; a set smaller than that is one batch.
+        seed: of shuffling and of all that is drawn.
+        workers: processes that read a data set which does not gather batches by itself.
+    """
+
+    data: Any
+    name: str
+    engine: Engine
+    batch_size: int = 128
+    seed: int = 0
+    workers: int = 0
+    _reader: tuple[int, Iterator[Batch]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Checks the set and brings array data to the device."""
+        if self.batch_size < 1:
+            raise SettingError(f"batch_size must be at least 1, not {self.batch_size}.")
+        self.ready = isinstance(self.data, list)
+        if self.ready:
+            self.data = _ready_batches(self.data, self.name)
+            self.size = sum(_rows(batch) for batch in self.data)
+        else:
+            _check_map_style(self.data, self.name)
+            self.data = self.data.to(self.engine.device) if hasattr(self.data, "batch") else self.data
+            self.size = len(self.data)
+        if self.size == 0:
+            raise EmptySet(f"the {self.name} set is empty: give it at least one sample.")
+
+    def __len__(self) -> int:
+        """Samples in the set."""
+        return self.size
+
+    @property
+    def rows(self) -> int:
+        """Samples per batch: the batch size, or the whole set where that is smaller."""
+        return min(self.batch_size, self.size)
+
+    @property
+    def epoch(self) -> float:
+        """Batches that one pass over the set takes."""
+        return float(len(self.data)) if self.ready else self.size / self.rows
+
+    def batch(self, k: int, task: Task, role: Role) -> Batch:
+        """Batch k, drawn for a role, on the device; whole, not yet shared out among processes."""
+        raw = self.data[k % len(self.data)] if self.ready else self._read(k)
+        return self._drawn(raw, task, role, k)
+
+    def once(
+        self, task: Task, role: Role, *, limit: int | None = None, batch_size: int | None = None
+    ) -> Iterator[Batch]:
+        """Every sample once, in order, drawn for a role.
+
+        Args:
+            task: draws what is random.
+            role: what the batches are for.
+            limit: take this many samples, chosen by the seed (of ready batches: the first ones that reach it).
+            batch_size: samples per batch; None takes the stream's.
+        """
+        for k, raw in enumerate(self._raw_once(limit, batch_size or self.batch_size)):
+            yield self._drawn(raw, task, role, f"once-{k}")
+
+    def _raw_once(self, limit: int | None, batch_size: int) -> Iterator[Batch]:
+        if self.ready:
+            taken = 0
+            for batch in self.data:
+                if limit is not None and taken >= limit:
+                    return
+                taken += _rows(batch)
+                yield batch
+            return
+        order = torch.arange(self.size)
+        if limit is not None and limit < self.size:
+            choice = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "limit"))
+            order = choice[:limit].sort().values
+        for k, indices in enumerate(order.split(batch_size)):
+            yield self._gather(indices, f"once-{k}")
+
+    def _drawn(self, raw: Batch, task: Task, role: Role, k: object) -> Batch:
+        generator = generator_of(self.seed, self.name, role, "draw", k)
+        return task.draw(self.engine.to_device(raw), generator, role)
+
+    def indices(self, k: int) -> Tensor:
+        """Positions in the set of the samples of batch k, [rows]."""
+        first, rows = k * self.rows, self.rows
+        parts = []
+        while rows > 0:
+            epoch, offset = divmod(first, self.size)
+            order = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "order", epoch))
+            part = order[offset : offset + rows]
+            parts.append(part)
+            first, rows = first + len(part), rows - len(part)
+        return torch.cat(parts)
+
+    def _read(self, k: int) -> Batch:
+        if self.workers == 0 or getattr(self.data, "in_memory", False) or self.ready:
+            return self._gather(self.indices(k), k)
+        if self._reader is None or self._reader[0] != k:
+            loader = DataLoader(
+                _Batches(self), batch_size=None, sampler=count(k), num_workers=self.workers, prefetch_factor=4
+            )
+            self._reader = (k, iter(loader))
+        position, reader = self._reader
+        batch = next(reader)
+        self._reader = (position + 1, reader)
+        return batch
+
+    def _gather(self, indices: Tensor, k: object) -> Batch:
+        base, positions = _base(self.data, indices)
+        if hasattr(base, "batch"):
+            batch = base.batch(positions)
+        elif isinstance(base, TensorDataset):
+            batch = _named(tuple(tensor[positions] for tensor in base.tensors), self.name)
+        else:
+            with _seeded(seed_of(self.seed, self.name, "read", k)):
+                samples = [_sample(base, int(i), self.name) for i in positions]
+            batch = _named(default_collate(samples), self.name)
+        batch.setdefault("index", positions)
+        return _finite(batch, self.name)
+
+
+@dataclass
+class _Batches:
+    """A stream's batches as a data set, for worker processes."""
+
+    stream: Stream
+
+    def __getitem__(self, k: int) -> Batch:
+        return self.stream._gather(self.stream.indices(k), k)
+
+    def __getstate__(self) -> dict[str, Any]:
+        reader, self.stream._reader = self.stream._reader, None
+        state = {"stream": self.stream}
+        self.stream._reader = reader
+        return state
+
+
+def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
+    """The data set under nested torch Subsets, and the positions there."""
+    while isinstance(data, TorchSubset):
+        indices = torch.as_tensor(data.indices)[indices]
+        data = data.dataset
+    return data, indices
+
+
+def _sample(data: Any, i: int, name: str) -> Any:
+    try:
+        return data[i]
+    except Exception as error:
+        raise DataError(f"sample {i} of the {name} set could not be read: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds what a user's data set may draw from (torch, numpy, random) and puts their states back."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.manual_seed(seed), np.random.seed(seed % 2**32), random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0]), np.random.set_state(states[1]), random.setstate(states[2])
+
+
+def _check_map_style(data: Any, name: str) -> None:
+    if isinstance(data, (torch.Tensor, np.ndarray, str, bytes, Mapping)) or not (
+        hasattr(data, "__len__") and hasattr(data, "__getitem__")
+    ):
+        raise DataError(
+            f"the {name} set is a {type(data).__name__}: give a map-style data set of (x, y) or dicts "
+            "(with __len__ and __getitem__), or a list of ready batches."
+        )
+
+
+def _ready_batches(batches: list[Any], name: str) -> list[Batch]:
+    """Ready batches as dicts whose samples are numbered through; a list of single samples is refused."""
+    named, first = [], 0
+    for k, batch in enumerate(batches):
+        entry = _named(batch, name)
+        lengths = {key: value.shape[0] if value.ndim else None for key, value in entry.items()}
+        if len(set(lengths.values())) != 1 or None in lengths.values():
+            raise DataError(
+                f"entry {k} of the {name} list is not a batch: its tensors' first dimensions are {lengths}. A list "
+                "holds ready batches, (x, y) with x [B, …] and y [B]; wrap single samples in a torch Dataset."
+            )
+        rows = _rows(entry)
+        entry.setdefault("index", torch.arange(first, first + rows))
+        named.append(_finite(entry, name))
+        first += rows
+    return [batch for batch in named if _rows(batch)]
+
+
+def _named(batch: Any, name: str) -> Batch:
+    """`(x, y)` → {"input": x, "label": y}; a dict stays as it is."""
+    if isinstance(batch, Mapping):
+        named = dict(batch)
+    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
+        named = {"input": batch[0], "label": batch[1]}
+    else:
+        raise DataError(f"the {name} set gives {_described(batch)}: it must give (x, y) or a dict of tensors.")
+    for key, value in named.items():
+        if isinstance(value, (int, float, np.ndarray, np.generic)):
+            named[key] = torch.as_tensor(value)
+        elif not isinstance(value, Tensor):
+            raise DataError(
+                f"{key!r} of the {name} set is a {type(value).__name__}, not a tensor: convert it in the data set."
+            )
+    return named
+
+
+def _described(batch: Any) -> str:
+    return f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, Sequence) else "")
+
+
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _finite(batch: Batch, name: str) -> Batch:
+    """The batch, or an error that names the first sample with a NaN or an infinity (looked at on the CPU only)."""
+    for key, value in batch.items():
+        if value.is_floating_point() and value.device.type == "cpu" and not bool(torch.isfinite(value.sum())):
+            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
+            if bad.any():
+                first = int(batch["index"][bad.nonzero()[0, 0]]) if "index" in batch else int(bad.nonzero()[0, 0])
+                raise DataError(
+                    f"{int(bad.sum())} samples of a batch of the {name} set hold NaN or infinity in {key!r} "
+                    f"(first: index {first}). Remove or repair them."
+                )
+    return batch

@@ -1,0 +1,201 @@
+"""Tables of images as the Hugging Face hub lays them out: local parquet files, and sets of the hub itself."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from untrain.data.encoded import HubRows, ParquetRows
+from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
+from untrain.data.samples import Images, Source
+from untrain.errors import DataError, SettingError, UnknownName, unknown
+
+_IMAGES = ("image", "img")  # what columns are usually called
+_LABELS = ("label", "labels", "fine_label")
+
+
+def parquet(request: Request) -> Source:
+    """Parquet files in the layout of the hub: {part}-*.parquet in `path` or one folder below."""
+    root = existing(request)
+    if not root.is_dir():
+        raise DataError(f"{root} is a file: path must be the folder of train-*.parquet and test-*.parquet.")
+    files = {part: _parquet_files(root, names_of(request, part)) for part in PARTS}
+    if not files["train"]:
+        raise DataError(f"{root} holds no train-*.parquet, nor do data/ or another folder in it. Check the path.")
+    image, label, names = _columns(files["train"][0], request)
+    labels = {part: _label_values(found, label) for part, found in files.items() if found}
+    classes = _label_names(labels, names)
+
+    def build(part: Part) -> Source:
+        rows = ParquetRows(tuple(files[part]), image)
+        numbers, size = _numbers(labels[part], classes, label), request.image_size
+        return Images(rows, numbers, classes, rows.ids(part), image_size=size, grayscale=request.grayscale)
+
+    return part_of(request, lambda part: bool(files[part]), build)
+
+
+def _parquet_files(root: Path, names: Sequence[str]) -> list[Path]:
+    for name in names:
+        for pattern in (f"{name}-*.parquet", f"{name}.parquet", f"data/{name}-*.parquet", f"*/{name}-*.parquet"):
+            found = sorted(root.glob(pattern))
+            folders = sorted({str(path.parent) for path in found})
+            if len(folders) > 1:
+                raise DataError(f"{root} holds several sets: point path at one of {', '.join(folders)}.")
+            if found:
+                return found
+    return []
+
+
+def _columns(file: Path, request: Request) -> tuple[str, str, list[str] | None]:
+    """The names of the image and the label column, and the class names that the file tells."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read as parquet: {error}. Get the file again.") from error
+    image = _column(request.image_column, _IMAGES, schema.names, file, "image_column")
+    label = _column(request.label_column, _LABELS, schema.names, file, "label_column")
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        names = features[label].get("names")
+    except (KeyError, ValueError, AttributeError):  # not written by the datasets library: labels name themselves
+        names = None
+    return image, label, names
+
+
+def _column(given: str | None, usual: Sequence[str], present: Sequence[str], table: object, setting: str) -> str:
+    wanted = usual if given is None else (given,)
+    for name in wanted:
+        if name in present:
+            return name
+    raise DataError(
+        f"{table} has no column {' or '.join(map(repr, wanted))}: give {setting}, one of {', '.join(present)}."
+    )
+
+
+def _label_values(files: Sequence[Path], column: str) -> np.ndarray:
+    """The label column of parquet files, of integers or strings, [N]."""
+    import pyarrow
+    import pyarrow.parquet
+
+    parts = []
+    for file in files:
+        try:
+            values = pyarrow.parquet.ParquetFile(file).read(columns=[column]).column(0)
+        except (pyarrow.ArrowException, OSError, IndexError) as error:
+            raise DataError(f"column {column!r} of {file} cannot be read: {error}. Get the file again.") from error
+        if values.null_count:
+            raise DataError(f"{file} has {values.null_count} rows without a {column!r}. Remove them.")
+        parts.append(np.asarray(values.to_pylist()) if len(values) else np.empty(0, np.int64))
+    return np.concatenate(parts)
+
+
+def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None) -> tuple[str, ...]:
+    """Class names: those that the table tells; else the strings of the training part; else numbers."""
+    if names is not None:
+        return tuple(names)
+    if "train" not in labels:
+        raise DataError("the table does not name its classes: load it as hub:OWNER/NAME, or give path=.")
+    if labels["train"].dtype.kind in "US":
+        return tuple(np.unique(labels["train"]).tolist())
+    return tuple(str(label) for label in range(max(int(values.max(initial=0)) + 1 for values in labels.values())))
+
+
+def _numbers(labels: np.ndarray, classes: Sequence[str], column: str) -> np.ndarray:
+    """Labels as class numbers; strings are looked up among the class names."""
+    if labels.dtype.kind in "iub":
+        return labels
+    if labels.dtype.kind not in "US":
+        raise DataError(f"labels must be integers or strings; column {column!r} holds {labels.dtype}.")
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in np.unique(labels).tolist():
+        if name not in numbers:
+            raise UnknownName(f"column {column!r}: {unknown('class', name, classes)}")
+    return np.array([numbers[name] for name in labels.tolist()], np.int64)
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where a well-known set lies on the hub; its columns have usual names.
+
+    Attributes:
+        id: owner and name.
+        config: which of its configurations.
+        test: what its labelled test part is called.
+    """
+
+    id: str
+    config: str | None = None
+    test: str = "test"
+
+
+HUB_SETS = {
+    "cifar10": HubSet("uoft-cs/cifar10"),
+    "cifar100": HubSet("uoft-cs/cifar100"),
+    "svhn": HubSet("ufldl-stanford/svhn", "cropped_digits"),
+    "stl10": HubSet("tanganke/stl10"),
+    "tiny-imagenet": HubSet("zh-plus/tiny-imagenet", test="valid"),
+    "imagenet-1k": HubSet("ILSVRC/imagenet-1k", test="validation"),
+}
+
+
+def known_hub_set(request: Request) -> Source:
+    """A well-known set, from the hub or from parquet files in the same layout."""
+    known = HUB_SETS[request.name]
+    request = replace(request, config=request.config or known.config, test_name=known.test)
+    if request.path is not None:
+        folder = request.path / (request.config or "")
+        return parquet(replace(request, path=folder if folder.is_dir() else request.path))
+    return hub(replace(request, name=known.id), {"train": "train", "test": known.test})
+
+
+def hub(request: Request, parts: Mapping[Part, str] | None = None) -> Source:
+    """An image classification set of the Hugging Face hub, read by the `datasets` library."""
+    if not request.name:
+        raise SettingError("hub needs the set's name: write hub:OWNER/NAME.")
+    tables = _hub_tables(request, parts)
+    some = next(iter(tables.values()))
+    place = f"hub:{request.name}"
+    image = _column(request.image_column, _IMAGES, some.column_names, place, "image_column")
+    label = _column(request.label_column, _LABELS, some.column_names, place, "label_column")
+    labels = {part: np.asarray(table.with_format(None)[label][:]) for part, table in tables.items()}
+    classes = _label_names(labels, getattr(some.features[label], "names", None))
+
+    def build(part: Part) -> Source:
+        rows = HubRows(tables[part], image, f"{place} ({part})")
+        numbers, size = _numbers(labels[part], classes, label), request.image_size
+        return Images(rows, numbers, classes, image_size=size, grayscale=request.grayscale)
+
+    if parts is not None:
+        return build(request.part)
+    return part_of(request, lambda part: part in tables, build)
+
+
+def _hub_tables(request: Request, parts: Mapping[Part, str] | None) -> dict[Part, Any]:
+    """The library's tables by part: the one asked for where their names are known, else all that there are."""
+    if parts is not None:
+        return {request.part: _from_hub(request, parts[request.part])}
+    whole = _from_hub(request, None)
+    found = {part: [name for name in names_of(request, part) if name in whole] for part in PARTS}
+    if not found["train"]:
+        raise DataError(f"hub:{request.name} has no part called train; it has {', '.join(map(str, whole))}.")
+    return {part: whole[names[0]] for part, names in found.items() if names}
+
+
+def _from_hub(request: Request, split: str | None) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise SettingError("sets of the hub need the datasets library: pip install 'untrain[vision]'.") from error
+    try:
+        return datasets.load_dataset(request.name, request.config, split=split)
+    except Exception as error:  # the library raises what its HTTP client of the day raises; the cause is passed on
+        raise DataError(
+            f"hub:{request.name} could not be loaded: {type(error).__name__}: {error} If there is no network or no "
+            "access, give path=, a folder that holds the set's parquet files."
+        ) from error

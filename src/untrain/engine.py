@@ -1,0 +1,214 @@
+"""Where the arithmetic runs: device, precision, processes, sums over processes, compilation, clocks, progress.
+
+Several processes share every batch: each takes its slice, and gradients are *summed* after the backward pass. No
+wrapper stands around the module, so parameter names, several losses per step and per-sample gradients stay as they
+are with one process. `accelerate launch` starts the processes, on one machine or many.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from untrain.errors import SettingError
+from untrain.types import Batch
+
+Precision = Literal["no", "bf16", "fp16"]
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(eq=False)
+class Engine:
+    """Device, precision and processes of one run.
+
+    Attributes:
+        device: where models and batches live.
+        precision: "no" never casts; "bf16" and "fp16" autocast the forward pass (fp16 with loss scaling).
+        compile: whether training steps run through `torch.compile`; per-sample gradients never do.
+        process: this process's number, 0 … num_processes − 1.
+        num_processes: how many processes share each batch.
+    """
+
+    device: torch.device
+    precision: Precision = "no"
+    compile: bool = False
+    process: int = 0
+    num_processes: int = 1
+    clocks: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks the precision and prepares the loss scale of fp16."""
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise SettingError(f"precision must be 'no', 'bf16' or 'fp16', not {self.precision!r}.")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @classmethod
+    def start(
+        cls, device: str | torch.device | None = None, precision: Precision = "no", compile: bool = False
+    ) -> "Engine":
+        """The engine of this process: joins the others if `accelerate launch` (or torchrun) started several.
+
+        Args:
+            device: None takes what accelerate finds (a CUDA device where there is one, else the CPU).
+            precision: see the class.
+            compile: see the class.
+
+        Raises:
+            SettingError: if the device does not exist.
+        """
+        try:
+            state = PartialState()
+            chosen = torch.device(device) if device is not None else state.device
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise SettingError(f"device {str(device)!r} cannot be used: {error}") from error
+        return cls(chosen, precision, compile, state.process_index, state.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes files."""
+        return self.process == 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision around a forward pass; nothing at precision "no"."""
+        if self.precision == "no":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+
+    def compiled(self, module: nn.Module) -> nn.Module:
+        """The module as training steps call it; it shares the module's parameters."""
+        return torch.compile(module) if self.compile else module  # type: ignore[return-value]
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch's tensors on the engine's device."""
+        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+
+    def share(self, batch: Batch) -> Batch:
+        """This process's contiguous part of a batch; it can have no rows."""
+        if self.num_processes == 1:
+            return batch
+        rows = len(next(iter(batch.values())))
+        first, last = (rows * p // self.num_processes for p in (self.process, self.process + 1))
+        return {key: value[first:last] for key, value in batch.items()}
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Sums each tensor over the processes, in place."""
+        if self.num_processes > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of values [B] over this batch's samples in all processes, a scalar without gradient."""
+        total = values.detach().sum()
+        self.sum_([total])
+        return total
+
+    def count(self, values: Tensor) -> int:
+        """How many samples the whole batch has, of which `values` [B] are this process's."""
+        return int(self.total(torch.ones(len(values), device=self.device))) if self.num_processes > 1 else len(values)
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """This process's part of the mean over the whole batch: the parts sum to the mean, and so do gradients."""
+        return losses.sum() / self.count(losses)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The processes' tensors [B_p, …] concatenated in order of process, in every process."""
+        if self.num_processes == 1:
+            return values
+        parts: list[Any] = [None] * self.num_processes
+        dist.all_gather_object(parts, values.cpu())
+        return torch.cat(parts).to(values.device)
+
+    def backward(self, loss: Tensor, parameters: Sequence[Tensor], *, retain: bool = False) -> None:
+        """Fills `.grad` with the gradient summed over processes, unscaled; parameters without one get zeros."""
+        if loss.requires_grad:
+            self.scaler.scale(loss).backward(retain_graph=retain)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.num_processes > 1:
+            _sum_flat([p.grad for p in parameters if p.grad is not None])
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """One optimiser step; under fp16 it is left out when a gradient overflowed, and the scale adapts."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    @contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        """Adds the seconds of the block to the clock called `name`."""
+        self._synchronise()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self.clocks[name] = self.clocks.get(name, 0.0) + time.perf_counter() - start
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def wait(self) -> None:
+        """Waits until every process is here."""
+        if self.num_processes > 1:
+            dist.barrier()
+
+    @contextmanager
+    def progress(self, label: str, total: int | None, start: int = 0) -> Iterator["Bar"]:
+        """A progress bar with the time left, on the main process and only where a person looks (a terminal)."""
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        shown = self.is_main and console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+            yield Bar(progress, progress.add_task(label, total=total, completed=start, note=""))
+
+
+@dataclass
+class Bar:
+    """One line of progress."""
+
+    progress: Progress
+    task: Any
+
+    def advance(self, note: str = "", by: int = 1) -> None:
+        """Moves on by some steps and shows a short note behind the bar."""
+        self.progress.update(self.task, advance=by, note=note)
+
+
+def seed_of(seed: int, *names: object) -> int:
+    """A seed for one purpose: a hash of the run's seed and names, so that no two purposes share numbers."""
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def generator_of(seed: int, *names: object) -> torch.Generator:
+    """A CPU generator for one purpose; the same on every device."""
+    return torch.Generator().manual_seed(seed_of(seed, *names))
+
+
+def _sum_flat(gradients: list[Tensor]) -> None:
+    """Sums gradients over processes with one message per type instead of one per parameter."""
+    for dtype in {gradient.dtype for gradient in gradients}:
+        same = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in same])
+        dist.all_reduce(flat)
+        for gradient, part in zip(same, flat.split([g.numel() for g in same]), strict=True):
+            gradient.copy_(part.view_as(gradient))

@@ -1,0 +1,76 @@
+"""What can go wrong, in kinds a caller can act on. Every message names the culprit and the remedy."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UntrainError(Exception):
+    """Any failure that `untrain` foresaw; the command line prints its message without a traceback."""
+
+
+class SettingError(UntrainError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class UnknownName(SettingError):
+    """A name (of a method, model, class, data source, …) is not known; the message lists the known ones."""
+
+
+class DataError(UntrainError):
+    """The data cannot be used: unreadable, mis-shaped, not finite, labels outside the model's outputs."""
+
+
+class EmptySet(DataError):
+    """A set that must hold samples holds none."""
+
+
+class Overlap(DataError):
+    """A sample is in two sets that must be disjoint."""
+
+
+class ModelError(UntrainError):
+    """The model cannot be used as asked: wrong architecture, no parameters, cannot be built anew."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint is missing, unreadable, unsafe, or made for another architecture."""
+
+
+class InexactFisher(ModelError):
+    """A parameter is used in a way whose per-sample gradient cannot be computed exactly."""
+
+
+class Diverged(UntrainError):
+    """A loss or gradient became NaN or infinite; the last good state was kept."""
+
+
+class StaleFile(UntrainError):
+    """A stored file (mask, Fisher, split, checkpoint) was made from other inputs."""
+
+
+class FolderError(UntrainError):
+    """A run folder holds another run, or cannot be written."""
+
+
+def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
+    """The entry called `name`, or an `UnknownName` that lists the known ones.
+
+    Args:
+        kind: what is looked up, for the message ("method", "model", …).
+        table: the known entries.
+        name: the entry wanted.
+    """
+    if name in table:
+        return table[name]
+    raise UnknownName(unknown(kind, name, table))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence that says a name is unknown, guesses what was meant, and lists the known names."""
+    known = sorted(map(str, known))
+    close = get_close_matches(str(name), known, n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}.{guess} Known: {', '.join(known) or 'none'}."

@@ -1,0 +1,165 @@
+"""Per-sample gradients of the common layers, from a layer's input and the gradient of its output.
+
+For a layer y = f(x, θ) and a loss that is a sum over samples, ∂ℓ_n/∂θ needs only the rows of x and ∂ℓ/∂y that belong
+to sample n. Each function below takes a slice of samples, input [b, k, …] and output gradient [b, k, …] (k rows a
+sample: k > 1 where a model folds windows or frames into the batch dimension), and returns [b, *parameter.shape].
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import grad as weight_gradients
+
+Gradient = Callable[[Any, str, Tensor, Tensor], Tensor]
+"""(module, parameter's name in it, input [b, k, …], output gradient [b, k, …]) → [b, *parameter.shape]."""
+
+
+def gradient_of(module: nn.Module) -> Gradient | None:
+    """The rule for a module, None if it has none.
+
+    Subclasses have none, since their forward may differ; nor have modules whose forward was replaced, nor settings
+    under which the gradient that training sees is not the derivative (sparse or frequency-scaled embeddings).
+    """
+    rule = _RULES.get(type(module))
+    if rule is None or "forward" in module.__dict__:
+        return None
+    if isinstance(module, nn.Embedding):
+        plain = not (module.sparse or module.scale_grad_by_freq) and module.max_norm is None
+        return rule if plain else None
+    if isinstance(module, _BATCH_NORMS):
+        return rule if module.running_mean is not None and not module.training else None
+    return rule
+
+
+def takes(module: nn.Module, input: Tensor) -> bool:
+    """Whether the input has a batch dimension in front of what one call of the module consumes."""
+    if isinstance(module, _CONVOLUTIONS):
+        return input.ndim == len(module.kernel_size) + 2
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return input.ndim > len(module.normalized_shape)
+    return input.ndim >= (1 if isinstance(module, nn.Embedding) else 2)
+
+
+def squares_without_positions(module: nn.Module, name: str, input: Tensor, grad: Tensor) -> Tensor | None:
+    """Σ_n (∂ℓ_n/∂θ)² where it needs no per-sample gradient in memory, else None.
+
+    A linear layer applied once a sample has ∂ℓ_n/∂W = g_n a_nᵀ, so Σ_n (g_n a_nᵀ)² = (g²)ᵀ(a²). An embedding's
+    per-sample gradient is zero but for a few rows.
+    """
+    if isinstance(module, nn.Linear) and name == "weight" and input.shape[:-1].numel() == input.shape[0]:
+        rows = len(input)
+        return grad.reshape(rows, -1).square().T @ input.reshape(rows, -1).square()
+    if isinstance(module, nn.Embedding):
+        return _embedding_squares(module, input, grad)
+    return None
+
+
+def _convolution(module: Any, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    """The weight gradients of b samples are those of one convolution with b times the groups."""
+    if name == "bias":
+        return _sum_but(grad, 2)
+    samples, folds = input.shape[:2]
+    images, padding = input.flatten(0, 1), module.padding
+    if module.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        images, padding = F.pad(images, module._reversed_padding_repeated_twice, mode=mode), 0
+    weight_gradient = _WEIGHT_GRADIENTS[len(module.kernel_size)]
+    shape = (samples * module.weight.shape[0], *module.weight.shape[1:])
+    grads = weight_gradient(
+        _samples_as_groups(images.unflatten(0, (samples, folds))),
+        shape,
+        _samples_as_groups(grad),
+        module.stride,
+        padding,
+        module.dilation,
+        samples * module.groups,
+    )
+    return grads.unflatten(0, (samples, -1))
+
+
+def _samples_as_groups(rows: Tensor) -> Tensor:
+    """[b, k, C, …] → [k, b·C, …]."""
+    return rows.transpose(0, 1).flatten(1, 2)
+
+
+def _linear(module: nn.Linear, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    grad = grad.flatten(1, -2)
+    return grad.sum(1) if name == "bias" else torch.bmm(grad.transpose(1, 2), input.flatten(1, -2))
+
+
+def _embedding(module: nn.Embedding, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    tokens = input.flatten(1)
+    table = grad.new_zeros(len(tokens), *module.weight.shape)
+    grad = grad.reshape(*tokens.shape, -1)
+    if module.padding_idx is not None:
+        grad = grad.masked_fill((tokens == module.padding_idx).unsqueeze(-1), 0)
+    return table.scatter_add_(1, tokens.unsqueeze(-1).expand_as(grad), grad)
+
+
+def _embedding_squares(module: nn.Embedding, input: Tensor, grad: Tensor) -> Tensor:
+    """Gradients of equal tokens of one sample are summed before squaring."""
+    tokens, grad = input.flatten(1), grad.reshape(input.numel(), -1)
+    rows = module.num_embeddings
+    sample = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
+    pairs, position = torch.unique(sample * rows + tokens, return_inverse=True)
+    summed = grad.new_zeros(len(pairs), grad.shape[1]).index_add_(0, position.flatten(), grad)
+    squares = grad.new_zeros(module.weight.shape).index_add_(0, pairs % rows, summed.square_())
+    if module.padding_idx is not None:
+        squares[module.padding_idx] = 0
+    return squares
+
+
+def _batch_norm(module: Any, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    """In evaluation mode: x̂ = (x − running mean) / sqrt(running variance + eps), fixed for every sample."""
+    if name == "bias":
+        return _sum_but(grad, 2)
+    shape = (-1,) + (1,) * (input.ndim - 3)
+    centred = input - module.running_mean.to(input.dtype).view(shape)
+    scale = torch.rsqrt(module.running_var.to(input.dtype) + module.eps)
+    return _sum_but(centred.mul_(grad), 2).mul_(scale)
+
+
+def _group_norm(module: nn.GroupNorm, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    if name == "bias":
+        return _sum_but(grad, 2)
+    normal = F.group_norm(input.flatten(0, 1), module.num_groups, eps=module.eps).view_as(input)
+    return _sum_but(normal * grad, 2)
+
+
+def _layer_norm(module: nn.LayerNorm, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    shape = module.normalized_shape
+    if name == "weight":
+        grad = F.layer_norm(input, shape, eps=module.eps) * grad
+    return grad.flatten(1, -len(shape) - 1).sum(1)
+
+
+def _rms_norm(module: nn.RMSNorm, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    shape = cast(tuple[int, ...], module.normalized_shape)
+    normal = F.rms_norm(input, list(shape), eps=module.eps)
+    return (normal * grad).flatten(1, -len(shape) - 1).sum(1)
+
+
+def _sum_but(values: Tensor, channel: int) -> Tensor:
+    """Sums over every dimension but the first and the channels'."""
+    return values.sum([d for d in range(1, values.ndim) if d != channel])
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
+    1: weight_gradients.conv1d_weight,
+    2: weight_gradients.conv2d_weight,
+    3: weight_gradients.conv3d_weight,
+}
+_RULES: dict[type, Gradient] = {
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
+    **dict.fromkeys(_BATCH_NORMS, _batch_norm),
+    nn.Linear: _linear,
+    nn.Embedding: _embedding,
+    nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.RMSNorm: _rms_norm,
+}

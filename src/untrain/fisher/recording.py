@@ -1,0 +1,202 @@
+"""What happens to each parameter in one forward pass: which layers use it, and whether anything else does.
+
+Hooks keep the inputs of known layers and hand over the gradients of their outputs. The autograd graph then tells
+whether those layers are all that uses a parameter: its leaf has as many incoming edges as there are recorded uses.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from untrain.errors import InexactFisher
+from untrain.fisher import layers
+
+Layout = tuple[str, int, int, int]
+"""(module's name, which of its calls, dimensions of its output, rows a sample)."""
+
+
+@dataclass(eq=False)
+class Use:
+    """One call of a layer: what its parameters' per-sample gradients need besides the output's gradient.
+
+    Attributes:
+        name: the module's name in the model.
+        call: which call of the module in this pass, from 0.
+        keys: the layer's own parameters that are wanted, as name in the module → name in the model.
+        input: the layer's input, outside the graph.
+        shape: the output's shape.
+        edge: where the output's gradient arrives.
+    """
+
+    name: str
+    call: int
+    module: nn.Module
+    gradient: layers.Gradient
+    keys: dict[str, str]
+    input: Tensor
+    version: int
+    shape: torch.Size
+    edge: GradientEdge
+
+    def layout(self, samples: int) -> Layout | None:
+        """How the rows seem to belong to samples, None if their number is no multiple of the samples'."""
+        rows = self.shape[0]
+        if rows == 0 or rows % samples or self.input.shape[0] != rows:
+            return None
+        return (self.name, self.call, len(self.shape), rows // samples)
+
+    def rows(self, samples: int) -> Tensor:
+        """The input as [B, k, …], checked to be what the layer saw."""
+        if "weight" in self.keys and self.input._version != self.version:
+            raise InexactFisher(
+                f"the input of {self.name!r} was overwritten in place after the layer had used it, so the gradient of "
+                f"{self.keys['weight']!r} is lost. Replace the in-place operation by one that returns a new tensor."
+            )
+        return self.input.unflatten(0, (samples, -1))
+
+
+Arrival = Callable[[Use, Tensor | None], None]
+
+
+@dataclass(eq=False)
+class Recorder:
+    """Records the uses of one forward pass at a time."""
+
+    uses: list[Use] | None = None
+    calls: Counter[str] = field(default_factory=Counter)
+    arrival: Arrival | None = None
+
+    @contextmanager
+    def forward(self, uses: list[Use]) -> Iterator[None]:
+        """Adds to `uses` while the block runs; not during backward, where checkpointing calls modules again."""
+        self.uses, self.calls = uses, Counter()
+        try:
+            yield
+        finally:
+            self.uses = None
+
+    def called(self, name: str, keys: dict[str, str], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """The forward hook."""
+        if self.uses is None or not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        input = args[0] if args else next(iter(kwargs.values()))
+        gradient = layers.gradient_of(module)
+        if gradient is None or not layers.takes(module, input):
+            return
+        kept = input.detach()
+        edge = get_gradient_edge(output)
+        use = Use(name, self.calls[name], module, gradient, keys, kept, kept._version, output.shape, edge)
+        self.calls[name] += 1
+        self.uses.append(use)
+        output.register_hook(partial(self._arrived, use))
+
+    def _arrived(self, use: Use, grad: Tensor | None) -> None:
+        if self.arrival is not None:
+            self.arrival(use, grad)
+
+    def backward(self, losses: Tensor, seed: Tensor, roots: list[Use], arrival: Arrival, *, retain: bool) -> None:
+        """Sends the gradients of Σ seed·losses to `arrival`, use by use, computing no weight's gradient."""
+        self.arrival = arrival
+        try:
+            with torch.autocast(losses.device.type, enabled=False):
+                edges = [use.edge for use in roots]
+                torch.autograd.grad(losses, edges, seed, retain_graph=retain, allow_unused=True)
+        finally:
+            self.arrival = None
+
+
+def release(uses: list[Use]) -> None:
+    """Breaks the cycle use → graph → hook → use, which no garbage collector sees."""
+    for use in uses:
+        del use.edge, use.input
+    uses.clear()
+
+
+@contextmanager
+def recorder(model: nn.Module, wanted: Mapping[int, str]) -> Iterator[Recorder]:
+    """A recorder whose hooks stay on the model as long as the block runs.
+
+    Args:
+        model: the model.
+        wanted: id of a parameter → its name in the model.
+    """
+    record = Recorder()
+    handles = []
+    # Hooks set for all modules at once run before ours and may change outputs; then nothing is recorded.
+    tampered = bool(torch.nn.modules.module._global_forward_hooks)
+    for name, module in model.named_modules():
+        own = {n: wanted[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in wanted}
+        if own and not tampered and layers.gradient_of(module) is not None:
+            hook = partial(record.called, name, own)
+            handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the autograd graph of a batch says.
+
+    Attributes:
+        edges: id of a parameter → how often operations take it as input.
+        uses: the recorded uses on which the losses depend.
+        roots: those of them below which there is no other.
+        opaque: whether there are custom autograd functions, which may hide parameters.
+    """
+
+    edges: Counter[int]
+    uses: list[Use]
+    roots: list[Use]
+    opaque: bool
+
+
+def inspect(losses: Tensor, uses: list[Use]) -> Graph:
+    """Walks the graph from the losses to its leaves.
+
+    Raises:
+        InexactFisher: if the graph has parts that autograd cannot enter (reentrant checkpointing).
+    """
+    if losses.grad_fn is None:
+        raise InexactFisher(
+            "the losses have no gradient although parameters require one. The task's loss or the model detaches the "
+            "outputs or computes them under torch.no_grad(); remove that."
+        )
+    here = {use.edge.node for use in uses}
+    edges: Counter[int] = Counter()
+    below: dict[Node, bool] = {}
+    opaque = False
+    stack: list[tuple[Node, bool]] = [(losses.grad_fn, False)]
+    while stack:
+        node, children_done = stack.pop()
+        children = [child for child, _ in node.next_functions if child is not None]
+        if children_done:
+            below[node] = any(child in here or below[child] for child in children)
+        elif node not in below:
+            below[node] = False
+            stack.append((node, True))
+            opaque |= _is_opaque(node)
+            edges.update(id(child.variable) for child in children if hasattr(child, "variable"))
+            stack.extend((child, False) for child in children)
+    reached = [use for use in uses if use.edge.node in below]
+    return Graph(edges, reached, [use for use in reached if not below[use.edge.node]], opaque)
+
+
+def _is_opaque(node: Node) -> bool:
+    if not isinstance(node, torch.autograd.function.BackwardCFunction):
+        return False
+    if "CheckpointFunction" in type(node).__name__:
+        raise InexactFisher(
+            "the model uses reentrant gradient checkpointing, which hides parameters from autograd. "
+            "Switch it off, or use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+        )
+    return True

@@ -1,0 +1,289 @@
+"""Sums of squared per-sample gradients, batch by batch, each parameter by the cheapest way that is exact for it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from untrain.errors import DataError, Diverged, InexactFisher, ModelError
+from untrain.fisher import layers
+from untrain.fisher.fallback import Fallback, Losses
+from untrain.fisher.recording import Layout, Recorder, Use, inspect, release
+from untrain.types import Batch, Params
+
+CHUNK_BYTES = {"cpu": 2**20, "other": 64 * 2**20}
+"""Size of the largest tensor of one chunk of samples, unless one sample's is larger. On a CPU a chunk should stay in
+the second-level cache: for convolutions of 147 to 590 kB, 1 MiB was fastest of 0.25 to 16 MiB (benchmarks/fisher.py).
+"""
+
+PROBES = 3
+"""Samples in a probe; few layouts have a dimension that is a multiple of 3 by accident, and those it sees through."""
+
+
+class SampleSquares:
+    """Adds Σ_n (∂ℓ_n/∂θ)² of batches to running totals.
+
+    Args:
+        losses: the model's losses.
+        parameters: what is wanted, by name.
+        totals: the running sums, by name.
+        record: the hooks on the model.
+    """
+
+    def __init__(self, losses: Losses, parameters: Mapping[str, Tensor], totals: Params, record: Recorder) -> None:
+        self.losses = losses
+        self.parameters = parameters
+        self.totals = totals
+        self.record = record
+        self.fallback = Fallback(losses)
+        self.probe = Probe(losses, record)
+
+    def add(self, batch: Batch, number: int) -> None:
+        """Adds the squares of batch `number`."""
+        uses: list[Use] = []
+        try:
+            with self.record.forward(uses):
+                losses = self.losses(batch)
+            check_losses(losses, batch, number)
+            left = self._add_recorded(batch, losses, uses)
+        finally:
+            release(uses)
+        del losses
+        if left:
+            chosen = {name: p for name, p in self.parameters.items() if name in left}
+            for gradients in self.fallback.gradients(chosen, batch):
+                for name, gradient in gradients.items():
+                    _add_squares(self.totals[name], gradient)
+
+    def _add_recorded(self, batch: Batch, losses: Tensor, uses: list[Use]) -> set[str]:
+        """Adds what the recorded uses give; returns the names of the parameters for which they do not suffice."""
+        graph = inspect(losses, uses)
+        samples = len(losses)
+        self.probe.see(batch, losses, {use.layout(samples) for use in graph.uses})
+        uses_of: dict[str, list[Use]] = {name: [] for name in self.parameters}
+        for use in graph.uses:
+            for name in use.keys.values():
+                uses_of[name].append(use)
+        left = set()
+        for name, parameter in self.parameters.items():
+            edges = graph.edges[id(parameter)]
+            if edges != len(uses_of[name]) or (edges == 0 and graph.opaque):
+                left.add(name)
+                del uses_of[name]
+        arrivals = Arrivals(self.totals, uses_of, samples, self.probe.separate)
+        if graph.roots:
+            self.record.backward(losses, torch.ones_like(losses), graph.roots, arrivals.take, retain=False)
+        return left | arrivals.left()
+
+
+class Arrivals:
+    """Turns output gradients into sums of squares as they arrive during one backward pass.
+
+    A parameter that is used several times has its per-sample gradients summed before they are squared, so its uses
+    wait for the last of them.
+
+    Args:
+        totals: the running sums, by name.
+        uses_of: the uses that make up each parameter's gradient.
+        samples: B.
+        separate: layouts that are known to hold.
+    """
+
+    def __init__(self, totals: Params, uses_of: Mapping[str, list[Use]], samples: int, separate: set[Layout]) -> None:
+        self.totals = totals
+        self.outstanding = {name: len(uses) for name, uses in uses_of.items()}
+        self.waiting: dict[str, list[Part]] = {name: [] for name in uses_of}
+        self.samples = samples
+        self.separate = separate
+        self.unclear: set[str] = set()
+
+    def take(self, use: Use, grad: Tensor | None) -> None:
+        """Takes the gradient of one use's output; None stands for zeros."""
+        layout = use.layout(self.samples)
+        known = layout is not None and (self.samples == 1 or layout in self.separate)
+        # A layout that no probe could see, because gradients there were zero, matters only if they no longer are.
+        zero = grad is None or (not known and not bool(grad.any()))
+        for own, name in use.keys.items():
+            if name not in self.outstanding or name in self.unclear:
+                continue
+            self.outstanding[name] -= 1
+            if not zero and not known:
+                self.unclear.add(name)
+                self.waiting[name].clear()
+                continue
+            if grad is not None and not zero:
+                rows = use.rows(self.samples) if own == "weight" else use.input.unflatten(0, (self.samples, -1))
+                self.waiting[name].append((use, own, rows, grad.detach().unflatten(0, (self.samples, -1))))
+            if self.outstanding[name] == 0:
+                _add_parts(self.totals[name], self.waiting.pop(name))
+
+    def left(self) -> set[str]:
+        """Parameters of which nothing was added: a layout was not known, or a gradient never came."""
+        return self.unclear | {name for name, count in self.outstanding.items() if count}
+
+
+Part = tuple[Use, str, Tensor, Tensor]
+"""A use, the parameter's name in its module, the input [B, k, …], the output's gradient [B, k, …]."""
+
+
+def _add_parts(total: Tensor, parts: list[Part]) -> None:
+    """Adds Σ_n (Σ_parts ∂ℓ_n/∂θ)² to the total, in chunks of samples."""
+    if not parts:
+        return
+    parts = [(use, own, _as_float(rows, total), grad.to(total.dtype)) for use, own, rows, grad in parts]
+    if len(parts) == 1:
+        use, own, rows, grad = parts[0]
+        squares = layers.squares_without_positions(use.module, own, rows, grad)
+        if squares is not None:
+            total.add_(squares)
+            return
+    samples = len(parts[0][3])
+    budget = CHUNK_BYTES["cpu" if total.device.type == "cpu" else "other"]
+    largest = max(total.numel(), *(t[0].numel() for part in parts for t in part[2:]))
+    step = max(1, budget // (largest * total.element_size()))
+    for first in range(0, samples, step):
+        chunk = slice(first, first + step)
+        gradient: Tensor | None = None
+        for use, own, rows, grad in parts:
+            part = use.gradient(use.module, own, rows[chunk], grad[chunk])
+            gradient = part if gradient is None else gradient.add_(part)
+        if gradient is not None:
+            _add_squares(total, gradient)
+
+
+def _as_float(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.to(like.dtype) if rows.is_floating_point() else rows
+
+
+def _add_squares(total: Tensor, gradient: Tensor) -> None:
+    """Adds Σ_n gradient[n]² to the total; `gradient` [b, *shape] may be overwritten."""
+    gradient = gradient.to(total.dtype)
+    if len(gradient) == 1:
+        total.addcmul_(gradient[0], gradient[0])
+    else:
+        total.add_(gradient.square_().sum(0))
+
+
+class Probe:
+    """Finds out on a few samples whether rows belong to samples as they seem to, and samples to themselves.
+
+    The gradients of one sample's loss alone must be exactly zero in the rows of all other samples. Then the rows of
+    a sample hold all of its gradient, whatever the model does between its layers. Zeros are exact, so there is no
+    tolerance to choose. A layer is trusted once two samples at least have shown a gradient there.
+
+    Attributes:
+        separate: the layouts that hold.
+        seen: the layouts that a probe was made for.
+        sizes: whether batches of one (False) and of several samples (True) were probed.
+    """
+
+    def __init__(self, losses: Losses, record: Recorder) -> None:
+        self.losses = losses
+        self.record = record
+        self.separate: set[Layout] = set()
+        self.seen: set[Layout | None] = set()
+        self.sizes: set[bool] = set()
+
+    def see(self, batch: Batch, losses: Tensor, layouts: set[Layout | None]) -> None:
+        """Probes the batch if it shows anything new. Nothing can be mixed up in a batch of one.
+
+        Raises:
+            InexactFisher: if a sample's loss depends on the other samples or on random numbers.
+        """
+        several = len(losses) > 1
+        if several in self.sizes and (not several or self.seen.issuperset(layouts)):
+            return
+        # The samples with the largest losses: a loss near zero has a gradient that may be zero everywhere.
+        rows = losses.detach().topk(min(PROBES, len(losses))).indices.sort().values
+        few = {key: value[rows] for key, value in batch.items()}
+        self._check_purity(few)
+        self.sizes.add(several)
+        if several:
+            self._check_separation(few)
+            self.seen |= layouts
+
+    def _check_purity(self, batch: Batch) -> None:
+        """The loss of a sample must stay the same when the others are replaced, and when it is computed again.
+
+        Shapes and positions are the same each time, so the numbers should be too, to the last bit; the tolerance is
+        for devices that sum in varying order.
+        """
+        losses = self.losses(batch).detach()
+        tolerance = (1e-2 if self.losses.coarse(losses.device) else 1e-4) * (losses.abs().max() + 1e-6)
+        if bool(((self.losses(batch) - losses).abs() > tolerance).any()):
+            raise InexactFisher(
+                "the loss of the same batch differs from one call to the next, so it draws random numbers in "
+                "evaluation mode. Draw them in the task's draw(), and switch off random layers when not training."
+            )
+        for row in {0, len(losses) - 1}:
+            alone = {key: value[row : row + 1].expand_as(value).contiguous() for key, value in batch.items()}
+            if bool((self.losses(alone)[row] - losses[row]).abs() > tolerance):
+                raise InexactFisher(
+                    "the loss of a sample changes with the other samples of its batch, so there is no per-sample "
+                    f"gradient.{_mixers(self.losses.model)} Use batches of one sample, or change the model."
+                )
+
+    def _check_separation(self, batch: Batch) -> None:
+        uses: list[Use] = []
+        try:
+            with self.record.forward(uses):
+                losses = self.losses(batch)
+            graph = inspect(losses, uses)
+            shown: dict[Layout, int] = {}
+            broken: set[Layout] = set()
+            for sample in range(len(losses) if graph.roots else 0):
+
+                def look(use: Use, grad: Tensor | None, sample: int = sample) -> None:
+                    layout = use.layout(len(losses))
+                    if layout is None or grad is None:
+                        return
+                    touched = grad.reshape(len(losses), -1).ne(0).any(1)
+                    shown[layout] = shown.get(layout, 0) + int(touched[sample])
+                    if int(touched.sum()) > int(touched[sample]):
+                        broken.add(layout)
+
+                seed = torch.zeros_like(losses)
+                seed[sample] = 1
+                self.record.backward(losses, seed, graph.roots, look, retain=sample + 1 < len(losses))
+        finally:
+            release(uses)
+        self.separate |= {layout for layout, count in shown.items() if count > 1}
+        self.separate -= broken
+
+
+def check_losses(losses: Tensor, batch: Batch, number: int) -> None:
+    """Raises unless the losses are one finite number a sample.
+
+    Raises:
+        ModelError: if they are not [B].
+        DataError: if a value of the batch is not finite.
+        Diverged: if a loss is not finite although the batch is.
+    """
+    samples = len(next(iter(batch.values())))
+    if losses.shape != (samples,):
+        raise ModelError(
+            f"the task's loss must return one loss a sample, shape ({samples},), but returned {tuple(losses.shape)}. "
+            "Leave the reduction out (reduction='none')."
+        )
+    bad = (~losses.detach().isfinite()).nonzero()
+    if not len(bad):
+        return
+    row = int(bad[0])
+    name = f"sample {row} of batch {number}"
+    if "index" in batch:
+        name += f" (index {int(batch['index'][row])})"
+    for key, value in batch.items():
+        if value.is_floating_point() and not bool(value[row].isfinite().all()):
+            raise DataError(f"{key!r} of {name} holds values that are not finite. Remove or repair that sample.")
+    raise Diverged(f"the loss of {name} is {float(losses[row])}. Check the model's weights, or use a wider precision.")
+
+
+def _mixers(model: nn.Module) -> str:
+    """Names the normalisation layers that use the batch's statistics even in evaluation mode."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.running_mean is None or module.training)
+    ]
+    listed = ", ".join(map(repr, names[:5]))
+    return f" Batch norm without running statistics: {listed}." if names else ""

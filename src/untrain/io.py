@@ -1,0 +1,111 @@
+"""Files written whole or not at all, and hashes of what is in tensors and files."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from untrain.errors import DataError, FolderError
+
+_REMEDIES = {
+    errno.ENOSPC: "Free some space or choose another folder.",
+    errno.EDQUOT: "Free some of your quota or choose another folder.",
+    errno.EACCES: "Get permission to write there or choose another folder.",
+    errno.EPERM: "Get permission to write there or choose another folder.",
+    errno.EROFS: "The file system is read-only: choose another folder.",
+    errno.ENOTDIR: "A part of the path is a file: choose another folder.",
+    errno.EEXIST: "A part of the path is a file: choose another folder.",
+    errno.EISDIR: "The path is a folder: choose another name.",
+}
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file whole: into a temporary file of the same folder, which then takes the file's name.
+
+    A reader sees the old file or the new one, never a part. The folder is made if it is missing. The temporary
+    name is fixed (`.NAME.tmp`), so what a killed process left is overwritten by the next; a file has one writer.
+
+    Raises:
+        FolderError: if the file cannot be written; no temporary file is left, and an older file is unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)
+        remedy = _REMEDIES.get(error.errno or 0, "Choose another folder.")
+        raise FolderError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
+    except BaseException:  # an interrupt must not leave half a file either
+        _remove(temporary)
+        raise
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # the folder itself is missing or not ours: then there is no file of ours in it
+        return
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes text as UTF-8, whole or not at all; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a value as indented JSON, whole or not at all; NaN and infinities, which JSON lacks, are a ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def hash_tensors(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and content of tensors, in hexadecimal.
+
+    It does not depend on device, memory layout or a mapping's order; an iterable's tensors are named by position.
+    """
+    if isinstance(tensors, Mapping):
+        named: Iterable[tuple[str, Tensor]] = sorted(tensors.items())
+    else:
+        named = ((str(position), tensor) for position, tensor in enumerate(tensors))
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(_content(tensor))
+    return digest.hexdigest()
+
+
+def _content(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a JSON value in hexadecimal; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()

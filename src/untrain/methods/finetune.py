@@ -1,0 +1,26 @@
+"""Descent on the retain set only, hoping that the rest is forgotten (Warnecke et al. 2021)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from untrain.engine import Engine
+from untrain.methods.base import Descent, Problem, State
+from untrain.methods.learning_rate import with_learning_rate
+
+
+@dataclass(frozen=True)
+class Finetune(Descent):
+    """Training goes on from the original weights, on the retain set alone."""
+
+    name: ClassVar[str] = "finetune"
+    title: ClassVar[str] = "descent on the retain set only (Warnecke et al. 2021)"
+
+    def resolved(self, problem: Problem, engine: Engine) -> "Finetune":
+        """Steps from epochs; the learning rate from the checkpoint or a range test."""
+        method = super().resolved(problem, engine)
+        optimizer = with_learning_rate(method.optimizer, problem, engine)
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
+
+    def start(self, problem: Problem, engine: Engine) -> State:
+        """The original weights."""
+        return self.begin(problem, engine, problem.subject.module)

@@ -1,0 +1,345 @@
+"""Image classifiers to train and to unlearn, by name.
+
+The convolutional networks take images of any size and channel count. Every layer keeps PyTorch's own initialisation,
+so `reset_parameters` on each of them draws a new model from the same distribution (the retrained reference needs that).
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of classifier.
+
+    Attributes:
+        description: one line, for lists.
+        build: makes the module; its arguments after `num_classes` and `in_channels` are its options. None: the
+            name stands for a family of names.
+        smallest: the smallest image, in pixels, that its pooling leaves something of.
+    """
+
+    description: str
+    build: Callable[..., nn.Module] | None = None
+    smallest: int = 1
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    image_size: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> nn.Module:
+    """A classifier by name, on the CPU, in training mode.
+
+    Args:
+        name: a key of `MODELS`; "hf:PATH_OR_ID" for an image classifier of transformers with its weights,
+            "hf-config:PATH_OR_ID" for one with new weights; "MODULE:FACTORY" for a function of the user's own, which
+            gets those of num_classes, in_channels and image_size that it takes.
+        num_classes: outputs.
+        in_channels: channels of an input.
+        image_size: height and width of an input in pixels, for models that must know it.
+        seed: of the new weights; global random state is left as it was.
+        options: more arguments of the builder (`width` of the named ones), of the factory, or of the configuration.
+
+    Raises:
+        UnknownName: lists the known models. SettingError: an option is unknown or a number out of range.
+        ModelError: a model of the user's own, or of transformers, cannot be built.
+    """
+    if num_classes < 1 or in_channels < 1:
+        raise SettingError(f"a model needs num_classes ≥ 1 and in_channels ≥ 1, not {num_classes} and {in_channels}.")
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    prefix, colon, target = name.partition(":")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the accelerators' generators
+        if prefix in ("hf", "hf-config"):
+            return _transformers(target, prefix == "hf", num_classes, in_channels, image_size, options)
+        if colon:
+            return _users_own(prefix, target, sizes, options)
+        return _known(name, num_classes, in_channels, image_size, options)
+
+
+def _known(name: str, num_classes: int, in_channels: int, image_size: int | None, options: dict[str, Any]) -> nn.Module:
+    kind = MODELS.get(name)
+    if kind is None or kind.build is None:
+        raise UnknownName(unknown("model", name, MODELS))
+    if image_size is not None and image_size < kind.smallest:
+        raise SettingError(f"{name} needs images of at least {kind.smallest} pixels, not {image_size}.")
+    known = [
+        option for option in inspect.signature(kind.build).parameters if option not in ("num_classes", "in_channels")
+    ]
+    for option in options:
+        if option not in known:
+            raise SettingError(f"{name}: {unknown('option', option, known)}")
+    return kind.build(num_classes, in_channels, **options)
+
+
+# ── convolutional networks ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def small_cnn(num_classes: int, in_channels: int, width: int = 32) -> nn.Module:
+    """Four 3×3 convolutions of width, 2·width, 2·width, 2·width channels, halving the image twice.
+
+    93,546 parameters for 28×28 images of one channel and ten classes. The layers are plain and in a row, so it runs
+    fast on a CPU, above all in channels_last.
+    """
+
+    def layer(number: int, channels: int, outputs: int) -> list[tuple[str, nn.Module]]:
+        return [
+            (f"conv{number}", nn.Conv2d(channels, outputs, 3, padding=1, bias=False)),
+            (f"bn{number}", nn.BatchNorm2d(outputs)),
+            (f"relu{number}", nn.ReLU()),
+        ]
+
+    wide = 2 * width
+    return nn.Sequential(
+        OrderedDict(
+            [
+                *layer(1, in_channels, width),
+                ("pool1", nn.MaxPool2d(2)),
+                *layer(2, width, wide),
+                ("pool2", nn.MaxPool2d(2)),
+                *layer(3, wide, wide),
+                *layer(4, wide, wide),
+                ("pool", nn.AdaptiveAvgPool2d(1)),
+                ("flatten", nn.Flatten()),
+                ("fc", nn.Linear(wide, num_classes)),
+            ]
+        )
+    )
+
+
+class PaddedShortcut(nn.Module):
+    """He et al.'s shortcut "A": every second pixel, the new channels zero; it has no parameters."""
+
+    def __init__(self, extra: int, stride: int) -> None:
+        super().__init__()
+        self.extra = extra
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, C + extra, H / stride, W / stride]."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+
+
+class Residual(nn.Module):
+    """Convolutions with batch normalisation, added to a shortcut; names as in torchvision.
+
+    Args:
+        in_channels: of the input.
+        channels: of each convolution.
+        kernels: their sizes; the stride is on the first 3×3 one.
+        stride: of the block.
+        downsample: the shortcut; None: the input itself.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: list[int], kernels: list[int], stride: int, downsample: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.depth = len(channels)
+        strided = kernels.index(3)
+        for i, (outputs, kernel) in enumerate(zip(channels, kernels, strict=True)):
+            step = stride if i == strided else 1
+            conv = nn.Conv2d(in_channels, outputs, kernel, step, padding=kernel // 2, bias=False)
+            self.add_module(f"conv{i + 1}", conv)
+            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(outputs))
+            in_channels = outputs
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, C', H', W']."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        for i in range(1, self.depth + 1):
+            x = self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x))
+            if i < self.depth:
+                x = functional.relu(x)
+        return functional.relu(x + shortcut)
+
+
+class ResNet(nn.Module):
+    """A residual network with the stem for small images: one 3×3 convolution, no pooling.
+
+    Source: He et al. 2016, "Deep Residual Learning for Image Recognition", section 4.2.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        widths: list[int],
+        depths: list[int],
+        *,
+        bottleneck: bool = False,
+        padded: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.stages = len(widths)
+        channels = widths[0]
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            blocks = []
+            for block in range(depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(_block(channels, width, stride, bottleneck, padded))
+                channels = 4 * width if bottleneck else width
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] → logits [B, num_classes]."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        for stage in range(1, self.stages + 1):
+            x = self.get_submodule(f"layer{stage}")(x)
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _block(in_channels: int, width: int, stride: int, bottleneck: bool, padded: bool) -> Residual:
+    channels = [width, width, 4 * width] if bottleneck else [width, width]
+    outputs = channels[-1]
+    shortcut: nn.Module | None = None
+    if (stride != 1 or in_channels != outputs) and padded:
+        shortcut = PaddedShortcut(outputs - in_channels, stride)
+    elif stride != 1 or in_channels != outputs:
+        shortcut = nn.Sequential(nn.Conv2d(in_channels, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    return Residual(in_channels, channels, [1, 3, 1] if bottleneck else [3, 3], stride, shortcut)
+
+
+def resnet20(num_classes: int, in_channels: int, width: int = 16) -> nn.Module:
+    """ResNet-20 of He et al. for 32×32 images, shortcuts "A": 269,722 parameters for three channels, ten classes."""
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width], [3, 3, 3], padded=True)
+
+
+def resnet18(num_classes: int, in_channels: int, width: int = 64) -> nn.Module:
+    """ResNet-18 with the stem for small images: 11,173,962 parameters for three channels, ten classes."""
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [2, 2, 2, 2])
+
+
+def resnet50(num_classes: int, in_channels: int, width: int = 64) -> nn.Module:
+    """ResNet-50 with the stem for small images: 23,520,842 parameters for three channels, ten classes."""
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 6, 3], bottleneck=True)
+
+
+# ── models from elsewhere ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _transformers(
+    target: str, pretrained: bool, num_classes: int, in_channels: int, image_size: int | None, options: dict[str, Any]
+) -> nn.Module:
+    """An image classifier of transformers, with its weights or, from its configuration alone, with new ones."""
+    try:
+        from transformers import AutoConfig, AutoModelForImageClassification
+    except ImportError as error:
+        raise SettingError("models of transformers need that library: pip install 'untrain[vision]'.") from error
+    changes: dict[str, Any] = {"num_labels": num_classes}
+    if not pretrained:
+        changes |= {"num_channels": in_channels} | ({} if image_size is None else {"image_size": image_size})
+    place = f"{'hf' if pretrained else 'hf-config'}:{target}"
+    folder = Path(target).expanduser()
+    if pretrained and folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise CheckpointError(f"{folder} holds no weights: write hf-config:{target} for a model with new ones.")
+    source = str(folder) if folder.exists() else target
+    try:
+        original = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **changes, **options)
+        unread = [option for option in options if not hasattr(original, option)]
+        if not unread and pretrained:
+            _check_channels(config, in_channels, place)
+            # A head of another size is new; any other tensor of another shape stays an error.
+            other_head = original.num_labels != num_classes
+            return AutoModelForImageClassification.from_pretrained(
+                source, config=config, ignore_mismatched_sizes=other_head, weights_only=True
+            ).train()
+        if not unread:
+            return AutoModelForImageClassification.from_config(config).train()
+    except ModelError:
+        raise
+    except Exception as error:  # the library raises what its HTTP client and its models raise; the cause is passed on
+        raise ModelError(
+            f"{place} cannot be built: {type(error).__name__}: {error} Give a folder with a config.json"
+            f"{' and weights' if pretrained else ''}, or the name of an image classifier on the hub."
+        ) from error
+    raise SettingError(f"{place}: {unknown('option', unread[0], original.to_dict())}")
+
+
+def _check_channels(config: Any, in_channels: int, place: str) -> None:
+    expected = getattr(config, "num_channels", in_channels)
+    if expected != in_channels:
+        raise ModelError(f"{place} takes images of {expected} channels; the data has {in_channels}.")
+
+
+def _users_own(module_name: str, attribute: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """A model from a function of the user's own, which is imported from the working directory or the environment."""
+    factory = _imported(module_name, attribute)
+    place = f"{module_name}:{attribute}"
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{place} is not a function that makes a model: {error}") from error
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    strange = [option for option in options if option not in parameters and not anything]
+    if strange:
+        raise SettingError(f"{place}: {unknown('option', strange[0], parameters)}")
+    arguments = {name: value for name, value in sizes.items() if anything or name in parameters} | options
+    try:
+        model = factory(**arguments)
+    except Exception as error:  # the user's own code may raise anything; the cause is passed on
+        raise ModelError(f"{place} failed with {sorted(arguments)}: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{place} must return a torch.nn.Module; it returned {type(model).__name__}.")
+    return model.train()
+
+
+def _imported(module_name: str, attribute: str) -> Callable[..., Any]:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there hides a library; it stays for worker processes
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise ModelError(f"module {module_name!r} cannot be imported: {error}. Install what it needs.") from error
+        raise UnknownName(
+            f"unknown module {module_name!r} of the model {module_name}:{attribute}: it lies neither in the working "
+            f"directory nor in the environment. Models known by name: {', '.join(MODELS)}."
+        ) from error
+    except Exception as error:  # the user's own code may raise anything; the cause is passed on
+        raise ModelError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            names = [other for other, value in vars(found).items() if callable(value) and other[0] != "_"]
+            raise UnknownName(f"module {module_name!r}: {unknown('attribute', attribute, names)}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ModelError(f"{module_name}:{attribute} is a {type(found).__name__}, not a function that makes a model.")
+    return found
+
+
+MODELS: dict[str, Kind] = {
+    "small-cnn": Kind("four convolutions, 94,000 parameters; 8×8 pixels and more, fast on a CPU", small_cnn, 4),
+    "resnet20": Kind("ResNet-20 for small images, 270,000 parameters", resnet20),
+    "resnet18": Kind("ResNet-18 with the stem for small images, 11 million parameters", resnet18),
+    "resnet50": Kind("ResNet-50 with the stem for small images, 24 million parameters", resnet50),
+    "hf:PATH_OR_ID": Kind("an image classifier of transformers, with its weights"),
+    "hf-config:PATH_OR_ID": Kind("an image classifier of transformers, with new weights"),
+    "MODULE:FACTORY": Kind("a function of your own that returns a torch.nn.Module"),
+}
+"""The known classifiers, by name; entries with a colon stand for a family of names."""

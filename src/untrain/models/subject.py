@@ -1,0 +1,96 @@
+"""The subject: a thin wrapper around what a user hands over, made by the library itself."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from untrain.errors import ModelError
+from untrain.models import checkpoints
+
+
+class Subject:
+    """A module to unlearn.
+
+    Attributes:
+        module: what is trained and changed.
+        init: makes the same architecture with new weights; None: see `fresh`.
+        peak_lr: the learning rate that the module was trained with at its peak, where a checkpoint or recipe tells.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, init: Callable[[], nn.Module] | None = None, peak_lr: float | None = None
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise ModelError(f"model must be a torch.nn.Module, not {type(module).__name__}.")
+        self.module = module
+        self.init = init
+        self.peak_lr = peak_lr
+
+    def copy(self) -> "Subject":
+        """The same subject around a deep copy of the module; hooks and gradients do not come along."""
+        return Subject(copy.deepcopy(self.module), init=self.init, peak_lr=self.peak_lr)
+
+    def fresh(self, seed: int) -> nn.Module:
+        """The same architecture with new weights, on the same device, in training mode.
+
+        From `init` where it was given; else from the configuration of a Hugging Face model; else by calling
+        `reset_parameters` on every layer of a copy.
+
+        Args:
+            seed: of the new weights; global random state is left as it was.
+
+        Raises:
+            ModelError: names the parameters that cannot be renewed.
+        """
+        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            if self.init is not None:
+                module = self.init()
+                if not isinstance(module, nn.Module):
+                    raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
+            elif hasattr(self.module, "config") and hasattr(self.module, "_from_config"):
+                module = type(self.module)._from_config(copy.deepcopy(self.module.config))  # type: ignore[operator]
+            else:
+                module = _renewed(copy.deepcopy(self.module))
+        return module.to(device).train()
+
+    def save(self, path: Path | str, metadata: dict[str, Any] | None = None) -> None:
+        """Writes the weights as safetensors, whole or not at all."""
+        checkpoints.save(self.module, path, metadata)
+
+    def defaults(self, method: str) -> dict[str, Any]:
+        """Settings that fit this kind of model.
+
+        Models with layer normalisation (transformers) are trained on by AdamW, as they were made; others by SGD
+        with momentum.
+        """
+        kinds = {type(module).__name__ for module in self.module.modules()}
+        adaptive = any("LayerNorm" in kind or "RMSNorm" in kind for kind in kinds)
+        if adaptive:
+            return {"optimizer": {"name": "adamw", "weight_decay": 0.05}}
+        return {"optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 5e-4}}
+
+
+def _renewed(module: nn.Module) -> nn.Module:
+    """Resets every layer that can; an error names the parameters of those that cannot."""
+    stuck = []
+    for name, layer in module.named_modules():
+        if callable(getattr(layer, "reset_parameters", None)):
+            layer.reset_parameters()  # type: ignore[operator]
+        elif callable(getattr(layer, "_reset_parameters", None)):
+            layer._reset_parameters()  # type: ignore[operator]
+        else:
+            own = [p for p, _ in layer.named_parameters(recurse=False)]
+            own += [b for b, _ in layer.named_buffers(recurse=False)]
+            stuck += [f"{name}.{p}" if name else p for p in own]
+    if stuck:
+        raise ModelError(
+            f"cannot make this architecture with new weights: no reset_parameters renews {', '.join(stuck[:8])}"
+            f"{' …' if len(stuck) > 8 else ''}. Pass init=, a function that returns a new model."
+        )
+    return module

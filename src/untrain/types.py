@@ -1,0 +1,59 @@
+"""The few shapes that every stage shares: batches, parameters, and the task a method sees."""
+
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+"""Tensors that share their first dimension, one row a sample; `index` names each sample within its data set."""
+
+Params = dict[str, Tensor]
+"""Parameter name → tensor of the parameter's shape."""
+
+Role = Literal["train", "forget", "retain", "fisher", "evaluate"]
+"""What a batch is drawn for. A task may augment and drop conditions in "train" and "retain", augments but never
+drops conditions in "forget", and does neither for "fisher" and "evaluate"."""
+
+Variant = Literal["redirect", "unconditional"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Everything a method may know about what a model does; all losses are per sample.
+
+    A new kind of model is one new implementation of this protocol: Fisher, masks, every method and the loop
+    are written against it alone.
+    """
+
+    def prepare(self, model: nn.Module, batch: Batch) -> "Task":
+        """Checks that model and batch fit together; returns the task completed with what they tell it."""
+        ...
+
+    def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
+        """Draws all that is random, once (augmentation, timesteps, noise), from a CPU generator."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the model was trained on, [B]. Pure: the same drawn batch has the same value."""
+        ...
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What distillation compares, [B, …]."""
+        ...
+
+    def divergence(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+        """How far outputs are from targets, [B], ≥ 0; the gradient flows through `outputs`."""
+        ...
+
+    def variant(self, batch: Batch, kind: Variant) -> Batch:
+        """The batch conditioned otherwise; what is chosen for a sample depends on its `index` alone."""
+        ...
+
+    def redirect_loss(self, model: nn.Module, batch: Batch, teacher: nn.Module) -> Tensor:
+        """Pulls the batch towards its redirected variant, [B]; no gradient through the target."""
+        ...
+
+    def condition(self, batch: Batch) -> Tensor | None:
+        """What each sample is conditioned on or labelled with, [B] of int64; None where there is no such thing."""
+        ...

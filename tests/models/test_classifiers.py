@@ -1,0 +1,223 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName
+from untrain.models.classifiers import MODELS, build
+from untrain.models.subject import Subject
+
+NAMES = [name for name, kind in MODELS.items() if kind.build is not None]
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+# ── networks by name ──
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "parameters"),
+    [
+        ("small-cnn", 1, 93_546),
+        ("resnet20", 3, 269_722),  # 0.27 million in He et al. 2016, table 6
+        ("resnet18", 3, 11_173_962),
+        ("resnet50", 3, 23_520_842),
+    ],
+)
+def test_sizes_are_the_published_ones(name: str, channels: int, parameters: int) -> None:
+    assert count(build(name, num_classes=10, in_channels=channels)) == parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32)])
+def test_images_of_every_embedded_size_go_through(name: str, channels: int, size: int) -> None:
+    model = build(name, num_classes=7, in_channels=channels, image_size=size, width=4)
+    logits = model(torch.rand(2, channels, size, size))
+    assert logits.shape == (2, 7) and bool(torch.isfinite(logits).all())
+    logits.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_computes_the_same(name: str) -> None:
+    model = build(name, num_classes=5, width=4).double().eval()
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    plain = model(x)
+    fast = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-12)  # float64; only the order of sums differs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_come_from_the_seed_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (build(name, num_classes=5, seed=seed, width=4) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(first, again) and not same(first, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fresh_model_has_the_same_distribution(name: str) -> None:
+    """`reset_parameters` on every layer draws as `build` does, or a retrained model would start elsewhere."""
+    built = build(name, num_classes=5, seed=0, width=16)
+    fresh = Subject(built).fresh(seed=1)
+    for (key, a), b in zip(built.state_dict().items(), fresh.state_dict().values(), strict=True):
+        if a.dim() > 1 and a.numel() > 2000:
+            assert not torch.equal(a, b)
+            # Standard deviations of 2,000 uniform draws differ by less than 4 × 1 %.
+            assert abs(float(b.std() / a.std()) - 1) < 0.04, key
+
+
+def test_the_padded_shortcut_keeps_every_second_pixel() -> None:
+    model = build("resnet20", num_classes=2, width=4)
+    shortcut = model.get_submodule("layer2.0.downsample")
+    x = torch.rand(1, 4, 6, 6)
+    y = shortcut(x)
+    assert y.shape == (1, 8, 3, 3) and torch.equal(y[:, 2:6], x[:, :, ::2, ::2])
+    assert not y[:, :2].any() and not y[:, 6:].any() and count(shortcut) == 0
+
+
+def test_names_of_layers_are_the_usual_ones() -> None:
+    """Checkpoints of the CIFAR ResNets that follow torchvision's names fit."""
+    names = set(build("resnet18", num_classes=10, width=4).state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer2.0.downsample.1.bias",
+        "layer4.1.conv2.weight",
+        "fc.bias",
+    } <= names
+
+
+def test_unknown_models_and_options() -> None:
+    with pytest.raises(UnknownName, match=r"unknown model 'resnet19'. Did you mean 'resnet18'\? Known: MODULE:FACTORY"):
+        build("resnet19", num_classes=10)
+    with pytest.raises(SettingError, match=r"resnet20: unknown option 'depth'.* Known: width"):
+        build("resnet20", num_classes=10, depth=3)
+    with pytest.raises(SettingError, match="num_classes ≥ 1"):
+        build("resnet20", num_classes=0)
+    with pytest.raises(SettingError, match="small-cnn needs images of at least 4 pixels, not 3"):
+        build("small-cnn", num_classes=10, image_size=3)
+
+
+def test_every_model_describes_itself() -> None:
+    assert {"small-cnn", "resnet20", "resnet18", "resnet50"} == set(NAMES)
+    assert all(kind.description and "\n" not in kind.description for kind in MODELS.values())
+
+
+# ── transformers ──
+
+
+@pytest.fixture(params=["vit", "swin"])
+def config_folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    from transformers import SwinConfig, ViTConfig
+
+    if request.param == "vit":
+        size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        config: Any = ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=5, **size)
+    else:
+        size = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
+        config = SwinConfig(image_size=8, patch_size=2, num_channels=1, num_labels=5, **size)
+    config.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_configuration_gives_new_weights(config_folder: Path) -> None:
+    name = f"hf-config:{config_folder}"
+    before = torch.get_rng_state()
+    first, again, other = (build(name, num_classes=10, in_channels=3, image_size=16, seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.training and first(torch.rand(2, 3, 16, 16)).logits.shape == (2, 10)
+    assert same(first, again) and not same(first, other)
+
+
+def test_stored_weights_are_loaded(config_folder: Path) -> None:
+    original = build(f"hf-config:{config_folder}", num_classes=10, in_channels=1, seed=3)
+    original.save_pretrained(config_folder)  # type: ignore[operator]
+    assert same(build(f"hf:{config_folder}", num_classes=10, in_channels=1), original)
+    other = build(f"hf:{config_folder}", num_classes=4, in_channels=1)
+    differing = [key for key, value in other.state_dict().items() if value.shape != original.state_dict()[key].shape]
+    assert sorted(differing) == ["classifier.bias", "classifier.weight"]
+    kept = [key for key in other.state_dict() if not key.startswith("classifier")]
+    assert all(torch.equal(other.state_dict()[key], original.state_dict()[key]) for key in kept)
+    with pytest.raises(ModelError, match="takes images of 1 channels; the data has 3"):
+        build(f"hf:{config_folder}", num_classes=10, in_channels=3)
+
+
+def test_configurations_that_cannot_be_used(config_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no weights: write hf-config:"):
+        build(f"hf:{config_folder}", num_classes=5, in_channels=1)
+    with pytest.raises(SettingError, match="unknown option 'depthz'"):
+        build(f"hf-config:{config_folder}", num_classes=5, depthz=2)
+    (config_folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"cannot be built: .*Give a folder with a config.json"):
+        build(f"hf-config:{config_folder}", num_classes=5)
+
+
+# ── the user's own ──
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "their_models.py").write_text(
+        "import torch\n"
+        "def make(num_classes, hidden=4):\n"
+        "    layers = torch.nn.Linear(16, hidden), torch.nn.Linear(hidden, num_classes)\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), *layers)\n"
+        "def anything(**given):\n"
+        "    model = torch.nn.Identity()\n"
+        "    model.given = given\n"
+        "    return model\n"
+        "def fails(): raise KeyError('weights')\n"
+        "def number(): return 3\n"
+        "constant = 3\n"
+        "class Zoo:\n"
+        "    @staticmethod\n"
+        "    def lion(): return torch.nn.Linear(2, 2)\n"
+    )
+    (tmp_path / "broken_models.py").write_text("1 / 0\n")
+    (tmp_path / "hungry_models.py").write_text("import a_library_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    for name in ("their_models", "broken_models", "hungry_models"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "their_models"
+
+
+def test_a_model_of_the_users_own(own_module: str) -> None:
+    model = build(f"{own_module}:make", num_classes=3, hidden=5)
+    assert model(torch.rand(2, 1, 4, 4)).shape == (2, 3) and model[1].out_features == 5  # type: ignore[index]
+    assert same(build(f"{own_module}:make", num_classes=3, seed=7), build(f"{own_module}:make", num_classes=3, seed=7))
+    given = build(f"{own_module}:anything", num_classes=3, in_channels=1, image_size=9, width=2).given
+    assert given == {"num_classes": 3, "in_channels": 1, "image_size": 9, "width": 2}
+    assert isinstance(build(f"{own_module}:Zoo.lion", num_classes=3), nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("no_such_module:make", {}, UnknownName, "unknown module 'no_such_module'.*Models known by name: small-cnn"),
+        ("their_models:mak", {}, UnknownName, r"unknown attribute 'mak'. Did you mean 'make'\? Known: Zoo, anything"),
+        ("their_models:Zoo.tiger", {}, UnknownName, "unknown attribute 'Zoo.tiger'"),
+        ("their_models:make", {"deep": 1}, SettingError, "unknown option 'deep'"),
+        ("their_models:constant", {}, ModelError, "is a int, not a function"),
+        ("their_models:number", {}, ModelError, "must return a torch.nn.Module; it returned int"),
+        ("their_models:fails", {}, ModelError, "their_models:fails failed with .*KeyError: 'weights'"),
+        ("broken_models:make", {}, ModelError, "cannot be imported: ZeroDivisionError"),
+        ("hungry_models:make", {}, ModelError, "cannot be imported: No module named 'a_library_that_is_not_there'"),
+    ],
+)
+def test_models_of_the_users_own_that_cannot_be_built(
+    own_module: str, name: str, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        build(name, num_classes=3, **options)
