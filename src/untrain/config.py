@@ -1,6 +1,7 @@
 """Recipes: one YAML file says everything about an experiment; every field is also a flag."""
 
 import re
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -153,9 +154,9 @@ def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
     content = {**raw, "methods": {name: settings for name, (_, settings) in entries.items()}}
     _check_fields(content, _destinations(parser), lines, path)
     try:
-        given = parser.parse_object(content)
-        given = parser.parse_args(list(flags), namespace=given)
+        given = parser.parse_args(["--content", yaml.safe_dump(content), *flags])
         chosen = vars(parser.instantiate(given))
+        del chosen["content"]
     except ArgumentError as error:
         raise SettingError(_located(str(error), lines, path)) from error
     except SettingError as error:
@@ -181,6 +182,7 @@ def _yaml(value: Any) -> Any:
 def _parser(entries: Mapping[str, tuple[type[Method], dict[str, Any]]]) -> ArgumentParser:
     """Flags for every field; each of the recipe's methods has a group of its own."""
     parser = ArgumentParser(prog="untrain run RECIPE.yaml", exit_on_error=False, description=Recipe.__doc__)
+    parser.add_argument("--content", action="config", help=SUPPRESS)
     parser.add_class_arguments(Recipe, skip={*SECTIONS, "methods"})
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)

@@ -125,7 +125,7 @@ class Stream:
         return torch.cat(parts)
 
     def _read(self, k: int) -> Batch:
-        if self.workers == 0 or getattr(self.data, "in_memory", False) or self.ready:
+        if self.workers == 0 or getattr(self.data, "in_memory", False):
             return self._gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
             loader = DataLoader(

@@ -1,5 +1,5 @@
 """The diagonal of the empirical Fisher information, exact and sample by sample."""
 
-from untrain.fisher.diagonal import fisher_diagonal
+from untrain.fisher.diagonal import Estimator, fisher_diagonal
 
-__all__ = ["fisher_diagonal"]
+__all__ = ["Estimator", "fisher_diagonal"]

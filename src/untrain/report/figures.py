@@ -196,7 +196,8 @@ def class_accuracies(
 def loss_histograms(name: str, models: Sequence[Histogram]) -> Figure:
     """How the losses of the forget, retain and test sets are spread, one panel a model, all on the same axes."""
     logarithmic = _heavy_tailed(models)
-    drawing, panels = _panels(len(models), height=2.0, columns=3, share_x=True, share_y=True)
+    columns = 2 if len(models) in (2, 4) else 3
+    drawing, panels = _panels(len(models), height=2.0, columns=columns, share_x=True, share_y=True)
     for axes, model in zip(panels, models):
         edges = _positive(model.edges) if logarithmic else model.edges
         for part in (p for p in SETS if p in model.counts):
@@ -211,13 +212,13 @@ def loss_histograms(name: str, models: Sequence[Histogram]) -> Figure:
         axes.set_title(clean(model.label) + (f" · overlap {overlap:.0%}".replace("%", " %") if overlap else ""))
     if logarithmic:
         _plain_log(panels[0].set_xscale, panels, "x")
-    _outer_labels(panels, 3, "loss of a sample [nats]", "share of the set [%]")
+    _outer_labels(panels, columns, "loss of a sample [nats]", "share of the set [%]")
     _legend(drawing, [(f"{part} set", *SETS[part][:2], "") for part in SETS if part in models[0].counts])
     told = [f"{m.label} {o:.0%}" for m in models if (o := m.overlap()) is not None]
     alt = "Histograms of the loss on the forget, retain and test sets. Overlap of forget and test: " + ", ".join(told)
     caption = (
-        "How large the loss of single samples is. What was forgotten should look like new images (test), as it does for "
-        "the retrained model; overlap is the share that the two have in common."
+        "How large the loss of single samples is. What was forgotten should look like new images (test), as it does "
+        "for the retrained model; overlap is the share that the two have in common."
     )
     return Figure(_svg(drawing, name, alt), alt, caption + (" Logarithmic axis." if logarithmic else ""))
 
@@ -428,7 +429,7 @@ def _curve_caption(runs: Sequence[Curves]) -> str:
     if any(len(curve.steps) > POINTS for run in runs for curve in run.series.values()):
         parts.append(f"Long runs are thinned out to {POINTS} points: the mean, and the range as a band.")
     if any(run.skipped for run in runs):
-        parts.append("Ticks at the foot: forget steps that were skipped because the batch counted as forgotten already.")
+        parts.append("Ticks at the foot: forget steps that were skipped, the batch being forgotten already.")
     bad = sum(int((~np.isfinite(np.asarray(c.values))).sum()) for run in runs for c in run.series.values())
     if bad:
         parts.append(f"{bad} values that were not finite are left out.")

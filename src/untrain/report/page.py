@@ -107,7 +107,7 @@ def write_report(folder: Path) -> Path:
     try:
         handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=folder)
     except OSError as error:
-        raise FolderError(f"cannot write {target}: {error.strerror or error}. Free the space or the permission.") from None
+        raise _unwritable(target, error) from None
     temporary = Path(name)
     try:
         with open(handle, "w", encoding="utf-8", errors="replace") as file:
@@ -115,10 +115,14 @@ def write_report(folder: Path) -> Path:
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        raise FolderError(f"cannot write {target}: {error.strerror or error}. Free the space or the permission.") from None
+        raise _unwritable(target, error) from None
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def _unwritable(path: Path, error: OSError) -> FolderError:
+    return FolderError(f"cannot write {path}: {error.strerror or error}. Give it space and permission.")
 
 
 def page_of(run: Run) -> str:
@@ -171,7 +175,8 @@ def _read_json(path: Path, command: str) -> Mapping[str, Any]:
     except ValueError as error:
         raise UntrainError(f"{path} is not JSON ({error}). Make it again with `{command}`.") from None
     if not isinstance(content, dict):
-        raise UntrainError(f"{path} must hold one JSON object, not {type(content).__name__}. Make it again with `{command}`.")
+        kind = type(content).__name__
+        raise UntrainError(f"{path} must hold one JSON object, not a {kind}. Make it again with `{command}`.")
     return content
 
 
@@ -265,8 +270,8 @@ def curves_section(run: Run) -> Section:
         made.append(figures.accuracy_curves("accuracies", accuracies[:PANELS], known))
     missing = [] if losses else ["There are no curves: history.jsonl is missing or holds no loss."]
     lede = (
-        "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss on "
-        "the rest low."
+        "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
+        "on the rest low."
     )
     notes = _left_out([c.label for c in losses[PANELS:]])
     if run.unreadable:
@@ -276,7 +281,8 @@ def curves_section(run: Run) -> Section:
 
 def classes_section(run: Run) -> Section:
     """Accuracy by class before and after, one figure a method."""
-    drawn, notes, made = [], [], []
+    drawn, made = [], []
+    notes: list[str] = []
     for name in run.methods:
         accuracies = _by_class(run, name)
         if accuracies:
@@ -285,7 +291,9 @@ def classes_section(run: Run) -> Section:
         rows, total = _rows(run, accuracies)
         if total > len(rows) and not notes:
             gauge = "the retrained model" if TARGET in run.models else "the original"
-            notes.append(f"Shown are the {len(rows)} of {total:,} classes in which the method is furthest from {gauge}.")
+            notes.append(
+                f"Shown are the {len(rows)} of {total:,} classes in which each method is furthest from {gauge}."
+            )
         made.append((label(name), figures.class_accuracies(f"classes-{place}", label(name), rows, accuracies)))
     notes += _left_out([label(name) for name, _ in drawn[DRAWN:]])
     missing = [] if made else ["The accuracies by class are not in evaluation.json, or no method has been run."]
@@ -298,8 +306,8 @@ def classes_section(run: Run) -> Section:
 
 def histograms_section(run: Run) -> Section:
     """How the losses of single samples are spread, for each model."""
-    others = [name for name in run.models if name not in run.methods and name != TARGET and role_of(name) != "reference"]
-    order = [*others, *run.methods[:PANELS], *([TARGET] if TARGET in run.models else [])]
+    originals = [name for name in run.models if role_of(name) == "original"]
+    order = [*originals, *run.methods[:PANELS], *([TARGET] if TARGET in run.models else [])]
     read = [(name, _histogram(label(name), run.models[name].get("losses"))) for name in order]
     models = [histogram for _, histogram in read if histogram is not None]
     made = [figures.loss_histograms("histograms", models)] if models else []
@@ -307,24 +315,29 @@ def histograms_section(run: Run) -> Section:
     absent = [label(name) for name, histogram in read if histogram is None]
     notes = [f"Without histogram: {', '.join(absent)}."] if absent and models else []
     notes += _left_out([label(name) for name in run.methods[PANELS:]])
-    lede = "One accuracy can hide much; here is every sample's loss. Small losses, to the left, mean a sure, right answer."
+    lede = (
+        "One accuracy can hide much; here is every sample's loss. A small loss, to the left, is a sure, right answer."
+    )
     return _figure_section("losses", "Losses of single samples", lede if made else "", missing, made, notes=notes)
 
 
 def mask_section(run: Run) -> Section:
     """Which weights the mask let forget steps move, by layer."""
-    made, notes, tables = [], [], []
+    made: list[tuple[str, Figure | None]] = []
+    notes, tables = [], []
     for name in run.methods:
         mask = mapping(run.made(name).get("mask"))
         found = {str(k): v for k, value in mapping(mask.get("layers")).items() if (v := number(value)) is not None}
         overall = number(mask.get("density"))
         if found:
-            figure = figures.mask_density(f"mask-{len(made)}", label(name), found, overall) if len(made) < DRAWN else None
-            made.append((label(name), figure))
+            drawing = (
+                figures.mask_density(f"mask-{len(made)}", label(name), found, overall) if len(made) < DRAWN else None
+            )
+            made.append((label(name), drawing))
             rows = [(layer, f"{show(100 * value, 2)} %") for layer, value in found.items()]
             tables.append(Folded(f"The {len(found)} layers of {label(name)} as a list", rows=rows))
         elif overall is not None:
-            notes.append(f"{label(name)}: the mask keeps {show(100 * overall)} % of all weights; by layer is not recorded.")
+            notes.append(f"{label(name)}: the mask keeps {show(100 * overall)} % of all weights (not known by layer).")
     if not run.manifest:
         missing = ["The masks are not known: manifest.json is missing."]
     else:
@@ -353,7 +366,9 @@ def times_section(run: Run) -> Section:
     notes = [f"Evaluation, which is not counted: {', '.join(evaluated)}."] if evaluated else []
     notes += [f"Not recorded: {', '.join(absent)}."] if absent and made else []
     missing = [] if made else ["No times are recorded in evaluation.json."]
-    machine = [str(run.manifest[k]) + unit for k, unit in (("device", ""), ("threads", " threads")) if run.manifest.get(k)]
+    machine = [
+        f"{run.manifest[k]}{unit}" for k, unit in (("device", ""), ("threads", " threads")) if run.manifest.get(k)
+    ]
     lede = f"Measured on {', '.join(machine)}." if machine and made else ""
     return _figure_section("times", "Time", lede, missing, made, notes=notes)
 
@@ -400,7 +415,7 @@ def _figure_section(
 def _facts(run: Run) -> list[str]:
     """The line under the title: what was forgotten, of what, when and where."""
     sizes, split = mapping(run.evaluation.get("sizes")), mapping(run.manifest.get("split"))
-    known = {key: int(n) for key in ("forget", "retain", "holdout", "test") if (n := number(sizes.get(key))) is not None}
+    known = {str(key): int(n) for key, value in sizes.items() if (n := number(value)) is not None}
     facts = []
     if "forget" in known and "retain" in known:
         facts.append(f"{known['forget']:,} of {known['forget'] + known['retain']:,} training samples to forget")

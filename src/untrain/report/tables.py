@@ -150,11 +150,13 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left", caption_style="dim")
+        table = RichTable(
+            box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim"
+        )
         table.add_column("model", no_wrap=True)
         for measure in self.measures:
-            unit = f" [{measure.unit}]" if measure.unit and measure.key != "seconds" else ""
-            table.add_column(Text(measure.name + unit.replace("[%]", "%")), justify="right")
+            unit = f"\n{measure.unit}" if measure.unit and measure.key != "seconds" else ""
+            table.add_column(Text(measure.name + unit), justify="right", no_wrap=True)
         for row in self.rows:
             style = {"target": "bold", "floor": "dim italic"}.get(row.role, "green" if row.closest else "")
             name = Text(_marked(row), style=style)
@@ -205,8 +207,13 @@ class Table:
 
     def legend(self) -> tuple[str, ...]:
         """The lines that stand under the table: marks and footnotes."""
-        marks = ["* closest to the retrained model (smallest Avg.D)"] if any(r.closest for r in self.rows) else []
-        return (*marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)))
+        target = [
+            f"the target is {row.label}; under the values, the difference to it"
+            for row in self.rows
+            if row.role == "target"
+        ]
+        marks = ["* the method closest to it (smallest Avg.D)"] if any(row.closest for row in self.rows) else []
+        return (*target, *marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)))
 
 
 def comparison_table(evaluation: Mapping[str, Any]) -> Table:
@@ -377,7 +384,7 @@ def _difference(value: float, digits: int) -> str:
 
 
 def _marked(row: Row) -> str:
-    return f"{row.label} *" if row.closest else f"{row.label} (target)" if row.role == "target" else row.label
+    return row.label + (" *" if row.closest else "")
 
 
 def _superscript(note: int | None) -> str:
@@ -602,7 +609,8 @@ def _others(case: _Case) -> list[str]:
     first, rest = case.methods[0], [n for n in case.methods[1:] if case.of(n, "AvgD") is not None]
     if not rest:
         return []
-    remarks = ["Other methods ended at " + ", ".join(f"{show(case.of(n, 'AvgD') or 0)} ({label(n)})" for n in rest) + "."]
+    told = ", ".join(f"{show(case.of(n, 'AvgD') or 0)} ({label(n)})" for n in rest)
+    remarks = [f"Other methods ended at {told}."]
     gap, floor = (case.of(rest[0], "AvgD") or 0) - (case.of(first, "AvgD") or 0), case.noise("AvgD")
     if floor is not None and gap <= floor:
         remarks.append(

@@ -1,0 +1,114 @@
+"""Which weights matter to the forget set: a mask from two Fisher diagonals, its density, its file."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from untrain.errors import DataError, SettingError, StaleFile
+from untrain.io import write_bytes
+from untrain.types import Params
+
+_KEY = "untrain"
+_KIND = "saliency mask"
+
+
+def saliency_mask(
+    forget_fisher: Mapping[str, Tensor], retain_fisher: Mapping[str, Tensor], *, gamma: float = 1.0, eps: float = 0.0
+) -> Params:
+    """The salient weights: those with F_f + ε ≥ γ (F_r + ε) and F_f + ε > 0.
+
+    Args:
+        forget_fisher: F_f, Fisher diagonal on the forget set, by parameter name.
+        retain_fisher: F_r on the retain set; the same names and shapes.
+        gamma: γ ≥ 0; the larger, the fewer weights are kept.
+        eps: ε ≥ 0, in units of the Fisher diagonal; 0 leaves out weights with no gradient at all.
+
+    Returns:
+        Parameter name → bool tensor of its shape, true where the weight may be moved.
+
+    Raises:
+        SettingError: if γ or ε is negative or not finite.
+        DataError: if names or shapes differ, or values are negative or not finite.
+
+    Source: Huang et al. 2024, eq. for the saliency matrix; ε as in their code, which has 1e-15.
+    """
+    for name, value in (("gamma", gamma), ("eps", eps)):
+        if not math.isfinite(value) or value < 0:
+            raise SettingError(f"{name} must be a finite number that is not negative, not {value!r}.")
+    _check_alike(forget_fisher, retain_fisher)
+    mask = {}
+    for name, forget in forget_fisher.items():
+        above = forget + eps
+        mask[name] = (above >= gamma * (retain_fisher[name].to(forget.device) + eps)) & (above > 0)
+    return mask
+
+
+def _check_alike(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> None:
+    remedy = "Compute both with the same model."
+    if alone := sorted(forget.keys() ^ retain.keys()):
+        raise DataError(f"only one of the two Fisher diagonals has {', '.join(map(repr, alone[:5]))}. {remedy}")
+    for name in forget:
+        if forget[name].shape != retain[name].shape:
+            shapes = f"{tuple(forget[name].shape)} on the forget and {tuple(retain[name].shape)} on the retain set"
+            raise DataError(f"the Fisher diagonal of {name!r} has shape {shapes}. {remedy}")
+        for kind, fisher in (("forget", forget[name]), ("retain", retain[name])):
+            if not bool((fisher.isfinite() & (fisher >= 0)).all()):
+                raise DataError(
+                    f"the {kind} set's Fisher diagonal of {name!r} holds values that are negative or not finite. "
+                    "Compute it anew from finite weights and data."
+                )
+
+
+def density(mask: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
+    """The share of weights that a mask keeps, 0 … 1: overall and by parameter; 0 where there is no weight."""
+    kept = {name: int(tensor.count_nonzero()) for name, tensor in mask.items()}
+    sizes = {name: tensor.numel() for name, tensor in mask.items()}
+    overall = sum(kept.values()) / max(1, sum(sizes.values()))
+    return overall, {name: kept[name] / max(1, sizes[name]) for name in mask}
+
+
+def save_mask(mask: Mapping[str, Tensor], path: str | Path, *, weights_hash: str, **facts: Any) -> None:
+    """Writes a mask as safetensors, whole or not at all.
+
+    Args:
+        mask: parameter name → bool tensor.
+        path: the file.
+        weights_hash: `io.hash_tensors` of the weights that the mask was made for.
+        facts: whatever else should be known of it (γ, data hashes, …), as JSON values.
+
+    Raises:
+        FolderError: if the file cannot be written.
+    """
+    tensors = {name: tensor.detach().to("cpu", torch.bool).contiguous().clone() for name, tensor in mask.items()}
+    about = json.dumps({**facts, "kind": _KIND, "weights_hash": weights_hash}, sort_keys=True)
+    write_bytes(path, save(tensors, metadata={_KEY: about}))
+
+
+def load_mask(path: str | Path, *, weights_hash: str) -> Params:
+    """Reads a mask that was made for the weights with this hash; the tensors are on the CPU.
+
+    Raises:
+        DataError: if the file cannot be read or is no mask.
+        StaleFile: if it was made for other weights.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise DataError(f"the mask {path} cannot be read: {error}. Check the path, or make the mask again.") from error
+    if not isinstance(about, dict) or about.get("kind") != _KIND:
+        raise DataError(f"{path} is not a saliency mask. Give a file that save_mask() wrote.")
+    if about.get("weights_hash") != weights_hash:
+        raise StaleFile(
+            f"the mask {path} was made for weights with hash {str(about.get('weights_hash'))[:12]}…, but the model's "
+            f"have {weights_hash[:12]}…. Make the mask again from this model."
+        )
+    return tensors
