@@ -101,12 +101,18 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Clock:
-    """How long the parts of a run took, in seconds; `fisher` is zero where there was no such pass."""
+    """How long the parts of a run took, in seconds; `rest` is what its whole time holds beyond Fisher and steps."""
 
     label: str
     fisher: float
     steps: float
+    rest: float = 0.0
     target: bool = False
+
+    @property
+    def total(self) -> float:
+        """The whole time in seconds."""
+        return self.fisher + self.steps + self.rest
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -138,7 +144,8 @@ def loss_curves(name: str, runs: Sequence[Curves]) -> Figure:
         _wide_range(axes, [curve.values for curve in run.series.values()])
         axes.set_title(clean(run.label))
         axes.set_xlabel("step")
-    panels[0].set_ylabel("loss [nats]")
+    for axes in panels[::2]:
+        axes.set_ylabel("loss [nats]")
     _legend(drawing, [_series_entry(key) for key in dict.fromkeys(k for run in runs for k in run.series)])
     alt = "Loss over the steps. " + " ".join(_told(run) for run in runs)
     return Figure(_svg(drawing, name, alt), alt, _curve_caption(runs))
@@ -157,7 +164,8 @@ def accuracy_curves(name: str, runs: Sequence[Curves], targets: Mapping[str, flo
                 axes.axhline(targets[key], color=colour, linewidth=0.7, alpha=0.8, zorder=1)
         axes.set_title(clean(run.label))
         axes.set_xlabel("step")
-    panels[0].set_ylabel("accuracy [%]")
+    for axes in panels[::2]:
+        axes.set_ylabel("accuracy [%]")
     _legend(drawing, [(key, *SETS[sets[key]]) for key in sets if any(key in run.series for run in runs)])
     alt = "Accuracy on the forget, retain and test sets over the steps. " + " ".join(_told(run, " %") for run in runs)
     lines = " Thin horizontal lines: the retrained model." if targets else ""
@@ -177,7 +185,7 @@ def class_accuracies(
         accuracies: set ("forget", "retain", "test") → model ("original", "method", "retrained") → class → %.
     """
     rows = np.arange(len(classes))
-    drawing, panels = _panels(len(accuracies), height=0.62 + 0.215 * len(classes), columns=3, share_y=True)
+    drawing, panels = _panels(len(accuracies), height=0.75 + 0.21 * len(classes), columns=3, share_y=True)
     for axes, (title, models) in zip(panels, accuracies.items()):
         values = {model: _in_order(classes, of) for model, of in models.items()}
         _dumbbells(axes, rows, values)
@@ -186,9 +194,13 @@ def class_accuracies(
         axes.set_xlim(*_zoom(np.concatenate(list(values.values()))))
     panels[0].set_yticks(rows, [clean(c, 26) for c in classes])
     panels[0].set_ylim(len(classes) - 0.4, -0.6)
-    _legend(drawing, [("original", MUTED, "", "o"), (clean(label), PURPLE, "", "D"), ("retrained", INK, "", "|")])
+    entries = {"original": ("original", MUTED, "", "o"), "method": (clean(label), PURPLE, "", "D")}
+    entries["retrained"] = ("retrained", INK, "", "|")
+    drawn = [role for role in entries if any(models.get(role) for models in accuracies.values())]
+    _legend(drawing, [entries[role] for role in drawn])
     alt = f"Accuracy by class of the original model, {label} and the retrained model. " + _worst(classes, accuracies)
-    caption = f"{label}: each row goes from the accuracy before to the accuracy after; the bar is the target."
+    target = "; the bar is the target" if "retrained" in drawn else ""
+    caption = f"{label}: each row goes from the accuracy before to the accuracy after{target}."
     return Figure(_svg(drawing, name, alt), alt, caption + " The axes need not begin at zero.")
 
 
@@ -209,7 +221,10 @@ def loss_histograms(name: str, models: Sequence[Histogram]) -> Figure:
             if part == "forget":
                 axes.stairs(model.shares(part) * 100, edges, color=colour, linewidth=1.4)
         overlap = model.overlap()
-        axes.set_title(clean(model.label) + (f" · overlap {overlap:.0%}".replace("%", " %") if overlap else ""))
+        axes.set_title(
+            clean(model.label, 36 if columns == 2 else 22)
+            + (f" · overlap {overlap:.0%}".replace("%", " %") if overlap else "")
+        )
     if logarithmic:
         _plain_log(panels[0].set_xscale, panels, "x")
     _outer_labels(panels, columns, "loss of a sample [nats]", "share of the set [%]")
@@ -248,24 +263,31 @@ def mask_density(name: str, label: str, layers: Mapping[str, float], overall: fl
 @_styled
 def times(name: str, clocks: Sequence[Clock]) -> Figure:
     """How long each run took, its Fisher pass and its steps one after the other; the label compares with retraining."""
-    whole = next((c.fisher + c.steps for c in clocks if c.target), None)
+    whole = next((c.total for c in clocks if c.target), None)
     rows = np.arange(len(clocks))
-    fisher, steps = np.array([c.fisher for c in clocks]), np.array([c.steps for c in clocks])
+    parts = [
+        ("Fisher pass", ORANGE, np.array([c.fisher for c in clocks])),
+        ("steps", SKY, np.array([c.steps for c in clocks])),
+        ("everything else", MUTED, np.array([c.rest for c in clocks])),
+    ]
+    parts = [part for part in parts if part[0] == "steps" or part[2].any()]
     drawing, (axes,) = _panels(1, height=0.6 + 0.3 * len(clocks), columns=1)
-    axes.barh(rows, fisher, height=0.56, color=ORANGE)
-    axes.barh(rows, steps, left=fisher, height=0.56, color=SKY)
+    left = np.zeros(len(clocks))
+    for _, colour, seconds in parts:
+        axes.barh(rows, seconds, left=left, height=0.56, color=colour)
+        left = left + seconds
     told = []
     for row, clock in enumerate(clocks):
-        total = clock.fisher + clock.steps
-        beside = f"  ·  {share(total, whole)} of retraining" if whole and not clock.target else ""
-        axes.annotate(duration(total) + beside, (total, row), (6, 0), textcoords="offset points", va="center")
-        told.append(f"{clock.label} {duration(total)}{beside.replace('  ·  ', ', ')}")
+        beside = f"{share(clock.total, whole)} of retraining" if whole and not clock.target else ""
+        text = "  ·  ".join(part for part in (duration(clock.total), beside) if part)
+        axes.annotate(text, (clock.total, row), (6, 0), textcoords="offset points", va="center")
+        told.append(f"{clock.label} {text.replace('  ·  ', ', ')}")
     axes.set_yticks(rows, [clean(c.label, 30) for c in clocks])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.32 * max(float((fisher + steps).max()), 1e-9))
+    axes.set_xlim(0, 1.32 * max(float(left.max()), 1e-9))
     axes.set_xlabel("seconds")
     axes.grid(axis="y", visible=False)
-    _legend(drawing, [("Fisher pass", ORANGE, "", "s"), ("steps", SKY, "", "s")])
+    _legend(drawing, [(name, colour, "", "s") for name, colour, _ in parts])
     alt = "Time taken: " + "; ".join(told) + "."
     return Figure(_svg(drawing, name, alt), alt, "Time to make each model, evaluation left out.")
 
@@ -407,12 +429,14 @@ def _legend(drawing: "Drawing", entries: Sequence[tuple[str, str, Any, str]]) ->
     """Label, colour, line style ("" for none) and marker, above the panels."""
     from matplotlib.lines import Line2D
 
-    handles = [
-        Line2D([], [], color=colour, linestyle=line or "none", marker=marker, markersize=6 if not line else 3.5,
-               markeredgewidth=1.8 if marker == "|" else 1.0, markerfacecolor=PAPER if colour == MUTED else colour)
-        for _, colour, line, marker in entries
-    ]  # fmt: skip
-    drawing.legend(handles, [entry[0] for entry in entries], loc="outside upper left", ncols=6, handlelength=2.2)
+    handles = []
+    for _, colour, line, marker in entries:
+        hollow, bar = marker == "o" and not line, marker == "|"
+        handle = Line2D([], [], color=colour, linestyle=line or "none", marker=marker, markersize=3.5 if line else 6)
+        handle.set(markerfacecolor=PAPER if hollow else colour, markeredgewidth=1.8 if bar else 1.0)
+        handles.append(handle)
+    length = 2.2 if any(entry[2] for entry in entries) else 1.0
+    drawing.legend(handles, [entry[0] for entry in entries], loc="outside upper left", ncols=6, handlelength=length)
 
 
 def _series_style(key: str) -> tuple[str, Any, str]:

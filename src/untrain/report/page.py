@@ -323,8 +323,8 @@ def histograms_section(run: Run) -> Section:
 
 def mask_section(run: Run) -> Section:
     """Which weights the mask let forget steps move, by layer."""
-    made: list[tuple[str, Figure | None]] = []
-    notes, tables = [], []
+    made: list[Folded] = []
+    notes = []
     for name in run.methods:
         mask = mapping(run.made(name).get("mask"))
         found = {str(k): v for k, value in mapping(mask.get("layers")).items() if (v := number(value)) is not None}
@@ -333,23 +333,20 @@ def mask_section(run: Run) -> Section:
             drawing = (
                 figures.mask_density(f"mask-{len(made)}", label(name), found, overall) if len(made) < DRAWN else None
             )
-            made.append((label(name), drawing))
-            rows = [(layer, f"{show(100 * value, 2)} %") for layer, value in found.items()]
-            tables.append(Folded(f"The {len(found)} layers of {label(name)} as a list", rows=rows))
+            listed = [(layer, f"{show(100 * value, 2)} %") for layer, value in found.items()]
+            rows = listed if drawing is None or len(found) > figures.BARS else []
+            made.append(Folded(f"The same for {label(name)}", drawing, rows))
         elif overall is not None:
             notes.append(f"{label(name)}: the mask keeps {show(100 * overall)} % of all weights (not known by layer).")
+    missing = [] if made or notes else ["No method of this run used a mask."]
     if not run.manifest:
         missing = ["The masks are not known: manifest.json is missing."]
-    else:
-        missing = [] if made or notes else ["No method of this run used a mask."]
-    drawn = [(name, figure) for name, figure in made if figure is not None]
-    folded = [Folded(f"The same for {name}", figure) for name, figure in drawn[1:]]
-    notes += _left_out([name for name, figure in made if figure is None])
     lede = "The mask holds the weights that matter more to the forget set than to the rest; forget steps move no other."
+    first = [Folded(f"The {len(made[0].rows)} layers as a list", rows=made[0].rows)] if made and made[0].rows else []
+    drawn = [part.figure for part in made[:1] if part.figure is not None]
     return _figure_section(
-        "mask", "Where the mask lets forgetting act", lede if made else "", missing, [f for _, f in drawn[:1]],
-        [*folded, *tables], notes,
-    )  # fmt: skip
+        "mask", "Where the mask lets forgetting act", lede if made else "", missing, drawn, [*first, *made[1:]], notes
+    )
 
 
 def times_section(run: Run) -> Section:
@@ -455,7 +452,7 @@ def _tiles(run: Run, method: str | None) -> list[dict[str, str]]:
         aim = number(mapping(run.evaluation.get("noise_floor")).get(key) if key == "AvgD" else target.get(key))
         words = ("noise floor" if key == "AvgD" else "retrained") + (f" {show(aim)}" if aim is not None else " unknown")
         tiles.append({
-            "title": title, "unit": unit, "under": words,
+            "title": title, "unit": unit if after is not None else "", "under": words,
             "before": show(before) if before is not None else "", "value": show(after) if after is not None else "—",
         })  # fmt: skip
     spent, whole = number(models[method].get("seconds")), number(target.get("seconds"))
@@ -540,7 +537,9 @@ def _clock(name: str, values: Mapping[str, Any]) -> Clock | None:
     if steps is None and whole is None:
         return None
     fisher = fisher or 0.0
-    return Clock(label(name), fisher, max((whole or 0.0) - fisher, 0.0) if steps is None else steps, name == TARGET)
+    steps = max((whole or 0.0) - fisher, 0.0) if steps is None else steps
+    rest = max((whole or 0.0) - fisher - steps, 0.0)
+    return Clock(label(name), fisher, steps, rest if rest > 1e-6 * (fisher + steps) else 0.0, name == TARGET)
 
 
 def _model_settings(name: str, made: Mapping[str, Any]) -> dict[str, Any]:

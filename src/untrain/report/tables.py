@@ -47,7 +47,8 @@ MEASURES = (
     Measure(
         "FA", "FA", "Forget accuracy", "%",
         "The share of the samples to be forgotten that the model classifies correctly.",
-        "The retrained model's value. Rarely zero: a model that never saw a sample often still recognises it.",
+        "The retrained model's value. For samples of known classes that is far from zero: a model often recognises "
+        "what it never saw.",
         compared=True,
     ),
     Measure(
@@ -325,9 +326,11 @@ def environment() -> "jinja2.Environment":
     import jinja2
 
     loader = jinja2.PackageLoader("untrain.report", "templates")
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    made.filters["unbroken"] = lambda text: re.sub(r"(?<=\d) (?=(%|s|min|h|nats|points)\b|%)", "\u00a0", text)
+    return made
 
 
 def render(template: str, **values: Any) -> Markup:
@@ -368,14 +371,14 @@ def _reason(measure: Measure, values: Mapping[str, Any], role: Role) -> str:
     """Why a value is missing, as the evaluation recorded it."""
     recorded = mapping(values.get("missing")).get(measure.key)
     if recorded:
-        return f"{measure.name}: {recorded}"
+        return str(recorded)
     if isinstance(values.get(measure.key), float):
-        return f"{measure.name}: the value was not finite ({values[measure.key]})"
+        return f"the value was not finite ({values[measure.key]})"
     if role == "target" and not measure.compared and measure.key != "seconds":
         return "the retrained model is itself what is compared with"
     if role == "original" and measure.key == "seconds":
         return "the time that training the original took was not recorded"
-    return f"{measure.name}: not recorded"
+    return "not recorded"
 
 
 def _difference(value: float, digits: int) -> str:
@@ -461,7 +464,8 @@ def verdict(evaluation: Mapping[str, Any]) -> Verdict:
     method = case.methods[0]
     before, after = case.of("original", "AvgD"), case.of(method, "AvgD")
     if TARGET not in models or after is None:
-        return Verdict("unknown", _unjudged(case, method), (*_forget_accuracy(case, method),), method)
+        only = method if len(case.methods) == 1 else None
+        return Verdict("unknown", _unjudged(case, method), tuple(_forget_accuracy(case)), only)
     remarks = (*_floor_remark(case), *_balance(case, method), *_class_remark(case, method), *_others(case))
     if before is None:
         sentence = (
@@ -544,8 +548,9 @@ def _nothing_run(case: _Case) -> str:
 
 def _unjudged(case: _Case, method: str) -> str:
     if TARGET not in case.models:
+        who = label(method) if len(case.methods) == 1 else "each method"
         return (
-            f"How far {label(method)} forgot cannot be judged: no model was retrained without the forget set, and only "
+            f"How far {who} forgot cannot be judged: no model was retrained without the forget set, and only "
             "such a model shows what the values should be."
         )
     reason = mapping(case.models[method].get("missing")).get("AvgD") or "it was not recorded"
@@ -556,13 +561,15 @@ def _unjudged(case: _Case, method: str) -> str:
     )
 
 
-def _forget_accuracy(case: _Case, method: str) -> list[str]:
-    before, after = case.of("original", "FA"), case.of(method, "FA")
-    if before is None or after is None:
+def _forget_accuracy(case: _Case) -> list[str]:
+    before = case.of("original", "FA")
+    after = {label(name): value for name in case.methods if (value := case.of(name, "FA")) is not None}
+    if before is None or not after:
         return []
+    told = ", ".join(f"{show(value)} % ({name})" for name, value in after.items())
     return [
-        f"The accuracy on the forget set went from {show(before)} % to {show(after)} %. By itself that is neither good "
-        "nor bad: a lower value than a retrained model's is as wrong as a higher one."
+        f"The accuracy on the forget set went from {show(before)} % to {told}. By itself that is neither good nor "
+        "bad: a value below a retrained model's is as wrong as one above it."
     ]
 
 
@@ -609,8 +616,9 @@ def _others(case: _Case) -> list[str]:
     first, rest = case.methods[0], [n for n in case.methods[1:] if case.of(n, "AvgD") is not None]
     if not rest:
         return []
-    told = ", ".join(f"{show(case.of(n, 'AvgD') or 0)} ({label(n)})" for n in rest)
-    remarks = [f"Other methods ended at {told}."]
+    told = ", ".join(f"{show(case.of(n, 'AvgD') or 0)} ({label(n)})" for n in rest[:3])
+    more = f"; {len(rest) - 3} more ended further away" if len(rest) > 3 else ""
+    remarks = [f"Other methods ended at {told}{more}."]
     gap, floor = (case.of(rest[0], "AvgD") or 0) - (case.of(first, "AvgD") or 0), case.noise("AvgD")
     if floor is not None and gap <= floor:
         remarks.append(
