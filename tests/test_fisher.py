@@ -58,11 +58,14 @@ def assert_exact(model: nn.Module, batches: list[dict[str, Tensor]], rtol: float
     expected = fisher_sample_by_sample(model, TASK, batches)
     found = fisher_diagonal(model, TASK, batches)
     assert found.keys() == expected.keys()
+    # A gradient that is zero in exact arithmetic (an attention's key bias) is rounding noise in both: its square is
+    # below 1e-24 of the largest, and has no relative accuracy.
+    noise = 1e-24 * max(float(value.max()) for value in expected.values())
     for name, value in expected.items():
         assert found[name].shape == value.shape
         # rtol of the tensor's largest entry: entries that cancel to nothing have no relative accuracy in either
-        error = (found[name] - value).abs().max() / value.abs().max().clamp_min(1e-300)
-        assert error <= rtol, (name, float(error))
+        error = (found[name] - value).abs().max()
+        assert error <= rtol * value.abs().max() + noise, (name, float(error))
     return found
 
 
@@ -176,8 +179,7 @@ def test_embedding_with_repeated_tokens(padding, no_fallback):
 def test_embedding_whose_gradient_training_scales_goes_to_the_fallback(fallback_names):
     tokens = torch.randint(7, (9, 6), generator=torch.Generator().manual_seed(3))
     model = nn.Sequential(nn.Embedding(7, 4, scale_grad_by_freq=True), nn.Tanh(), Mean(1), nn.Linear(4, 5))
-    with pytest.warns(UserWarning, match=r"'0\.weight'.*one sample at a time"):
-        assert_exact(randomised(model), batches_of(tokens))
+    assert_exact(randomised(model), batches_of(tokens))
     assert fallback_names == {"0.weight"}
 
 

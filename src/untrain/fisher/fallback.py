@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from untrain.errors import InexactFisher
 from untrain.types import Batch, Task
@@ -93,7 +94,9 @@ class Fallback:
 
         weights = {key: parameter.detach() for key, parameter in parameters.items()}
         try:
-            with torch.no_grad():
+            # The fused attention kernels have no batching rule: vmap would loop over samples, and warn of it.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 found = vmap(grad(loss), in_dims=(None, 0), randomness="error")(weights, batch)
         except Exception:  # whatever torch.func cannot do with this model, the loop can, or raises the true error
             return None

@@ -52,8 +52,8 @@ class SampleSquares:
         if left:
             chosen = {name: p for name, p in self.parameters.items() if name in left}
             for gradients in self.fallback.gradients(chosen, batch):
-                for name, gradient in gradients.items():
-                    _add_squares(self.totals[name], gradient)
+                for name, gradient in gradients.items():  # these may share memory: nothing in place
+                    self.totals[name] += gradient.to(self.totals[name].dtype).square().sum(0)
 
     def _add_recorded(self, batch: Batch, losses: Tensor, uses: list[Use]) -> set[str]:
         """Adds what the recorded uses give; returns the names of the parameters for which they do not suffice."""
@@ -156,8 +156,7 @@ def _as_float(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _add_squares(total: Tensor, gradient: Tensor) -> None:
-    """Adds Σ_n gradient[n]² to the total; `gradient` [b, *shape] may be overwritten."""
-    gradient = gradient.to(total.dtype)
+    """Adds Σ_n gradient[n]² to the total; `gradient` [b, *shape] is overwritten."""
     if len(gradient) == 1:
         total.addcmul_(gradient[0], gradient[0])
     else:
@@ -275,7 +274,7 @@ def check_losses(losses: Tensor, batch: Batch, number: int) -> None:
     for key, value in batch.items():
         if value.is_floating_point() and not bool(value[row].isfinite().all()):
             raise DataError(f"{key!r} of {name} holds values that are not finite. Remove or repair that sample.")
-    raise Diverged(f"the loss of {name} is {float(losses[row])}. Check the model's weights, or use a wider precision.")
+    raise Diverged(f"the loss of {name} is {float(losses[row].detach())}. Check the model's weights, or use a wider precision.")
 
 
 def _mixers(model: nn.Module) -> str:

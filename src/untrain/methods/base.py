@@ -180,7 +180,12 @@ class Method(ABC):
         for name in settings:
             if name not in known:
                 raise SettingError(unknown(f"setting of {cls.name}", name, known))
-        return cls(**settings)
+        defaults = {f.name: f.default for f in fields(cls)}
+        nested = {
+            name: replace(defaults[name], **value) if isinstance(value, dict) and defaults[name] is not None else value
+            for name, value in settings.items()
+        }
+        return cls(**{n: Optimizer(**v) if isinstance(v, dict) else v for n, v in nested.items()})
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,8 @@ class Descent(Method):
     """Optimiser steps; None: `epochs` passes over the retain set."""
     epochs: float = 4.0
     """Passes over the retain set, used where `steps` is None."""
-    optimizer: Optimizer = Optimizer()
-    """The optimiser; a learning rate of None is found, see `Optimizer`."""
+    optimizer: Optimizer | None = None
+    """Null: what fits the model. A learning rate of null is found."""
     decay: Decay = "cosine"
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     max_norm: float | None = None
@@ -221,7 +226,7 @@ class Descent(Method):
     def begin(self, problem: Problem, engine: Engine, module: nn.Module) -> State:
         """A state with the optimiser and its schedule on this module."""
         state = State(problem, engine, module)
-        optimizer = self.optimizer.build(state.parameters)
+        optimizer = (self.optimizer or Optimizer()).build(state.parameters)
         state.optimizers["optimizer"] = optimizer
         state.schedules["optimizer"] = schedule(optimizer, self.decay, self.total)
         return state
@@ -281,12 +286,28 @@ def update(state: State, optimizer: str, *, mask: list[Tensor] | None = None, ma
     state.engine.step(chosen)
 
 
-def losses_of(state: State, batch: Batch) -> Tensor:
-    """Per-sample losses of this process's share of a batch, with gradient."""
-    share = state.engine.share(batch)
+def losses_of(state: State, batch: Batch, *, redirect: nn.Module | None = None) -> Tensor:
+    """Per-sample losses of this process's share of a batch, with gradient.
+
+    Args:
+        state: the run.
+        batch: whole, as drawn.
+        redirect: the teacher of the redirect loss; None: the training loss.
+
+    Returns:
+        [B_p]; of an empty share, an empty tensor without gradient.
+
+    Raises:
+        SettingError: if a batch of one sample meets batch normalisation.
+    """
+    share, task = state.engine.share(batch), state.problem.task
+    if not len(next(iter(share.values()))):
+        return torch.zeros(0, device=state.engine.device)
     try:
         with state.engine.autocast():
-            return state.problem.task.loss(state.model, share)
+            if redirect is not None:
+                return task.redirect_loss(state.model, share, redirect)
+            return task.loss(state.model, share)
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise SettingError(

@@ -16,7 +16,7 @@ class Retrain(Descent):
 
     epochs: float = 30.0
     """Passes over the retain set, used where `steps` is None."""
-    optimizer: Optimizer = Optimizer("sgd", 0.1, 0.9, 5e-4)
+    optimizer: Optimizer | None = Optimizer("sgd", 0.1, 0.9, 5e-4)
     """The optimiser of the original training."""
 
     def resolved(self, problem: Problem, engine: Engine) -> "Retrain":

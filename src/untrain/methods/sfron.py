@@ -1,22 +1,20 @@
 """SFR-on: forgetting on salient weights inside the manifold that preserves what is retained, online.
 
 Huang, Cheng, Zheng, Wang, He, Li, Huang: *Unified Gradient-Based Machine Unlearning with Remain Geometry
-Enhancement*, NeurIPS 2024, arXiv 2409.19732. The symbols are the paper's: α scales the forget step, λ shapes the
-adaptive weights, γ thresholds the saliency mask, β is the slow step's size.
+Enhancement*, NeurIPS 2024, arXiv 2409.19732. The symbols are the paper's: α scales the forget gradient, λ shapes the
+adaptive weights, γ thresholds the saliency mask, β is the size of the slow step.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.fisher import fisher_diagonal
+from untrain.fisher import Estimator, fisher_diagonal
 from untrain.methods.base import (
     Decay,
     Method,
@@ -32,151 +30,232 @@ from untrain.methods.base import (
     schedule,
     update,
 )
+from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.saliency import saliency_mask
-from untrain.types import Params
+from untrain.types import Batch, Params
 
+AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
 
 
 @dataclass(frozen=True)
 class SFRon(Method):
-    """Fast–slow unlearning: one masked forget step, then several retain steps, in each outer step."""
+    """Fast–slow unlearning: each outer step is one masked forget step and several retain steps."""
 
     name: ClassVar[str] = "sfron"
     title: ClassVar[str] = "forgets on salient weights, retains in between (Huang et al. 2024)"
 
     steps: int | None = None
-    """K, outer steps; None: as many as make `epochs` passes over the retain set."""
+    """K, outer steps; null: as many as make `epochs` passes over the retain set."""
     retain_steps: int = 5
     """Retain steps in each outer step."""
     epochs: float = 4.0
-    """Passes over the retain set in the whole run, used where `steps` is None."""
+    """Passes over the retain set in the whole run, used where `steps` is null."""
     objective: Literal["adaptive", "ascent", "redirect"] = "adaptive"
-    """The forget step: ascent weighted by 1/ℓ^λ, plain ascent, or descent towards the redirected variant."""
+    """Of the forget step: ascent weighted by 1/ℓ^λ, plain ascent, or descent towards the redirected variant."""
     alpha: float = 1.0
-    """α, scale of the forget gradient."""
-    decay: Literal["cosine", "linear", "exponential", "constant"] = "cosine"
-    """How α falls over the outer steps."""
+    """α, scale of the forget gradient before it is clipped."""
+    decay: AlphaDecay = "cosine"
+    """How α falls over the K outer steps; exponential: to one hundredth."""
     lam: float = 0.5
     """λ, exponent of the adaptive weights 1 / ℓ^λ."""
     floor: float = 0.01
-    """Lower bound in nats of ℓ inside the adaptive weights."""
+    """Lower bound, in nats, of ℓ inside the adaptive weights."""
     gamma: float | None = 1.0
-    """γ, a weight is salient where F_forget ≥ γ F_retain; None: no mask."""
+    """γ: a weight is salient where F_forget ≥ γ · F_retain; null: no mask."""
     beta: float = 1.0
     """β in (0, 1], size of the slow step."""
     max_norm: float | None = 1.0
-    """The masked forget gradient is clipped to this norm; None: not."""
+    """The masked forget gradient is clipped to this norm; null: not."""
     retain_max_norm: float | None = None
-    """The retain gradient is clipped to this norm; None: not."""
+    """The retain gradient is clipped to this norm; null: not."""
     retain_weight: float = 1.0
     """The retain loss is multiplied by this."""
-    optimizer: Optimizer = Optimizer("sgd", None, 0.9, 5e-4)
-    """Of the retain steps; a learning rate of None is found, see `Optimizer`."""
+    optimizer: Optimizer | None = None
+    """Of the retain steps; null: what fits the model. A learning rate of null is found."""
     retain_decay: Decay = "cosine"
-    """The retain learning rate over the run: "cosine" to 0, or "constant"."""
+    """Learning rate of the retain steps over the run: "cosine" to 0, or "constant"."""
     forget_optimizer: Optimizer | None = Optimizer("adam", 1e-3)
-    """Of the forget steps, at a constant rate; None: one optimiser for both."""
-    fisher: Literal["sample", "batch"] = "sample"
-    """Squares of per-sample gradients, or of batch means as published code has it."""
-    fisher_samples: int | None = None
-    """Samples of each set that the Fisher uses, chosen by the seed; None: all."""
+    """Of the forget steps, at a constant rate; null: one optimiser for both."""
+    fisher: Estimator = "sample"
+    """Squares of each sample's gradient, or of batch means as published code has it."""
+    fisher_samples: int | None = 2048
+    """At most so many samples of each set make its Fisher, chosen by the seed; null: all."""
     online: bool = True
-    """False: the forget and retain gradients joined in one masked step (the paper's ablation)."""
+    """False: forget and retain gradient joined in one masked step, K in all (the paper's ablation)."""
     published: bool = False
-    """The authors' code: one optimiser, batch-mean Fisher, ε = 1e-15, β = 1, batch statistics moved by forget batches."""
+    """As the authors' code: fisher "batch", one optimiser, ε 1e-15 in mask and weights, β 1, no floor, and batch
+    statistics of normalisation layers moved by forget batches too."""
     calibrate: bool = True
     """Whether held-out data, where given, say how far to forget."""
+    calibration: Calibration = Calibration()
+    """What calibration does; without held-out data, nothing."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges and contradictions, and fills in what `published` means."""
+        if self.published:
+            self._be_published()
+        check_steps(self.steps, self.epochs)
+        check_choice("objective", self.objective, ("adaptive", "ascent", "redirect"))
+        check_choice("decay", self.decay, ("cosine", "linear", "exponential", "constant"))
+        check_choice("retain_decay", self.retain_decay, ("cosine", "constant"))
+        check_choice("fisher", self.fisher, ("sample", "batch"))
+        check_above_zero(
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            max_norm=self.max_norm,
+            retain_max_norm=self.retain_max_norm,
+            retain_weight=self.retain_weight,
+            retain_steps=self.retain_steps,
+            fisher_samples=self.fisher_samples,
+        )
+        if self.beta > 1 or self.lam < 0 or self.floor < 0:
+            raise SettingError("beta must be in (0, 1]; lam and floor must not be negative.")
+        self._check_mask()
+
+    def _be_published(self) -> None:
+        preset = {"fisher": "batch", "forget_optimizer": None, "beta": 1.0, "floor": 0.0, "calibrate": False}
+        standard = {f.name: f.default for f in fields(self)}
+        for name, value in preset.items():
+            given = getattr(self, name)
+            if given not in (value, standard[name]):
+                raise SettingError(f"published means {name}={value!r}; it contradicts {name}={given!r}.")
+            object.__setattr__(self, name, value)
+
+    def _check_mask(self) -> None:
+        if self.gamma is None or self.published:
+            return
+        if self.forget_optimizer is None and self.online:
+            raise SettingError(
+                "one optimiser for both kinds of step moves unsalient weights by its momentum and decay: give "
+                "forget_optimizer, or gamma=None for no mask, or published=True."
+            )
+        if self.forget_optimizer is not None and self.forget_optimizer.weight_decay:
+            raise SettingError("weight decay of forget_optimizer would move unsalient weights: set it to 0.")
 
     @property
     def total(self) -> int:
+        """K, outer steps."""
         return self.steps or 0
 
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
-        method = self
-        if method.published:
-            method = replace(method, fisher="batch", forget_optimizer=None, beta=1.0, floor=0.0)
-        steps = method.steps or max(1, math.ceil(method.epochs * problem.retain.epoch / method.retain_steps))
-        return replace(method, steps=steps, optimizer=with_learning_rate(method.optimizer, problem, engine))
+        """Outer steps from epochs; the retain optimiser from the model, its rate from checkpoint or range test."""
+        steps = self.steps or max(1, math.ceil(self.epochs * problem.retain.epoch / self.retain_steps))
+        return replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine))
 
     def start(self, problem: Problem, engine: Engine) -> State:
+        """Mask and calibration at the original weights, then the optimisers."""
         if self.gamma is not None:
             with engine.clock("fisher"):
                 problem.remember("mask", lambda: self._mask(problem, engine))
-        if self._target(problem, engine) is not None:
-            pass
+        if self.calibrate and problem.holdout is not None:
+            with engine.clock("calibration"):
+                problem.remember("calibration", lambda: self.calibration.measure(problem, engine))
         state = State(problem, engine, problem.subject.module)
-        retain = self.optimizer.build(state.parameters)
-        state.optimizers["retain"] = retain
-        state.schedules["retain"] = schedule(retain, self.retain_decay, self.total * self.retain_steps)
-        state.optimizers["forget"] = self.forget_optimizer.build(state.parameters) if self.forget_optimizer else retain
+        retain = self.optimizer or Optimizer()
+        if not self.online and self.gamma is not None and not self.published:
+            retain = replace(retain, weight_decay=0.0)  # in a joined step it would walk around the mask
+        state.optimizers["retain"] = retain.build(state.parameters)
+        per_step = self.retain_steps if self.online else 1
+        state.schedules["retain"] = schedule(state.optimizers["retain"], self.retain_decay, self.total * per_step)
+        if self.online and self.forget_optimizer is not None:
+            state.optimizers["forget"] = self.forget_optimizer.build(state.parameters)
         return state
 
-    def _mask(self, problem, engine):
+    def _mask(self, problem: Problem, engine: Engine) -> Params:
         fishers = [
             fisher_diagonal(
-                problem.subject.module, problem.task, stream.once(problem.task, "fisher", limit=self.fisher_samples),
-                estimator=self.fisher, engine=engine,
+                problem.subject.module,
+                problem.task,
+                stream.once(problem.task, "fisher", limit=self.fisher_samples),
+                estimator=self.fisher,
+                engine=engine,
             )
             for stream in (problem.forget, problem.retain)
         ]
-        return saliency_mask(*fishers, gamma=self.gamma, eps=PUBLISHED_EPS if self.published else 0.0)
-
-    def _target(self, problem, engine):
-        if not self.calibrate or problem.holdout is None:
-            return None
-        def compute():
-            module = problem.subject.module.eval()
-            with torch.no_grad():
-                losses = torch.cat([problem.task.loss(module, b) for b in problem.holdout.once(problem.task, "evaluate")])
-            return {"loss": losses.mean()}
-        return problem.remember("target", compute)["loss"]
+        return saliency_mask(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
 
     def step(self, state: State, k: int) -> dict[str, float]:
+        """Outer step k: forget, retain, slow."""
+        if not self.online:
+            return self._joined(state, k)
         before = [p.detach().clone() for p in state.parameters] if self.beta < 1 else []
         log = self._forget(state, k)
-        for _ in range(self.retain_steps):
-            loss = descend(state, "retain", weight=self.retain_weight, max_norm=self.retain_max_norm)
-        if before:
+        losses = [
+            descend(state, "retain", weight=self.retain_weight, max_norm=self.retain_max_norm)
+            for _ in range(self.retain_steps)
+        ]
+        if before:  # θ ← θ_before + β (θ_now − θ_before)
             with torch.no_grad():
-                for p, b in zip(state.parameters, before):
-                    p.copy_(b + self.beta * (p - b))
-        return {**log, "retain_loss": loss}
+                torch._foreach_lerp_(before, [p.detach() for p in state.parameters], self.beta)
+                torch._foreach_copy_(state.parameters, before)
+        return {**log, "retain_loss": sum(losses) / len(losses), "lr": state.schedules["retain"].get_last_lr()[0]}
 
-    def _alpha(self, k):
-        return self.alpha * (1 + math.cos(math.pi * k / self.total)) / 2 if self.decay == "cosine" else self.alpha
+    def _forget(self, state: State, k: int) -> dict[str, float]:
+        """One step on −α_k Σ w_i ℓ_i / Σ w_i, masked and then clipped."""
+        batch = state.problem.forget.batch(k, state.problem.task, "forget")
+        objective, log = self._objective(state, batch, k)
+        if objective is not None:
+            optimizer = "forget" if "forget" in state.optimizers else "retain"
+            state.optimizers[optimizer].zero_grad()
+            state.engine.backward(objective, state.parameters)
+            update(state, optimizer, mask=self._mask_of(state), max_norm=self.max_norm)
+        return log
 
-    def _forget(self, state, k):
+    def _joined(self, state: State, k: int) -> dict[str, float]:
+        """Retain and forget gradient in one masked step."""
         problem, engine = state.problem, state.engine
-        batch = problem.forget.batch(k, problem.task, "forget")
+        objective, log = self._objective(state, problem.forget.batch(k, problem.task, "forget"), k)
         state.module.train()
-        with statistics_frozen(state.module, not self.published):
+        loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))
+        value = finite(engine, loss, "retain")
+        state.optimizers["retain"].zero_grad()
+        engine.backward(self.retain_weight * loss + (0 if objective is None else objective), state.parameters)
+        update(state, "retain", mask=self._mask_of(state), max_norm=self.max_norm)
+        state.schedules["retain"].step()
+        state.retained = k + 1
+        return {**log, "retain_loss": value}
+
+    def _objective(self, state: State, batch: Batch, k: int) -> tuple[Tensor | None, dict[str, float]]:
+        """What the forget step descends on, None where the batch is forgotten far enough, and what to log."""
+        problem, engine = state.problem, state.engine
+        gauge = problem.memo.get("calibration")
+        alpha = self.alpha_at(k)
+        state.module.train()
+        with statistics(state.module, "moved" if self.published else self.calibration.statistics_of(gauge)):
+            if self.objective == "redirect":
+                loss = engine.mean(losses_of(state, batch, redirect=state.module))
+                return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}
             losses = losses_of(state, batch)
         value = finite(engine, engine.mean(losses), "forget")
-        target = problem.memo.get("target")
-        if target and (value > float(target["loss"]) or k >= 0.8 * self.total):
-            return {"forget_loss": value, "skipped": True}
-        w = losses.detach().clamp_min(self.floor).pow(self.lam).add(PUBLISHED_EPS if self.published else 0).reciprocal()
-        total = engine.total(w)
-        state.optimizers["forget"].zero_grad()
-        engine.backward(-self._alpha(k) * (w * losses).sum() / total, state.parameters)
-        mask = None
-        if "mask" in problem.memo:
-            names = [n for n, p in state.module.named_parameters() if p.requires_grad]
-            mask = [problem.memo["mask"][n] for n in names]
-        update(state, "forget", mask=mask, max_norm=self.max_norm)
-        return {"forget_loss": value, "skipped": False}
+        log = {"forget_loss": value, "alpha": alpha}
+        if gauge is not None and self.calibration.enough(gauge, batch, value, k, self.total, problem.task):
+            return None, {**log, "skipped": True}
+        weights = self._weights(losses.detach())
+        return -alpha * (weights * losses).sum() / engine.total(weights), log
 
+    def _weights(self, losses: Tensor) -> Tensor:
+        """w_i ∝ 1 / ℓ_i^λ, constant in the gradient, [B]."""
+        if self.objective == "ascent":
+            return torch.ones_like(losses)
+        eps = PUBLISHED_EPS if self.published else 0.0
+        return 1 / (losses.clamp_min(self.floor).pow(self.lam) + eps)
 
-@contextmanager
-def statistics_frozen(module: nn.Module, frozen: bool = True) -> Iterator[None]:
-    """Layers with running statistics in evaluation mode inside the block."""
-    layers = [m for m in module.modules() if getattr(m, "running_mean", None) is not None and m.training] if frozen else []
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.train()
+    def alpha_at(self, k: int) -> float:
+        """α_k."""
+        x = k / self.total
+        factors = {
+            "cosine": (1 + math.cos(math.pi * x)) / 2,
+            "linear": 1 - x,
+            "exponential": 0.01**x,
+            "constant": 1.0,
+        }
+        return self.alpha * factors[self.decay]
+
+    def _mask_of(self, state: State) -> list[Tensor] | None:
+        mask = state.problem.memo.get("mask")
+        if mask is None:
+            return None
+        return [mask[name] for name, p in state.module.named_parameters() if p.requires_grad]

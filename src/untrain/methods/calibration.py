@@ -1,0 +1,104 @@
+"""How far to forget, read off held-out data.
+
+A model retrained without the forget set treats it like data that it never saw. So the *original* model's mean loss on
+held-out samples says how high the forget loss should come, and a forget step is left out where its batch is there
+already. The target stays fixed: one that followed the changing model would run away. A class (or other condition)
+that the retain set does not hold has no such gauge: a retrained model gives it no probability at all, and forgetting
+it goes on to the last step.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from untrain.engine import Engine
+from untrain.errors import SettingError
+from untrain.methods.base import Problem, finite
+from untrain.types import Batch, Params, Task
+
+Statistics = Literal["running", "batch", "moved"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Settings of calibration; they matter only where held-out data are given."""
+
+    until: float = 0.8
+    """Share of the outer steps after which none forgets any more, so that retaining has the last word."""
+    margin: float = 1.0
+    """A batch has been forgotten far enough at this multiple of the held-out loss."""
+    statistics: Literal["running", "batch"] = "batch"
+    """Normalisation in forget steps: by running statistics, or by the batch's own, which the layers do not keep.
+    Under large retain steps running statistics lag behind the weights, and a forget step on them is wasted."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if not 0 < self.until <= 1 or not self.margin > 0:
+            raise SettingError("calibration: until must be in (0, 1], margin above 0.")
+
+    def measure(self, problem: Problem, engine: Engine) -> Params:
+        """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
+
+        Returns:
+            "target", a scalar; "held", the conditions [C], empty where the task has none.
+        """
+        module, task = problem.subject.module.eval(), problem.task
+        total, count = torch.zeros((), device=engine.device), 0
+        with torch.no_grad(), engine.autocast():
+            for batch in problem.holdout.once(task, "evaluate"):  # type: ignore[union-attr]
+                losses = task.loss(module, engine.share(batch))
+                total, count = total + engine.total(losses), count + engine.count(losses)
+        target = total / count
+        finite(engine, target / engine.num_processes, "held-out")
+        problem.notes.append(f"forget steps are left out where the batch's loss exceeds {float(target):.3g} nats")
+        return {"target": target, "held": conditions(problem)}
+
+    def statistics_of(self, gauge: Params | None) -> Statistics:
+        """How normalisation layers behave in a forget step."""
+        return "running" if gauge is None else self.statistics
+
+    def enough(self, gauge: Params, batch: Batch, loss: float, k: int, total: int, task: Task) -> bool:
+        """Whether the forget step on this batch is left out."""
+        condition = task.condition(batch)
+        if condition is not None and not bool(torch.isin(condition, gauge["held"]).all()):
+            return False
+        return k >= self.until * total or loss >= self.margin * float(gauge["target"])
+
+
+def conditions(problem: Problem) -> Tensor:
+    """The conditions (labels) that the retain set holds, [C]; of a large set, those of 4,096 samples."""
+    found = []
+    for batch in problem.retain.once(problem.task, "evaluate", limit=4096):
+        condition = problem.task.condition(batch)
+        if condition is None:
+            return torch.empty(0, dtype=torch.int64)
+        found.append(condition.unique())
+    return torch.cat(found).unique()
+
+
+@contextmanager
+def statistics(module: nn.Module, kind: Statistics) -> Iterator[None]:
+    """How layers with running statistics normalise inside the block.
+
+    Args:
+        module: in training mode.
+        kind: "running" uses the running statistics; "batch" the batch's own, and the running ones stay as they are;
+            "moved" the batch's own, and the running ones move, as in a training step.
+    """
+    layers = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor) and m.training]
+    kept = [dict(layer._buffers) for layer in layers]
+    for layer, buffers in zip(layers, kept, strict=True):
+        if kind == "running":
+            layer.eval()
+        elif kind == "batch":  # copies move instead; autograd may look at them until the backward pass is over
+            layer._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for layer, buffers in zip(layers, kept, strict=True):
+            layer.train()
+            layer._buffers.update(buffers)

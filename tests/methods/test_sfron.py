@@ -1,0 +1,250 @@
+"""SFR-on's promises: the mask holds, forgetting raises the forget loss, settings do what they say."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from untrain.engine import Engine
+from untrain.errors import SettingError
+from untrain.methods.base import Optimizer, Problem, State, descend
+from untrain.methods.calibration import Calibration, statistics
+from untrain.methods.sfron import SFRon
+from untrain.models.subject import Subject
+from untrain.tasks.classification import Classification
+from untrain.data.streams import Stream
+
+SGD = Optimizer("sgd", 0.05, 0.9, 5e-4)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 16), nn.ReLU(), nn.Linear(16, 5)
+    ).double()
+
+
+def samples(count, seed):
+    g = torch.Generator().manual_seed(seed)
+    return TensorDataset(
+        torch.randn(count, 1, 8, 8, generator=g, dtype=torch.float64), torch.randint(0, 5, (count,), generator=g)
+    )
+
+
+def problem(model=None, holdout=False):
+    engine = Engine(torch.device("cpu"))
+    sets = {"forget": samples(20, 1), "retain": samples(60, 2)} | ({"holdout": samples(30, 3)} if holdout else {})
+    streams = {name: Stream(data, name, engine, 10) for name, data in sets.items()}
+    return Problem(Subject(model or network()), Classification(num_classes=5), **streams), engine
+
+
+def started(method, **options):
+    work, engine = problem(**options)
+    return method.resolved(work, engine).start(work, engine), method.resolved(work, engine)
+
+
+@pytest.mark.parametrize(
+    "forget_optimizer",
+    [
+        Optimizer("sgd", 0.1),
+        Optimizer("sgd", 0.1, momentum=0.9),
+        Optimizer("adam", 1e-2),
+        Optimizer("adamw", 1e-2),
+    ],
+)
+def test_a_forget_step_moves_no_unsalient_weight(forget_optimizer):
+    method = SFRon(steps=4, optimizer=SGD, forget_optimizer=forget_optimizer)
+    state, method = started(method)
+    mask = state.problem.memo["mask"]
+    assert 0 < sum(int(m.sum()) for m in mask.values()) < sum(m.numel() for m in mask.values())
+    for k in range(4):
+        before = {name: p.detach().clone() for name, p in state.module.named_parameters()}
+        method._forget(state, k)
+        moved = 0
+        for name, parameter in state.module.named_parameters():
+            assert torch.equal(parameter[~mask[name]], before[name][~mask[name]]), name
+            moved += int((parameter[mask[name]] != before[name][mask[name]]).sum())
+        assert moved > 0
+        # retain steps in between, with momentum and weight decay, must not break the promise of the next forget step
+        for _ in range(2):
+            descend(state, "retain")
+
+
+def test_settings_that_break_the_promise_are_refused():
+    with pytest.raises(SettingError, match="unsalient"):
+        SFRon(forget_optimizer=None)
+    with pytest.raises(SettingError, match="weight decay"):
+        SFRon(forget_optimizer=Optimizer("adamw", 1e-3, weight_decay=0.1))
+    SFRon(forget_optimizer=None, gamma=None)
+    SFRon(forget_optimizer=None, published=True)
+
+
+def test_one_outer_step_equals_the_formula_written_out():
+    method = SFRon(
+        steps=3, retain_steps=2, alpha=2.0, lam=0.5, max_norm=0.3, beta=0.7, optimizer=SGD,
+        forget_optimizer=Optimizer("sgd", 0.1), gamma=1.0, decay="constant",
+    )  # fmt: skip
+    state, method = started(method)
+    work = state.problem
+    mask = [work.memo["mask"][name] for name, _ in state.module.named_parameters()]
+    slow = network()
+    start = [p.detach().clone() for p in slow.parameters()]
+
+    batch = work.forget.batch(0, work.task, "forget")
+    slow.train()
+    slow[1].eval()
+    losses = F.cross_entropy(slow(batch["input"]), batch["label"], reduction="none")
+    weights = losses.detach() ** -0.5
+    (-2.0 * (weights / weights.sum() * losses).sum()).backward()
+    gradients = [p.grad * m for p, m in zip(slow.parameters(), mask, strict=True)]
+    norm = math.sqrt(sum(float((g * g).sum()) for g in gradients))
+    scale = min(1.0, 0.3 / (norm + 1e-6))
+    with torch.no_grad():
+        for parameter, gradient in zip(slow.parameters(), gradients, strict=True):
+            parameter -= 0.1 * scale * gradient
+    slow.train()
+    optimizer = torch.optim.SGD(slow.parameters(), 0.05, 0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+    for i in range(2):
+        batch = work.retain.batch(i, work.task, "retain")
+        optimizer.zero_grad()
+        F.cross_entropy(slow(batch["input"]), batch["label"]).backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        for parameter, before in zip(slow.parameters(), start, strict=True):
+            parameter.copy_(before + 0.7 * (parameter - before))
+
+    method.step(state, 0)
+    for found, expected in zip(state.module.state_dict().values(), slow.state_dict().values(), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["adaptive", "ascent"])
+def test_forgetting_raises_the_forget_loss(objective):
+    state, method = started(SFRon(steps=1, objective=objective, optimizer=SGD))
+    batch = state.problem.forget.batch(0, state.problem.task, "forget")
+
+    def loss():
+        state.module.eval()
+        with torch.no_grad():
+            return state.problem.task.loss(state.module, batch).mean()
+
+    before = loss()
+    method._forget(state, 0)
+    assert loss() > before
+
+
+def test_redirecting_lowers_the_loss_of_the_other_label():
+    state, method = started(SFRon(steps=1, objective="redirect", optimizer=SGD))
+    task = state.problem.task
+    batch = task.variant(state.problem.forget.batch(0, task, "forget"), "redirect")
+    state.module.eval()
+    before = task.loss(state.module, batch).mean()
+    method._forget(state, 0)
+    state.module.eval()
+    assert task.loss(state.module, batch).mean() < before
+
+
+def test_joined_steps_respect_the_mask_too():
+    work, engine = problem()
+    method = SFRon(steps=5, online=False, optimizer=SGD).resolved(work, engine)
+    state = method.start(work, engine)
+    before = {name: p.detach().clone() for name, p in state.module.named_parameters()}
+    for k in range(5):
+        method.step(state, k)
+    for name, parameter in state.module.named_parameters():
+        mask = work.memo["mask"][name]
+        assert torch.equal(parameter[~mask], before[name][~mask])
+        assert not mask.any() or not torch.equal(parameter[mask], before[name][mask])
+
+
+def test_alpha_decays_as_said():
+    method = SFRon(steps=4, alpha=2.0)
+    assert [method.alpha_at(k) for k in range(4)] == pytest.approx(
+        [2.0 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
+    )
+    assert SFRon(steps=4, decay="linear").alpha_at(1) == 0.75
+    assert SFRon(steps=4, decay="exponential").alpha_at(2) == pytest.approx(0.1)
+    assert SFRon(steps=4, decay="constant").alpha_at(3) == 1.0
+
+
+def test_calibration_leaves_out_what_is_forgotten_far_enough():
+    work, engine = problem(holdout=True)
+    method = SFRon(steps=10, optimizer=SGD, calibration=Calibration(until=0.5)).resolved(work, engine)
+    state = method.start(work, engine)
+    task = work.task
+    with torch.no_grad():
+        batch = next(iter(work.holdout.once(task, "evaluate", batch_size=30)))
+        expected = F.cross_entropy(network().eval()(batch["input"]), batch["label"])
+    assert float(work.memo["calibration"]["target"]) == pytest.approx(float(expected))
+    work.memo["calibration"]["target"].fill_(-1.0)
+    before = [p.detach().clone() for p in state.parameters]
+    assert method._forget(state, 0)["skipped"]
+    assert all(torch.equal(a, b) for a, b in zip(before, state.parameters, strict=True))
+    work.memo["calibration"]["target"].fill_(1e9)
+    assert "skipped" not in method._forget(state, 4)
+    assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
+    work.memo["calibration"]["held"] = torch.tensor([0, 1])
+    assert "skipped" not in method._forget(state, 9), "a class that the retain set lacks has no gauge"
+
+
+def test_without_holdout_every_forget_step_is_taken():
+    work, engine = problem()
+    method = SFRon(steps=6, optimizer=SGD).resolved(work, engine)
+    state = method.start(work, engine)
+    assert not any("skipped" in method.step(state, k) for k in range(6))
+
+
+@pytest.mark.parametrize(("kind", "moves"), [("running", False), ("batch", False), ("moved", True)])
+def test_statistics(kind, moves):
+    model = network().train()
+    x = samples(10, 5).tensors[0]
+    before = {name: b.clone() for name, b in model.named_buffers()}
+    with statistics(model, kind):
+        assert model[1].training == (kind != "running")
+        out = model(x)
+    assert model[1].training
+    after = dict(model.named_buffers())
+    assert all(torch.equal(before[name], after[name]) for name in before) != moves
+    model.train(kind != "running")
+    assert torch.equal(out, model(x))
+
+
+def test_published_fills_in_its_preset_and_refuses_contradictions():
+    method = SFRon(published=True)
+    assert (method.fisher, method.forget_optimizer, method.beta, method.floor) == ("batch", None, 1.0, 0.0)
+    with pytest.raises(SettingError, match="published means beta"):
+        SFRon(published=True, beta=0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"beta": 0.0}, {"beta": 1.5}, {"lam": -1.0}, {"alpha": 0.0}, {"gamma": -1.0}, {"steps": 0}, {"retain_steps": 0},
+        {"max_norm": math.nan}, {"objective": "descent"}, {"decay": "cubic"}, {"fisher": "exact"}, {"epochs": 0.0},
+        {"fisher_samples": 0},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range(wrong):
+    with pytest.raises(SettingError):
+        SFRon(**wrong)
+
+
+def test_a_state_is_what_a_checkpoint_holds():
+    state, method = started(SFRon(steps=4, optimizer=SGD))
+    for k in range(2):
+        method.step(state, k)
+    saved = copy.deepcopy(state.state_dict())
+    other, _ = started(SFRon(steps=4, optimizer=SGD))
+    other.load_state_dict(saved)
+    for k in range(2, 4):
+        method.step(state, k)
+        method.step(other, k)
+    assert isinstance(other, State)
+    for a, b in zip(state.module.state_dict().values(), other.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
