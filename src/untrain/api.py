@@ -198,9 +198,10 @@ def fisher_diagonal(
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     data = batches if hasattr(batches, "__getitem__") else list(batches)
-    stream = Stream(data, "fisher", Engine(device), seed=seed)
+    engine = Engine.start(device)
+    stream = Stream(data, "fisher", engine, seed=seed)
     ready = prepared(task, model, {"fisher": stream})
-    return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator)
+    return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator, engine=engine)
 
 
 def prepared(task: str | Task, module: nn.Module, streams: Mapping[str, Stream]) -> Task:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from untrain.engine import Engine
-from untrain.errors import SettingError
-from untrain.methods.base import Problem, finite
+from untrain.errors import Diverged, SettingError
+from untrain.methods.base import Problem
 from untrain.types import Batch, Params, Task
 
 Statistics = Literal["running", "batch", "moved"]
@@ -53,7 +53,8 @@ class Calibration:
                 losses = task.loss(module, engine.share(batch))
                 total, count = total + engine.total(losses), count + engine.count(losses)
         target = total / count
-        finite(engine, target / engine.num_processes, "held-out")
+        if not bool(torch.isfinite(target)):
+            raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
         problem.notes.append(f"forget steps are left out where the batch's loss exceeds {float(target):.3g} nats")
         return {"target": target, "held": conditions(problem)}
 

@@ -5,6 +5,7 @@ A section is a function from the run's data to a `Section`, or to None where it 
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -216,7 +217,7 @@ def _append(run: Curves, step: int, record: Mapping[str, Any]) -> None:
             curve.steps.pop()
             curve.values.pop()
         curve.steps.append(step)
-        curve.values.append(float(value))
+        curve.values.append(float("nan") if (known := number(value)) is None else float(known))
 
 
 def _umask() -> int:
@@ -263,11 +264,11 @@ def curves_section(run: Run) -> Section:
     accuracies = _with_series(runs, lambda key: key in SETS)
     made = []
     if losses:
-        made.append(figures.loss_curves("losses", losses[:PANELS]))
+        made.append(figures.loss_curves("loss-curves", losses[:PANELS]))
     if accuracies:
         target = run.models.get(TARGET, {})
         known = {key: value for key in SETS if (value := number(target.get(key))) is not None}
-        made.append(figures.accuracy_curves("accuracies", accuracies[:PANELS], known))
+        made.append(figures.accuracy_curves("accuracy-curves", accuracies[:PANELS], known))
     missing = [] if losses else ["There are no curves: history.jsonl is missing or holds no loss."]
     lede = (
         "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
@@ -294,7 +295,7 @@ def classes_section(run: Run) -> Section:
             notes.append(
                 f"Shown are the {len(rows)} of {total:,} classes in which each method is furthest from {gauge}."
             )
-        made.append((label(name), figures.class_accuracies(f"classes-{place}", label(name), rows, accuracies)))
+        made.append((label(name), figures.class_accuracies(f"class-accuracies-{place}", label(name), rows, accuracies)))
     notes += _left_out([label(name) for name, _ in drawn[DRAWN:]])
     missing = [] if made else ["The accuracies by class are not in evaluation.json, or no method has been run."]
     lede = "Whether forgetting stayed where it was meant, or took something from other classes as well."
@@ -310,7 +311,7 @@ def histograms_section(run: Run) -> Section:
     order = [*originals, *run.methods[:PANELS], *([TARGET] if TARGET in run.models else [])]
     read = [(name, _histogram(label(name), run.models[name].get("losses"))) for name in order]
     models = [histogram for _, histogram in read if histogram is not None]
-    made = [figures.loss_histograms("histograms", models)] if models else []
+    made = [figures.loss_histograms("loss-histograms", models)] if models else []
     missing = [] if made else ["The losses of single samples are not in evaluation.json."]
     absent = [label(name) for name, histogram in read if histogram is None]
     notes = [f"Without histogram: {', '.join(absent)}."] if absent and models else []
@@ -331,7 +332,9 @@ def mask_section(run: Run) -> Section:
         overall = number(mask.get("density"))
         if found:
             drawing = (
-                figures.mask_density(f"mask-{len(made)}", label(name), found, overall) if len(made) < DRAWN else None
+                figures.mask_density(f"mask-density-{len(made)}", label(name), found, overall)
+                if len(made) < DRAWN
+                else None
             )
             listed = [(layer, f"{show(100 * value, 2)} %") for layer, value in found.items()]
             rows = listed if drawing is None or len(found) > figures.BARS else []
@@ -353,7 +356,7 @@ def times_section(run: Run) -> Section:
     """How long each model took to make."""
     order = [TARGET, *run.methods]
     clocks = [clock for name in order if name in run.models and (clock := _clock(name, run.models[name])) is not None]
-    made = [figures.times("times", clocks)] if clocks else []
+    made = [figures.times("time-bars", clocks)] if clocks else []
     absent = [label(n) for n in order if n in run.models and _clock(n, run.models[n]) is None]
     evaluated = [
         f"{label(n)} {duration(e)}"
@@ -417,7 +420,9 @@ def _facts(run: Run) -> list[str]:
     if "forget" in known and "retain" in known:
         facts.append(f"{known['forget']:,} of {known['forget'] + known['retain']:,} training samples to forget")
     if split.get("kind"):
-        facts.append(f"chosen by {split['kind']}: {_value(split['spec'])}" if split.get("spec") else str(split["kind"]))
+        spec = split.get("spec")
+        told = _listed(spec, 6) if isinstance(spec, list) else _value(spec)
+        facts.append(f"chosen by {split['kind']}" + (f": {told}" if spec not in (None, "", []) else ""))
     facts += [f"{known[key]:,} {name}" for key, name in (("holdout", "held out"), ("test", "to test")) if key in known]
     if run.manifest.get("created"):
         facts.append(_date(str(run.manifest["created"])))
@@ -518,11 +523,13 @@ def _rows(run: Run, accuracies: Mapping[str, Mapping[str, Mapping[str, float]]])
 
 def _histogram(name: str, losses: Any) -> Histogram | None:
     """The histogram as drawn; None where there is none or it does not fit together."""
-    edges = np.array([float(e) for e in sequence(mapping(losses).get("edges")) if isinstance(e, int | float)])
-    if len(edges) < 3 or np.isnan(edges).any() or not (np.diff(edges) > 0).all() or not np.isfinite(edges[:-1]).all():
+    given = list(sequence(mapping(losses).get("edges")))
+    if len(given) > 2 and given[-1] == math.inf and number(given[-2]) is not None and number(given[-3]) is not None:
+        given[-1] = given[-2] + (given[-2] - given[-3])  # an open last bin is drawn as wide as the one before it
+    known = [e for edge in given if (e := number(edge)) is not None]
+    edges = np.array(known, dtype=float)
+    if len(known) < len(given) or len(edges) < 3 or not (np.diff(edges) > 0).all():
         return None
-    if np.isinf(edges[-1]):  # an open last bin is drawn as wide as the one before it
-        edges[-1] = edges[-2] + (edges[-2] - edges[-3])
     counts = {}
     for part in figures.SETS:
         values = [number(v) for v in sequence(mapping(losses).get(part))]

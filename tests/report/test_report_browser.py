@@ -1,0 +1,93 @@
+"""A real browser opens the page: nothing on its console, every figure is drawn, nothing is cut off or runs."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from example_run import write_example_run
+
+from untrain.report import write_report
+
+EVIL = '<script>console.error("ran")</script>&"'
+PROBE = """
+<script>
+const found = {figures: [], duplicates: [], dangling: [], cut: [], overflow: 0};
+document.querySelectorAll("details").forEach(part => part.open = true);
+const seen = new Set();
+document.querySelectorAll("[id]").forEach(e => { if (seen.has(e.id)) found.duplicates.push(e.id); seen.add(e.id); });
+document.querySelectorAll("figure svg").forEach(svg => {
+  const box = svg.getBoundingClientRect();
+  const marks = [...svg.querySelectorAll("path, use")].filter(e => e.getBoundingClientRect().width > 0).length;
+  found.figures.push({id: svg.id, width: box.width, height: box.height, marks: marks});
+  svg.querySelectorAll("text").forEach(text => {
+    const at = text.getBoundingClientRect();
+    if (at.left < box.left - 2 || at.right > box.right + 2 || at.top < box.top - 2 || at.bottom > box.bottom + 2)
+      found.cut.push(svg.id + ": " + text.textContent);
+  });
+  svg.querySelectorAll("[clip-path], [href]").forEach(e => {
+    const to = (e.getAttribute("href") || e.getAttribute("clip-path").slice(4, -1)).slice(1);
+    if (!document.getElementById(to)) found.dangling.push(to);
+  });
+});
+found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const out = document.createElement("pre");
+out.id = "found";
+out.textContent = JSON.stringify(found);
+document.body.append(out);
+console.log("probe done");
+</script>
+</body>"""
+
+
+def browser():
+    """The browser's path; without one the test fails, unless the environment says that there need not be any."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("UNTRAIN_NO_BROWSER"):
+        pytest.skip("no Chromium on this machine, and UNTRAIN_NO_BROWSER is set")
+    return pytest.fail("no Chromium found: install it, or set UNTRAIN_NO_BROWSER to go without this test")
+
+
+def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
+    program = browser()
+    run = tmp_path / "run"
+    write_example_run(run, methods=("finetune", "sfron", EVIL), classes=(EVIL, "$b_1$", "日本語"), layers=(EVIL, "x"))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert page.count("default-src 'none';") == page.count("</body>") == 1
+    probed = page.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
+    (tmp_path / "probed.html").write_text(probed.replace("</body>", PROBE), encoding="utf-8")
+    done = subprocess.run(
+        [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,2000",
+         "--enable-logging=stderr", "--v=0", "--dump-dom", (tmp_path / "probed.html").as_uri()],
+        capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert len(console) == 1, console  # the probe's own word, so the console was listened to, and no error beside it
+    assert "probe done" in console[0]
+    found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    expected = [
+        "losses",
+        "accuracies",
+        "classes-0",
+        "classes-1",
+        "classes-2",
+        "histograms",
+        "mask-0",
+        "mask-1",
+        "times",
+    ]
+    assert [figure["id"] for figure in found["figures"]] == expected
+    for figure in found["figures"]:
+        assert figure["width"] > 600, figure
+        assert figure["height"] > 60, figure
+        assert figure["marks"] > 3, figure
+    assert found["duplicates"] == found["dangling"] == found["cut"] == []
+    assert found["overflow"] <= 0
