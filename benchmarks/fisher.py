@@ -141,7 +141,7 @@ def scaling(arguments: argparse.Namespace) -> None:
     cases += [(*base[:2], batches) for batches in (4, 8)]
     for width, size, batches in cases:
         model, batch = prepare(name, layout, size, arguments.size, width)
-        plain, fisher, ratio = pairs(model, batch, batches, arguments.repeats)
+        _, fisher, ratio = pairs(model, batch, batches, arguments.repeats)
         more = peak("fisher", arguments, name, layout, size, width) - peak(
             "plain", arguments, name, layout, size, width
         )

@@ -66,10 +66,11 @@ class Engine:
             SettingError: if the device does not exist.
         """
         try:
-            state = PartialState()
+            on_cpu = not torch.accelerator.is_available() or (device is not None and torch.device(device).type == "cpu")
+            state = PartialState(cpu=on_cpu)
             chosen = torch.device(device) if device is not None else state.device
             torch.empty(0, device=chosen)
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise SettingError(f"device {str(device)!r} cannot be used: {error}") from error
         return cls(chosen, precision, compile, state.process_index, state.num_processes)
 

@@ -78,7 +78,7 @@ def _model(
         model |= {"FA": 99.1 if knows else 0.2, "forgotten_TA": 93.0 if knows else 0.0}
     model["by_class"] = {
         measure: {
-            c: round(float(np.clip(values[measure] + rng.normal(0, 2.5), 0, 100)), 2)
+            c: round(float(np.clip(model[measure] + rng.normal(0, 2.5), 0, 100)), 2)
             for c in ([forgotten] if forgotten and measure == "FA" else classes)
         }
         for measure in ("FA", "RA", "TA")

@@ -73,17 +73,8 @@ def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
     assert len(console) == 1, console  # the probe's own word, so the console was listened to, and no error beside it
     assert "probe done" in console[0]
     found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
-    expected = [
-        "losses",
-        "accuracies",
-        "classes-0",
-        "classes-1",
-        "classes-2",
-        "histograms",
-        "mask-0",
-        "mask-1",
-        "times",
-    ]
+    expected = ["loss-curves", "accuracy-curves", *(f"class-accuracies-{i}" for i in range(3)), "loss-histograms"]
+    expected += ["mask-density-0", "mask-density-1", "time-bars"]
     assert [figure["id"] for figure in found["figures"]] == expected
     for figure in found["figures"]:
         assert figure["width"] > 600, figure

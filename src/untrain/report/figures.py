@@ -351,17 +351,15 @@ def _layer_profile(axes: "Axes", names: Sequence[str], values: Floats) -> None:
 
 
 def _blocks(names: Sequence[str], most: int = 24) -> list[tuple[int, str]]:
-    """Where the blocks of a model begin: the deepest dotted prefix that leaves at most so many, spread evenly else."""
+    """Where the blocks of a model begin: the deepest dotted prefix that leaves so many, the first spread out else."""
     best: list[tuple[int, str]] = []
     for depth in range(1, 1 + max(name.count(".") for name in names) + 1):
         prefixes = [".".join(name.split(".")[:depth]) for name in names]
         starts = [(i, p) for i, p in enumerate(prefixes) if i == 0 or p != prefixes[i - 1]]
-        if len(starts) > most:
+        if best and len(starts) > most:
             break
         best = starts
     apart = max(1, len(names) // most)
-    if not best:
-        best = [(i, names[i]) for i in range(0, len(names), apart)]
     kept = [best[0]]
     for start, block in best[1:]:
         if start - kept[-1][0] >= apart:

@@ -1,0 +1,57 @@
+import torch
+from test_sfron import problem
+
+from untrain.methods.base import Optimizer, run
+from untrain.methods.finetune import Finetune
+from untrain.methods.learning_rate import range_test, with_learning_rate
+
+
+def test_a_given_rate_is_taken():
+    work, engine = problem()
+    assert with_learning_rate(Optimizer("adam", 0.3), work, engine) == Optimizer("adam", 0.3)
+    assert work.notes == []
+
+
+def test_the_peak_of_the_original_training_is_taken_and_noted():
+    work, engine = problem()
+    work.subject.peak_lr = 0.07
+    assert with_learning_rate(None, work, engine) == Optimizer("sgd", 0.07, 0.9, 5e-4)
+    assert "original training's peak" in work.notes[0]
+
+
+def test_a_range_test_finds_a_rate_and_leaves_everything_as_it_was():
+    work, engine = problem()
+    before = {name: tensor.clone() for name, tensor in work.subject.module.state_dict().items()}
+    chosen = with_learning_rate(None, work, engine)
+    assert 1e-3 < chosen.lr < 1
+    assert "range test" in work.notes[0]
+    assert all(torch.equal(before[name], tensor) for name, tensor in work.subject.module.state_dict().items())
+    assert all(parameter.grad is None for parameter in work.subject.module.parameters())
+    assert with_learning_rate(None, work, engine) == chosen, "remembered, not repeated"
+    assert len(work.notes) == 1
+
+
+def trained():
+    """A problem whose model fits its retain set."""
+    work, engine = problem()
+    run(Finetune(steps=200, optimizer=Optimizer("sgd", 0.05, 0.9)), work, engine)
+    return work, engine
+
+
+def test_a_steeper_loss_gets_a_smaller_rate():
+    """Scaling weights down and what follows up leaves the function as it is and makes its loss steeper."""
+    work, engine = trained()
+    plain = range_test(Optimizer("sgd", None, 0.9), work, engine)
+    with torch.no_grad():
+        for parameter in work.subject.module[4].parameters():
+            parameter.div_(30)
+        work.subject.module[6].weight.mul_(30)
+    assert range_test(Optimizer("sgd", None, 0.9), work, engine) < plain
+
+
+def test_where_no_rate_unsettles_the_model_one_is_found_all_the_same():
+    work, engine = problem()
+    for parameter in work.subject.module.parameters():
+        parameter.requires_grad_(False)
+    work.subject.module[0].bias.requires_grad_(True)  # before batch normalisation, a bias changes nothing
+    assert 1e-3 <= range_test(Optimizer("sgd", None), work, engine) <= 1

@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from untrain.engine import Engine, generator_of, seed_of
+from untrain.errors import SettingError
+
+SCRIPT = Path(__file__).parent / "two_processes.py"
+
+
+def launched(processes, out):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(out)], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    """Tolerance 1e-12 of the largest value: float64, sums in another order, through 48 steps."""
+    one, two = (launched(n, tmp_path / f"{n}.pt") for n in (1, 2))
+    assert (one.pop("processes"), two.pop("processes")) == (1, 2)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        worst = (value - two[name]).abs().max() / value.abs().max()
+        assert worst <= 1e-12, (name, worst)
+
+
+def test_shares_are_contiguous_and_complete():
+    batch = {"index": torch.arange(7), "input": torch.randn(7, 2)}
+    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).share(batch)["index"] for p in range(3)]
+    assert torch.cat(parts).tolist() == list(range(7))
+    few = [Engine(torch.device("cpu"), process=p, num_processes=3).share({"index": torch.arange(1)}) for p in range(3)]
+    assert sorted(len(part["index"]) for part in few) == [0, 0, 1]
+
+
+def test_seeds_of_different_purposes_differ_and_stay():
+    assert seed_of(0, "retain", 1) == seed_of(0, "retain", 1)
+    assert len({seed_of(s, name, k) for s in (0, 1) for name in ("a", "b") for k in (0, 1)}) == 8
+    assert torch.equal(torch.rand(3, generator=generator_of(5, "x")), torch.rand(3, generator=generator_of(5, "x")))
+
+
+def test_devices_and_precisions_are_checked():
+    with pytest.raises(SettingError, match="cannot be used"):
+        Engine.start("cuda:99")
+    with pytest.raises(SettingError, match="precision"):
+        Engine.start("cpu", "fp8")
+
+
+def test_clocks_add_up():
+    engine = Engine(torch.device("cpu"))
+    for _ in range(2):
+        with engine.clock("steps"):
+            torch.randn(10)
+    assert set(engine.clocks) == {"steps"}
+    assert engine.clocks["steps"] > 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_trains_close_to_full(precision):
+    """A step at reduced precision moves weights in the same direction: cosine above 0.99."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(20, 4)
+    x, y = torch.randn(64, 20), torch.randint(0, 4, (64,))
+    gradients = []
+    for chosen in ("no", precision):
+        engine = Engine(torch.device("cpu"), chosen)
+        model.zero_grad()
+        with engine.autocast():
+            losses = torch.nn.functional.cross_entropy(model(x), y, reduction="none")
+        engine.backward(engine.mean(losses), list(model.parameters()))
+        engine.scaler.unscale_(torch.optim.SGD(model.parameters(), 0.1))
+        gradients.append(model.weight.grad.flatten().clone())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
