@@ -2,28 +2,28 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from untrain import fisher
 from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision
-from untrain.errors import EmptySet, FolderError, Overlap, SettingError
+from untrain.errors import FolderError, Overlap
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, hash_tensors, write_json, write_text
-from untrain.methods import METHODS, make
-from untrain.methods.base import Checkpoints, Method, Problem, Run, run
+from untrain.methods import make
+from untrain.methods.base import Checkpoints, Method, Problem, run
 from untrain.models.checkpoints import state_hash
 from untrain.models.subject import Subject
 from untrain.saliency import density, save_mask
 from untrain.tasks import resolve
-from untrain.types import Batch, Params, Task
+from untrain.types import Params, Task
 
 MODEL_FILE = "model.safetensors"
 RESUME_FILE = "resume.pt"

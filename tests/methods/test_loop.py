@@ -179,7 +179,9 @@ def test_methods_are_made_by_name_class_or_object():
         make(3, {})
 
 
-@pytest.mark.parametrize("wrong", [{"name": "lion"}, {"lr": 0.0}, {"name": "adam", "momentum": 0.9}, {"momentum": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"name": "lion"}, {"lr": 0.0}, {"name": "adam", "momentum": 0.9}, {"momentum": -1.0}]
+)
 def test_optimizers_check_their_settings(wrong):
     with pytest.raises(SettingError):
         Optimizer(**wrong)

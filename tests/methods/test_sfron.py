@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, State, descend
@@ -16,7 +17,6 @@ from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.sfron import SFRon
 from untrain.models.subject import Subject
 from untrain.tasks.classification import Classification
-from untrain.data.streams import Stream
 
 SGD = Optimizer("sgd", 0.05, 0.9, 5e-4)
 

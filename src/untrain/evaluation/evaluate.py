@@ -1,7 +1,7 @@
 """One forward pass over each set, and every measure from it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,8 +44,7 @@ class Predictions:
 
     def where(self, chosen: Tensor) -> "Predictions":
         """The samples where `chosen`, bool [N], holds."""
-        rows = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Predictions(**{name: value if value is None else value[chosen] for name, value in rows.items()})
+        return replace(self, **{name: value[chosen] for name, value in vars(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -164,8 +163,6 @@ def predictions(model: nn.Module, task: Task, stream: Stream, engine: Engine, ad
     return result
 
 
-
-
 def _statistics(model: nn.Module, task: Task, engine: Engine, batch: Batch, keep: bool) -> tuple[Tensor, ...]:
     share = engine.share(batch)
     with engine.autocast():
@@ -237,11 +234,11 @@ def _beside(
         "KL": kl_divergence(reference, log_probs),
         "JS": js_divergence(reference, log_probs),
     }
-    pairs = {name: (own[name], goal[name]) for name in DISTANCES}
-    if all(a is not None and b is not None for a, b in pairs.values()):
-        gaps = [abs(a - b) for a, b in pairs.values()]  # type: ignore[operator]
+    pairs = {name: (a, b) for name in DISTANCES if (a := own[name]) is not None and (b := goal[name]) is not None}
+    if len(pairs) == len(DISTANCES):
+        gaps = [abs(a - b) for a, b in pairs.values()]
         values["AvgD"] = sum(gaps) / len(gaps)
-        values["ToW"] = tug_of_war(*zip(*(pairs[name] for name in ("FA", "RA", "TA")), strict=True))  # type: ignore
+        values["ToW"] = tug_of_war(*zip(*(pairs[name] for name in ("FA", "RA", "TA")), strict=True))
     return values
 
 

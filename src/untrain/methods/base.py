@@ -88,8 +88,8 @@ class Problem:
     retain: Stream
     holdout: Stream | None = None
     seed: int = 0
-    memo: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    memo: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
 
     def remember(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The result called `name`, computed only where it is not known yet."""
@@ -180,7 +180,7 @@ class Method(ABC):
         for name in settings:
             if name not in known:
                 raise SettingError(unknown(f"setting of {cls.name}", name, known))
-        defaults = {f.name: f.default for f in fields(cls)}
+        defaults: dict[str, Any] = {f.name: f.default for f in fields(cls)}
         nested = {
             name: replace(defaults[name], **value) if isinstance(value, dict) and defaults[name] is not None else value
             for name, value in settings.items()

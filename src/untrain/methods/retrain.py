@@ -22,10 +22,9 @@ class Retrain(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> "Retrain":
         """The learning rate of the original training, where it is known and none was given."""
         method = super().resolved(problem, engine)
-        if method.optimizer.lr is None:
-            lr = problem.subject.peak_lr or 0.1
-            method = replace(method, optimizer=replace(method.optimizer, lr=lr))
-        return method  # type: ignore[return-value]
+        optimizer = method.optimizer or Retrain.optimizer or Optimizer()
+        lr = optimizer.lr or problem.subject.peak_lr or 0.1
+        return replace(method, optimizer=replace(optimizer, lr=lr))  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """New weights from the run's seed."""

@@ -190,8 +190,9 @@ class SFRon(Method):
         if before:  # θ ← θ_before + β (θ_now − θ_before)
             with torch.no_grad():
                 torch._foreach_lerp_(before, [p.detach() for p in state.parameters], self.beta)
-                torch._foreach_copy_(state.parameters, before)
-        return {**log, "retain_loss": sum(losses) / len(losses), "lr": state.schedules["retain"].get_last_lr()[0]}
+                torch._foreach_copy_(list[Tensor](state.parameters), before)
+        rate = state.optimizers["retain"].param_groups[0]["lr"]
+        return {**log, "retain_loss": sum(losses) / len(losses), "lr": rate}
 
     def _forget(self, state: State, k: int) -> dict[str, float]:
         """One step on −α_k Σ w_i ℓ_i / Σ w_i, masked and then clipped."""

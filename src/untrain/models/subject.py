@@ -31,7 +31,7 @@ class Subject:
         self.peak_lr = peak_lr
 
     def copy(self) -> "Subject":
-        """The same subject around a deep copy of the module; hooks and gradients do not come along."""
+        """The same subject around a deep copy of the module; gradients do not come along."""
         return Subject(copy.deepcopy(self.module), init=self.init, peak_lr=self.peak_lr)
 
     def fresh(self, seed: int) -> nn.Module:
@@ -54,7 +54,8 @@ class Subject:
                 if not isinstance(module, nn.Module):
                     raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
             elif hasattr(self.module, "config") and hasattr(self.module, "_from_config"):
-                module = type(self.module)._from_config(copy.deepcopy(self.module.config))  # type: ignore[operator]
+                renew: Any = type(self.module)
+                module = renew._from_config(copy.deepcopy(self.module.config))
             else:
                 module = _renewed(copy.deepcopy(self.module))
         return module.to(device).train()
@@ -81,9 +82,9 @@ def _renewed(module: nn.Module) -> nn.Module:
     stuck = []
     for name, layer in module.named_modules():
         if callable(getattr(layer, "reset_parameters", None)):
-            layer.reset_parameters()  # type: ignore[operator]
+            layer.reset_parameters()
         elif callable(getattr(layer, "_reset_parameters", None)):
-            layer._reset_parameters()  # type: ignore[operator]
+            layer._reset_parameters()
         else:
             own = [p for p, _ in layer.named_parameters(recurse=False)]
             own += [b for b, _ in layer.named_buffers(recurse=False)]

@@ -114,7 +114,7 @@ class Classification:
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
     def variant(self, batch: Batch, kind: Variant) -> Batch:
-        """"redirect": each sample with another label, drawn evenly, the same whenever the sample comes."""
+        """The batch with other labels ("redirect"), drawn evenly; a sample keeps its other label whenever it comes."""
         if kind != "redirect":
             raise SettingError(f"classification has no {kind!r} variant of a batch, only 'redirect'.")
         if self.num_classes is None or self.num_classes < 2:

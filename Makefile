@@ -1,0 +1,37 @@
+# make demo · make test — each sets up .venv first (from constraints.txt, torch before the rest) and is quick the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# The report's browser test needs Chromium; where there is none it is left out, and says so.
+BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+NO_BROWSER := $(if $(BROWSER),,UNTRAIN_NO_BROWSER=1)
+
+.PHONY: setup demo test lint check clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "untrain needs Python 3.10 or newer")'
+	@echo "setting up .venv (once; torch takes a while)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) torch
+	@$(PIP) -e ".[dev]"
+	@touch $@
+
+demo: setup
+	@rm -rf runs/demo
+	$(BIN)/untrain run recipes/demo.yaml
+
+test: setup
+	@$(if $(BROWSER),,echo "no Chromium found: the report's browser test is left out")
+	$(NO_BROWSER) $(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf .venv runs build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
