@@ -99,7 +99,9 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     chosen = make(method, settings)
     subject = Subject(model, init=init)
-    sets = {name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None}
+    sets = {
+        name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None
+    }
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
     check_sets(sets)
     folder = None if out is None else open_folder(Path(out), resume)

@@ -3,17 +3,18 @@
 import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from untrain.engine import Precision
-from untrain.errors import SettingError, unknown
+from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods import METHODS
-from untrain.methods.base import Method
+from untrain.methods.base import Method, Optimizer
 from untrain.methods.retrain import Retrain
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -99,7 +100,7 @@ class Recipe:
     forget: Forget = Forget()
     model: Model = Model()
     augment: Augment = Augment()
-    train: Retrain = Retrain()
+    train: Retrain = field(default_factory=Retrain)
     methods: dict[str, Method] = field(default_factory=dict)
     references: int = 1
     """Retrained models: the first is the target, further ones show the noise floor. 0: none."""
@@ -135,36 +136,41 @@ class Recipe:
 
 
 SECTIONS = {"data": Data, "forget": Forget, "model": Model, "augment": Augment, "train": Retrain}
-_ENTRY = re.compile(r'key "([\w.-]+)"')
+RESERVED = ("original", "retrained")
+_KEY = re.compile(r'(?:key|argument) ["\']?(?:--)?([\w.-]+)')
 
 
 def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, with flags (`--data.name digits`, `--methods.sfron.alpha 2`) put over it.
 
     Args:
-        path: a YAML file; None: the defaults, with `sfron` as the one method.
+        path: a YAML file, or a run folder, whose recipe is in its config.yaml; None: the defaults, with `sfron` as
+            the one method.
         flags: what the command line gives.
 
     Raises:
         SettingError: names a wrong field, the file and the line.
     """
-    raw, lines = _load(Path(path)) if path is not None else ({}, {})
-    entries = _entries(raw, lines, path)
-    parser = _parser(entries)
-    content = {**raw, "methods": {name: settings for name, (_, settings) in entries.items()}}
-    _check_fields(content, _destinations(parser), lines, path)
+    place = _Place() if path is None else _load(Path(path))
+    methods, content = _checked(place)
+    over = tuple(flag.split("=")[0].removeprefix("--") for flag in flags if flag.startswith("--"))
+    place.lines = {name: line for name, line in place.lines.items() if name not in over}
+    parser = _parser(methods)
     try:
         given = parser.parse_args(["--content", yaml.safe_dump(content), *flags])
         chosen = vars(parser.instantiate(given))
-        del chosen["content"]
     except ArgumentError as error:
-        raise SettingError(_located(str(error), lines, path)) from error
-    except SettingError as error:
-        raise SettingError(f"{path}: {error}" if path else str(error)) from error
-    chosen["methods"] = dict(vars(chosen["methods"])) if entries else {}
+        raise SettingError(_flag_error(str(error), parser, methods)) from error
+    except (SettingError, ValueError) as error:  # of the dataclasses; a ValueError where the parser wrapped it
+        reasons = re.findall(r"^  - (?!Expected)(.*)", str(error), re.MULTILINE)
+        reason = reasons[0] if reasons else str(error)
+        raise SettingError(place.mentioned(reason) + reason) from error
+    del chosen["content"]
+    chosen["methods"] = dict(vars(chosen["methods"])) if methods else {}
+    if path is not None and Path(path).is_dir() and "out" not in over:
+        chosen["out"] = str(path)
     recipe = Recipe(**chosen)
-    if recipe.references < 0 or recipe.batch_size < 1:
-        raise SettingError("references must not be negative, and batch_size must be at least 1.")
+    _check_ranges(recipe, place)
     return recipe
 
 
@@ -179,96 +185,254 @@ def _yaml(value: Any) -> Any:
     return [_yaml(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _parser(entries: Mapping[str, tuple[type[Method], dict[str, Any]]]) -> ArgumentParser:
-    """Flags for every field; each of the recipe's methods has a group of its own."""
-    parser = ArgumentParser(prog="untrain run RECIPE.yaml", exit_on_error=False, description=Recipe.__doc__)
-    parser.add_argument("--content", action="config", help=SUPPRESS)
-    parser.add_class_arguments(Recipe, skip={*SECTIONS, "methods"})
-    for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
-    for name, (method, _) in entries.items():
-        parser.add_class_arguments(method, f"methods.{name}")
-    return parser
+@dataclass
+class _Place:
+    """A recipe's file as it was read, so that an error can say where it is.
+
+    Attributes:
+        path: the file; None where there is none.
+        content: its fields.
+        lines: dotted name of each field → its line, from 1.
+    """
+
+    path: Path | None = None
+    content: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def at(self, name: str) -> str:
+        """File and line of a field, or of the nearest field above it."""
+        while name and name not in self.lines:
+            name = name.rpartition(".")[0]
+        if self.path is None:
+            return ""
+        return f"{self.path}, line {self.lines[name]}: " if name else f"{self.path}: "
+
+    def mentioned(self, message: str) -> str:
+        """File, and the line of the one field that a message speaks of, where there is one."""
+        words = set(re.findall(r"\w+", message))
+        fields = [name for name in self.lines if name.rpartition(".")[2] in words]
+        return self.at(fields[0]) if len(fields) == 1 else ""
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+def _load(path: Path) -> _Place:
     """A YAML file's content, and the line of every field by its dotted name."""
+    path = path / "config.yaml" if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"the recipe {path} cannot be read: {error}. Check the path.") from error
+    except OSError as error:
+        raise SettingError(f"the recipe {path} cannot be read: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"the recipe {path} is not text in UTF-8: {error}. Give a YAML file.") from error
     try:
         content, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise SettingError(f"the recipe {path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise SettingError(f"the recipe {path} must hold fields such as data, forget and methods.")
-    lines: dict[str, int] = {}
-    _number(node, "", lines)
-    return content, lines
+    place = _Place(path, content)
+    _number(node, "", place)
+    return place
 
 
-def _number(node: Any, prefix: str, lines: dict[str, int]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = f"{prefix}{key.value}"
-            lines[name] = key.start_mark.line + 1
-            _number(value, f"{name}.", lines)
+def _number(node: Any, prefix: str, place: _Place) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in place.lines:
+            raise SettingError(f"{place.path}, line {key.start_mark.line + 1}: {name} is given twice. Remove one.")
+        place.lines[name] = key.start_mark.line + 1
+        _number(value, f"{name}.", place)
 
 
-def _entries(
-    raw: Mapping[str, Any], lines: Mapping[str, int], path: Any
-) -> dict[str, tuple[type[Method], dict[str, Any]]]:
-    """Each entry under `methods`: its class and its settings. An entry's name is its method unless it says `method`."""
-    given = raw.get("methods", {"sfron": {}})
+def _checked(place: _Place) -> tuple[dict[str, type[Method]], dict[str, Any]]:
+    """The methods' classes by entry, and the content with every field known and of its type."""
+    raw = dict(place.content)
+    given = raw.pop("methods", {"sfron": {}})
     if isinstance(given, list):
-        given = dict.fromkeys(given, {})
-    if not isinstance(given, Mapping):
-        raise SettingError(_at("methods", lines, path) + "methods must map names to settings.")
-    entries = {}
-    for name, settings in given.items():
-        settings = dict(settings or {})
-        method = settings.pop("method", name)
-        if not re.fullmatch(r"[\w-]+", str(name)) or name in ("original", "retrained"):
-            raise SettingError(_at(f"methods.{name}", lines, path) + f"{name!r} cannot be a method's name here.")
-        if method not in METHODS:
-            raise SettingError(_at(f"methods.{name}", lines, path) + unknown("method", method, METHODS))
-        entries[str(name)] = METHODS[method], settings
-    return entries
+        given = {str(name): {} for name in given}
+    if not isinstance(given, Mapping | None):
+        raise SettingError(place.at("methods") + "methods must map names to settings, or list names.")
+    if place.path is not None and "methods" in place.content and not given:
+        given = {}
+    entries = {str(name): _entry(str(name), settings, place) for name, settings in (given or {}).items()}
+    content = _fitting(raw, Recipe, "", place, also=("methods",))
+    if entries:
+        content["methods"] = {name: settings for name, (_, settings) in entries.items()}
+    return {name: method for name, (method, _) in entries.items()}, content
 
 
-def _destinations(parser: ArgumentParser) -> set[str]:
-    return {action.dest for action in parser._actions if action.dest != "help"}
+def _entry(name: str, settings: Any, place: _Place) -> tuple[type[Method], dict[str, Any]]:
+    """A method's class and settings. An entry's name is its method unless it says `method`."""
+    where = f"methods.{name}"
+    if not isinstance(settings, Mapping | None):
+        raise SettingError(f"{place.at(where)}{where} must hold settings, not {settings!r}.")
+    settings = dict(settings or {})
+    method = str(settings.pop("method", name))
+    if not re.fullmatch(r"[\w-]+", name) or name.split("-")[0] in RESERVED:
+        raise SettingError(
+            f"{place.at(where)}{name!r} cannot name a method here: use letters, digits, _ and -, and neither "
+            f"{' nor '.join(RESERVED)}, which are models of every run."
+        )
+    if method not in METHODS:
+        raise UnknownName(place.at(where) + unknown("method", method, METHODS))
+    return METHODS[method], _fitting(settings, METHODS[method], f"{where}.", place)
 
 
-def _check_fields(content: Mapping[str, Any], known: set[str], lines: Mapping[str, int], path: Any) -> None:
-    """Refuses fields that no setting has."""
-    for name, field_name in _flat(content, known):
-        if field_name not in known:
-            group = name.rpartition(".")[0]
-            prefix = f"{group}." if group else ""
-            near = {k[len(prefix) :].split(".")[0] for k in known if k.startswith(prefix)}
-            raise SettingError(_at(name, lines, path) + unknown("field", name, {prefix + n for n in near}))
-
-
-def _flat(content: Mapping[str, Any], known: set[str], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
-    for key, value in content.items():
+def _fitting(given: Mapping[Any, Any], kind: Any, prefix: str, place: _Place, also: tuple[str, ...] = ()) -> Any:
+    """Fields for a dataclass, each known and of its type."""
+    hints = {f.name: hint for f, hint in zip(fields(kind), _hints(kind), strict=True)}
+    result = {}
+    for key, value in given.items():
         name = f"{prefix}{key}"
-        inside = isinstance(value, Mapping) and any(k.startswith(f"{name}.") for k in known)
-        found += _flat(value, known, f"{name}.") if inside and value is not None else [(name, name)]
-    return found
+        if key not in hints:
+            known = [prefix + known for known in {*hints, *also}]
+            raise SettingError(place.at(name) + unknown("field", name, known))
+        result[key] = _typed(value, hints[key], name, place)
+    return result
 
 
-def _at(name: str, lines: Mapping[str, int], path: Any) -> str:
-    """The place of a field in the file, or of the nearest field above it."""
-    while name and name not in lines:
-        name = name.rpartition(".")[0]
-    if path is None:
-        return ""
-    return f"{path}, line {lines[name]}: " if name else f"{path}: "
+def _hints(kind: Any) -> list[Any]:
+    hints = get_type_hints(kind)
+    return [hints[f.name] for f in fields(kind)]
 
 
-def _located(message: str, lines: Mapping[str, int], path: Any) -> str:
-    found = _ENTRY.search(message)
-    return (_at(found.group(1), lines, path) if found else "") + message
+def _typed(value: Any, hint: Any, name: str, place: _Place) -> Any:
+    """A field's value, as its type has it.
+
+    Raises:
+        SettingError: if it is of another type; says which is wanted.
+    """
+    options = _options(hint)
+    section = next((option for option in options if is_dataclass(option)), None)
+    if section is not None and value is None and type(None) not in options:
+        return {}
+    if section is not None and isinstance(value, Mapping):
+        return _fitting(value, section, f"{name}.", place)
+    if float in options and isinstance(value, str) and _is_float(value):
+        return float(value)  # YAML takes 1e-3 for text
+    if not any(_fits(value, option) for option in options):
+        raise SettingError(f"{place.at(name)}{name} must be {_words(hint)}, not {value!r}.")
+    return value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _fits(value: Any, option: Any) -> bool:
+    if get_origin(option) is Literal:
+        return value in get_args(option)
+    if get_origin(option) is list:
+        return isinstance(value, list) and all(any(_fits(v, o) for o in _options(get_args(option)[0])) for v in value)
+    if get_origin(option) is dict:
+        return isinstance(value, dict)
+    if option in (int, float):
+        return isinstance(value, (int, option)) and not isinstance(value, bool)
+    return isinstance(option, type) and not is_dataclass(option) and isinstance(value, option)
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+def _words(hint: Any) -> str:
+    """A type as a person says it."""
+    said = []
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            said.append(" or ".join(repr(choice) for choice in get_args(option)))
+        elif get_origin(option) is list:
+            said.append(f"a list ([…]) of {_words(get_args(option)[0])}")
+        elif get_origin(option) is dict or is_dataclass(option):
+            known = [f.name for f in fields(option)] if is_dataclass(option) else []
+            said.append(f"a mapping of {', '.join(known) or 'names'} to values")
+        else:
+            said.append(_WORDS[option])
+    return " or ".join(said)
+
+
+def _check_ranges(recipe: Recipe, place: _Place) -> None:
+    least = {"references": 0, "batch_size": 1, "evaluate_every": 0, "checkpoint_every": 0, "workers": 0}
+    for name, limit in least.items():
+        if not getattr(recipe, name) >= limit:
+            reason = f"{name} must be at least {limit}, not {getattr(recipe, name)}."
+            raise SettingError(place.mentioned(reason) + reason)
+    if recipe.train.optimizer is None:
+        raise SettingError(f"{place.at('train.optimizer')}train.optimizer must not be null: the recipe trains with it.")
+
+
+def _parser(methods: Mapping[str, type[Method]]) -> ArgumentParser:
+    """Flags for every field; each of the recipe's methods has a group of its own."""
+    parser = ArgumentParser(
+        prog="untrain run",
+        usage="untrain run RECIPE.yaml [--key value …]",
+        exit_on_error=False,
+        print_config=None,
+        description=Recipe.__doc__,
+        epilog=_optimizer_help(),
+    )
+    parser.add_argument("--content", action="config", help=SUPPRESS)
+    parser.add_class_arguments(Recipe, skip={*SECTIONS, "methods"})
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+    for name, method in methods.items():
+        parser.add_class_arguments(method, f"methods.{name}")
+    return parser
+
+
+def _optimizer_help() -> str:
+    """What the fields of an optimiser mean; jsonargparse does not show the fields of what may be null."""
+    described = (Optimizer.__doc__ or "").partition("Attributes:")[2].split()
+    return "Every optimizer has fields, such as --train.optimizer.lr: " + " ".join(described)
+
+
+def _flag_error(message: str, parser: ArgumentParser, methods: Mapping[str, type[Method]]) -> str:
+    """What is wrong with a flag, in our own words where the parser's message tells which flag it is."""
+    stray = re.match(r"[Uu]nrecognized arguments: (\S+)", message)
+    if stray and not stray.group(1).startswith("--"):
+        return f"{stray.group(1)!r} is neither a recipe nor a flag: one recipe comes first, then --key value."
+    if stray:
+        return _unknown_flag(stray.group(1).split("=")[0], parser)
+    found = _KEY.search(message)
+    nested = re.search(r"NestedArg\(key='(.+?)', val='?(.*?)'?\)", message)
+    name = (found.group(1) if found else "") + (f".{nested.group(1)}" if nested else "")
+    hint = _hint_of(name, methods)
+    if hint is None:
+        return _unknown_flag(f"--{name}", parser) if nested else message
+    value = nested.group(2) if nested else next(iter(re.findall(r"(?:Got value|Given value): (.*)", message)), None)
+    return f"--{name} must be {_words(hint)}" + ("." if value is None else f", not {value!r}.")
+
+
+def _unknown_flag(flag: str, parser: ArgumentParser) -> str:
+    """The sentence about an unknown flag; lists those of its group."""
+    hidden = ("-h", "--content", "--print")
+    known = [o for o in parser._option_string_actions if not o.endswith((".help", "+")) and not o.startswith(hidden)]
+    group = flag
+    near: list[str] = []
+    while group and not near:
+        group = group.rpartition(".")[0]
+        near = [option for option in known if option.startswith(f"{group}.")] if group else known
+    top = [option for option in near if group or "." not in option]
+    return f"{unknown('flag', flag, top)} Every flag: untrain run RECIPE.yaml --help."
+
+
+def _hint_of(name: str, methods: Mapping[str, type[Method]]) -> Any:
+    """The type of a field by its dotted name; None if there is no such field."""
+    kind: Any = Recipe
+    parts = name.split(".")
+    if parts[0] == "methods" and len(parts) > 2 and parts[1] in methods:
+        kind, parts = methods[parts[1]], parts[2:]
+    for part in parts:
+        kind = next((option for option in _options(kind) if is_dataclass(option)), None)
+        if kind is None or part not in get_type_hints(kind):
+            return None
+        kind = get_type_hints(kind)[part]
+    return kind

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,7 +191,10 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     assert "skipped" not in method._forget(state, 4)
     assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
     work.memo["calibration"]["held"] = torch.tensor([0, 1])
+    work.memo["calibration"]["target"].fill_(-1.0)
     assert "skipped" not in method._forget(state, 9), "a class that the retain set lacks has no gauge"
+    certain = replace(method, calibration=Calibration(ceiling=1e-6))
+    assert certain._forget(state, 9)["skipped"], "but a ceiling"
 
 
 def test_without_holdout_every_forget_step_is_taken():

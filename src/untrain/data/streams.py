@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torch.utils.data import Subset as TorchSubset
 
 from untrain.engine import Engine, generator_of, seed_of
-from untrain.errors import DataError, EmptySet, SettingError
+from untrain.errors import DataError, EmptySet, SettingError, UntrainError
 from untrain.types import Batch, Role, Task
 
 
@@ -48,12 +48,15 @@ class Stream:
         """Checks the set and brings array data to the device."""
         if self.batch_size < 1:
             raise SettingError(f"batch_size must be at least 1, not {self.batch_size}.")
+        if self.workers < 0:
+            raise SettingError(f"workers must be at least 0, not {self.workers}.")
         self.ready = isinstance(self.data, list)
         if self.ready:
             self.data = _ready_batches(self.data, self.name)
             self.size = sum(_rows(batch) for batch in self.data)
         else:
             _check_map_style(self.data, self.name)
+            _check_content(self.data, self.name)
             self.data = self.data.to(self.engine.device) if hasattr(self.data, "batch") else self.data
             self.size = len(self.data)
         if self.size == 0:
@@ -62,6 +65,11 @@ class Stream:
     def __len__(self) -> int:
         """Samples in the set."""
         return self.size
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the samples are tensors in memory, so that looking at all of them costs next to nothing."""
+        return self.ready or isinstance(_under(self.data), TensorDataset) or getattr(self.data, "in_memory", False)
 
     @property
     def rows(self) -> int:
@@ -128,12 +136,18 @@ class Stream:
         if self.workers == 0 or getattr(self.data, "in_memory", False):
             return self._gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
-            loader = DataLoader(
-                _Batches(self), batch_size=None, sampler=count(k), num_workers=self.workers, prefetch_factor=4
+            loader: DataLoader[Any] = DataLoader(
+                cast(Any, _Batches(self)),
+                batch_size=None,
+                sampler=count(k),
+                num_workers=self.workers,
+                prefetch_factor=4,
             )
             self._reader = (k, iter(loader))
         position, reader = self._reader
         batch = next(reader)
+        if isinstance(batch, UntrainError):
+            raise batch
         self._reader = (position + 1, reader)
         return batch
 
@@ -146,7 +160,7 @@ class Stream:
         else:
             with _seeded(seed_of(self.seed, self.name, "read", k)):
                 samples = [_sample(base, int(i), self.name) for i in positions]
-            batch = _named(default_collate(samples), self.name)
+            batch = _named(_collated(samples, self.name), self.name)
         batch.setdefault("index", positions)
         return _finite(batch, self.name)
 
@@ -157,8 +171,11 @@ class _Batches:
 
     stream: Stream
 
-    def __getitem__(self, k: int) -> Batch:
-        return self.stream._gather(self.stream.indices(k), k)
+    def __getitem__(self, k: int) -> Batch | UntrainError:
+        try:
+            return self.stream._gather(self.stream.indices(k), k)
+        except UntrainError as error:  # raised where it is read: torch would put a traceback into its message
+            return error
 
     def __getstate__(self) -> dict[str, Any]:
         reader, self.stream._reader = self.stream._reader, None
@@ -175,6 +192,23 @@ def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
     return data, indices
 
 
+def _under(data: Any) -> Any:
+    """The data set under nested torch Subsets."""
+    while isinstance(data, TorchSubset):
+        data = data.dataset
+    return data
+
+
+def _collated(samples: list[Any], name: str) -> Any:
+    try:
+        return default_collate(samples)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(
+            f"samples of the {name} set cannot be put into one batch: {error}. Each must have tensors (or numbers) of "
+            "the same shape: convert them in the data set."
+        ) from error
+
+
 def _sample(data: Any, i: int, name: str) -> Any:
     try:
         return data[i]
@@ -186,14 +220,23 @@ def _sample(data: Any, i: int, name: str) -> Any:
 def _seeded(seed: int) -> Iterator[None]:
     """Seeds what a user's data set may draw from (torch, numpy, random) and puts their states back."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.manual_seed(seed), np.random.seed(seed % 2**32), random.seed(seed)
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
     try:
         yield
     finally:
-        torch.set_rng_state(states[0]), np.random.set_state(states[1]), random.setstate(states[2])
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
 
 
 def _check_map_style(data: Any, name: str) -> None:
+    if isinstance(data, DataLoader):
+        raise DataError(
+            f"the {name} set is a DataLoader: pass its .dataset. Batches are cut and shuffled here, by batch_size "
+            "and seed; to have yours used as they are, pass list(loader)."
+        )
     if isinstance(data, (torch.Tensor, np.ndarray, str, bytes, Mapping)) or not (
         hasattr(data, "__len__") and hasattr(data, "__getitem__")
     ):
@@ -201,6 +244,23 @@ def _check_map_style(data: Any, name: str) -> None:
             f"the {name} set is a {type(data).__name__}: give a map-style data set of (x, y) or dicts "
             "(with __len__ and __getitem__), or a list of ready batches."
         )
+
+
+def _check_content(data: Any, name: str) -> None:
+    """Refuses indices of a torch Subset that are out of range or come twice, and tensors that are not finite."""
+    view = data
+    while isinstance(view, TorchSubset):
+        indices, size = torch.as_tensor(view.indices, dtype=torch.int64), len(view.dataset)  # type: ignore[arg-type]
+        outside = indices[(indices < 0) | (indices >= size)]
+        if len(outside):
+            raise DataError(f"index {int(outside[0])} of the {name} set is out of range, which is 0 to {size - 1}.")
+        found, counts = indices.unique(return_counts=True)
+        if len(found) < len(indices):
+            raise DataError(f"index {int(found[counts > 1][0])} comes twice in the {name} set. Leave it in once.")
+        view = view.dataset
+    if isinstance(view, TensorDataset) and len(data):
+        for positions in _base(data, torch.arange(len(data)))[1].split(4096):
+            _finite({**_named(tuple(tensor[positions] for tensor in view.tensors), name), "index": positions}, name)
 
 
 def _ready_batches(batches: list[Any], name: str) -> list[Batch]:

@@ -43,18 +43,69 @@ def takes(module: nn.Module, input: Tensor) -> bool:
     return input.ndim >= (1 if isinstance(module, nn.Embedding) else 2)
 
 
-def squares_without_positions(module: nn.Module, name: str, input: Tensor, grad: Tensor) -> Tensor | None:
-    """Σ_n (∂ℓ_n/∂θ)² where it needs no per-sample gradient in memory, else None.
+def squares(module: nn.Module, name: str, input: Tensor, grad: Tensor) -> Tensor | None:
+    """Σ_n (∂ℓ_n/∂θ)² in the parameter's shape where there is a faster way than through each ∂ℓ_n/∂θ, else None.
 
     A linear layer applied once a sample has ∂ℓ_n/∂W = g_n a_nᵀ, so Σ_n (g_n a_nᵀ)² = (g²)ᵀ(a²). An embedding's
-    per-sample gradient is zero but for a few rows.
+    per-sample gradient is zero but for a few rows. A large matrix is built up tile by tile.
     """
-    if isinstance(module, nn.Linear) and name == "weight" and input.shape[:-1].numel() == input.shape[0]:
-        rows = len(input)
-        return grad.reshape(rows, -1).square().T @ input.reshape(rows, -1).square()
     if isinstance(module, nn.Embedding):
         return _embedding_squares(module, input, grad)
-    return None
+    if name != "weight" or not isinstance(module, (nn.Linear, nn.Conv2d)):
+        return None
+    tiled = grad.device.type == "cpu" and module.weight.numel() * grad.element_size() > TILE_BYTES
+    if isinstance(module, nn.Linear):
+        input, grad = input.flatten(1, -2), grad.flatten(1, -2)
+        if input.shape[1] == 1:
+            return grad.squeeze(1).square().T @ input.squeeze(1).square()
+        return _tiled_squares(grad.transpose(1, 2), input) if tiled else None
+    if not tiled or module.groups > 1 or grad.shape[1] * grad.shape[3:].numel() > FEW_POSITIONS:
+        return None
+    return _patch_squares(module, input, grad).view_as(module.weight)
+
+
+TILE_BYTES = 2**20
+"""Size of the part of a large weight that is summed at a time: as much as stays in a core's second-level cache."""
+
+FEW_POSITIONS = 64
+"""Positions an image up to which a large weight's gradient costs more to move than to compute. On 2 cores with
+3×3 kernels and 512 channels, tiles take 0.55 of the time of one convolution a sample at 16 positions, 0.7 at 64."""
+
+PATCH_BYTES = 8 * 2**20
+"""Size of the patches laid out at a time."""
+
+
+def _patch_squares(module: nn.Conv2d, input: Tensor, grad: Tensor) -> Tensor:
+    """The convolution as a matrix product over patches."""
+    images, padding = _padded(module, input)
+    kernel = module.kernel_size
+    total: Tensor | None = None
+    samples, folds = input.shape[:2]
+    row_bytes = module.weight[0].numel() * grad[0, :, 0].numel() * grad.element_size()
+    step = max(1, PATCH_BYTES // row_bytes)
+    images = images.unflatten(0, (samples, folds))
+    for first in range(0, samples, step):
+        part = images[first : first + step].flatten(0, 1)
+        patches = F.unfold(part, kernel, module.dilation, padding, module.stride).unflatten(0, (-1, folds))
+        left = grad[first : first + step].flatten(3).transpose(1, 2).flatten(2)
+        found = _tiled_squares(left, patches.transpose(2, 3).flatten(1, 2))
+        total = found if total is None else total.add_(found)
+    return cast(Tensor, total)
+
+
+def _tiled_squares(left: Tensor, right: Tensor) -> Tensor:
+    """Σ_n (left_n right_n)² for left [B, O, L] and right [B, L, K]."""
+    outputs, inputs = left.shape[1], right.shape[2]
+    total = left.new_zeros(outputs, inputs)
+    height = max(1, TILE_BYTES // (inputs * left.element_size()))
+    workspace = torch.empty_like(total[:height])
+    for first in range(0, outputs, height):
+        tile = total[first : first + height]
+        product = workspace[: len(tile)]
+        for a, b in zip(left[:, first : first + height].unbind(0), right.unbind(0), strict=True):
+            torch.mm(a, b, out=product)
+            tile.addcmul_(product, product)
+    return total
 
 
 def _convolution(module: Any, name: str, input: Tensor, grad: Tensor) -> Tensor:
@@ -62,10 +113,7 @@ def _convolution(module: Any, name: str, input: Tensor, grad: Tensor) -> Tensor:
     if name == "bias":
         return _sum_but(grad, 2)
     samples, folds = input.shape[:2]
-    images, padding = input.flatten(0, 1), module.padding
-    if module.padding_mode != "zeros" or isinstance(padding, str):
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        images, padding = F.pad(images, module._reversed_padding_repeated_twice, mode=mode), 0
+    images, padding = _padded(module, input)
     weight_gradient = _WEIGHT_GRADIENTS[len(module.kernel_size)]
     shape = (samples * module.weight.shape[0], *module.weight.shape[1:])
     grads = weight_gradient(
@@ -78,6 +126,15 @@ def _convolution(module: Any, name: str, input: Tensor, grad: Tensor) -> Tensor:
         samples * module.groups,
     )
     return grads.unflatten(0, (samples, -1))
+
+
+def _padded(module: Any, input: Tensor) -> tuple[Tensor, Any]:
+    """The images [b·k, C, …] and the zero padding that is still to be added to them."""
+    images = input.flatten(0, 1)
+    if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        return images, module.padding
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(images, module._reversed_padding_repeated_twice, mode=mode), 0
 
 
 def _samples_as_groups(rows: Tensor) -> Tensor:

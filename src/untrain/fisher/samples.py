@@ -133,14 +133,16 @@ def _add_parts(total: Tensor, parts: list[Part]) -> None:
     parts = [(use, own, _as_float(rows, total), grad.to(total.dtype)) for use, own, rows, grad in parts]
     if len(parts) == 1:
         use, own, rows, grad = parts[0]
-        squares = layers.squares_without_positions(use.module, own, rows, grad)
+        squares = layers.squares(use.module, own, rows, grad)
         if squares is not None:
             total.add_(squares)
             return
     samples = len(parts[0][3])
     budget = CHUNK_BYTES["cpu" if total.device.type == "cpu" else "other"]
-    largest = max(total.numel(), *(t[0].numel() for part in parts for t in part[2:]))
-    step = max(1, budget // (largest * total.element_size()))
+    import os
+    W=float(os.environ.get('W','1')); R=float(os.environ.get('R','1'))
+    rows_ = max(t[0].numel() for part in parts for t in part[2:])
+    step = max(1, min(int(budget*W) // (total.numel() * total.element_size()), int(budget*R)//(rows_*total.element_size())))
     for first in range(0, samples, step):
         chunk = slice(first, first + step)
         gradient: Tensor | None = None

@@ -3,8 +3,8 @@
 A model retrained without the forget set treats it like data that it never saw. So the *original* model's mean loss on
 held-out samples says how high the forget loss should come, and a forget step is left out where its batch is there
 already. The target stays fixed: one that followed the changing model would run away. A class (or other condition)
-that the retain set does not hold has no such gauge: a retrained model gives it no probability at all, and forgetting
-it goes on to the last step.
+that the retain set does not hold has no such gauge, since a retrained model gives it no probability at all: forgetting
+it goes on to the last step, but no further than to a loss at which it has none left.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,16 @@ class Calibration:
     """Share of the outer steps after which none forgets any more, so that retaining has the last word."""
     margin: float = 1.0
     """A batch has been forgotten far enough at this multiple of the held-out loss."""
+    ceiling: float = 8.0
+    """The same for conditions that the retain set does not hold: mean loss in nats (8: probability 0.0003)."""
     statistics: Literal["running", "batch"] = "batch"
     """Normalisation in forget steps: by running statistics, or by the batch's own, which the layers do not keep.
     Under large retain steps running statistics lag behind the weights, and a forget step on them is wasted."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not 0 < self.until <= 1 or not self.margin > 0:
-            raise SettingError("calibration: until must be in (0, 1], margin above 0.")
+        if not 0 < self.until <= 1 or not self.margin > 0 or not self.ceiling > 0:
+            raise SettingError("calibration: until must be in (0, 1], margin and ceiling above 0.")
 
     def measure(self, problem: Problem, engine: Engine) -> Params:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
@@ -55,7 +57,7 @@ class Calibration:
         target = total / count
         if not bool(torch.isfinite(target)):
             raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
-        problem.notes.append(f"forget steps are left out where the batch's loss exceeds {float(target):.3g} nats")
+        problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
         return {"target": target, "held": conditions(problem)}
 
     def statistics_of(self, gauge: Params | None) -> Statistics:
@@ -66,7 +68,7 @@ class Calibration:
         """Whether the forget step on this batch is left out."""
         condition = task.condition(batch)
         if condition is not None and not bool(torch.isin(condition, gauge["held"]).all()):
-            return False
+            return loss >= self.ceiling
         return k >= self.until * total or loss >= self.margin * float(gauge["target"])
 
 

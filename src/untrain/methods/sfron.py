@@ -48,9 +48,9 @@ class SFRon(Method):
 
     steps: int | None = None
     """K, outer steps; null: as many as make `epochs` passes over the retain set."""
-    retain_steps: int = 5
+    retain_steps: int = 3
     """Retain steps in each outer step."""
-    epochs: float = 4.0
+    epochs: float = 3.5
     """Passes over the retain set in the whole run, used where `steps` is null."""
     objective: Literal["adaptive", "ascent", "redirect"] = "adaptive"
     """Of the forget step: ascent weighted by 1/ℓ^λ, plain ascent, or descent towards the redirected variant."""
@@ -60,7 +60,7 @@ class SFRon(Method):
     """How α falls over the K outer steps; exponential: to one hundredth."""
     lam: float = 0.5
     """λ, exponent of the adaptive weights 1 / ℓ^λ."""
-    floor: float = 0.01
+    floor: float = 0.1
     """Lower bound, in nats, of ℓ inside the adaptive weights."""
     gamma: float | None = 1.0
     """γ: a weight is salient where F_forget ≥ γ · F_retain; null: no mask."""
@@ -80,7 +80,7 @@ class SFRon(Method):
     """Of the forget steps, at a constant rate; null: one optimiser for both."""
     fisher: Estimator = "sample"
     """Squares of each sample's gradient, or of batch means as published code has it."""
-    fisher_samples: int | None = 2048
+    fisher_samples: int | None = 1024
     """At most so many samples of each set make its Fisher, chosen by the seed; null: all."""
     online: bool = True
     """False: forget and retain gradient joined in one masked step, K in all (the paper's ablation)."""
