@@ -1,9 +1,13 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
 import json
+import os
+import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,22 @@ from untrain import fisher
 from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision
-from untrain.errors import FolderError, Overlap
+from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, hash_tensors, write_json, write_text
 from untrain.methods import make
-from untrain.methods.base import Checkpoints, Method, Problem, run
-from untrain.models.checkpoints import state_hash
+from untrain.methods.base import Checkpoints, Method, Problem, Run, run
+from untrain.models.checkpoints import load_into, load_state, state_hash
 from untrain.models.subject import Subject
-from untrain.saliency import density, save_mask
+from untrain.saliency import density, load_mask, save_mask
 from untrain.tasks import resolve
 from untrain.types import Params, Task
 
 MODEL_FILE = "model.safetensors"
+MASK_FILE = "mask.safetensors"
+HISTORY_FILE = "history.jsonl"
 RESUME_FILE = "resume.pt"
+_LIBRARIES = ("torch", "accelerate", "safetensors", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -98,35 +105,53 @@ def unlearn(
     """
     engine = Engine.start(device, precision, compile)
     chosen = make(method, settings)
-    subject = Subject(model, init=init)
+    subject = Subject(check_model(model), init=init)
     sets = {
         name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None
     }
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-    check_sets(sets)
-    folder = None if out is None else open_folder(Path(out), resume)
+    check_sets(sets, streams)
+    folder = None if out is None else check_folder(Path(out), resume)
     home = next((p.device for p in model.parameters()), engine.device)
-    working = subject if inplace else subject.copy()
-    working.module.to(engine.device)
-    problem = Problem(working, prepared(task, working.module, streams), **streams, seed=seed)
-    checkpoints = None
-    if folder is not None:
+    working = subject if inplace else _copied(subject)
+    try:
+        working.module.to(engine.device)
+        problem = Problem(working, prepared(task, working.module, streams), **streams, seed=seed)
+        check_samples(problem.task, streams)
+        started = state_hash(working.module)
         marks = fingerprint(chosen, problem, engine)
-        checkpoints = Checkpoints(folder / RESUME_FILE, marks, resume)
-    finished = run(chosen, problem, engine, checkpoints=checkpoints)
-    result = Result(
-        finished.state.module.to(home).eval(),
-        finished.history,
-        finished.seconds,
-        problem.memo.get("mask"),
-        finished.method,
-        finished.clocks,
-        problem.notes,
-    )
-    if folder is not None and engine.is_main:
-        write_result(result, folder, weights_hash=state_hash(model) if not inplace else "")
+        result = None if folder is None else read_result(folder, marks, chosen, working)
+        if result is None:
+            checkpoints = None if folder is None else Checkpoints(made(folder) / RESUME_FILE, marks, resume)
+            result = _result(run(chosen, problem, engine, checkpoints=checkpoints), problem, model if inplace else None)
+            if folder is not None and engine.is_main:
+                write_result(result, folder, about=about(problem, engine), marks=marks, weights_hash=started)
+    finally:
+        working.module.to(home)
+    result.model.to(home)
     engine.wait()
     return result
+
+
+def _copied(subject: Subject) -> Subject:
+    try:
+        return subject.copy()
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"the model cannot be copied by copy.deepcopy: {error}. Pass inplace=True to change the model itself."
+        ) from error
+
+
+def _result(finished: Run, problem: Problem, model: nn.Module | None) -> Result:
+    """What a run gives; where `model` is given, it is the one that is changed."""
+    module = finished.state.module
+    if model is not None and module is not model:  # a method that starts from new weights
+        load_into(model, module.state_dict())
+        module = model
+    mask = problem.memo.get("mask")
+    return Result(
+        module.eval(), finished.history, finished.seconds, mask, finished.method, finished.clocks, problem.notes
+    )
 
 
 def evaluate(
@@ -162,8 +187,9 @@ def evaluate(
         classes: names of the classes.
     """
     engine = Engine.start(device, precision)
-    references = [reference] if isinstance(reference, nn.Module) else list(reference or ())
-    models = {"model": model, **{f"reference-{i}": module for i, module in enumerate(references)}}
+    references = [reference] if isinstance(reference, (nn.Module, Result)) else list(reference or ())
+    models = {"model": check_model(model)}
+    models |= {f"reference-{i}": check_model(module, "reference") for i, module in enumerate(references)}
     sets = {"forget": forget, "retain": retain, "test": test}
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
     homes = {name: next((p.device for p in m.parameters()), engine.device) for name, m in models.items()}
@@ -198,7 +224,7 @@ def fisher_diagonal(
         EmptySet: if there is no sample.
         InexactFisher: if a parameter is used in a way that cannot be done exactly.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = next((p.device for p in check_model(model).parameters()), torch.device("cpu"))
     data = batches if hasattr(batches, "__getitem__") else list(batches)
     engine = Engine.start(device)
     stream = Stream(data, "fisher", engine, seed=seed)
@@ -220,8 +246,40 @@ def prepared(task: str | Task, module: nn.Module, streams: Mapping[str, Stream])
             m.training = mode
 
 
-def check_sets(sets: Mapping[str, Any]) -> None:
+def check_model(model: Any, name: str = "model") -> nn.Module:
+    """The model, if it is one.
+
+    Raises:
+        ModelError: if it is something else.
+    """
+    if isinstance(model, Result):
+        raise ModelError(f"{name} is a Result: pass its .model.")
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{name} must be a torch.nn.Module, not {type(model).__name__}.")
+    return model
+
+
+def check_samples(task: Task, streams: Mapping[str, Stream]) -> None:
+    """Draws every sample that is in memory once, so that a label that does not fit is found before the first step.
+
+    Raises:
+        DataError: names the sample.
+    """
+    for name, stream in streams.items():
+        if stream.in_memory:
+            try:
+                for _ in stream.once(task, "evaluate"):
+                    pass
+            except DataError as error:
+                raise type(error)(f"{name} set: {error}") from error
+
+
+def check_sets(sets: Mapping[str, Any], streams: Mapping[str, Stream]) -> None:
     """Refuses sets that share a sample by index or id; warns where samples in memory are equal.
+
+    Args:
+        sets: the sets as they were given.
+        streams: their batches, by the same names.
 
     Raises:
         Overlap: names the two sets.
@@ -233,7 +291,7 @@ def check_sets(sets: Mapping[str, Any]) -> None:
                 check_disjoint(sets[a], sets[b])
             except Overlap as error:
                 raise Overlap(f"{a} and {b}: {error}") from error
-            equal = equal_content(sets[a], sets[b])
+            equal = [] if _other_names(streams[a], streams[b]) else equal_content(streams[a].data, streams[b].data)
             if equal:
                 warnings.warn(
                     f"{len(equal)} samples of the {a} set are equal to samples of the {b} set (first: number "
@@ -243,16 +301,38 @@ def check_sets(sets: Mapping[str, Any]) -> None:
                 )
 
 
-def open_folder(folder: Path, resume: bool) -> Path:
-    """The folder of a run, made where it is missing.
+def _other_names(*streams: Stream) -> bool:
+    """Whether ready batches name their input otherwise, so that what to compare is not known."""
+    return any(stream.ready and "input" not in batch for stream in streams for batch in stream.data)
+
+
+def check_folder(folder: Path, resume: bool) -> Path:
+    """A run's folder, looked at before anything is made; what a stopped process left half-written counts for nothing.
 
     Raises:
         FolderError: if it holds another run and `resume` was not asked for, or cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise FolderError(f"{folder} is a file. Choose another folder.")
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume (--resume).")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise FolderError(f"{existing} is a file. Choose another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise FolderError(f"{existing} cannot be written: you have no permission. Get it or choose another folder.")
+    if existing == folder and not resume and any(not is_temporary(path) for path in folder.iterdir()):
+        raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume=True.")
+    return folder
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is what a stopped process left half-written; the next one writes it anew."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def made(folder: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        FolderError: if it cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -280,18 +360,48 @@ def content_of(stream: Stream) -> str:
         return str(stream.data.fingerprint())
     if stream.ready:
         return hash_tensors({f"{k}.{name}": t for k, batch in enumerate(stream.data) for name, t in batch.items()})
-    positions = torch.linspace(0, len(stream) - 1, min(16, len(stream))).long().unique()
+    count = len(stream) if stream.in_memory else min(16, len(stream))
+    positions = torch.linspace(0, len(stream) - 1, count).round().long().unique()
     return hash_tensors(stream._gather(positions, "fingerprint"))
 
 
-def write_result(result: Result, folder: Path, *, weights_hash: str) -> None:
-    """Writes weights, history, mask and manifest; the run's checkpoint, no longer needed, is removed."""
-    Subject(result.model).save(folder / MODEL_FILE, {"method": result.method.name})
-    write_text(folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in result.history))
+def write_result(result: Result, folder: Path, *, about: Mapping[str, Any], marks: str, weights_hash: str) -> None:
+    """Writes mask, history, manifest and weights; the run's checkpoint, no longer needed, is removed.
+
+    The weights come last and carry `marks`, the run's fingerprint: where they are, all else is there.
+    """
+    model = describe(result)
     if result.mask is not None:
-        save_mask(result.mask, folder / "mask.safetensors", weights_hash=weights_hash)
-    write_json(folder / "manifest.json", {"model": describe(result)})
+        save_mask(result.mask, folder / MASK_FILE, weights_hash=weights_hash)
+    write_text(folder / HISTORY_FILE, "".join(json.dumps(record) + "\n" for record in result.history))
+    write_json(folder / "manifest.json", {**about, "model": model})
+    facts = {**model, "fingerprint": marks, "started_from": weights_hash}
+    Subject(result.model).save(folder / MODEL_FILE, facts)
     (folder / RESUME_FILE).unlink(missing_ok=True)
+
+
+def read_result(folder: Path, marks: str, method: Method, working: Subject) -> Result | None:
+    """What a finished run left in a folder; None where there is none.
+
+    Raises:
+        StaleFile: if it was made from other inputs.
+    """
+    path = folder / MODEL_FILE
+    if not path.exists():
+        return None
+    state, facts = load_state(path)
+    if facts.get("fingerprint") != marks:
+        raise StaleFile(f"{path} was made from other data, weights or settings. Choose another folder.")
+    load_into(working.module, state)
+    mask = None
+    if facts["mask"] is not None:
+        mask = load_mask(folder / MASK_FILE, weights_hash=facts["started_from"])
+    history = [json.loads(line) for line in (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()]
+    resolved = type(method).from_settings(facts["settings"])
+    (folder / RESUME_FILE).unlink(missing_ok=True)
+    return Result(
+        working.module.eval(), history, facts["seconds"], mask, resolved, facts["clocks"], list(facts["notes"])
+    )
 
 
 def describe(result: Result) -> dict[str, Any]:
@@ -308,4 +418,28 @@ def describe(result: Result) -> dict[str, Any]:
         "seconds": result.seconds,
         "clocks": result.clocks,
         "hash": state_hash(result.model),
+    }
+
+
+def about(problem: Problem, engine: Engine) -> dict[str, Any]:
+    """What a manifest says of a run's circumstances, and hashes of its data."""
+    sets = {"forget": problem.forget, "retain": problem.retain, "holdout": problem.holdout}
+    return {
+        **environment(engine),
+        "seed": problem.seed,
+        "batch_size": problem.retain.batch_size,
+        "data": {n: {"samples": len(s), "hash": content_of(s)} for n, s in sets.items() if s is not None},
+    }
+
+
+def environment(engine: Engine) -> dict[str, Any]:
+    """Versions, time, device, precision, processes and threads, as manifests hold them."""
+    return {
+        "untrain": version("untrain"),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        "device": str(engine.device),
+        "precision": engine.precision,
+        "processes": engine.num_processes,
+        "threads": torch.get_num_threads(),
     }
