@@ -38,12 +38,12 @@ def batches_of(inputs: Tensor, sizes: tuple[int, ...] = (5, 4)) -> list[dict[str
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in float64 with every parameter and running statistic away from zeros and ones."""
+    """The model in float64, its parameters drawn anew and its running statistics away from zeros and ones."""
     generator = torch.Generator().manual_seed(seed)
     model.double()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
         for name, buffer in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 buffer.add_(torch.rand(buffer.shape, generator=generator, dtype=torch.float64))

@@ -1,23 +1,29 @@
 """The command line: `untrain run RECIPE.yaml [--key value …]` and its parts."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from untrain.errors import SettingError, UntrainError, unknown
+from untrain.errors import SettingError, UnknownName, UntrainError, unknown
+
+if TYPE_CHECKING:
+    from untrain.config import Recipe
 
 USAGE = """\
 usage: untrain COMMAND [RECIPE.yaml] [--key value …]
 
-  run       everything a recipe asks for: train, retrain, unlearn, evaluate, report
-  train     the original model alone
+  run       everything a recipe asks for: train, unlearn, evaluate, report
+  train     the original model, and the retrained ones that show what forgetting should give
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
-  evaluate  measure every model that the run folder holds
+  evaluate  measure every model that the run folder holds, and report
   report    make report.html of a run folder again: untrain report FOLDER
   list      known tasks, methods, data sources, models, and the recipes of this folder
 
 Every field of a recipe is a flag, such as --data.name digits or --methods.sfron.alpha 2;
 `untrain run RECIPE.yaml --help` explains each. Without a recipe, defaults hold and sfron is the method.
+A run folder stands for the recipe that is kept in it: untrain run FOLDER --resume.
 
   --resume  go on with what the run folder holds
   --debug   show where in the code a failure happened
@@ -25,17 +31,24 @@ Every field of a recipe is a flag, such as --data.name digits or --methods.sfron
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code, which is not zero on every failure."""
+    """Runs one command; returns its exit code.
+
+    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 130: interrupted.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, resume = _taken(words, "--debug"), _taken(words, "--resume")
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
     try:
-        if words[0] not in COMMANDS:
-            raise SettingError(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
-        COMMANDS[words[0]](words[1:], resume)
-        return 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            if words[0] not in COMMANDS:
+                raise UnknownName(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
+            COMMANDS[words[0]](words[1:], resume)
+            return 0
+    except SystemExit as error:  # of --help
+        return int(error.code or 0)
     except UntrainError as error:
         if debug:
             raise
@@ -54,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
 
 
+def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    print(f"untrain: warning: {message}", file=sys.stderr)
+
+
 def _taken(words: list[str], flag: str) -> bool:
     found = flag in words
     while flag in words:
@@ -61,7 +78,7 @@ def _taken(words: list[str], flag: str) -> bool:
     return found
 
 
-def _recipe(words: Sequence[str]):  # type: ignore[no-untyped-def]
+def _recipe(words: Sequence[str]) -> "Recipe":
     from untrain.config import read
 
     words = list(words)
@@ -76,34 +93,29 @@ def _run(words: Sequence[str], resume: bool) -> None:
 
 
 def _train(words: Sequence[str], resume: bool) -> None:
-    from untrain import pipeline
+    from untrain.pipeline import train_recipe
 
-    shop = pipeline.open_workshop(_recipe(words), resume=resume)
-    pipeline.original(shop)
-    pipeline.write_manifest(shop)
+    train_recipe(_recipe(words), resume=resume)
 
 
 def _unlearn(words: Sequence[str], resume: bool) -> None:
-    from untrain import pipeline
+    from untrain.pipeline import unlearn_recipe
 
-    shop = pipeline.open_workshop(_recipe(words), resume=resume, fresh=False)
-    pipeline.unlearned(shop, pipeline.original(shop))
-    pipeline.write_manifest(shop)
+    unlearn_recipe(_recipe(words), resume=resume)
 
 
 def _evaluate(words: Sequence[str], resume: bool) -> None:
-    from untrain import pipeline
+    from untrain.pipeline import evaluate_recipe
 
-    shop = pipeline.open_workshop(_recipe(words), resume=resume, fresh=False)
-    models = pipeline.existing_models(shop)
-    content = pipeline.evaluated(shop, models)
-    pipeline.write_manifest(shop)
-    pipeline.finish(shop, content)
+    evaluate_recipe(_recipe(words), resume=resume)
 
 
 def _report(words: Sequence[str], resume: bool) -> None:
     from untrain.report import write_report
 
+    if words and words[0] in ("-h", "--help"):
+        print(USAGE)
+        return
     if len(words) != 1:
         raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
     print(f"report: {write_report(Path(words[0]))}")
@@ -115,6 +127,8 @@ def _list(words: Sequence[str], resume: bool) -> None:
     from untrain.models.classifiers import MODELS
     from untrain.tasks import TASKS
 
+    if words and words[0] not in ("-h", "--help"):
+        raise SettingError("untrain list takes nothing more.")
     groups = {
         "tasks": {name: (task.__doc__ or "").splitlines()[0] for name, task in TASKS.items()},
         "methods": {name: method.title for name, method in METHODS.items()},

@@ -5,30 +5,29 @@ fingerprint is not run again; a product with another one is refused.
 """
 
 import json
-import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from torch import nn
 
-from untrain.api import check_sets, content_of, prepared
+from untrain.api import check_folder, check_sets, content_of, environment, is_temporary, made, prepared
 from untrain.config import Recipe, write
 from untrain.data.samples import Source
 from untrain.data.sources import channel_statistics, load
 from untrain.data.splits import Split, Subset, make_split
 from untrain.data.streams import Stream
 from untrain.engine import Engine, seed_of
-from untrain.errors import FolderError, SettingError, StaleFile
+from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, write_json, write_text
 from untrain.methods.base import Checkpoints, Method, Problem, run
+from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.classifiers import build
 from untrain.models.subject import Subject
@@ -37,7 +36,6 @@ from untrain.saliency import density, save_mask
 from untrain.tasks.classification import Classification
 
 ORIGINAL, RETRAINED = "original", "retrained"
-_LIBRARIES = ("torch", "accelerate", "safetensors", "numpy", "scikit-learn")
 
 
 @dataclass(eq=False)
@@ -88,65 +86,111 @@ class Workshop:
 
 
 def open_workshop(recipe: Recipe, *, resume: bool = False, fresh: bool = True) -> Workshop:
-    """Loads the data, makes or checks the split, and opens the run folder.
+    """Loads the data, makes or checks the split, tries the model, and only then opens the run folder.
 
     Args:
         recipe: the experiment.
         resume: go on with what the folder holds of this recipe.
         fresh: whether the folder must be new unless `resume`; False for a stage that builds on earlier ones.
+
+    Raises:
+        UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
     """
     engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
-    claim_folder(recipe, resume=resume or not fresh, engine=engine)
+    going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
     data = asdict(recipe.data)
     limits = {"train": data.pop("limit"), "test": data.pop("test_limit")}
     source, test = (load(**data, part=part, limit=limits[part], seed=recipe.seed) for part in ("train", "test"))
     wanted = asdict(recipe.forget)
     wanted["seed"] = recipe.seed if wanted["seed"] is None else wanted["seed"]
     split = make_split(source, **wanted)
-    if engine.is_main:
-        write_text(recipe.folder / "config.yaml", write(recipe))
-        if (recipe.folder / "split.json").exists():
-            kept = Split.load(recipe.folder / "split.json", source)
-            if kept.hash != split.hash:
-                raise StaleFile(f"{recipe.folder / 'split.json'} is another split than the recipe asks for.")
-        else:
-            split.save(recipe.folder / "split.json")
-    engine.wait()
     mean, std = channel_statistics(source)
     task = Classification(len(source.classes), mean, std, seed=recipe.seed, **asdict(recipe.augment))
-    return Workshop(recipe, engine, source, test, split, task, _read_facts(recipe.folder))
+    facts = _read_facts(recipe.folder) if going_on else {}
+    shop = Workshop(recipe, engine, source, test, split, task, facts)
+    _try_model(shop)
+    if engine.is_main:
+        _open_folder(shop, going_on)
+    engine.wait()
+    return shop
 
 
-def claim_folder(recipe: Recipe, *, resume: bool, engine: Engine) -> None:
-    """Makes the run folder, or goes on in one that holds this very recipe.
+def _try_model(shop: Workshop) -> None:
+    """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
+    module = shop.module(shop.recipe.seed)
+    if shop.recipe.model.checkpoint is not None:
+        weights.load_into(module, weights.load_state(shop.recipe.model.checkpoint)[0])
+    prepared(shop.task, module, {"train": shop.stream("train")})
+
+
+def _open_folder(shop: Workshop, going_on: bool) -> None:
+    """Makes the folder and writes recipe and split into it; a split that is there must be the same."""
+    folder = made(shop.folder)
+    path = folder / "split.json"
+    if going_on and path.exists() and Split.load(path, shop.source).hash != shop.split.hash:
+        raise StaleFile(f"{path} is another split than the recipe asks for. Choose another folder with --out.")
+    write_text(folder / "config.yaml", write(shop.recipe))
+    if not (going_on and path.exists()):
+        shop.split.save(path)
+
+
+def holds_run(recipe: Recipe, *, resume: bool) -> bool:
+    """Whether the run folder holds a run of this very recipe to go on with; nothing is made or changed.
+
+    A folder with no more than recipe and split in it, left by a run that was stopped before its first checkpoint,
+    holds nothing of value: the run starts anew there.
 
     Raises:
-        FolderError: if it holds something else, or holds this run and `resume` was not asked for.
+        FolderError: if it holds something else, or holds this run and `resume` was not asked for, or cannot be
+            written.
     """
-    folder = recipe.folder
-    if folder.exists() and not folder.is_dir():
-        raise FolderError(f"{folder} is a file. Choose another folder with --out.")
-    if folder.exists() and any(folder.iterdir()) and engine.is_main:
-        if not (folder / "config.yaml").exists():
-            raise FolderError(f"{folder} is not empty and holds no run. Choose another folder with --out.")
-        if not resume:
-            raise FolderError(
-                f"{folder} already holds a run. Go on with it with --resume, or choose another folder with --out."
-            )
-        if _identity((folder / "config.yaml").read_text(encoding="utf-8")) != _identity(write(recipe)):
-            raise FolderError(f"{folder} holds a run of another recipe. Choose another folder with --out.")
+    folder = check_folder(recipe.folder, resume=True)
+    names = {path.name for path in folder.iterdir() if not is_temporary(path)} if folder.exists() else set()
+    if not names:
+        return False
+    kept = _kept_recipe(folder)
+    if names <= {"config.yaml", "split.json"}:
+        return False
+    if not resume:
+        raise FolderError(
+            f"{folder} already holds a run. Go on with it with --resume, or choose another folder with --out."
+        )
+    other = [name for name, value in _identity(recipe.plain()).items() if _identity(kept).get(name) != value]
+    if other:
+        raise FolderError(
+            f"{folder} holds a run of another recipe: {', '.join(other[:5])} differ{'s' if len(other) == 1 else ''}. "
+            "Choose another folder with --out."
+        )
+    return True
+
+
+def _kept_recipe(folder: Path) -> Mapping[str, Any]:
+    """What config.yaml of a run folder says.
+
+    Raises:
+        FolderError: if there is none that a run wrote.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"{folder} cannot be made: {error.strerror}. Choose another with --out.") from error
+        kept = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        kept = None
+    if not isinstance(kept, dict) or not {f.name for f in fields(Recipe)} <= kept.keys():
+        raise FolderError(f"{folder} is not empty and holds no run. Choose another folder with --out.")
+    return kept
 
 
-def _identity(text: str) -> Any:
-    """A recipe's text without the fields that do not change its numbers."""
-    import yaml
+_OTHER = ("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references")
+"""Fields of a recipe that do not change the numbers of what a folder already holds."""
 
-    content = yaml.safe_load(text)
-    return {k: v for k, v in content.items() if k not in ("out", "workers", "checkpoint_every", "methods", "references")}
+
+def _identity(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's fields by dotted name, without those that do not change its numbers."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if name not in _OTHER:
+            inner = value.items() if isinstance(value, dict) else [("", value)]
+            flat |= {f"{name}.{key}".rstrip("."): entry for key, entry in inner}
+    return flat
 
 
 def original(shop: Workshop) -> nn.Module:
@@ -158,15 +202,29 @@ def original(shop: Workshop) -> nn.Module:
     state, facts = weights.load_state(recipe.model.checkpoint)
     weights.load_into(module, state)
     module.eval()
-    lr = facts.get("optimizer_lr")
-    note = f"weights from {Path(recipe.model.checkpoint).name}"
-    shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), "notes": [note], "settings": {}, "peak_lr": lr}
+    notes = [f"weights from {Path(recipe.model.checkpoint).name}"]
+    lr = _trained_lr(facts)
+    if lr is not None:
+        notes.append(f"its optimiser's learning rate was {lr:g}")
+    shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), "notes": notes, "settings": {}, "peak_lr": lr}
     return module
 
 
-def retrained(shop: Workshop) -> dict[str, nn.Module]:
-    """Models trained from new weights on the retain set alone; the first is the target."""
-    names = [RETRAINED, *(f"{RETRAINED}-{i}" for i in range(2, shop.recipe.references + 1))][: shop.recipe.references]
+def _trained_lr(facts: Mapping[str, Any]) -> float | None:
+    """The peak learning rate that a checkpoint tells: its optimiser's, or that of the recipe which trained it."""
+    if facts.get("method") == Retrain.name:
+        return facts["settings"]["optimizer"]["lr"]
+    return facts.get("optimizer_lr")
+
+
+def retrained_names(recipe: Recipe) -> list[str]:
+    """What a recipe's references are called; the first is the target."""
+    return [RETRAINED if i == 1 else f"{RETRAINED}-{i}" for i in range(1, recipe.references + 1)]
+
+
+def retrained(shop: Workshop, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """Models trained from new weights on the retain set alone; None: all that the recipe asks for."""
+    names = retrained_names(shop.recipe) if names is None else names
     return {name: _trained(shop, name, shop.stream("retain"), seed_of(shop.recipe.seed, name)) for name in names}
 
 
@@ -182,15 +240,16 @@ def replace_seed(stream: Stream, seed: int) -> Stream:
     return Stream(stream.data, "retain", stream.engine, stream.batch_size, seed, stream.workers)
 
 
-def unlearned(shop: Workshop, start: nn.Module) -> dict[str, nn.Module]:
-    """What each of the recipe's methods makes of the original."""
+def unlearned(shop: Workshop, start: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """What the recipe's methods make of the original; None: each of them."""
     sets = {name: shop.stream(name) for name in ("forget", "retain")}
     if len(shop.split.holdout):
         sets["holdout"] = shop.stream("holdout")
-    check_sets({name: stream.data for name, stream in sets.items()})
+    check_sets({name: stream.data for name, stream in sets.items()}, sets)
     prepared(shop.task, start, sets)
     made = {}
-    for name, method in shop.recipe.methods.items():
+    for name in shop.recipe.methods if names is None else names:
+        method = shop.recipe.methods[name]
         subject = Subject(start, init=lambda: shop.module(shop.recipe.seed), peak_lr=peak_lr(shop)).copy()
         made[name] = _made(shop, name, method, Problem(subject, shop.task, **sets, seed=shop.recipe.seed))
     return made
@@ -198,26 +257,24 @@ def unlearned(shop: Workshop, start: nn.Module) -> dict[str, nn.Module]:
 
 def peak_lr(shop: Workshop) -> float | None:
     """The highest learning rate of the original training, where the recipe or the checkpoint tells."""
+    optimizer = shop.recipe.train.optimizer
     if shop.recipe.model.checkpoint is None:
-        return shop.recipe.train.optimizer.lr
+        return None if optimizer is None else optimizer.lr
     return shop.facts[ORIGINAL].get("peak_lr")
 
 
 def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Module:
     """The model called `name`: read from the folder if it was made from the same inputs, else made and kept there."""
     path, engine = shop.folder / f"{name}.safetensors", shop.engine
+    resume_file = shop.folder / f"{name}.resume.pt"
     mark = _mark(shop, method, problem)
     if path.exists():
-        state, facts = weights.load_state(path)
-        if facts.get("fingerprint") != mark:
-            raise StaleFile(f"{path} was made from other data, weights or settings. Remove it, or choose another --out.")
-        module = shop.module(0)
-        weights.load_into(module, state)
-        shop.facts[name] = facts
-        return module.eval()
+        module = _kept(shop, name, path, mark)
+        if engine.is_main:
+            resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
+        return module
     shop.say(f"[bold]{name}[/bold]: {method.name}")
     start = weights.state_hash(problem.subject.module)
-    resume_file = shop.folder / f"{name}.resume.pt"
     saver = Checkpoints(resume_file, mark, resume=True, every=shop.recipe.checkpoint_every)
     finished = run(
         method,
@@ -250,6 +307,24 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
     shop.say(f"  {finished.seconds:.1f} s" + "".join(f"; {note}" for note in problem.notes))
     engine.wait()
     return module
+
+
+def _kept(shop: Workshop, name: str, path: Path, mark: str) -> nn.Module:
+    """A finished model of the run folder.
+
+    Raises:
+        StaleFile: if it is damaged, or was made from other inputs.
+    """
+    try:
+        state, facts = weights.load_state(path)
+    except CheckpointError as error:
+        raise StaleFile(f"{path} is damaged: {error} Remove it, and it is made again.") from error
+    if facts.get("fingerprint") != mark:
+        raise StaleFile(f"{path} was made from other data, weights or settings. Remove it, or choose another --out.")
+    module = shop.module(0)
+    weights.load_into(module, state)
+    shop.facts[name] = facts
+    return module.eval()
 
 
 def _mark(shop: Workshop, method: Method, problem: Problem) -> str:
@@ -313,45 +388,26 @@ def write_manifest(shop: Workshop) -> None:
         return
     split = {"kind": shop.split.kind, "spec": shop.split.spec, "hash": shop.split.hash}
     data = {"name": shop.recipe.data.name, "hash": shop.source.fingerprint(), "classes": list(shop.source.classes)}
-    write_json(
-        shop.folder / "manifest.json",
-        {
-            "untrain": version("untrain"),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
-            "command": sys.argv[1:],
-            "device": str(shop.engine.device),
-            "processes": shop.engine.num_processes,
-            "threads": torch.get_num_threads(),
-            "seed": shop.recipe.seed,
-            "data": data,
-            "split": split,
-            "models": shop.facts,
-        },
-    )
+    content = {
+        **environment(shop.engine),
+        "command": sys.argv[1:],
+        "seed": shop.recipe.seed,
+        "data": data,
+        "split": split,
+        "models": shop.facts,
+    }
+    write_json(shop.folder / "manifest.json", content)
     parts = [shop.folder / f"{name}.history.jsonl" for name in shop.facts]
     write_text(shop.folder / "history.jsonl", "".join(p.read_text() for p in parts if p.exists()))
 
 
 def _read_facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the manifest of a run folder says of its models; nothing where there is none yet."""
     manifest = folder / "manifest.json"
-    return json.loads(manifest.read_text(encoding="utf-8"))["models"] if manifest.exists() else {}
-
-
-def existing_models(shop: Workshop) -> dict[str, nn.Module]:
-    """Every finished model of the run folder, in the order in which it was made."""
-    names = [ORIGINAL, *(n for n in shop.facts if n.startswith(RETRAINED)), *shop.recipe.methods]
-    models = {}
-    for name in names:
-        path = shop.folder / f"{name}.safetensors"
-        if path.exists():
-            module = shop.module(0)
-            state, shop.facts[name] = weights.load_state(path)
-            weights.load_into(module, state)
-            models[name] = module.eval()
-    if not models:
-        raise SettingError(f"{shop.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
-    return models
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["models"] if manifest.exists() else {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StaleFile(f"{manifest} cannot be read: {error}. Remove it, and it is made again.") from error
 
 
 def run_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
@@ -360,6 +416,44 @@ def run_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
     models = {ORIGINAL: original(shop)}
     models |= retrained(shop)
     models |= unlearned(shop, models[ORIGINAL])
+    return _judged(shop, models)
+
+
+def train_recipe(recipe: Recipe, *, resume: bool = False) -> None:
+    """What a recipe trains from new weights: the original, unless it has a checkpoint, and the references."""
+    shop = open_workshop(recipe, resume=resume)
+    original(shop)
+    retrained(shop)
+    write_manifest(shop)
+
+
+def unlearn_recipe(recipe: Recipe, *, resume: bool = False) -> None:
+    """A recipe's methods on the original, which is trained where it is not there yet."""
+    shop = open_workshop(recipe, resume=resume, fresh=False)
+    unlearned(shop, original(shop))
+    write_manifest(shop)
+
+
+def evaluate_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Measures every finished model of the run folder; returns the report's path.
+
+    Raises:
+        SettingError: if the folder does not hold the original yet.
+    """
+
+    def there(name: str) -> bool:
+        return (recipe.folder / f"{name}.safetensors").exists()
+
+    if recipe.model.checkpoint is None and not there(ORIGINAL):
+        raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
+    shop = open_workshop(recipe, resume=resume, fresh=False)
+    models = {ORIGINAL: original(shop)}
+    models |= retrained(shop, [*filter(there, retrained_names(recipe))])
+    models |= unlearned(shop, models[ORIGINAL], [*filter(there, recipe.methods)])
+    return _judged(shop, models)
+
+
+def _judged(shop: Workshop, models: Mapping[str, nn.Module]) -> Path:
     content = evaluated(shop, models)
     write_manifest(shop)
     return finish(shop, content)

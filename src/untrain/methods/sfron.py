@@ -37,6 +37,7 @@ from untrain.types import Batch, Params
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
+GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ class SFRon(Method):
     """Of the retain steps; null: what fits the model. A learning rate of null is found."""
     retain_decay: Decay = "cosine"
     """Learning rate of the retain steps over the run: "cosine" to 0, or "constant"."""
-    forget_optimizer: Optimizer | None = Optimizer("adam", 1e-3)
-    """Of the forget steps, at a constant rate; null: one optimiser for both."""
+    forget_optimizer: Optimizer | None = Optimizer("adam")
+    """Of the forget steps, at a constant rate; null: one optimiser for both. A learning rate of null is 0.001 where
+    held-out data say how far to forget, and 0.0001 where all K forget steps are taken."""
     fisher: Estimator = "sample"
     """Squares of each sample's gradient, or of batch means as published code has it."""
     fisher_samples: int | None = 1024
@@ -143,7 +145,12 @@ class SFRon(Method):
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
         """Outer steps from epochs; the retain optimiser from the model, its rate from checkpoint or range test."""
         steps = self.steps or max(1, math.ceil(self.epochs * problem.retain.epoch / self.retain_steps))
-        return replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine))
+        method = replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine))
+        forget = self.forget_optimizer
+        if forget is None or forget.lr is not None:
+            return method
+        gauged = self.calibrate and problem.holdout is not None
+        return replace(method, forget_optimizer=replace(forget, lr=GAUGED_RATE if gauged else UNGAUGED_RATE))
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""

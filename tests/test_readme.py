@@ -1,0 +1,133 @@
+"""The README is run as it is written: its Python on a model and data that are not ours, its commands by their parts."""
+
+import copy
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+
+from untrain.cli import COMMANDS
+from untrain.config import read
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+_BLOCK = re.compile(r"(?:<!-- (?P<mark>\w+) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path, language, mark=None):
+    """The fenced blocks of a page in one language; with a mark, those alone that stand under `<!-- MARK -->`."""
+    found = [m for m in _BLOCK.finditer(path.read_text(encoding="utf-8")) if m["language"] == language]
+    return [m["code"] for m in found if mark is None or m["mark"] == mark]
+
+
+class Net(nn.Module):
+    """A user's network: two convolutions, group norm, dropout, a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Dropout(0.1),
+        )  # fmt: skip
+        self.head = nn.Linear(32 * 16, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def fitted(samples, epochs=8):
+    torch.manual_seed(0)
+    model = Net()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(epochs):
+        for x, y in DataLoader(samples, 64, shuffle=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@cache
+def trained():
+    """Sets and models as a user has them: scikit-learn's digits, 500 to train on, 50 of them to forget."""
+    digits = load_digits()
+    inputs = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
+    data = TensorDataset(inputs, torch.tensor(digits.target))
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
+    parts = {"forget": order[:50], "retain": order[50:500], "holdout": order[500:800], "test": order[800:]}
+    sets = {f"{name}_set": Subset(data, indices) for name, indices in parts.items()}
+    model = fitted(ConcatDataset([sets["forget_set"], sets["retain_set"]]))
+    return {**sets, "model": model, "retrained": fitted(sets["retain_set"])}
+
+
+def users_things():
+    """A namespace with the names that the README uses; the models are copies."""
+    things = trained()
+    return {name: copy.deepcopy(value) if isinstance(value, nn.Module) else value for name, value in things.items()}
+
+
+def mean_loss(model, samples):
+    x, y = next(iter(DataLoader(samples, len(samples))))
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(model(x), y))
+
+
+def test_the_python_of_the_readme_does_what_it_says(capsys):
+    code, *others = blocks(README, "python")
+    assert not others, "the README has one block of Python, and every one must be run"
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+    things = users_things()
+    before = copy.deepcopy(things["model"].state_dict())
+    exec(compile(code, "README.md", "exec"), things)  # noqa: S102
+    model, result, scores = things["model"], things["result"], things["scores"]
+
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert type(result.model) is Net
+    assert not result.model.training
+    forget, test = things["forget_set"], things["test_set"]
+    assert mean_loss(result.model, forget) > 2 * mean_loss(model, forget), "the default settings have an effect"
+    assert mean_loss(result.model, test) < 1.5 * mean_loss(model, test), "and do no harm"
+    assert scores.RA > 97
+    printed = capsys.readouterr().out
+    assert f"forget {scores.FA:.1f} %" in printed
+    assert f"Avg.D {scores.AvgD:.2f}" in printed
+
+
+def commands(path):
+    """The shell commands of a page, continued lines joined."""
+    code = "".join(blocks(path, "")).replace("\\\n", " ")
+    return [shlex.split(line) for line in code.splitlines() if line.strip()]
+
+
+def check_untrain(words):
+    """A command of `untrain` exists, and its recipe is there and takes its flags."""
+    command, *rest = words
+    assert command in COMMANDS, words
+    rest = [word for word in rest if word not in ("--resume", "--help")]
+    if rest and rest[0].endswith((".yaml", ".yml")):
+        recipe = ROOT / rest[0]
+        assert recipe.exists(), f"{rest[0]} is named in the documents, but is not there"
+        assert read(recipe, rest[1:]).methods
+
+
+@pytest.mark.parametrize("words", [w for w in commands(README) if w[0] == "untrain"], ids=" ".join)
+def test_commands_of_the_readme_can_be_run(words):
+    check_untrain(words[1:])
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = [words[1] for words in commands(README) if words[0] == "make"]
+    assert {"demo", "test"} <= set(targets)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in targets:
+        assert re.search(rf"^{re.escape(target)}\s*:", makefile, re.MULTILINE), f"make {target} is not in the Makefile"
+
+
+def test_every_command_of_the_readme_is_checked_here():
+    assert {words[0] for words in commands(README)} == {"make", "untrain"}
