@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from untrain.errors import SettingError
 from untrain.types import Batch
 
+T = TypeVar("T")
 Precision = Literal["no", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -163,6 +164,13 @@ class Engine:
         """Waits until every process is here."""
         if self.num_processes > 1:
             dist.barrier()
+
+    def track(self, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+        """The items, with a progress bar that moves on with each."""
+        with self.progress(label, total) as bar:
+            for item in items:
+                yield item
+                bar.advance()
 
     @contextmanager
     def progress(self, label: str, total: int | None, start: int = 0) -> Iterator["Bar"]:

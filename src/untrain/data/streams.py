@@ -100,6 +100,13 @@ class Stream:
         for k, raw in enumerate(self._raw_once(limit, batch_size or self.batch_size)):
             yield self._drawn(raw, task, role, f"once-{k}")
 
+    def passes(self, limit: int | None = None) -> int:
+        """How many batches `once` gives; of ready batches, at most so many."""
+        if self.ready:
+            return len(self.data)
+        samples = self.size if limit is None else min(limit, self.size)
+        return -(-samples // self.batch_size)
+
     def _raw_once(self, limit: int | None, batch_size: int) -> Iterator[Batch]:
         if self.ready:
             taken = 0

@@ -117,7 +117,7 @@ def evaluate_models(
         references: names of the retrained models among them; the first is the target, the others the noise floor.
         classes: the classes' names; None: their numbers.
     """
-    passes = len(models) * sum(_batches(stream) for stream in streams.values())
+    passes = len(models) * sum(stream.passes() for stream in streams.values())
     with engine.progress("evaluate", passes) as bar:
         measured = {
             name: Measured(**{s: predictions(model, task, streams[s], engine, bar.advance) for s in streams})
@@ -179,10 +179,6 @@ def _statistics(model: nn.Module, task: Task, engine: Engine, batch: Batch, keep
         *([log_probs] if keep else []),
     ]
     return tuple(engine.gather(column).cpu() for column in columns)
-
-
-def _batches(stream: Stream) -> int:
-    return len(stream.data) if stream.ready else -(-len(stream) // stream.batch_size)
 
 
 def compare(measured: Measured, target: Measured | None, classes: Sequence[str] | None = None) -> Evaluation:

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
 from untrain.methods.base import Problem
@@ -42,7 +43,7 @@ class Calibration:
         if not 0 < self.until <= 1 or not self.margin > 0 or not self.ceiling > 0:
             raise SettingError("calibration: until must be in (0, 1], margin and ceiling above 0.")
 
-    def measure(self, problem: Problem, engine: Engine) -> Params:
+    def measure(self, problem: Problem, holdout: Stream, engine: Engine) -> Params:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
 
         Returns:
@@ -51,7 +52,7 @@ class Calibration:
         module, task = problem.subject.module.eval(), problem.task
         total, count = torch.zeros((), device=engine.device), 0
         with torch.no_grad(), engine.autocast():
-            for batch in problem.holdout.once(task, "evaluate"):  # type: ignore[union-attr]
+            for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss", holdout.passes()):
                 losses = task.loss(module, engine.share(batch))
                 total, count = total + engine.total(losses), count + engine.count(losses)
         target = total / count

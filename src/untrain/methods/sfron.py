@@ -157,9 +157,9 @@ class SFRon(Method):
         if self.gamma is not None:
             with engine.clock("fisher"):
                 problem.remember("mask", lambda: self._mask(problem, engine))
-        if self.calibrate and problem.holdout is not None:
+        if self.calibrate and (holdout := problem.holdout) is not None:
             with engine.clock("calibration"):
-                problem.remember("calibration", lambda: self.calibration.measure(problem, engine))
+                problem.remember("calibration", lambda: self.calibration.measure(problem, holdout, engine))
         state = State(problem, engine, problem.subject.module)
         retain = self.optimizer or Optimizer()
         if not self.online and self.gamma is not None and not self.published:
@@ -172,16 +172,12 @@ class SFRon(Method):
         return state
 
     def _mask(self, problem: Problem, engine: Engine) -> Params:
-        fishers = [
-            fisher_diagonal(
-                problem.subject.module,
-                problem.task,
-                stream.once(problem.task, "fisher", limit=self.fisher_samples),
-                estimator=self.fisher,
-                engine=engine,
-            )
-            for stream in (problem.forget, problem.retain)
-        ]
+        fishers = []
+        for stream in (problem.forget, problem.retain):
+            batches = stream.once(problem.task, "fisher", limit=self.fisher_samples)
+            tracked = engine.track(batches, f"Fisher of the {stream.name} set", stream.passes(self.fisher_samples))
+            module, task = problem.subject.module, problem.task
+            fishers.append(fisher_diagonal(module, task, tracked, estimator=self.fisher, engine=engine))
         return saliency_mask(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
 
     def step(self, state: State, k: int) -> dict[str, float]:
