@@ -7,10 +7,10 @@ from dataclasses import MISSING, fields, is_dataclass
 import pytest
 import torch
 import yaml
-from test_readme import README, ROOT, blocks, check_untrain, commands, users_things
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from test_readme import README, ROOT, blocks, check_untrain, commands, users_things
 from untrain import Optimizer, Task, fisher_diagonal, methods
 from untrain.config import Augment, Data, Forget, Model, Recipe, read
 from untrain.data.sources import SOURCES
@@ -47,17 +47,17 @@ def namespace_of_own_model():
 
 def namespace_of_adding_a_task():
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(400, 6, generator=generator)
-    labels = (inputs[:, :3] + 0.3 * torch.randn(400, 3, generator=generator) > 0).long()
+    inputs = torch.randn(1500, 6, generator=generator)
+    labels = (inputs[:, :3] + 0.5 * torch.randn(1500, 3, generator=generator) > 0).long()
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3))
+    model = nn.Sequential(nn.Linear(6, 128), nn.ReLU(), nn.Linear(128, 3))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(150):
+    for _ in range(300):
         optimizer.zero_grad()
-        nn.functional.binary_cross_entropy_with_logits(model(inputs[:300]), labels[:300].float()).backward()
+        nn.functional.binary_cross_entropy_with_logits(model(inputs[:1200]), labels[:1200].float()).backward()
         optimizer.step()
     data = TensorDataset(inputs, labels)
-    parts = {"forget": range(40), "retain": range(40, 300), "holdout": range(300, 400)}
+    parts = {"forget": range(100), "retain": range(100, 1200), "holdout": range(1200, 1500)}
     return {"model": model, **{f"{name}_set": Subset(data, list(part)) for name, part in parts.items()}}
 
 
@@ -70,7 +70,7 @@ def executed(page):
     model = things["model"]
     for i, code in enumerate(blocks(page, "python", "run")):
         things["model"] = copy.deepcopy(model)
-        exec(compile(code, f"{page.name}, block {i}", "exec"), things)  # noqa: S102
+        exec(compile(code, f"{page.name}, block {i}", "exec"), things)
     return {**things, "model": model}
 
 
@@ -98,7 +98,7 @@ def test_the_added_task_is_a_task_and_forgets():
         after = task.loss(result.model, batch)
         p, q = task.outputs(model, batch), task.outputs(result.model, batch)
     assert torch.allclose(losses, alone, atol=1e-5)
-    assert after.mean() > 1.2 * losses.mean()
+    assert after.mean() > 1.1 * losses.mean()
     assert (task.divergence(q, p) > 0).all()
     assert task.divergence(p, p).abs().max() < 1e-5
 
@@ -199,8 +199,8 @@ def test_sources_and_models_are_named():
 
 def test_every_recipe_of_the_project_is_listed():
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
-    listed = set(re.findall(r"^\| `([\w-]+\.yaml)` \|", text, re.MULTILINE))
-    assert listed == {path.name for path in (ROOT / "recipes").glob("*.yaml")}
+    listed = set(re.findall(r"^\| `([\w/-]+\.yaml)` \|", text, re.MULTILINE))
+    assert listed == {path.relative_to(ROOT / "recipes").as_posix() for path in (ROOT / "recipes").rglob("*.yaml")}
 
 
 def test_every_measure_is_explained():

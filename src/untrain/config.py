@@ -375,6 +375,7 @@ def _parser(methods: Mapping[str, type[Method]]) -> ArgumentParser:
         prog="untrain run",
         usage="untrain run RECIPE.yaml [--key value …]",
         exit_on_error=False,
+        allow_abbrev=False,
         print_config=None,
         description=Recipe.__doc__,
         epilog=_optimizer_help(),

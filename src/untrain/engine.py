@@ -160,6 +160,20 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def agree_(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every process the main process's values, in place."""
+        if self.num_processes > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Inside the block the global generators (which dropout draws from) start at a seed; then they are put back."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+
     def wait(self) -> None:
         """Waits until every process is here."""
         if self.num_processes > 1:

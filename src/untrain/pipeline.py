@@ -16,7 +16,16 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from untrain.api import check_folder, check_sets, content_of, environment, is_temporary, made, prepared
+from untrain.api import (
+    check_checkpoint,
+    check_folder,
+    check_sets,
+    content_of,
+    environment,
+    is_temporary,
+    made,
+    prepared,
+)
 from untrain.config import Recipe, write
 from untrain.data.samples import Source
 from untrain.data.sources import channel_statistics, load
@@ -119,7 +128,7 @@ def _try_model(shop: Workshop) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
     module = shop.module(shop.recipe.seed)
     if shop.recipe.model.checkpoint is not None:
-        weights.load_into(module, weights.load_state(shop.recipe.model.checkpoint)[0])
+        _load(module, shop.recipe.model.checkpoint)
     prepared(shop.task, module, {"train": shop.stream("train")})
 
 
@@ -199,8 +208,7 @@ def original(shop: Workshop) -> nn.Module:
     if recipe.model.checkpoint is None:
         return _trained(shop, ORIGINAL, shop.stream("train"), seed_of(recipe.seed, ORIGINAL))
     module = shop.module(recipe.seed)
-    state, facts = weights.load_state(recipe.model.checkpoint)
-    weights.load_into(module, state)
+    facts = _load(module, recipe.model.checkpoint)
     module.eval()
     notes = [f"weights from {Path(recipe.model.checkpoint).name}"]
     lr = _trained_lr(facts)
@@ -208,6 +216,16 @@ def original(shop: Workshop) -> nn.Module:
         notes.append(f"its optimiser's learning rate was {lr:g}")
     shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), "notes": notes, "settings": {}, "peak_lr": lr}
     return module
+
+
+def _load(module: nn.Module, path: str) -> dict[str, Any]:
+    """Reads a user's checkpoint into a module; returns what else it tells."""
+    state, facts = weights.load_state(path)
+    try:
+        weights.load_into(module, state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return facts
 
 
 def _trained_lr(facts: Mapping[str, Any]) -> float | None:
@@ -275,6 +293,7 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
         return module
     shop.say(f"[bold]{name}[/bold]: {method.name}")
     start = weights.state_hash(problem.subject.module)
+    check_checkpoint(resume_file, mark)
     saver = Checkpoints(resume_file, mark, resume=True, every=shop.recipe.checkpoint_every)
     finished = run(
         method,

@@ -3,7 +3,7 @@ from test_sfron import problem
 
 from untrain.methods.base import Optimizer, run
 from untrain.methods.finetune import Finetune
-from untrain.methods.learning_rate import range_test, with_learning_rate
+from untrain.methods.learning_rate import range_test, unsettled, with_learning_rate
 
 
 def test_a_given_rate_is_taken():
@@ -55,3 +55,11 @@ def test_where_no_rate_unsettles_the_model_one_is_found_all_the_same():
         parameter.requires_grad_(False)
     work.subject.module[0].bias.requires_grad_(True)  # before batch normalisation, a bias changes nothing
     assert 1e-3 <= range_test(Optimizer("sgd", None), work, engine) <= 1
+
+
+def test_when_a_growing_rate_counts_as_too_large():
+    assert not unsettled([0.5] * 8)
+    assert not unsettled([0.5, 0.5, 0.5, 0.5, 5.0, 0.5, 0.55]), "one bad batch is no sign"
+    assert unsettled([0.5] * 5 + [0.7] * 3)
+    assert not unsettled([2.0, 1.5, 1.0, 0.8, 0.5, 0.4, 0.3]), "a falling loss is none either"
+    assert unsettled([0.5, float("nan")])

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from test_sfron import SGD, problem
+from test_sfron import SGD, network, problem
 
 from untrain.errors import Diverged, ModelError, SettingError, StaleFile
 from untrain.methods import make, methods
@@ -185,3 +185,15 @@ def test_methods_are_made_by_name_class_or_object():
 def test_optimizers_check_their_settings(wrong):
     with pytest.raises(SettingError):
         Optimizer(**wrong)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_dropout_draws_from_the_seed_alone(method):
+    ends = []
+    for disturbance in (0, 1):
+        torch.manual_seed(disturbance)
+        model = torch.nn.Sequential(network(), torch.nn.Dropout(0.5))
+        before = torch.get_rng_state()
+        ends.append(weights(run(method, *problem(model)).state.module))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert same(*ends)

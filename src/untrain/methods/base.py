@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
 from untrain.data.streams import Stream
-from untrain.engine import Engine
+from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, ModelError, SettingError, StaleFile, unknown
 from untrain.io import write_bytes
 from untrain.models.subject import Subject
@@ -427,15 +427,17 @@ def run(
         problem.memo, problem.notes = saved["memo"], list(saved["notes"])
         for memo in problem.memo.values():
             memo.update({name: tensor.to(engine.device) for name, tensor in memo.items()})
-    with engine.clock("search"):
-        method = method.resolved(problem, engine)
-    state = method.start(problem, engine)
+    with engine.seeded(seed_of(problem.seed, "start")):
+        with engine.clock("search"):
+            method = method.resolved(problem, engine)
+        state = method.start(problem, engine)
     first = 0
     if saved:
         state.load_state_dict(saved["state"])
         first, history = saved["step"], [json.loads(line) for line in saved["history"]]
         engine.clocks.update(saved["clocks"])
     _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every)
+    engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
     return Run(state, method, history, dict(engine.clocks))
 
@@ -455,7 +457,7 @@ def _steps(
     with engine.progress(method.name, method.total, first) as bar:
         for k in range(first, method.total):
             try:
-                with engine.clock("steps"):
+                with engine.clock("steps"), engine.seeded(seed_of(state.problem.seed, "step", k)):
                     record = {"step": k, **method.step(state, k)}
             except Diverged as error:
                 raise Diverged(f"{method.name}, step {k} of {method.total}: {error} {saver.restore()}") from error

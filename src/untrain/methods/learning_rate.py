@@ -7,19 +7,23 @@ training: smaller steps leave the model where it is. Where neither recipe nor ch
 
 import copy
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
 
 import torch
+from torch import Tensor, nn
 
 from untrain.engine import Engine
 from untrain.methods.base import Optimizer, Problem, State, losses_of
 
-STEPS = 40
-WINDOW = 5
+STEPS, TRIAL, WINDOW = 30, 10, 5
 RISE = 0.1
-"""Nats by which the median training loss of five steps may rise before the rate counts as too large. Chosen on held-out
-data: on embedded images it gives 0.12 to 0.2 for a network that was trained at 0.1."""
+"""Nats by which the median training loss of five steps may rise before a growing rate counts as too large."""
+STEADY_RISE = 0.3
+"""The same for ten steps at one rate, whose effect comes late where there is momentum. A network that was trained at a
+peak of 0.1 rises by 0.1 to 0.2 when training goes on at that rate."""
 _RANGES = {"sgd": (1e-3, 1.0), "adam": (1e-5, 1e-2), "adamw": (1e-5, 1e-2)}
 
 
@@ -36,7 +40,7 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
     if peak is not None:
         _note(problem, f"retain learning rate {peak:g}: the original training's peak")
         return replace(optimizer, lr=peak)
-    found = problem.remember("learning rate", lambda: {"lr": torch.tensor(range_test(optimizer, problem, engine))})
+    found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine))
     lr = float(found["lr"])
     _note(problem, f"retain learning rate {lr:.2g}: found by a range test on the retain set")
     return replace(optimizer, lr=float(f"{lr:.2g}"))
@@ -47,35 +51,78 @@ def _note(problem: Problem, text: str) -> None:
         problem.notes.append(text)
 
 
+def _found(optimizer: Optimizer, problem: Problem, engine: Engine) -> dict[str, Tensor]:
+    return {"lr": torch.tensor(range_test(optimizer, problem, engine), dtype=torch.float64)}
+
+
 def range_test(optimizer: Optimizer, problem: Problem, engine: Engine) -> float:
     """The learning rate at which training from the original weights begins to unsettle them.
 
-    Training steps on retain batches at a rate that grows from step to step, until the median loss of five steps
-    stands 0.1 nats above the lowest such median before; the rate in the middle of these five is the result. Where
-    the loss never rises so far, it is the rate at the lowest median. The model is put back; no count of batches moves.
+    First training steps on retain batches at a rate that grows from step to step, until the median loss of five steps
+    stands 0.1 nats above the lowest such median before; the rate in the middle of these five is a candidate (where
+    the loss never rises so far, the rate at the lowest median). Then ten steps at the candidate from the original
+    weights: it is halved until their loss rises by no more than 0.3 nats. The model is put back after each; no count
+    of batches moves.
     """
     low, high = _RANGES[optimizer.name]
     rates = [low * (high / low) ** (k / (STEPS - 1)) for k in range(STEPS)]
-    module = problem.subject.module
-    before = copy.deepcopy(module.state_dict())
-    modes = {m: m.training for m in module.modules()}
-    try:
-        losses: list[float] = []
-        medians: list[float] = []
+    losses = _losses(optimizer, rates, problem, engine, unsettled)
+    middle = len(losses) - 1 - WINDOW // 2
+    if not unsettled(losses):
+        settled = _medians(losses)
+        middle = settled.index(min(settled)) + WINDOW // 2
+    candidate, start = rates[max(0, middle)], median(losses[:WINDOW])
+    while candidate > low:
+        trial = _losses(optimizer, [candidate] * TRIAL, problem, engine)[-WINDOW:]
+        if all(map(math.isfinite, trial)) and median(trial) <= start + STEADY_RISE:
+            break
+        candidate /= 2
+    return candidate
+
+
+def unsettled(losses: Sequence[float]) -> bool:
+    """Whether a growing rate has become too large by the last of these losses."""
+    if not math.isfinite(losses[-1]):
+        return True
+    medians = _medians(losses)
+    return len(medians) > 1 and medians[-1] > min(medians) + RISE
+
+
+def _medians(losses: Sequence[float]) -> list[float]:
+    return [median(losses[k - WINDOW : k]) for k in range(WINDOW, len(losses) + 1)]
+
+
+def _losses(
+    optimizer: Optimizer,
+    rates: Sequence[float],
+    problem: Problem,
+    engine: Engine,
+    stop: Callable[[Sequence[float]], bool] = lambda losses: False,
+) -> list[float]:
+    """The retain loss before each training step at these rates, from the original weights, which are put back."""
+    losses: list[float] = []
+    with _put_back(problem.subject.module) as module:
         state = State(problem, replace(engine, compile=False), module.train())
-        moving = replace(optimizer, lr=low).build(state.parameters)
+        moving = replace(optimizer, lr=1.0).build(state.parameters)
         for k, rate in enumerate(rates):
             loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))
             losses.append(float(engine.total(loss)))
-            medians.append(median(losses[-WINDOW:]))
-            if not math.isfinite(losses[-1]) or (k >= WINDOW and medians[-1] > min(medians[WINDOW - 1 :]) + RISE):
-                return rates[max(0, k - WINDOW // 2)]
+            if stop(losses):
+                break
             moving.param_groups[0]["lr"] = rate
             moving.zero_grad()
             engine.backward(loss, state.parameters)
             moving.step()
-        settled = medians[WINDOW - 1 :]
-        return rates[settled.index(min(settled)) + WINDOW // 2]
+    return losses
+
+
+@contextmanager
+def _put_back(module: nn.Module) -> Iterator[nn.Module]:
+    """Weights, buffers, modes and gradients are afterwards what they were."""
+    before = copy.deepcopy(module.state_dict())
+    modes = {m: m.training for m in module.modules()}
+    try:
+        yield module
     finally:
         module.load_state_dict(before)
         for m, mode in modes.items():
