@@ -11,10 +11,10 @@ from untrain.fisher.fallback import Fallback, Losses
 from untrain.fisher.recording import Layout, Recorder, Use, inspect, release
 from untrain.types import Batch, Params
 
-CHUNK_BYTES = {"cpu": 2**20, "other": 64 * 2**20}
+CHUNK_BYTES = {"cpu": 2 * 2**20, "other": 64 * 2**20}
 """Size of the largest tensor of one chunk of samples, unless one sample's is larger. On a CPU a chunk should stay in
-the second-level cache: for convolutions of 147 to 590 kB, 1 MiB was fastest of 0.25 to 16 MiB (benchmarks/fisher.py).
-"""
+the cache: on 2 cores with 1 MiB each of second-level cache, ResNet-20 and ResNet-18 take the same time with 1 to
+4 MiB and a tenth to a quarter more with 8; larger chunks make fewer calls."""
 
 PROBES = 3
 """Samples in a probe; few layouts have a dimension that is a multiple of 3 by accident, and those it sees through."""
@@ -139,10 +139,8 @@ def _add_parts(total: Tensor, parts: list[Part]) -> None:
             return
     samples = len(parts[0][3])
     budget = CHUNK_BYTES["cpu" if total.device.type == "cpu" else "other"]
-    import os
-    W=float(os.environ.get('W','1')); R=float(os.environ.get('R','1'))
-    rows_ = max(t[0].numel() for part in parts for t in part[2:])
-    step = max(1, min(int(budget*W) // (total.numel() * total.element_size()), int(budget*R)//(rows_*total.element_size())))
+    largest = max(total.numel(), *(t[0].numel() for part in parts for t in part[2:]))
+    step = max(1, budget // (largest * total.element_size()))
     for first in range(0, samples, step):
         chunk = slice(first, first + step)
         gradient: Tensor | None = None
@@ -280,7 +278,9 @@ def check_losses(losses: Tensor, batch: Batch, number: int) -> None:
     for key, value in batch.items():
         if value.is_floating_point() and not bool(value[row].isfinite().all()):
             raise DataError(f"{key!r} of {name} holds values that are not finite. Remove or repair that sample.")
-    raise Diverged(f"the loss of {name} is {float(losses[row].detach())}. Check the model's weights, or use a wider precision.")
+    raise Diverged(
+        f"the loss of {name} is {float(losses[row].detach())}. Check the model's weights, or use a wider precision."
+    )
 
 
 def _mixers(model: nn.Module) -> str:

@@ -15,6 +15,9 @@ class Finetune(Descent):
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "descent on the retain set only (Warnecke et al. 2021)"
 
+    epochs: float = 5.0
+    """Passes over the retain set, used where `steps` is null: what SFR-on's defaults cost, forgetting included."""
+
     def resolved(self, problem: Problem, engine: Engine) -> "Finetune":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
