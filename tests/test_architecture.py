@@ -11,10 +11,24 @@ import untrain
 
 ROOT = Path(untrain.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-ORDER = (
-    "errors types io engine data models tasks sampling fisher saliency methods evaluation report api config pipeline cli"
-).split()
-"""Stages, earliest first. `io` is a leaf beside `errors`: files and hashes, which every stage may write and compute.
+ORDER = [
+    *(
+        "errors",
+        "types",
+        "settings",
+        "io",
+        "engine",
+        "data",
+        "models",
+        "tasks",
+        "sampling",
+        "fisher",
+        "saliency",
+        "methods",
+    ),
+    *("evaluation", "report", "api", "config", "pipeline", "cli"),
+]
+"""Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
 `methods.base` runs on streams, tasks and subjects; evaluation enters it as a callback."""
 
 

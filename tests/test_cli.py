@@ -9,8 +9,8 @@ import time
 
 import pytest
 import torch
-from command_line import RECIPE, files, table, untrain, weights
 
+from command_line import RECIPE, files, table, untrain, weights
 from untrain import pipeline
 from untrain.config import read
 

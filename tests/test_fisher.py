@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from references import fisher_of_batch_means, fisher_sample_by_sample
 from untrain.errors import DataError, Diverged, EmptySet, InexactFisher, ModelError, SettingError
-from untrain.fisher import fisher_diagonal
+from untrain.fisher import fisher_diagonal, layers, samples
 from untrain.fisher.fallback import Fallback
 
 REFERENCE = Path(__file__).parent / "reference" / "fisher.safetensors"
@@ -135,7 +135,7 @@ def test_convolution(name, no_fallback):
 
 
 def test_convolution_channels_last_and_many_chunks(no_fallback, monkeypatch):
-    monkeypatch.setitem(__import__("untrain.fisher.samples", fromlist=["x"]).CHUNK_BYTES, "cpu", 4000)
+    monkeypatch.setitem(samples.CHUNK_BYTES, "cpu", 4000)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 6, 3, 2), head(6))
     model = randomised(model).to(memory_format=torch.channels_last)
     assert_exact(model, batches_of(inputs_of(3, 6, 6).to(memory_format=torch.channels_last)))
@@ -146,6 +146,39 @@ def test_linear(shape, no_fallback):
     model = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3, bias=False), nn.Flatten(), nn.LazyLinear(5))
     model(torch.zeros(1, *shape))
     assert_exact(randomised(model), batches_of(inputs_of(*shape)))
+
+
+@pytest.mark.parametrize("tile", [1, 300])
+def test_large_weights_in_tiles(tile, no_fallback, monkeypatch):
+    calls = []
+    true = layers._tiled_squares
+    monkeypatch.setattr(layers, "TILE_BYTES", tile)
+    monkeypatch.setattr(layers, "PATCH_BYTES", 2000)
+    monkeypatch.setattr(layers, "_tiled_squares", lambda *args: calls.append(args) or true(*args))
+    convolution = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), padding_mode="circular")
+    for model, shape in (
+        (nn.Sequential(convolution, head(4)), (3, 6, 5)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), head(4)), (3, 5, 4)),
+        (nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 7), Mean(1), nn.Linear(7, CLASSES)), (3, 4)),
+    ):
+        calls.clear()
+        assert_exact(randomised(model), batches_of(inputs_of(*shape)))
+        assert calls
+
+
+def test_large_convolution_over_folded_windows(no_fallback, monkeypatch):
+    monkeypatch.setattr(layers, "TILE_BYTES", 300)
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(2, 3, 2), nn.Linear(3, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.conv(x.flatten(0, 1)).unflatten(0, (len(x), 3)))
+            return self.linear(x.mean((1, 3, 4)))
+
+    assert_exact(randomised(Windows()), batches_of(inputs_of(3, 2, 4, 3)))
 
 
 NORMS = {
@@ -207,6 +240,54 @@ def resnet() -> nn.Module:
 
 def test_resnet_with_in_place_relu(no_fallback):
     assert_exact(randomised(resnet()), batches_of(inputs_of(3, 8, 8)))
+
+
+def test_in_place_changes_of_a_layers_output():
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu_(self.first(x))  # a view of the matrix product's result, changed in place
+            y = self.second(x)
+            y[:, 0] *= 2
+            y += x
+            return self.head(y.tanh_().mean(1))
+
+    assert_exact(randomised(InPlace()), batches_of(inputs_of(3, 4)))
+
+
+def test_gradients_taken_inside_the_model():
+    class Energy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.requires_grad_(True)
+            (slope,) = torch.autograd.grad(self.linear(x).square().sum(), x, create_graph=True)
+            return self.head(slope)
+
+    with pytest.warns(UserWarning, match=r"'linear\.weight'"):  # torch.func cannot run autograd.grad
+        assert_exact(randomised(Energy()), batches_of(inputs_of(4)))
+
+
+def test_transpose_shared_by_a_layer_and_something_else(fallback_names):
+    """One edge of the graph into the weight then stands for two operations."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.table = nn.Linear(4, 4, bias=False), nn.Embedding(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.table(torch.ones(len(x), 1, dtype=torch.long)).squeeze(1)
+            doubled = self.table.weight.mul(2)
+            return F.pad(self.linear(x) + rows + doubled[0] * doubled[1], (0, 1))
+
+    assert_exact(randomised(Shared()), batches_of(inputs_of(4)))
+    assert fallback_names == {"table.weight"}
 
 
 class Attention(nn.Module):

@@ -5,7 +5,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +21,12 @@ from untrain.engine import Engine, Precision
 from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, hash_tensors, write_json, write_text
-from untrain.methods import make
+from untrain.methods import METHODS, make
 from untrain.methods.base import Checkpoints, Method, Problem, Run, run
 from untrain.models.checkpoints import load_into, load_state, state_hash
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask
+from untrain.settings import checked
 from untrain.tasks import resolve
 from untrain.types import Params, Task
 
@@ -104,7 +105,7 @@ def unlearn(
         UntrainError: one of its kinds, with what is wrong and what to do.
     """
     engine = Engine.start(device, precision, compile)
-    chosen = make(method, settings)
+    chosen = make(method, _typed(method, settings))
     subject = Subject(check_model(model), init=init)
     sets = {
         name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None
@@ -118,8 +119,8 @@ def unlearn(
         working.module.to(engine.device)
         problem = Problem(working, prepared(task, working.module, streams), **streams, seed=seed)
         check_samples(problem.task, streams)
-        started = state_hash(working.module)
-        marks = fingerprint(chosen, problem, engine)
+        started = "" if folder is None else state_hash(working.module)
+        marks = "" if folder is None else fingerprint(chosen, problem, engine)
         result = None if folder is None else read_result(folder, marks, chosen, working)
         if result is None:
             if folder is not None:
@@ -133,6 +134,12 @@ def unlearn(
     result.model.to(home)
     engine.wait()
     return result
+
+
+def _typed(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A known method's settings, each of its type."""
+    kind = METHODS.get(method) if isinstance(method, str) else method
+    return checked(settings, kind) if isinstance(kind, type) and is_dataclass(kind) else settings
 
 
 def _copied(subject: Subject) -> Subject:
@@ -199,6 +206,9 @@ def evaluate(
         for module in models.values():
             module.to(engine.device)
         ready = prepared(task, model, streams)
+        count = getattr(ready, "num_classes", None)
+        if classes is not None and count not in (None, len(classes)):
+            raise DataError(f"classes has {len(classes)} names, but the model has {count} outputs: name each of them.")
         names = [name for name in models if name != "model"]
         return evaluate_models(models, ready, streams, engine, references=names, classes=classes)["model"]
     finally:
@@ -305,7 +315,7 @@ def check_sets(sets: Mapping[str, Any], streams: Mapping[str, Stream]) -> None:
 
 def _other_names(*streams: Stream) -> bool:
     """Whether ready batches name their input otherwise, so that what to compare is not known."""
-    return any(stream.ready and "input" not in batch for stream in streams for batch in stream.data)
+    return any("input" not in batch for stream in streams if stream.ready for batch in stream.data)
 
 
 def check_folder(folder: Path, resume: bool) -> Path:

@@ -3,10 +3,9 @@
 import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -16,6 +15,7 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods import METHODS
 from untrain.methods.base import Method, Optimizer
 from untrain.methods.retrain import Retrain
+from untrain.settings import fits, hints_of, options, section_of, words
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -44,6 +44,11 @@ class Data:
     """A table's label column, where it is not called label, labels or fine_label."""
     config: str | None = None
     """Configuration of a hub's data set that has several."""
+    mean: list[float] | None = None
+    """Mean of each channel in [0, 1] that images are normalised by; null: measured on the training images. Give what
+    a checkpoint was trained with."""
+    std: list[float] | None = None
+    """Standard deviation of each channel in [0, 1]; goes with mean."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,9 @@ class Forget:
     """A file of sample ids (csv, txt)."""
     holdout: float = 0.1
     """Share of the data that nothing is ever trained on; it shows how far to forget. 0: none."""
+    holdout_from: Literal["train", "test"] | None = None
+    """Where it is cut from; null: the training data, or, where a checkpoint may have seen all of these, the test data
+    (at most half of them; they are not tested on then)."""
     seed: int | None = None
     """Of the choice; null: the recipe's seed."""
 
@@ -166,7 +174,8 @@ def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
         reason = reasons[0] if reasons else str(error)
         raise SettingError(place.mentioned(reason) + reason) from error
     del chosen["content"]
-    chosen["methods"] = dict(vars(chosen["methods"])) if methods else {}
+    made = vars(chosen["methods"]) if methods else {}
+    chosen["methods"] = {name: made[name.replace("-", "_")] for name in methods}  # the parser renames hyphens
     if path is not None and Path(path).is_dir() and "out" not in over:
         chosen["out"] = str(path)
     recipe = Recipe(**chosen)
@@ -281,7 +290,7 @@ def _entry(name: str, settings: Any, place: _Place) -> tuple[type[Method], dict[
 
 def _fitting(given: Mapping[Any, Any], kind: Any, prefix: str, place: _Place, also: tuple[str, ...] = ()) -> Any:
     """Fields for a dataclass, each known and of its type."""
-    hints = {f.name: hint for f, hint in zip(fields(kind), _hints(kind), strict=True)}
+    hints = hints_of(kind)
     result = {}
     for key, value in given.items():
         name = f"{prefix}{key}"
@@ -292,44 +301,22 @@ def _fitting(given: Mapping[Any, Any], kind: Any, prefix: str, place: _Place, al
     return result
 
 
-def _hints(kind: Any) -> list[Any]:
-    hints = get_type_hints(kind)
-    return [hints[f.name] for f in fields(kind)]
-
-
 def _typed(value: Any, hint: Any, name: str, place: _Place) -> Any:
     """A field's value, as its type has it.
 
     Raises:
         SettingError: if it is of another type; says which is wanted.
     """
-    options = _options(hint)
-    section = next((option for option in options if is_dataclass(option)), None)
-    if section is not None and value is None and type(None) not in options:
+    section = section_of(hint)
+    if section is not None and value is None and type(None) not in options(hint):
         return {}
     if section is not None and isinstance(value, Mapping):
         return _fitting(value, section, f"{name}.", place)
-    if float in options and isinstance(value, str) and _is_float(value):
+    if float in options(hint) and isinstance(value, str) and _is_float(value):
         return float(value)  # YAML takes 1e-3 for text
-    if not any(_fits(value, option) for option in options):
-        raise SettingError(f"{place.at(name)}{name} must be {_words(hint)}, not {value!r}.")
+    if not any(fits(value, option) for option in options(hint)):
+        raise SettingError(f"{place.at(name)}{name} must be {words(hint)}, not {value!r}.")
     return value
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _fits(value: Any, option: Any) -> bool:
-    if get_origin(option) is Literal:
-        return value in get_args(option)
-    if get_origin(option) is list:
-        return isinstance(value, list) and all(any(_fits(v, o) for o in _options(get_args(option)[0])) for v in value)
-    if get_origin(option) is dict:
-        return isinstance(value, dict)
-    if option in (int, float):
-        return isinstance(value, (int, option)) and not isinstance(value, bool)
-    return isinstance(option, type) and not is_dataclass(option) and isinstance(value, option)
 
 
 def _is_float(text: str) -> bool:
@@ -338,25 +325,6 @@ def _is_float(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-
-
-def _words(hint: Any) -> str:
-    """A type as a person says it."""
-    said = []
-    for option in _options(hint):
-        if get_origin(option) is Literal:
-            said.append(" or ".join(repr(choice) for choice in get_args(option)))
-        elif get_origin(option) is list:
-            said.append(f"a list ([…]) of {_words(get_args(option)[0])}")
-        elif get_origin(option) is dict or is_dataclass(option):
-            known = [f.name for f in fields(option)] if is_dataclass(option) else []
-            said.append(f"a mapping of {', '.join(known) or 'names'} to values")
-        else:
-            said.append(_WORDS[option])
-    return " or ".join(said)
 
 
 def _check_ranges(recipe: Recipe, place: _Place) -> None:
@@ -409,7 +377,7 @@ def _flag_error(message: str, parser: ArgumentParser, methods: Mapping[str, type
     if hint is None:
         return _unknown_flag(f"--{name}", parser) if nested else message
     value = nested.group(2) if nested else next(iter(re.findall(r"(?:Got value|Given value): (.*)", message)), None)
-    return f"--{name} must be {_words(hint)}" + ("." if value is None else f", not {value!r}.")
+    return f"--{name} must be {words(hint)}" + ("." if value is None else f", not {value!r}.")
 
 
 def _unknown_flag(flag: str, parser: ArgumentParser) -> str:
@@ -432,8 +400,8 @@ def _hint_of(name: str, methods: Mapping[str, type[Method]]) -> Any:
     if parts[0] == "methods" and len(parts) > 2 and parts[1] in methods:
         kind, parts = methods[parts[1]], parts[2:]
     for part in parts:
-        kind = next((option for option in _options(kind) if is_dataclass(option)), None)
-        if kind is None or part not in get_type_hints(kind):
+        kind = section_of(kind)
+        if kind is None or part not in hints_of(kind):
             return None
-        kind = get_type_hints(kind)[part]
+        kind = hints_of(kind)[part]
     return kind

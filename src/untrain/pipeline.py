@@ -31,7 +31,7 @@ from untrain.data.samples import Source
 from untrain.data.sources import channel_statistics, load
 from untrain.data.splits import Split, Subset, make_split
 from untrain.data.streams import Stream
-from untrain.engine import Engine, seed_of
+from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, write_json, write_text
@@ -56,6 +56,7 @@ class Workshop:
     source: Source
     test: Source
     split: Split
+    holdout: Source
     task: Classification
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model name → what the manifest says of it."""
@@ -70,6 +71,8 @@ class Workshop:
         recipe = self.recipe
         if name == "test":
             data: Any = self.test
+        elif name == "holdout":
+            data = self.holdout
         else:
             parts = {"train": torch.cat([self.split.forget, self.split.retain]).sort().values}
             data = Subset(self.source, parts[name] if name in parts else getattr(self.split, name))
@@ -109,19 +112,44 @@ def open_workshop(recipe: Recipe, *, resume: bool = False, fresh: bool = True) -
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
     data = asdict(recipe.data)
     limits = {"train": data.pop("limit"), "test": data.pop("test_limit")}
+    scale = data.pop("mean"), data.pop("std")
     source, test = (load(**data, part=part, limit=limits[part], seed=recipe.seed) for part in ("train", "test"))
     wanted = asdict(recipe.forget)
     wanted["seed"] = recipe.seed if wanted["seed"] is None else wanted["seed"]
-    split = make_split(source, **wanted)
-    mean, std = channel_statistics(source)
-    task = Classification(len(source.classes), mean, std, seed=recipe.seed, **asdict(recipe.augment))
+    place = wanted.pop("holdout_from") or ("train" if recipe.model.checkpoint is None else "test")
+    split = make_split(source, **wanted | ({} if place == "train" else {"holdout": 0.0}))
+    holdout: Source = Subset(source, split.holdout)
+    if place == "test":
+        holdout, test = held_out_of_test(test, round(wanted["holdout"] * len(source)), split, source, wanted["seed"])
+    mean, std = channel_statistics(source) if scale == (None, None) else scale
+    task = Classification(len(source.classes), _tuple(mean), _tuple(std), seed=recipe.seed, **asdict(recipe.augment))
     facts = _read_facts(recipe.folder) if going_on else {}
-    shop = Workshop(recipe, engine, source, test, split, task, facts)
+    shop = Workshop(recipe, engine, source, test, split, holdout, task, facts)
     _try_model(shop)
     if engine.is_main:
         _open_folder(shop, going_on)
     engine.wait()
     return shop
+
+
+def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def held_out_of_test(test: Source, count: int, split: Split, source: Source, seed: int) -> tuple[Source, Source]:
+    """Some test samples, without the classes that are forgotten whole, and the rest that is still tested on.
+
+    Args:
+        test: the test data.
+        count: how many to take; at most half of them are.
+        split: says which classes are retained.
+        source: the training data that the split points into.
+        seed: of the choice.
+    """
+    order = torch.randperm(len(test), generator=generator_of(seed, "holdout from test"))
+    chosen, rest = (part.sort().values for part in order.tensor_split([min(count, len(test) // 2)]))
+    held = torch.isin(test.labels[chosen], source.labels[split.retain])
+    return Subset(test, chosen[held]), Subset(test, rest)
 
 
 def _try_model(shop: Workshop) -> None:
@@ -261,7 +289,7 @@ def replace_seed(stream: Stream, seed: int) -> Stream:
 def unlearned(shop: Workshop, start: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
     """What the recipe's methods make of the original; None: each of them."""
     sets = {name: shop.stream(name) for name in ("forget", "retain")}
-    if len(shop.split.holdout):
+    if len(shop.holdout):
         sets["holdout"] = shop.stream("holdout")
     check_sets({name: stream.data for name, stream in sets.items()}, sets)
     prepared(shop.task, start, sets)
@@ -393,8 +421,8 @@ def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]
         "noise_floor": next(iter(found.values())).noise_floor,
         "settings": shop.recipe.plain(),
         "classes": list(shop.source.classes),
-        "sizes": {part: len(getattr(shop.split, part)) for part in ("forget", "retain", "holdout")}
-        | {"test": len(shop.test)},
+        "sizes": {part: len(getattr(shop.split, part)) for part in ("forget", "retain")}
+        | {"holdout": len(shop.holdout), "test": len(shop.test)},
     }
     if shop.engine.is_main:
         write_json(shop.folder / "evaluation.json", content)

@@ -1,7 +1,7 @@
 """What happens to each parameter in one forward pass: which layers use it, and whether anything else does.
 
 Hooks keep the inputs of known layers and hand over the gradients of their outputs. The autograd graph then tells
-whether those layers are all that uses a parameter: its leaf has as many incoming edges as there are recorded uses.
+whether those layers are all that uses a parameter: as many operations take it as there are recorded uses.
 """
 
 from collections import Counter
@@ -148,13 +148,13 @@ class Graph:
     """What the autograd graph of a batch says.
 
     Attributes:
-        edges: id of a parameter → how often operations take it as input.
+        operations: id of a parameter → how many operations compute with it.
         uses: the recorded uses on which the losses depend.
         roots: those of them below which there is no other.
         opaque: whether there are custom autograd functions, which may hide parameters.
     """
 
-    edges: Counter[int]
+    operations: Mapping[int, int]
     uses: list[Use]
     roots: list[Use]
     opaque: bool
@@ -172,9 +172,8 @@ def inspect(losses: Tensor, uses: list[Use]) -> Graph:
             "outputs or computes them under torch.no_grad(); remove that."
         )
     here = {use.edge.node for use in uses}
-    edges: Counter[int] = Counter()
+    parents: dict[Node, list[Node]] = {}
     below: dict[Node, bool] = {}
-    opaque = False
     stack: list[tuple[Node, bool]] = [(losses.grad_fn, False)]
     while stack:
         node, children_done = stack.pop()
@@ -184,11 +183,30 @@ def inspect(losses: Tensor, uses: list[Use]) -> Graph:
         elif node not in below:
             below[node] = False
             stack.append((node, True))
-            opaque |= _is_opaque(node)
-            edges.update(id(child.variable) for child in children if hasattr(child, "variable"))
-            stack.extend((child, False) for child in children)
+            for child in children:
+                parents.setdefault(child, []).append(node)
+                stack.append((child, False))
+    leaves = {id(node.variable): node for node in below if hasattr(node, "variable")}
+    opaque = [node for node in below if _is_opaque(node)]
     reached = [use for use in uses if use.edge.node in below]
-    return Graph(edges, reached, [use for use in reached if not below[use.edge.node]], opaque)
+    return Graph(
+        {key: _operations(leaf, parents, here) for key, leaf in leaves.items()},
+        reached,
+        [use for use in reached if not below[use.edge.node]],
+        bool(opaque),
+    )
+
+
+def _operations(node: Node, parents: Mapping[Node, list[Node]], here: set[Node]) -> int:
+    """How many operations take a tensor as input, seen through what merely transposes, casts or maps it.
+
+    A weight's transpose can be shared, so that one edge into the leaf stands for several uses of it.
+    """
+    count = 0
+    for parent in parents.get(node, []):
+        unary = len(parent.next_functions) == 1 and parent not in here
+        count += _operations(parent, parents, here) if unary and parent in parents else 1
+    return count
 
 
 def _is_opaque(node: Node) -> bool:

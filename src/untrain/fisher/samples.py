@@ -66,8 +66,8 @@ class SampleSquares:
                 uses_of[name].append(use)
         left = set()
         for name, parameter in self.parameters.items():
-            edges = graph.edges[id(parameter)]
-            if edges != len(uses_of[name]) or (edges == 0 and graph.opaque):
+            operations = graph.operations.get(id(parameter), 0)
+            if operations != len(uses_of[name]) or (operations == 0 and graph.opaque):
                 left.add(name)
                 del uses_of[name]
         arrivals = Arrivals(self.totals, uses_of, samples, self.probe.separate)

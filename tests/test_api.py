@@ -1,0 +1,341 @@
+"""The Python interface as a user calls it: a model and data that are not ours."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+import untrain
+from untrain import Optimizer
+from untrain.errors import ModelError
+
+SGD = Optimizer("sgd", 0.05, 0.9)
+EVALUATED = ("FA", "RA", "TA", "MIA", "KL", "JS", "AvgD", "ToW")
+
+
+class Speaker(nn.Module):
+    """A network of a user: two inputs paths, normalisation with running statistics, dropout."""
+
+    def __init__(self, bands=10, speakers=4):
+        super().__init__()
+        self.low, self.high = nn.Linear(bands // 2, 12), nn.Linear(bands - bands // 2, 12)
+        self.norm, self.drop, self.out = nn.BatchNorm1d(24), nn.Dropout(0.1), nn.Linear(24, speakers)
+
+    def forward(self, x):
+        half = self.low.in_features
+        return self.out(self.drop(self.norm(torch.cat([self.low(x[:, :half]), self.high(x[:, half:])], 1).relu())))
+
+
+class Recordings(Dataset):
+    """A user's data set of dicts with names of its own."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, i):
+        x, y = self.data[i]
+        return {"spectrum": x, "speaker": y}
+
+
+def samples(count, seed, dtype=torch.float32):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, 4, (count,), generator=g)
+    x = torch.randn(count, 10, generator=g, dtype=dtype) + torch.nn.functional.one_hot(y, 10)
+    return TensorDataset(x, y)
+
+
+def speaker(seed=0):
+    torch.manual_seed(seed)
+    return Speaker()
+
+
+def bits(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def data():
+    everything = samples(240, 1)
+    return {"forget": Subset(everything, range(30)), "retain": Subset(everything, range(30, 240))}
+
+
+@pytest.fixture(scope="module")
+def test_set():
+    return samples(80, 2)
+
+
+def forget_with(model, data, **settings):
+    return untrain.unlearn(
+        model, **{**data, "steps": 4, "optimizer": SGD, "device": "cpu", "batch_size": 32, **settings}
+    )
+
+
+# ── unlearn ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("method", ["sfron", "finetune"])
+def test_the_model_is_left_as_it_was(data, training, method):
+    model = speaker().train(training)
+    model.drop.eval()
+    model.low.weight.grad = torch.ones_like(model.low.weight)
+    before, modes = bits(model), [m.training for m in model.modules()]
+    random = torch.get_rng_state()
+    result = forget_with(model, data, method=method, holdout=samples(40, 3))
+    assert same(bits(model), before)
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(model.low.weight.grad, torch.ones_like(model.low.weight))
+    assert model.high.weight.grad is None
+    assert torch.equal(torch.get_rng_state(), random), "global generators are left alone"
+    assert isinstance(result.model, Speaker)
+    assert result.model is not model
+    assert not same(bits(result.model), before)
+    assert not any(m.training for m in result.model.modules())
+
+
+@pytest.mark.parametrize("method", ["sfron", "finetune", "retrain"])
+def test_inplace_changes_the_model_itself_to_the_same_weights(data, method):
+    model = speaker()
+    copy = forget_with(speaker(), data, method=method).model
+    result = forget_with(model, data, method=method, inplace=True)
+    assert result.model is model
+    assert same(bits(model), bits(copy))
+
+
+def test_what_a_result_holds(data):
+    model = speaker()
+    result = forget_with(model, data)
+    assert [record["step"] for record in result.history] == [0, 1, 2, 3]
+    assert all({"forget_loss", "retain_loss", "alpha", "lr"} <= record.keys() for record in result.history)
+    assert result.seconds > 0
+    assert result.clocks["fisher"] + result.clocks["steps"] <= result.seconds
+    assert result.mask.keys() == dict(model.named_parameters()).keys()
+    assert all(mask.dtype == torch.bool for mask in result.mask.values())
+    assert result.method.name == "sfron"
+    assert result.method.optimizer == SGD
+    assert forget_with(model, data, method="finetune").mask is None
+
+
+@pytest.mark.parametrize("method", ["sfron", "finetune", "retrain"])
+def test_float64_stays_float64(method):
+    model = speaker().double()
+    data = {"forget": samples(30, 1, torch.float64), "retain": samples(90, 2, torch.float64)}
+    result = forget_with(model, data, method=method)
+    assert {p.dtype for p in result.model.parameters()} == {torch.float64}
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert untrain.fisher_diagonal(model, "classification", data["forget"])["out.weight"].dtype == torch.float64
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(data):
+    first, second, other = (bits(forget_with(speaker(), data, seed=seed).model) for seed in (3, 3, 4))
+    assert same(first, second)
+    assert not same(first, other)
+
+
+def test_ready_batches_and_the_same_samples_as_a_data_set_do_the_same(data, test_set):
+    """Fisher and evaluation see each sample once, however it comes."""
+    batches = list(DataLoader(test_set, 17))
+    fishers = [
+        untrain.fisher_diagonal(speaker(), "classification", d) for d in (test_set, batches, DataLoader(test_set, 9))
+    ]
+    for name, value in fishers[0].items():
+        for other in fishers[1:]:
+            assert torch.allclose(value, other[name], rtol=1e-5, atol=1e-9)
+    found = [untrain.evaluate(speaker(), **data, test=d, device="cpu") for d in (test_set, batches)]
+    assert found[0].TA == found[1].TA
+    result = untrain.unlearn(
+        speaker(), forget=batches[:1], retain=[{"input": x, "label": y} for x, y in batches[1:]], steps=3, optimizer=SGD
+    )
+    assert len(result.history) == 3
+
+
+def test_names_of_a_users_own(data):
+    task = untrain.Classification(names={"spectrum": "input", "speaker": "label"})
+    named = {name: Recordings(part) for name, part in data.items()}
+    assert same(bits(forget_with(speaker(), named, task=task).model), bits(forget_with(speaker(), data).model))
+    lists = {"forget": [{"spectrum": torch.randn(8, 10), "speaker": torch.arange(8) % 4}], "retain": named["retain"]}
+    assert len(forget_with(speaker(), lists, task=task).history) == 4
+    assert len(forget_with(speaker(), {**lists, "retain": [*lists["forget"]]}, task=task, seed=1).history) == 4
+
+
+def test_retrain_with_init_and_without(data):
+    made = []
+
+    def init():
+        made.append(Speaker())
+        return made[-1]
+
+    result = forget_with(speaker(), data, method="retrain", init=init)
+    assert made
+    assert result.model is made[-1]
+    again = forget_with(speaker(5), data, method="retrain", init=Speaker)
+    assert same(bits(result.model), bits(again.model)), "new weights come from the seed, not from the old ones"
+
+
+def test_retrain_of_a_module_that_cannot_be_renewed_names_the_parameters(data):
+    class Scaled(Speaker):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            return super().forward(x) * self.scale
+
+    with pytest.raises(ModelError, match=r"no reset_parameters renews scale. Pass init="):
+        forget_with(Scaled(), data, method="retrain")
+    assert isinstance(forget_with(Scaled(), data, method="retrain", init=Scaled).model, Scaled)
+
+
+# ── out= and resume= ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_run_leaves_in_its_folder(data, tmp_path):
+    out = tmp_path / "deep" / "run"
+    result = forget_with(speaker(), data, out=out, holdout=samples(40, 3))
+    assert sorted(p.name for p in out.iterdir()) == [
+        "history.jsonl", "manifest.json", "mask.safetensors", "model.safetensors",
+    ]  # fmt: skip
+    state, _ = untrain.models.checkpoints.load_state(out / "model.safetensors")
+    assert same(state, bits(result.model))
+    assert [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()] == result.history
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["model"]["method"] == "sfron"
+    assert manifest["model"]["settings"]["steps"] == 4
+    assert 0 < manifest["model"]["mask"]["density"] < 1
+    assert manifest["seed"] == 0
+    assert manifest["data"]["forget"]["samples"] == 30
+    assert len({entry["hash"] for entry in manifest["data"].values()}) == 3
+    assert manifest["versions"]["torch"]
+    for path in out.iterdir():
+        content = path.read_bytes()
+        assert not any(data["forget"][i][0].numpy().tobytes() in content for i in range(30)), path.name
+    before = untrain.saliency.load_mask(out / "mask.safetensors", weights_hash=state_hash(speaker()))
+    assert same(before, result.mask)
+
+
+def state_hash(module):
+    return untrain.models.checkpoints.state_hash(module)
+
+
+def test_resume_of_a_finished_run_computes_nothing(data, tmp_path, monkeypatch):
+    settings = {"out": tmp_path / "run", "resume": True, "holdout": samples(40, 3)}
+    first = forget_with(speaker(), data, **settings)
+    monkeypatch.setattr(untrain.api, "run", None)  # what would compute
+    again = forget_with(speaker(), data, **settings)
+    assert same(bits(again.model), bits(first.model))
+    assert same(again.mask, first.mask)
+    assert (again.history, again.seconds, again.method) == (first.history, first.seconds, first.method)
+    assert (again.notes, again.clocks) == (first.notes, first.clocks)
+    model = speaker()
+    assert forget_with(model, data, inplace=True, **settings).model is model
+    assert same(bits(model), bits(first.model))
+
+
+def test_resume_of_a_stopped_run_goes_on(data, tmp_path, monkeypatch):
+    whole = forget_with(speaker(), data, steps=12)
+    steps = []
+    real = untrain.methods()["sfron"].step
+
+    def stopping(self, state, k):
+        steps.append(k)
+        if k == 7 and steps.count(7) == 1:
+            raise KeyboardInterrupt
+        return real(self, state, k)
+
+    monkeypatch.setattr(untrain.methods()["sfron"], "step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        forget_with(speaker(), data, steps=12, out=tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["resume.pt"]
+    result = forget_with(speaker(), data, steps=12, out=tmp_path / "run", resume=True)
+    assert steps.count(0) == 1
+    assert same(bits(result.model), bits(whole.model))
+    assert result.history == whole.history
+    assert not (tmp_path / "run" / "resume.pt").exists()
+
+
+# ── evaluate ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_evaluation_leaves_models_as_they_were(data, test_set):
+    model, reference = speaker(), speaker(1).eval()
+    model.drop.eval()
+    before, modes = (
+        [bits(m) for m in (model, reference)],
+        [[m.training for m in x.modules()] for x in (model, reference)],
+    )
+    untrain.evaluate(model, **data, test=test_set, reference=reference)
+    assert all(same(bits(m), b) for m, b in zip((model, reference), before, strict=True))
+    assert [[m.training for m in x.modules()] for x in (model, reference)] == modes
+
+
+def test_without_a_reference_the_reasons_are_given(data, test_set):
+    found = untrain.evaluate(speaker(), **data, test=test_set)
+    assert all(0 <= getattr(found, name) <= 100 for name in ("FA", "RA", "TA", "MIA"))
+    assert [name for name in EVALUATED if getattr(found, name) is None] == ["KL", "JS", "AvgD", "ToW"]
+    assert set(found.missing) == {"KL", "JS", "AvgD", "ToW"}
+    assert all("reference=" in reason for reason in found.missing.values())
+    assert found.noise_floor is None
+
+
+def test_the_reference_itself_is_no_distance_away(data, test_set):
+    found = untrain.evaluate(speaker(), **data, test=test_set, reference=speaker())
+    assert (found.AvgD, found.ToW) == (0, 1)
+    assert found.KL == pytest.approx(0, abs=1e-12)
+    assert found.missing == {}
+
+
+def test_further_references_show_the_noise_floor(data, test_set):
+    references = [speaker(seed) for seed in (1, 2, 3)]
+    found = untrain.evaluate(speaker(), **data, test=test_set, reference=references)
+    one = untrain.evaluate(speaker(), **data, test=test_set, reference=references[0])
+    apart = [untrain.evaluate(r, **data, test=test_set, reference=references[0]) for r in references[1:]]
+    assert {name: getattr(found, name) for name in EVALUATED} == {name: getattr(one, name) for name in EVALUATED}
+    assert found.noise_floor == pytest.approx(
+        {name: sum(getattr(e, name) for e in apart) / 2 for name in ("KL", "JS", "AvgD", "ToW")}
+    )
+
+
+def test_classes_have_their_names(data, test_set):
+    found = untrain.evaluate(speaker(), **data, test=test_set, classes=["ada", "bob", "cyd", "dan"])
+    assert set(found.by_class["TA"]) == {"ada", "bob", "cyd", "dan"}
+
+
+def test_a_forgotten_class_is_told_apart(test_set):
+    everything = samples(200, 1)
+    labels = everything.tensors[1]
+    forget, retain = (torch.nonzero(chosen).flatten().tolist() for chosen in (labels == 2, labels != 2))
+    found = untrain.evaluate(
+        speaker(), forget=Subset(everything, forget), retain=Subset(everything, retain), test=test_set
+    )
+    assert found.forgotten_TA is not None
+    assert 0 <= found.TA <= 100
+    only = Subset(test_set, torch.nonzero(test_set.tensors[1] == 2).flatten().tolist())
+    found = untrain.evaluate(speaker(), forget=Subset(everything, forget), retain=Subset(everything, retain), test=only)
+    assert found.TA is None
+    assert "only forgotten classes" in found.missing["TA"]
+
+
+# ── Fisher ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_fisher_leaves_the_model_as_it_was_and_skips_frozen_parameters(test_set):
+    model = speaker()
+    model.drop.eval()
+    model.low.requires_grad_(False)
+    before, modes = bits(model), [m.training for m in model.modules()]
+    fisher = untrain.fisher_diagonal(model, "classification", test_set)
+    assert fisher.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all(bool((value >= 0).all()) for value in fisher.values())
+    assert same(bits(model), before)
+    assert [m.training for m in model.modules()] == modes
+    mask = untrain.saliency_mask(fisher, fisher)
+    assert all(torch.equal(mask[name], fisher[name] > 0) for name in fisher)
