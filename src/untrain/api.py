@@ -112,7 +112,7 @@ def unlearn(
     }
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
     check_sets(sets, streams)
-    folder = None if out is None else check_folder(Path(out), resume)
+    folder = None if out is None else check_folder(Path(out), resume or not engine.is_main)
     home = next((p.device for p in model.parameters()), engine.device)
     working = subject if inplace else _copied(subject)
     try:

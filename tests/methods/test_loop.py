@@ -197,3 +197,10 @@ def test_dropout_draws_from_the_seed_alone(method):
         ends.append(weights(run(method, *problem(model)).state.module))
         assert torch.equal(torch.get_rng_state(), before)
     assert same(*ends)
+
+
+def test_weights_that_the_last_step_ruins_are_not_given_back():
+    work, engine = problem()
+    with pytest.raises(Diverged, match="last step made weights.*after step 0"):
+        run(Finetune(steps=1, optimizer=Optimizer("sgd", 1e308, weight_decay=1e9)), work, engine)
+    assert all(torch.isfinite(w).all() for w in work.subject.module.state_dict().values())

@@ -252,3 +252,10 @@ def test_a_state_is_what_a_checkpoint_holds():
     assert isinstance(other, State)
     for a, b in zip(state.module.state_dict().values(), other.module.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_few_samples_to_forget_are_normalised_by_running_statistics():
+    calibration, gauge = Calibration(), {"target": torch.tensor(1.0)}
+    assert calibration.statistics_of(gauge, {"label": torch.zeros(1)}) == "running"
+    assert calibration.statistics_of(gauge, {"label": torch.zeros(16)}) == "batch"
+    assert calibration.statistics_of(None, {"label": torch.zeros(16)}) == "running"

@@ -39,6 +39,8 @@ def test_what_cannot_be_renewed_is_named():
         Subject(WithOwnParameter()).fresh(0)
     made = Subject(WithOwnParameter(), init=WithOwnParameter).fresh(0)
     assert isinstance(made, WithOwnParameter)
+    with pytest.raises(ModelError, match="another architecture: .*differ"):
+        Subject(WithOwnParameter(), init=network).fresh(0)
     with pytest.raises(ModelError, match="init= must return"):
         Subject(WithOwnParameter(), init=lambda: 3).fresh(0)
 

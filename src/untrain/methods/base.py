@@ -467,6 +467,12 @@ def _steps(
             history.append(record)
             bar.advance(" ".join(f"{n} {v:.3g}" for n, v in record.items() if n.endswith("loss")))
             saver.maybe(k + 1, method.total)
+    if not _finite(state.module.state_dict()):  # the last step's loss was finite, what it made of the weights is not
+        raise Diverged(f"{method.name}: the last step made weights that are not finite. {saver.restore()}")
+
+
+def _finite(weights: dict[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(w).all()) for w in weights.values() if w.is_floating_point())
 
 
 @dataclass(eq=False)
@@ -490,7 +496,7 @@ class _Saver:
     def keep(self, step: int) -> None:
         """Remembers these weights, unless they are not finite."""
         weights = self.state.module.state_dict()
-        if all(bool(torch.isfinite(w).all()) for w in weights.values() if w.is_floating_point()):
+        if _finite(weights):
             self.good = step, {name: tensor.clone() for name, tensor in weights.items()}
 
     def save(self, step: int) -> None:

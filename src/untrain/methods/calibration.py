@@ -21,6 +21,7 @@ from untrain.errors import Diverged, SettingError
 from untrain.methods.base import Problem
 from untrain.types import Batch, Params, Task
 
+FEWEST = 16
 Statistics = Literal["running", "batch", "moved"]
 
 
@@ -61,9 +62,10 @@ class Calibration:
         problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
         return {"target": target, "held": conditions(problem)}
 
-    def statistics_of(self, gauge: Params | None) -> Statistics:
-        """How normalisation layers behave in a forget step."""
-        return "running" if gauge is None else self.statistics
+    def statistics_of(self, gauge: Params | None, batch: Batch) -> Statistics:
+        """How normalisation layers behave in a forget step; statistics of fewer than 16 samples say too little."""
+        few = len(next(iter(batch.values()))) < FEWEST
+        return "running" if gauge is None or few else self.statistics
 
     def enough(self, gauge: Params, batch: Batch, loss: float, k: int, total: int, task: Task) -> bool:
         """Whether the forget step on this batch is left out."""

@@ -228,7 +228,7 @@ class SFRon(Method):
         gauge = problem.memo.get("calibration")
         alpha = self.alpha_at(k)
         state.module.train()
-        with statistics(state.module, "moved" if self.published else self.calibration.statistics_of(gauge)):
+        with statistics(state.module, "moved" if self.published else self.calibration.statistics_of(gauge, batch)):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=state.module))
                 return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}

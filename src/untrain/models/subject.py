@@ -53,12 +53,23 @@ class Subject:
                 module = self.init()
                 if not isinstance(module, nn.Module):
                     raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
+                self._check_alike(module)
             elif hasattr(self.module, "config") and hasattr(self.module, "_from_config"):
                 renew: Any = type(self.module)
                 module = renew._from_config(copy.deepcopy(self.module.config))
             else:
                 module = _renewed(copy.deepcopy(self.module))
         return module.to(device).train()
+
+    def _check_alike(self, module: nn.Module) -> None:
+        """The same parameters and buffers, by name and shape."""
+        own, new = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (self.module, module))
+        other = [name for name in {**own, **new} if own.get(name) != new.get(name)]
+        if other:
+            raise ModelError(
+                f"init= returned another architecture: {', '.join(other[:5])}{' …' if len(other) > 5 else ''} differ. "
+                "It must build the model as it was built for training."
+            )
 
     def save(self, path: Path | str, metadata: dict[str, Any] | None = None) -> None:
         """Writes the weights as safetensors, whole or not at all."""

@@ -6,8 +6,6 @@ A section is a function from the run's data to a `Section`, or to None where it 
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from untrain.errors import FolderError, UntrainError
+from untrain.io import write_bytes
 from untrain.report import figures
 from untrain.report.figures import Clock, Curve, Curves, Figure, Histogram
 from untrain.report.tables import (
@@ -104,26 +103,8 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     page = page_of(read_run(folder))
-    target = folder / "report.html"
-    try:
-        handle, name = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=folder)
-    except OSError as error:
-        raise _unwritable(target, error) from None
-    temporary = Path(name)
-    try:
-        with open(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(page)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise _unwritable(target, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
-
-
-def _unwritable(path: Path, error: OSError) -> FolderError:
-    return FolderError(f"cannot write {path}: {error.strerror or error}. Give it space and permission.")
+    write_bytes(folder / "report.html", page.encode("utf-8", "replace"))
+    return folder / "report.html"
 
 
 def page_of(run: Run) -> str:
@@ -218,12 +199,6 @@ def _append(run: Curves, step: int, record: Mapping[str, Any]) -> None:
             curve.values.pop()
         curve.steps.append(step)
         curve.values.append(float("nan") if (known := number(value)) is None else float(known))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # The sections.
