@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +113,16 @@ def measure(arguments: argparse.Namespace) -> None:
             plain_pass(model, batch)
         else:
             fisher_diagonal(model, Classification(num_classes=CLASSES), [batch])
-    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+    print(json.dumps({"peak": peak_resident()}))
+
+
+def peak_resident() -> float:
+    """This process's peak resident size in GB (2³⁰ bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux ru_maxrss starts at the parent's peak, which may be larger
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def compare(arguments: argparse.Namespace) -> None:
