@@ -510,7 +510,11 @@ def finish(shop: Workshop, content: dict[str, Any]) -> Path:
     """Prints the table and writes the report."""
     if not shop.engine.is_main:
         return shop.folder / "report.html"
-    Console().print(comparison_table(content).rich())
+    table, console = comparison_table(content), Console()
+    if console.width >= 100:
+        console.print(table.rich())
+    else:  # the drawn table would cut its values off
+        print(table.text())
     path = write_report(shop.folder)
     Console().print(f"report: {path}", highlight=False, soft_wrap=True)
     return path

@@ -12,6 +12,7 @@ def kl_divergence(reference: Tensor, log_probs: Tensor) -> float:
 def js_divergence(reference: Tensor, log_probs: Tensor) -> float:
     """Mean over samples of the Jensen–Shannon divergence, in nats (at most log 2); log-probabilities [N, C]."""
     middle = torch.logaddexp(reference, log_probs) - torch.tensor(2.0, dtype=reference.dtype).log()
+    middle = torch.where(reference == log_probs, reference, middle)  # exactly 0 where the models agree
     return (0.5 * _kl(reference, middle) + 0.5 * _kl(log_probs, middle)).mean().item()
 
 
