@@ -123,8 +123,6 @@ def unlearn(
         marks = "" if folder is None else fingerprint(chosen, problem, engine)
         result = None if folder is None else read_result(folder, marks, chosen, working)
         if result is None:
-            if folder is not None:
-                check_checkpoint(folder / RESUME_FILE, marks)
             checkpoints = None if folder is None else Checkpoints(made(folder) / RESUME_FILE, marks, resume)
             result = _result(run(chosen, problem, engine, checkpoints=checkpoints), problem, model if inplace else None)
             if folder is not None and engine.is_main:
@@ -332,23 +330,6 @@ def check_folder(folder: Path, resume: bool) -> Path:
     if existing == folder and not resume and any(not is_temporary(path) for path in folder.iterdir()):
         raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume=True.")
     return folder
-
-
-def check_checkpoint(path: Path, marks: str) -> None:
-    """Looks at the checkpoint of a stopped run, if there is one, before anything is computed.
-
-    Raises:
-        StaleFile: if it is damaged, or belongs to a run with other inputs.
-    """
-    if not path.exists():
-        return
-    remedy = "Remove it to start that run anew, or choose another folder."
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["fingerprint"]
-    except Exception as error:  # whatever a damaged file makes torch raise
-        raise StaleFile(f"{path} is damaged and cannot be continued. {remedy}") from error
-    if stored != marks:
-        raise StaleFile(f"{path} belongs to a run with other data, weights or settings. {remedy}")
 
 
 def is_temporary(path: Path) -> bool:

@@ -17,7 +17,6 @@ from rich.console import Console
 from torch import nn
 
 from untrain.api import (
-    check_checkpoint,
     check_folder,
     check_sets,
     content_of,
@@ -321,7 +320,6 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
         return module
     shop.say(f"[bold]{name}[/bold]: {method.name}")
     start = weights.state_hash(problem.subject.module)
-    check_checkpoint(resume_file, mark)
     saver = Checkpoints(resume_file, mark, resume=True, every=shop.recipe.checkpoint_every)
     finished = run(
         method,

@@ -388,12 +388,14 @@ class Checkpoints:
         """The saved run, or None where there is none to go on from."""
         if not self.resume or not self.path.exists():
             return None
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
-        if saved["fingerprint"] != self.fingerprint:
-            raise StaleFile(
-                f"{self.path} belongs to a run with other data, weights or settings: it cannot be continued. "
-                "Start without resume, or in another folder."
-            )
+        remedy = "Remove it to start that run anew, or choose another folder."
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            stored = saved["fingerprint"]
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise StaleFile(f"{self.path} is damaged and cannot be continued. {remedy}") from error
+        if stored != self.fingerprint:
+            raise StaleFile(f"{self.path} belongs to a run with other data, weights or settings. {remedy}")
         return saved
 
 
