@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -270,12 +271,16 @@ def test_python_m_untrain_works():
 def test_an_interrupt_exits_130_and_the_run_can_go_on(finished, recipe, tmp_path):
     folder = tmp_path / "run"
     words = [sys.executable, "-m", "untrain", "run", str(recipe), "--out", str(folder), "--train.epochs", "2000"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 60
-    while not (folder / "original.resume.pt").exists() and time.monotonic() < limit:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
+        try:
+            limit = time.monotonic() + 120
+            while not (folder / "original.resume.pt").exists() and time.monotonic() < limit:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "--resume goes on" in err
     assert "Traceback" not in err
