@@ -192,9 +192,9 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
     work.memo["calibration"]["held"] = torch.tensor([0, 1])
     work.memo["calibration"]["target"].fill_(-1.0)
-    assert "skipped" not in method._forget(state, 9), "a class that the retain set lacks has no gauge"
+    assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no gauge"
     certain = replace(method, calibration=Calibration(ceiling=1e-6))
-    assert certain._forget(state, 9)["skipped"], "but a ceiling"
+    assert certain._forget(state, 4)["skipped"], "but a ceiling"
 
 
 def test_without_holdout_every_forget_step_is_taken():
@@ -254,8 +254,16 @@ def test_a_state_is_what_a_checkpoint_holds():
         assert torch.equal(a, b)
 
 
-def test_few_samples_to_forget_are_normalised_by_running_statistics():
-    calibration, gauge = Calibration(), {"target": torch.tensor(1.0)}
-    assert calibration.statistics_of(gauge, {"label": torch.zeros(1)}) == "running"
-    assert calibration.statistics_of(gauge, {"label": torch.zeros(16)}) == "batch"
-    assert calibration.statistics_of(None, {"label": torch.zeros(16)}) == "running"
+def test_when_a_batch_is_normalised_by_its_own_statistics():
+    calibration, task = Calibration(), Classification(num_classes=5)
+    gauge = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
+
+    def kind(gauge, label, rows, late=False):
+        return calibration.statistics_of(gauge, {"label": torch.full((rows,), label)}, late, task)
+
+    assert kind(gauge, 0, 16) == "batch"
+    assert kind(gauge, 0, 15) == "running", "too few samples"
+    assert kind(gauge, 0, 16, late=True) == "batch"
+    assert kind(gauge, 2, 16) == "batch"
+    assert kind(gauge, 2, 16, late=True) == "running", "a class that the retain set lacks, as it will be seen"
+    assert kind(None, 0, 16) == "running", "without held-out data"

@@ -3,8 +3,8 @@
 A model retrained without the forget set treats it like data that it never saw. So the *original* model's mean loss on
 held-out samples says how high the forget loss should come, and a forget step is left out where its batch is there
 already. The target stays fixed: one that followed the changing model would run away. A class (or other condition)
-that the retain set does not hold has no such gauge, since a retrained model gives it no probability at all: forgetting
-it goes on to the last step, but no further than to a loss at which it has none left.
+that the retain set does not hold has no such gauge, since a retrained model gives it no probability at all: it is
+forgotten to the last step, but no further than to a loss at which it has none left.
 """
 
 from collections.abc import Iterator
@@ -62,17 +62,29 @@ class Calibration:
         problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
         return {"target": target, "held": conditions(problem)}
 
-    def statistics_of(self, gauge: Params | None, batch: Batch) -> Statistics:
-        """How normalisation layers behave in a forget step; statistics of fewer than 16 samples say too little."""
+    def statistics_of(self, gauge: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
+        """How normalisation layers behave in a forget step.
+
+        The batch's own statistics say too little where it has fewer than 16 samples. A class that the retain set does
+        not hold is forgotten as it will be seen, by running statistics, once the retain steps have become small
+        enough for these to keep up (`late`).
+        """
         few = len(next(iter(batch.values()))) < FEWEST
-        return "running" if gauge is None or few else self.statistics
+        if gauge is None or few or (late and not gauged(gauge, batch, task)):
+            return "running"
+        return self.statistics
 
     def enough(self, gauge: Params, batch: Batch, loss: float, k: int, total: int, task: Task) -> bool:
         """Whether the forget step on this batch is left out."""
-        condition = task.condition(batch)
-        if condition is not None and not bool(torch.isin(condition, gauge["held"]).all()):
+        if not gauged(gauge, batch, task):
             return loss >= self.ceiling
         return k >= self.until * total or loss >= self.margin * float(gauge["target"])
+
+
+def gauged(gauge: Params, batch: Batch, task: Task) -> bool:
+    """Whether held-out data say how far to forget this batch: the retain set holds all of its conditions."""
+    condition = task.condition(batch)
+    return condition is None or bool(torch.isin(condition, gauge["held"]).all())
 
 
 def conditions(problem: Problem) -> Tensor:

@@ -37,6 +37,7 @@ from untrain.types import Batch, Params
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
+FEWEST_STEPS = 40  # on a small set a few passes are too few steps to forget anything
 GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
@@ -48,7 +49,7 @@ class SFRon(Method):
     title: ClassVar[str] = "forgets on salient weights, retains in between (Huang et al. 2024)"
 
     steps: int | None = None
-    """K, outer steps; null: as many as make `epochs` passes over the retain set."""
+    """K, outer steps; null: as many as make `epochs` passes over the retain set, but at least 40."""
     retain_steps: int = 3
     """Retain steps in each outer step."""
     epochs: float = 3.5
@@ -144,7 +145,7 @@ class SFRon(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
         """Outer steps from epochs; the retain optimiser from the model, its rate from checkpoint or range test."""
-        steps = self.steps or max(1, math.ceil(self.epochs * problem.retain.epoch / self.retain_steps))
+        steps = self.steps or max(FEWEST_STEPS, math.ceil(self.epochs * problem.retain.epoch / self.retain_steps))
         method = replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine))
         forget = self.forget_optimizer
         if forget is None or forget.lr is not None:
@@ -225,10 +226,13 @@ class SFRon(Method):
     def _objective(self, state: State, batch: Batch, k: int) -> tuple[Tensor | None, dict[str, float]]:
         """What the forget step descends on, None where the batch is forgotten far enough, and what to log."""
         problem, engine = state.problem, state.engine
-        gauge = problem.memo.get("calibration")
+        gauge, late = problem.memo.get("calibration"), k >= self.calibration.until * self.total
         alpha = self.alpha_at(k)
         state.module.train()
-        with statistics(state.module, "moved" if self.published else self.calibration.statistics_of(gauge, batch)):
+        with statistics(
+            state.module,
+            "moved" if self.published else self.calibration.statistics_of(gauge, batch, late, problem.task),
+        ):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=state.module))
                 return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}
