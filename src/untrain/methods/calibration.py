@@ -57,10 +57,11 @@ class Calibration:
                 losses = task.loss(module, engine.share(batch))
                 total, count = total + engine.total(losses), count + engine.count(losses)
         target = total / count
+        held = problem.remember("conditions", lambda: {"held": conditions(problem)})["held"]
         if not bool(torch.isfinite(target)):
             raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
         problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
-        return {"target": target, "held": conditions(problem)}
+        return {"target": target, "held": held}
 
     def statistics_of(self, gauge: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
         """How normalisation layers behave in a forget step.
@@ -79,6 +80,12 @@ class Calibration:
         if not gauged(gauge, batch, task):
             return loss >= self.ceiling
         return k >= self.until * total or loss >= self.margin * float(gauge["target"])
+
+
+def forgets_a_class(problem: Problem) -> bool:
+    """Whether the first forget batch holds a condition that the retain set does not."""
+    held = problem.remember("conditions", lambda: {"held": conditions(problem)})
+    return not gauged(held, problem.forget.batch(0, problem.task, "evaluate"), problem.task)
 
 
 def gauged(gauge: Params, batch: Batch, task: Task) -> bool:

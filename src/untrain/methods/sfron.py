@@ -30,14 +30,14 @@ from untrain.methods.base import (
     schedule,
     update,
 )
-from untrain.methods.calibration import Calibration, statistics
+from untrain.methods.calibration import Calibration, forgets_a_class, statistics
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.saliency import saliency_mask
 from untrain.types import Batch, Params
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
-FEWEST_STEPS = 40  # on a small set a few passes are too few steps to forget anything
+FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class
 GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
@@ -49,7 +49,8 @@ class SFRon(Method):
     title: ClassVar[str] = "forgets on salient weights, retains in between (Huang et al. 2024)"
 
     steps: int | None = None
-    """K, outer steps; null: as many as make `epochs` passes over the retain set, but at least 40."""
+    """K, outer steps; null: as many as make `epochs` passes over the retain set, but at least 40 where a
+    class is forgotten and held-out data are given."""
     retain_steps: int = 3
     """Retain steps in each outer step."""
     epochs: float = 3.5
@@ -145,7 +146,9 @@ class SFRon(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
         """Outer steps from epochs; the retain optimiser from the model, its rate from checkpoint or range test."""
-        steps = self.steps or max(FEWEST_STEPS, math.ceil(self.epochs * problem.retain.epoch / self.retain_steps))
+        steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / self.retain_steps)
+        if self.steps is None and self.calibrate and problem.holdout is not None and forgets_a_class(problem):
+            steps = max(steps, FEWEST_STEPS)
         method = replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine))
         forget = self.forget_optimizer
         if forget is None or forget.lr is not None:
