@@ -60,6 +60,7 @@ def main() -> None:
     work = problem(args.model, args.batch, engine)
     work.memo["mask"] = {n: torch.rand_like(p) < 0.5 for n, p in work.subject.module.named_parameters()}
     method = SFRon(steps=100, retain_steps=args.retain_steps, optimizer=Optimizer("sgd", 1e-3, 0.9, 5e-4))
+    method = method.resolved(work, engine)
     state = method.start(work, engine)
     batches = [work.forget.batch(0, work.task, "forget")]
     batches += [work.retain.batch(k, work.task, "retain") for k in range(args.retain_steps)]
