@@ -8,7 +8,6 @@ loop with Adam, as a user might; the library gets the module and three data sets
 
 import argparse
 import time
-from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import untrain
+from over_seeds import cell
 from untrain.data.sources import load
 
 MEASURES = ("FA", "RA", "TA", "MIA", "AvgD", "KL")
@@ -86,12 +86,7 @@ def main() -> None:
     columns = [*MEASURES, "seconds"]
     print("| model | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for name in found[0]:
-        cells = []
-        for column in columns:
-            values = [f[name][column] for f in found]
-            known = [v for v in values if v is not None]
-            spread = f" ± {stdev(known):.2f}" if len(known) > 1 else ""
-            cells.append(f"{mean(known):.2f}{spread}" if known else "–")
+        cells = [cell([f[name][column] for f in found]) for column in columns]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

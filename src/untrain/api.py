@@ -17,7 +17,7 @@ from torch import nn
 from untrain import fisher
 from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
-from untrain.engine import Engine, Precision
+from untrain.engine import Engine, Precision, modes_kept
 from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, hash_tensors, write_json, write_text
@@ -248,12 +248,8 @@ def prepared(task: str | Task, module: nn.Module, streams: Mapping[str, Stream])
     stream = next(iter(streams.values()))
     batch = next(iter(stream.once(ready, "evaluate", limit=2, batch_size=2)))
     few = {key: value[:2] for key, value in batch.items()}
-    modes = {m: m.training for m in module.modules()}
-    try:
+    with modes_kept(module):
         return ready.prepare(module.eval(), few)
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
 
 
 def check_model(model: Any, name: str = "model") -> nn.Module:

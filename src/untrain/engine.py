@@ -216,6 +216,17 @@ class Bar:
         self.progress.update(self.task, advance=by, note=note)
 
 
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[nn.Module]:
+    """The module; after the block, each of its layers is in the mode (training or evaluation) it was in before."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    try:
+        yield module
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
 def seed_of(seed: int, *names: object) -> int:
     """A seed for one purpose: a hash of the run's seed and names, so that no two purposes share numbers."""
     text = "/".join(map(str, (seed, *names)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.data.streams import Stream
-from untrain.engine import Engine
+from untrain.engine import Engine, modes_kept
 from untrain.errors import DataError
 from untrain.evaluation.accuracy import accuracy, accuracy_by_class, tug_of_war
 from untrain.evaluation.divergence import js_divergence, kl_divergence
@@ -143,18 +143,13 @@ def predictions(model: nn.Module, task: Task, stream: Stream, engine: Engine, ad
         engine: each process takes its share of every batch.
         advance: called after each batch.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     parts: list[tuple[Tensor, ...]] = []
-    try:
-        with torch.no_grad():
-            for batch in stream.once(task, "evaluate"):
-                parts.append(_statistics(model, task, engine, batch, keep=stream.name == "forget"))
-                if advance:
-                    advance()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_kept(model), torch.no_grad():
+        model.eval()
+        for batch in stream.once(task, "evaluate"):
+            parts.append(_statistics(model, task, engine, batch, keep=stream.name == "forget"))
+            if advance:
+                advance()
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     result = Predictions(*columns)
     if not bool(torch.isfinite(result.losses).all()):

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import Engine
+from untrain.engine import Engine, modes_kept
 from untrain.methods.base import Optimizer, Problem, State, losses_of
 
 STEPS, TRIAL, WINDOW = 30, 10, 5
@@ -120,12 +120,10 @@ def _losses(
 def _put_back(module: nn.Module) -> Iterator[nn.Module]:
     """Weights, buffers, modes and gradients are afterwards what they were."""
     before = copy.deepcopy(module.state_dict())
-    modes = {m: m.training for m in module.modules()}
     try:
-        yield module
+        with modes_kept(module):
+            yield module
     finally:
         module.load_state_dict(before)
-        for m, mode in modes.items():
-            m.training = mode
         for parameter in module.parameters():
             parameter.grad = None
