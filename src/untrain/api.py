@@ -21,8 +21,8 @@ from untrain.engine import Engine, Precision, modes_kept
 from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, hash_tensors, write_json, write_text
-from untrain.methods import METHODS, make
-from untrain.methods.base import Checkpoints, Method, Problem, Run, run
+from untrain.methods import find, make
+from untrain.methods.base import Checkpoints, Method, Problem, Run, check_runs, run
 from untrain.models.checkpoints import load_into, load_state, state_hash
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask
@@ -106,6 +106,7 @@ def unlearn(
     """
     engine = Engine.start(device, precision, compile)
     chosen = make(method, _typed(method, settings))
+    check_runs(chosen, resolve(task))
     subject = Subject(check_model(model), init=init)
     sets = {
         name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None
@@ -136,7 +137,7 @@ def unlearn(
 
 def _typed(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """A known method's settings, each of its type."""
-    kind = METHODS.get(method) if isinstance(method, str) else method
+    kind = find(method) if isinstance(method, str) else method
     return checked(settings, kind) if isinstance(kind, type) and is_dataclass(kind) else settings
 
 
@@ -175,6 +176,7 @@ def evaluate(
     precision: Precision = "no",
     workers: int = 0,
     classes: Sequence[str] | None = None,
+    svc: bool = False,
 ) -> Evaluation:
     """Measures how far a model forgot and what it kept.
 
@@ -186,12 +188,13 @@ def evaluate(
         task: as in `unlearn`.
         reference: a model retrained without the forget set, or several: the first is the target of every
             distance, the others show the noise floor. None: measures that need one say so in `.missing`.
-        seed: unused by measures that draw nothing; there so that every call can be repeated.
+        seed: of the samples that the support vector attacks are fitted on; other measures draw nothing.
         batch_size: samples a forward pass.
         device: as in `unlearn`.
         precision: as in `unlearn`.
         workers: as in `unlearn`.
         classes: names of the classes.
+        svc: whether to run the support vector attacks too, which take about a second for each model.
     """
     engine = Engine.start(device, precision)
     references = [reference] if isinstance(reference, (nn.Module, Result)) else list(reference or ())
@@ -208,7 +211,8 @@ def evaluate(
         if classes is not None and count not in (None, len(classes)):
             raise DataError(f"classes has {len(classes)} names, but the model has {count} outputs: name each of them.")
         names = [name for name in models if name != "model"]
-        return evaluate_models(models, ready, streams, engine, references=names, classes=classes)["model"]
+        found = evaluate_models(models, ready, streams, engine, references=names, classes=classes, svc=svc, seed=seed)
+        return found["model"]
     finally:
         for name, module in models.items():
             module.to(homes[name])

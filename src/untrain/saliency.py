@@ -66,6 +66,35 @@ def _check_alike(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> 
                 )
 
 
+def largest_mask(values: Mapping[str, Tensor], fraction: float) -> Params:
+    """The share of all weights with the largest |value|; among equals, those that come first.
+
+    Args:
+        values: parameter name → tensor of its shape, such as a gradient.
+        fraction: in (0, 1].
+
+    Returns:
+        Parameter name → bool tensor of its shape; round(fraction · weights) are true over all tensors, at least one.
+
+    Raises:
+        SettingError: if the fraction is out of range.
+        DataError: if a value is not finite.
+
+    Source: Fan et al. 2024 (there of the mean forget gradient).
+    """
+    if not 0 < fraction <= 1:
+        raise SettingError(f"fraction must be in (0, 1], not {fraction!r}.")
+    flat = torch.cat([value.detach().abs().flatten().to(torch.float64) for value in values.values()])
+    if not bool(flat.isfinite().all()):
+        raise DataError("the values that a mask is to be made of are not finite. Check the model's weights.")
+    keep = max(1, round(fraction * len(flat)))
+    threshold = flat.kthvalue(len(flat) - keep + 1).values
+    chosen = flat > threshold
+    chosen[(flat == threshold).nonzero().squeeze(1)[: keep - int(chosen.sum())]] = True
+    parts = chosen.split([value.numel() for value in values.values()])
+    return {name: part.view_as(value) for (name, value), part in zip(values.items(), parts, strict=True)}
+
+
 def density(mask: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
     """The share of weights that a mask keeps, 0 … 1: overall and by parameter; 0 where there is no weight."""
     kept = {name: int(tensor.count_nonzero()) for name, tensor in mask.items()}

@@ -1,6 +1,6 @@
 """The few shapes that every stage shares: batches, parameters, and the task a method sees."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ Role = Literal["train", "forget", "retain", "fisher", "evaluate"]
 drops conditions in "forget", and does neither for "fisher" and "evaluate"."""
 
 Variant = Literal["redirect", "unconditional"]
+"""What a batch can be conditioned on instead: something else (another label, class or prompt), or nothing."""
 
 
 @runtime_checkable
@@ -25,6 +26,9 @@ class Task(Protocol):
     A new kind of model is one new implementation of this protocol: Fisher, masks, every method and the loop
     are written against it alone.
     """
+
+    variants: ClassVar[tuple[Variant, ...]]
+    """The variants of a batch that there are; a method that needs another one does not run on this task."""
 
     def prepare(self, model: nn.Module, batch: Batch) -> "Task":
         """Checks that model and batch fit together; returns the task completed with what they tell it."""

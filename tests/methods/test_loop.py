@@ -80,7 +80,7 @@ def test_a_resumed_sfron_does_not_compute_its_mask_again(tmp_path, monkeypatch):
         patch.setattr(SFRon, "step", lambda self, state, k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(method, *problem(), checkpoints=saver)
-    monkeypatch.setattr(sys.modules[SFRon.__module__], "fisher_diagonal", None)
+    monkeypatch.setattr(sys.modules[SFRon.__module__], "fishers_of", None)
     again = run(method, *problem(), checkpoints=saver)
     assert same(weights(whole.state.module), weights(again.state.module))
 

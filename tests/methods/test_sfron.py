@@ -193,8 +193,56 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     work.memo["calibration"]["held"] = torch.tensor([0, 1])
     work.memo["calibration"]["target"].fill_(-1.0)
     assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no gauge"
-    certain = replace(method, calibration=Calibration(ceiling=1e-6))
-    assert certain._forget(state, 4)["skipped"], "but a ceiling"
+    certain = replace(method, calibration=Calibration(until=0.5, ceiling=1e-6))
+    assert certain._forget(state, 4)["skipped"], "but each of its samples has a ceiling"
+
+
+def test_what_is_unfinished_is_said_sample_by_sample():
+    work, engine = problem()
+    gauge = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
+    share = {"label": torch.tensor([0, 1, 2, 2])}
+    losses = torch.tensor([0.5, 1.0, 3.0, 5.0])
+
+    def unfinished(k, **settings):
+        calibration = Calibration(ceiling=4.0, late_ceiling=2.0, **settings)
+        return calibration.unfinished(gauge, share, losses, k, 10, work.task, engine).tolist()
+
+    assert unfinished(0) == [True, True, True, False], "held: mean 0.75 is below the target; else each below 4"
+    assert unfinished(0, margin=0.7) == [False, False, True, False]
+    assert unfinished(8) == [False] * 4, "after `until`, none that the retain set holds; else below 2"
+
+
+def test_forgotten_samples_of_a_class_pull_no_more():
+    """The forget step's gradient is that of the samples below the ceiling, each at its weight among all."""
+    work, engine = problem(holdout=True)
+    work.memo["conditions"] = {"held": torch.tensor([99])}
+    method = SFRon(steps=4, optimizer=SGD, gamma=None, max_norm=None, forget_optimizer=Optimizer("sgd", 1e-3))
+    batch = work.forget.batch(0, work.task, "forget")
+    with torch.no_grad():
+        losses = F.cross_entropy(network().eval()(batch["input"]), batch["label"], reduction="none")
+    ceiling = float(losses.median()) + 1e-6
+    method = replace(method, calibration=Calibration(ceiling=ceiling, statistics="running"))
+    state = method.start(work, engine)
+    slow = network().eval()
+    each = F.cross_entropy(slow(batch["input"]), batch["label"], reduction="none")
+    weights = losses.clamp_min(0.1) ** -0.5
+    (-(weights * (losses < ceiling) * each).sum() / weights.sum()).backward()
+    method._forget(state, 0)
+    for p, q in zip(state.parameters, slow.parameters(), strict=True):
+        torch.testing.assert_close(p.detach(), q.detach() - 1e-3 * q.grad, rtol=0, atol=1e-6)
+
+
+def test_without_holdout_a_class_is_bounded_where_the_rate_is_open():
+    work, engine = problem()
+    work.memo["conditions"] = {"held": torch.tensor([99])}
+    method = SFRon(optimizer=SGD).resolved(work, engine)
+    assert method.calibrate and method.total == 40 and method.forget_optimizer.lr == 1e-3
+    state = method.start(work, engine)
+    assert float(work.memo["calibration"]["target"]) == math.inf
+    assert "skipped" not in method._forget(state, 0)
+    assert replace(method, calibration=Calibration(ceiling=1e-6))._forget(state, 0)["skipped"]
+    own = SFRon(optimizer=SGD, forget_optimizer=Optimizer("adam", 1e-3)).resolved(work, engine)
+    assert not own.calibrate, "a rate of one's own: all K steps are taken"
 
 
 def test_without_holdout_every_forget_step_is_taken():

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import Engine
+from untrain.engine import Engine, modes_kept
 from untrain.errors import DataError, Diverged, EmptySet, ModelError, SettingError
 from untrain.fisher.fallback import Losses
 from untrain.fisher.recording import inspect, recorder
@@ -84,7 +84,6 @@ def _zeros(parameter: Tensor) -> Tensor:
 @contextmanager
 def _undisturbed(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
     """Evaluation mode and gradients on inside; afterwards modes, buffers and random states are what they were."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
@@ -92,13 +91,11 @@ def _undisturbed(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator
         if buffer is not None
     ]
     cuda = sorted({p.device.index for p in parameters.values() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices=cuda), torch.inference_mode(False), torch.enable_grad():
+    with modes_kept(model), torch.random.fork_rng(devices=cuda), torch.inference_mode(False), torch.enable_grad():
         try:
             model.eval()
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             for module, name, buffer, version, copy in buffers:
                 module._buffers[name] = buffer
                 if buffer._version != version:

@@ -3,14 +3,29 @@
 from collections.abc import Mapping
 from typing import Any
 
-from untrain.errors import SettingError, lookup
+from untrain.errors import SettingError, UnknownName, unknown
+from untrain.methods import outside
+from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
 from untrain.methods.finetune import Finetune
+from untrain.methods.gradient_ascent import GradientAscent
+from untrain.methods.l1_sparse import L1Sparse
+from untrain.methods.neggrad_plus import NegGradPlus
+from untrain.methods.random_label import RandomLabel
 from untrain.methods.retrain import Retrain
+from untrain.methods.salun import SalUn
+from untrain.methods.scrub import Scrub
 from untrain.methods.sfron import SFRon
+from untrain.methods.ssd import SSD
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (SFRon, Finetune, Retrain)}
-"""Name → class; a method's settings are its fields."""
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        *(SFRon, SalUn, RandomLabel, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse, Finetune),
+        Retrain,
+    )
+}
+"""Name → class of the built-in ones; a method's settings are its fields."""
 
 
 def make(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Method:
@@ -18,18 +33,53 @@ def make(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Me
 
     Raises:
         UnknownName: lists the known methods.
-        SettingError: a setting is unknown (the known ones are listed), out of range, or contradicts another.
+        SettingError: a setting is unknown (the known ones are listed), out of range, or contradicts another; or the
+            method's distribution is broken.
     """
     if isinstance(method, Method):
         if settings:
             raise SettingError(f"a {method.name} object already has its settings: leave out {', '.join(settings)}.")
         return method
-    chosen = lookup("method", METHODS, method) if isinstance(method, str) else method
+    chosen = find(method) if isinstance(method, str) else method
     if not (isinstance(chosen, type) and issubclass(chosen, Method)):
         raise SettingError(f"method must be a name, a class derived from Method, or such an object, not {method!r}.")
     return chosen.from_settings(dict(settings))
 
 
+def find(name: str) -> type[Method]:
+    """The class of the method called `name`: built in, or of a distribution with the entry point `untrain.methods`.
+
+    Raises:
+        UnknownName: lists the known methods.
+        SettingError: if the distribution that brings it is broken, or its name is another method's; names it.
+    """
+    others = outside.installed()
+    if name in others:
+        return outside.load(name, others[name], METHODS)
+    if name not in METHODS:
+        raise UnknownName(unknown("method", name, [*METHODS, *others]))
+    return METHODS[name]
+
+
 def methods() -> dict[str, type[Method]]:
-    """The known methods: name → class."""
-    return dict(METHODS)
+    """The methods that can be used, by name: the built-in ones, then those of other distributions.
+
+    One that cannot be used is left out; `unusable` says why, and so does whatever asks for it by name.
+    """
+    return _sorted_out()[0]
+
+
+def unusable() -> dict[str, str]:
+    """Methods of other distributions that cannot be used: name → which distribution, why, and what to do."""
+    return _sorted_out()[1]
+
+
+def _sorted_out() -> tuple[dict[str, type[Method]], dict[str, str]]:
+    usable, reasons = dict(METHODS), {}
+    for name, entries in sorted(outside.installed().items()):
+        try:
+            usable[name] = outside.load(name, entries, METHODS)
+        except SettingError as error:
+            usable.pop(name, None)
+            reasons[name] = str(error)
+    return usable, reasons

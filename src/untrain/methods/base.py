@@ -9,7 +9,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,9 +23,52 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, ModelError, SettingError, StaleFile, unknown
 from untrain.io import write_bytes
 from untrain.models.subject import Subject
-from untrain.types import Batch, Task
+from untrain.tasks import TASKS
+from untrain.types import Batch, Task, Variant
 
 Decay = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a search tries: low … high, both included.
+
+    Attributes:
+        low: the least.
+        high: the greatest.
+        log: whether the search moves by factors instead of by differences.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the order."""
+        if not self.low < self.high or (self.log and self.low <= 0) or not math.isfinite(self.high - self.low):
+            raise SettingError(f"a range needs low < high, and low > 0 where log; it has {self.low} and {self.high}.")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Values that a search tries, in no order.
+
+    Attributes:
+        values: at least one.
+    """
+
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        """Checks that there is something to choose."""
+        if not self.values:
+            raise SettingError("a choice needs at least one value.")
+
+
+Space = Range | Choice
+"""What a search may try for one setting."""
+Spaces = Mapping[str, Space]
+"""Setting → what a search tries, a dot before a nested field ("optimizer.lr")."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +140,11 @@ class Problem:
             self.memo[name] = compute()
         return self.memo[name]
 
+    def note(self, text: str) -> None:
+        """Puts a sentence into the notes, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
 
 @dataclass(eq=False)
 class State:
@@ -155,6 +203,10 @@ class Method(ABC):
     """What it is called in recipes and tables."""
     title: ClassVar[str]
     """One line for `untrain list`, with its source."""
+    space: ClassVar[Spaces] = {}
+    """The settings that a search tries; the ranges hold the published values."""
+    needs: ClassVar[tuple[Variant, ...]] = ()
+    """Variants of a batch that the method cannot do without."""
 
     @abstractmethod
     def resolved(self, problem: Problem, engine: Engine) -> "Method":
@@ -193,7 +245,7 @@ class Descent(Method):
     """Descent on the retain set: what `retrain` and `finetune` share."""
 
     steps: int | None = None
-    """Optimiser steps; None: `epochs` passes over the retain set."""
+    """Optimiser steps; None: as many as `epochs` says."""
     epochs: float = 4.0
     """Passes over the retain set, used where `steps` is None."""
     optimizer: Optimizer | None = None
@@ -221,7 +273,7 @@ class Descent(Method):
     def step(self, state: State, k: int) -> dict[str, float]:
         """One step of descent on the mean loss of a retain batch."""
         loss = descend(state, "optimizer", max_norm=self.max_norm)
-        return {"retain_loss": loss, "lr": state.optimizers["optimizer"].param_groups[0]["lr"]}
+        return {"retain_loss": loss, "lr": rate_of(state)}
 
     def begin(self, problem: Problem, engine: Engine, module: nn.Module) -> State:
         """A state with the optimiser and its schedule on this module."""
@@ -230,6 +282,25 @@ class Descent(Method):
         state.optimizers["optimizer"] = optimizer
         state.schedules["optimizer"] = schedule(optimizer, self.decay, self.total)
         return state
+
+
+def check_runs(method: Method | type[Method], task: Task) -> None:
+    """A method must find what it needs in the task; to be called before anything is trained.
+
+    Raises:
+        SettingError: names method, task, what is missing, and the methods that would run.
+    """
+    missing = [kind for kind in method.needs if kind not in task.variants]
+    if not missing:
+        return
+    from untrain.methods import methods  # known only once every method's module is there
+
+    named = next((name for name, known in TASKS.items() if type(task) is known), type(task).__name__)
+    others = sorted(name for name, other in methods().items() if set(other.needs) <= set(task.variants))
+    raise SettingError(
+        f"method {method.name!r} cannot run on task {named!r}: it needs {' and '.join(map(repr, missing))} variants of "
+        f"a batch, which this task does not have. Methods that run on it: {', '.join(others) or 'none'}."
+    )
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:
@@ -251,7 +322,19 @@ def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRSc
     return LambdaLR(optimizer, lambda _: 1.0)
 
 
-def descend(state: State, optimizer: str, *, weight: float = 1.0, max_norm: float | None = None) -> float:
+def rate_of(state: State, optimizer: str = "optimizer") -> float:
+    """The learning rate of an optimiser's next step."""
+    return float(state.optimizers[optimizer].param_groups[0]["lr"])
+
+
+def descend(
+    state: State,
+    optimizer: str,
+    *,
+    weight: float = 1.0,
+    max_norm: float | None = None,
+    penalty: Callable[[], Tensor] | None = None,
+) -> float:
     """One training step on the next retain batch; returns its mean loss.
 
     Args:
@@ -259,19 +342,54 @@ def descend(state: State, optimizer: str, *, weight: float = 1.0, max_norm: floa
         optimizer: the optimiser's name in the state; its schedule is stepped too.
         weight: the loss is multiplied by this.
         max_norm: gradients are clipped to this norm.
+        penalty: gives a scalar of the weights alone, added to the weighted loss.
     """
-    problem, engine = state.problem, state.engine
-    batch = problem.retain.batch(state.retained, problem.task, "retain")
-    state.module.train()
-    losses = losses_of(state, batch)
-    state.optimizers[optimizer].zero_grad()
-    loss = engine.mean(losses)
+    engine = state.engine
+    loss = engine.mean(losses_of(state, next_retain_batch(state)))
     value = finite(engine, loss, "retain")
-    engine.backward(weight * loss, state.parameters)
-    update(state, optimizer, max_norm=max_norm)
-    state.schedules[optimizer].step()
-    state.retained += 1
+    objective = weight * loss
+    if penalty is not None:
+        objective = objective + penalty() / engine.num_processes  # gradients are summed over the processes
+    minimise(state, optimizer, objective, max_norm=max_norm)
     return value
+
+
+def next_retain_batch(state: State) -> Batch:
+    """The next retain batch, the module in training mode; the count of retain batches moves on."""
+    batch = state.problem.retain.batch(state.retained, state.problem.task, "retain")
+    state.module.train()
+    state.retained += 1
+    return batch
+
+
+def minimise(
+    state: State,
+    optimizer: str,
+    objective: Tensor,
+    *,
+    mask: list[Tensor] | None = None,
+    max_norm: float | None = None,
+) -> None:
+    """One optimiser step down this process's part of an objective; the optimiser's schedule is stepped too."""
+    state.optimizers[optimizer].zero_grad()
+    state.engine.backward(objective, state.parameters)
+    update(state, optimizer, mask=mask, max_norm=max_norm)
+    state.schedules[optimizer].step()
+
+
+def advance(
+    state: State,
+    name: str,
+    loss: Tensor,
+    *,
+    up: bool = False,
+    mask: list[Tensor] | None = None,
+    max_norm: float | None = None,
+) -> dict[str, float]:
+    """One step of the optimiser called "optimizer", down this process's part of a loss or `up`; returns what to log."""
+    value = finite(state.engine, loss, name)
+    minimise(state, "optimizer", -loss if up else loss, mask=mask, max_norm=max_norm)
+    return {f"{name}_loss": value, "lr": rate_of(state)}
 
 
 def update(state: State, optimizer: str, *, mask: list[Tensor] | None = None, max_norm: float | None = None) -> None:
@@ -300,14 +418,32 @@ def losses_of(state: State, batch: Batch, *, redirect: nn.Module | None = None) 
     Raises:
         SettingError: if a batch of one sample meets batch normalisation.
     """
-    share, task = state.engine.share(batch), state.problem.task
+    task = state.problem.task
+    if redirect is not None:
+        return for_share(state, batch, lambda share: task.redirect_loss(state.model, share, redirect))
+    return for_share(state, batch, lambda share: task.loss(state.model, share))
+
+
+def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
+    """Per-sample values of this process's share of a batch, in the engine's precision.
+
+    Args:
+        state: the run.
+        batch: whole, as drawn.
+        compute: share → [B_p].
+
+    Returns:
+        [B_p]; of an empty share, an empty tensor without gradient.
+
+    Raises:
+        SettingError: if a batch of one sample meets batch normalisation.
+    """
+    share = state.engine.share(batch)
     if not len(next(iter(share.values()))):
-        return torch.zeros(0, device=state.engine.device)
+        return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
         with state.engine.autocast():
-            if redirect is not None:
-                return task.redirect_loss(state.model, share, redirect)
-            return task.loss(state.model, share)
+            return compute(share)
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise SettingError(
@@ -315,6 +451,14 @@ def losses_of(state: State, batch: Batch, *, redirect: nn.Module | None = None) 
                 "raise batch_size, or leave the single sample out."
             ) from error
         raise
+
+
+def mask_of(state: State) -> list[Tensor] | None:
+    """The problem's mask, one bool tensor a trainable parameter; None where it has none."""
+    mask = state.problem.memo.get("mask")
+    if mask is None:
+        return None
+    return [mask[name] for name, p in state.module.named_parameters() if p.requires_grad]
 
 
 def finite(engine: Engine, loss: Tensor, name: str) -> float:

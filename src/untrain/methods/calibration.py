@@ -3,10 +3,12 @@
 A model retrained without the forget set treats it like data that it never saw. So the *original* model's mean loss on
 held-out samples says how high the forget loss should come, and a forget step is left out where its batch is there
 already. The target stays fixed: one that followed the changing model would run away. A class (or other condition)
-that the retain set does not hold has no such gauge, since a retrained model gives it no probability at all: it is
-forgotten to the last step, but no further than to a loss at which it has none left.
+that the retain set does not hold has no such gauge, since a retrained model gives it next to no probability: each of
+its samples is forgotten until it has none left, to the last step of the run, and no further, since every step beyond
+costs the other classes.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,41 +29,50 @@ Statistics = Literal["running", "batch", "moved"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Settings of calibration; they matter only where held-out data are given."""
+    """Settings of calibration."""
 
     until: float = 0.8
     """Share of the outer steps after which none forgets any more, so that retaining has the last word."""
     margin: float = 1.0
     """A batch has been forgotten far enough at this multiple of the held-out loss."""
-    ceiling: float = 8.0
-    """The same for conditions that the retain set does not hold: mean loss in nats (8: probability 0.0003)."""
+    ceiling: float = 6.0
+    """A sample whose condition the retain set does not hold has been forgotten at this loss, in nats (6: probability
+    0.002)."""
+    late_ceiling: float = 4.0
+    """The same after `until`, when what is forgotten is seen as it will be later (4: probability 0.02)."""
     statistics: Literal["running", "batch"] = "batch"
     """Normalisation in forget steps: by running statistics, or by the batch's own, which the layers do not keep.
     Under large retain steps running statistics lag behind the weights, and a forget step on them is wasted."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not 0 < self.until <= 1 or not self.margin > 0 or not self.ceiling > 0:
-            raise SettingError("calibration: until must be in (0, 1], margin and ceiling above 0.")
+        if not 0 < self.until <= 1 or not min(self.margin, self.ceiling, self.late_ceiling) > 0:
+            raise SettingError("calibration: until must be in (0, 1], margin and both ceilings above 0.")
 
-    def measure(self, problem: Problem, holdout: Stream, engine: Engine) -> Params:
+    def measure(self, problem: Problem, engine: Engine) -> Params:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
 
         Returns:
-            "target", a scalar; "held", the conditions [C], empty where the task has none.
+            "target", a scalar, infinite without held-out data; "held", the conditions [C], empty where there are none.
         """
+        held = problem.remember("conditions", lambda: {"held": conditions(problem)})["held"]
+        if problem.holdout is None:
+            problem.notes.append(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
+            return {"target": torch.tensor(math.inf, device=engine.device), "held": held}
+        target = self._held_out_loss(problem, problem.holdout, engine)
+        if not bool(torch.isfinite(target)):
+            raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
+        problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
+        return {"target": target, "held": held}
+
+    def _held_out_loss(self, problem: Problem, holdout: Stream, engine: Engine) -> Tensor:
         module, task = problem.subject.module.eval(), problem.task
         total, count = torch.zeros((), device=engine.device), 0
         with torch.no_grad(), engine.autocast():
             for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss", holdout.passes()):
                 losses = task.loss(module, engine.share(batch))
                 total, count = total + engine.total(losses), count + engine.count(losses)
-        target = total / count
-        held = problem.remember("conditions", lambda: {"held": conditions(problem)})["held"]
-        if not bool(torch.isfinite(target)):
-            raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
-        problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
-        return {"target": target, "held": held}
+        return total / count
 
     def statistics_of(self, gauge: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
         """How normalisation layers behave in a forget step.
@@ -75,11 +86,30 @@ class Calibration:
             return "running"
         return self.statistics
 
-    def enough(self, gauge: Params, batch: Batch, loss: float, k: int, total: int, task: Task) -> bool:
-        """Whether the forget step on this batch is left out."""
-        if not gauged(gauge, batch, task):
-            return loss >= self.ceiling
-        return k >= self.until * total or loss >= self.margin * float(gauge["target"])
+    def unfinished(
+        self, gauge: Params, share: Batch, losses: Tensor, k: int, total: int, task: Task, engine: Engine
+    ) -> Tensor:
+        """Which samples the forget step is still for.
+
+        Args:
+            gauge: what `measure` found.
+            share: this process's share of the forget batch.
+            losses: its per-sample losses, [B_p].
+            k: outer step.
+            total: outer steps.
+            task: knows the samples' conditions.
+            engine: sums over processes.
+
+        Returns:
+            [B_p], bool. Samples of held conditions: all, while their mean loss is below the target and the step is
+            not among the last; of other conditions: each while its loss is below the ceiling.
+        """
+        held = _held(gauge, share, task)
+        count = engine.total(held.sum())
+        mean = engine.total((losses * held).sum()) / count.clamp_min(1)
+        late = k >= self.until * total
+        go_on = (mean < self.margin * gauge["target"]) & (not late)
+        return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))
 
 
 def forgets_a_class(problem: Problem) -> bool:
@@ -90,8 +120,16 @@ def forgets_a_class(problem: Problem) -> bool:
 
 def gauged(gauge: Params, batch: Batch, task: Task) -> bool:
     """Whether held-out data say how far to forget this batch: the retain set holds all of its conditions."""
+    return bool(_held(gauge, batch, task).all())
+
+
+def _held(gauge: Params, batch: Batch, task: Task) -> Tensor:
+    """Whether the retain set holds each sample's condition, bool [B]; true where there are no conditions."""
     condition = task.condition(batch)
-    return condition is None or bool(torch.isin(condition, gauge["held"]).all())
+    if condition is None:
+        first = next(iter(batch.values()))
+        return torch.ones(len(first), dtype=torch.bool, device=first.device)
+    return torch.isin(condition, gauge["held"])
 
 
 def conditions(problem: Problem) -> Tensor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from untrain.engine import Engine
-from untrain.methods.base import Descent, Problem, State
+from untrain.methods.base import Descent, Problem, Range, Spaces, State
 from untrain.methods.learning_rate import with_learning_rate
 
 
@@ -14,6 +14,7 @@ class Finetune(Descent):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "descent on the retain set only (Warnecke et al. 2021)"
+    space: ClassVar[Spaces] = {"optimizer.lr": Range(0.005, 0.2, log=True)}
 
     epochs: float = 5.0
     """Passes over the retain set, used where `steps` is null: what SFR-on's defaults cost, forgetting included."""

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.fisher import Estimator, fisher_diagonal
+from untrain.fisher import Estimator
 from untrain.methods.base import (
     Decay,
     Method,
     Optimizer,
     Problem,
+    Range,
+    Spaces,
     State,
     check_above_zero,
     check_choice,
@@ -27,10 +29,12 @@ from untrain.methods.base import (
     descend,
     finite,
     losses_of,
+    mask_of,
     schedule,
     update,
 )
 from untrain.methods.calibration import Calibration, forgets_a_class, statistics
+from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.saliency import saliency_mask
 from untrain.types import Batch, Params
@@ -47,10 +51,15 @@ class SFRon(Method):
 
     name: ClassVar[str] = "sfron"
     title: ClassVar[str] = "forgets on salient weights, retains in between (Huang et al. 2024)"
+    space: ClassVar[Spaces] = {
+        "optimizer.lr": Range(0.005, 0.2, log=True),
+        "forget_optimizer.lr": Range(3e-4, 3e-3, log=True),
+        "calibration.margin": Range(0.7, 1.3),
+    }
 
     steps: int | None = None
     """K, outer steps; null: as many as make `epochs` passes over the retain set, but at least 40 where a
-    class is forgotten and held-out data are given."""
+    class is forgotten and calibrated."""
     retain_steps: int = 3
     """Retain steps in each outer step."""
     epochs: float = 3.5
@@ -81,7 +90,7 @@ class SFRon(Method):
     """Learning rate of the retain steps over the run: "cosine" to 0, or "constant"."""
     forget_optimizer: Optimizer | None = Optimizer("adam")
     """Of the forget steps, at a constant rate; null: one optimiser for both. A learning rate of null is 0.001 where
-    held-out data say how far to forget, and 0.0001 where all K forget steps are taken."""
+    calibration says how far to forget, and 0.0001 where all K forget steps are taken."""
     fisher: Estimator = "sample"
     """Squares of each sample's gradient, or of batch means as published code has it."""
     fisher_samples: int | None = 1024
@@ -92,9 +101,10 @@ class SFRon(Method):
     """As the authors' code: fisher "batch", one optimiser, ε 1e-15 in mask and weights, β 1, no floor, and batch
     statistics of normalisation layers moved by forget batches too."""
     calibrate: bool = True
-    """Whether held-out data, where given, say how far to forget."""
+    """Whether held-out data, where given, say how far to forget. Without them a forgotten class is still calibrated, by
+    its ceiling, where the forget optimiser's rate is left open."""
     calibration: Calibration = Calibration()
-    """What calibration does; without held-out data, nothing."""
+    """What calibration does."""
 
     def __post_init__(self) -> None:
         """Checks ranges and contradictions, and fills in what `published` means."""
@@ -146,24 +156,25 @@ class SFRon(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
         """Outer steps from epochs; the retain optimiser from the model, its rate from checkpoint or range test."""
-        steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / self.retain_steps)
-        if self.steps is None and self.calibrate and problem.holdout is not None and forgets_a_class(problem):
-            steps = max(steps, FEWEST_STEPS)
-        method = replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine))
         forget = self.forget_optimizer
-        if forget is None or forget.lr is not None:
-            return method
-        gauged = self.calibrate and problem.holdout is not None
-        return replace(method, forget_optimizer=replace(forget, lr=GAUGED_RATE if gauged else UNGAUGED_RATE))
+        bounded = forget is not None and forget.lr is None and forgets_a_class(problem)
+        calibrate = self.calibrate and (problem.holdout is not None or bounded)
+        steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / self.retain_steps)
+        if self.steps is None and calibrate and forgets_a_class(problem):
+            steps = max(steps, FEWEST_STEPS)
+        if forget is not None and forget.lr is None:
+            forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
+        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        return replace(self, steps=steps, optimizer=optimizer, forget_optimizer=forget, calibrate=calibrate)
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
         if self.gamma is not None:
             with engine.clock("fisher"):
                 problem.remember("mask", lambda: self._mask(problem, engine))
-        if self.calibrate and (holdout := problem.holdout) is not None:
+        if self.calibrate:
             with engine.clock("calibration"):
-                problem.remember("calibration", lambda: self.calibration.measure(problem, holdout, engine))
+                problem.remember("calibration", lambda: self.calibration.measure(problem, engine))
         state = State(problem, engine, problem.subject.module)
         retain = self.optimizer or Optimizer()
         if not self.online and self.gamma is not None and not self.published:
@@ -176,12 +187,7 @@ class SFRon(Method):
         return state
 
     def _mask(self, problem: Problem, engine: Engine) -> Params:
-        fishers = []
-        for stream in (problem.forget, problem.retain):
-            batches = stream.once(problem.task, "fisher", limit=self.fisher_samples)
-            tracked = engine.track(batches, f"Fisher of the {stream.name} set", stream.passes(self.fisher_samples))
-            module, task = problem.subject.module, problem.task
-            fishers.append(fisher_diagonal(module, task, tracked, estimator=self.fisher, engine=engine))
+        fishers = fishers_of(problem, engine, self.fisher_samples, self.fisher)
         return saliency_mask(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
 
     def step(self, state: State, k: int) -> dict[str, float]:
@@ -209,7 +215,7 @@ class SFRon(Method):
             optimizer = "forget" if "forget" in state.optimizers else "retain"
             state.optimizers[optimizer].zero_grad()
             state.engine.backward(objective, state.parameters)
-            update(state, optimizer, mask=self._mask_of(state), max_norm=self.max_norm)
+            update(state, optimizer, mask=mask_of(state), max_norm=self.max_norm)
         return log
 
     def _joined(self, state: State, k: int) -> dict[str, float]:
@@ -221,7 +227,7 @@ class SFRon(Method):
         value = finite(engine, loss, "retain")
         state.optimizers["retain"].zero_grad()
         engine.backward(self.retain_weight * loss + (0 if objective is None else objective), state.parameters)
-        update(state, "retain", mask=self._mask_of(state), max_norm=self.max_norm)
+        update(state, "retain", mask=mask_of(state), max_norm=self.max_norm)
         state.schedules["retain"].step()
         state.retained = k + 1
         return {**log, "retain_loss": value}
@@ -242,10 +248,16 @@ class SFRon(Method):
             losses = losses_of(state, batch)
         value = finite(engine, engine.mean(losses), "forget")
         log = {"forget_loss": value, "alpha": alpha}
-        if gauge is not None and self.calibration.enough(gauge, batch, value, k, self.total, problem.task):
-            return None, {**log, "skipped": True}
         weights = self._weights(losses.detach())
-        return -alpha * (weights * losses).sum() / engine.total(weights), log
+        scale = alpha / engine.total(weights)
+        if gauge is not None:
+            unfinished = self.calibration.unfinished(
+                gauge, engine.share(batch), losses.detach(), k, self.total, problem.task, engine
+            )
+            if not engine.total(unfinished):
+                return None, {**log, "skipped": True}
+            weights = weights * unfinished
+        return -scale * (weights * losses).sum(), log
 
     def _weights(self, losses: Tensor) -> Tensor:
         """w_i ∝ 1 / ℓ_i^λ, constant in the gradient, [B]."""
@@ -264,9 +276,3 @@ class SFRon(Method):
             "constant": 1.0,
         }
         return self.alpha * factors[self.decay]
-
-    def _mask_of(self, state: State) -> list[Tensor] | None:
-        mask = state.problem.memo.get("mask")
-        if mask is None:
-            return None
-        return [mask[name] for name, p in state.module.named_parameters() if p.requires_grad]

@@ -1,7 +1,7 @@
 """Image classification: cross-entropy on logits [B, C]."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ class Classification:
     What a user passes in is used as it is: images are normalised only where `mean` and `std` are given, and
     augmented only where `pad` or `flip` are.
     """
+
+    variants: ClassVar[tuple[Variant, ...]] = ("redirect",)
 
     num_classes: int | None = None
     """Outputs of the model; None: read off its first batch."""
@@ -115,7 +117,7 @@ class Classification:
 
     def variant(self, batch: Batch, kind: Variant) -> Batch:
         """The batch with other labels ("redirect"), drawn evenly; a sample keeps its other label whenever it comes."""
-        if kind != "redirect":
+        if kind not in self.variants:
             raise SettingError(f"classification has no {kind!r} variant of a batch, only 'redirect'.")
         if self.num_classes is None or self.num_classes < 2:
             raise SettingError("a redirected label needs a task that knows at least two classes (call prepare).")

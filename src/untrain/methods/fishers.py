@@ -1,0 +1,31 @@
+"""Fisher diagonals of the forget and the retain set at the original weights."""
+
+from untrain.engine import Engine
+from untrain.fisher import Estimator, fisher_diagonal
+from untrain.methods.base import Problem
+from untrain.types import Params
+
+
+def fishers_of(
+    problem: Problem, engine: Engine, samples: int | None = None, estimator: Estimator = "sample"
+) -> tuple[Params, Params]:
+    """F_f and F_r, the Fisher diagonals of the forget and the retain set, over unaugmented data.
+
+    Args:
+        problem: model, task and sets; nothing in it changes.
+        engine: where to run.
+        samples: at most so many samples of each set, chosen by the seed; None: all.
+        estimator: squares of each sample's gradient ("sample"), or of batch means ("batch").
+
+    Returns:
+        Two mappings, parameter name → tensor of the parameter's shape, ≥ 0.
+    """
+    fishers = []
+    for stream in (problem.forget, problem.retain):
+        batches = stream.once(problem.task, "fisher", limit=samples)
+        tracked = engine.track(batches, f"Fisher of the {stream.name} set", stream.passes(samples))
+        fishers.append(
+            fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
+        )
+    forget, retain = fishers
+    return forget, retain

@@ -1,0 +1,173 @@
+"""What steps on the forget set share: its rows, normalisation, and distances to a frozen teacher."""
+
+import copy
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import accumulate
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from untrain.data.streams import Stream
+from untrain.methods.base import Problem, State, for_share
+from untrain.methods.calibration import FEWEST, statistics
+from untrain.types import Batch, Task
+
+Rows = Tensor | slice
+"""Which rows of a batch: bool [B] or numbers, on the CPU, or a slice."""
+ALL = slice(None)
+
+_LAST: WeakKeyDictionary[Stream, tuple[int, Task, Batch]] = WeakKeyDictionary()
+"""The last batch drawn of a stream, which several steps take rows of; no state, since it can be drawn again."""
+
+
+def forget_rows(problem: Problem, k: int) -> Batch | None:
+    """The forget rows that go with retain batch k; None where it has none.
+
+    With x = forget samples / retain batches in a pass, they are rows ⌊k x⌋ … ⌊(k + 1) x⌋ − 1 of the endless chain of
+    forget batches. In exact fractions, so that a pass over the retain set is a pass over both.
+    """
+    forget, retain = problem.forget, problem.retain
+    batches = Fraction(len(retain.data)) if retain.ready else Fraction(len(retain), retain.rows)
+    first, last = (math.floor(step * len(forget) / batches) for step in (k, k + 1))
+    parts = []
+    while first < last:
+        number, row, count = _position(forget, first)
+        rows = slice(row, min(count, row + last - first))
+        parts.append(cut(_drawn(forget, problem.task, number), rows))
+        first += rows.stop - row
+    return joined(parts) if parts else None
+
+
+def _position(stream: Stream, p: int) -> tuple[int, int, int]:
+    """Row p of a stream's endless chain of batches: the batch's number, the row in it, and how many rows it has."""
+    if not stream.ready:
+        return *divmod(p, stream.rows), stream.rows
+    passes, row = divmod(p, len(stream))
+    counts = [len(next(iter(batch.values()))) for batch in stream.data]
+    i = bisect_right(list(accumulate(counts)), row)
+    return passes * len(counts) + i, row - sum(counts[:i]), counts[i]
+
+
+def _drawn(stream: Stream, task: Task, number: int) -> Batch:
+    last = _LAST.get(stream)
+    if last is None or last[0] != number or last[1] is not task:
+        last = _LAST[stream] = number, task, stream.batch(number, task, "forget")
+    return last[2]
+
+
+def mixed(retain: Batch, forget: Batch) -> tuple[Batch, Tensor]:
+    """Both batches' rows in one, forget rows spread evenly, so that each process's share has its part of them.
+
+    Returns:
+        The batch, and which of its rows are forget rows, [B] of bool on the CPU.
+    """
+    counts = [len(next(iter(batch.values()))) for batch in (retain, forget)]
+    order = torch.cat([(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in counts]).argsort(stable=True)
+    return cut(joined([retain, forget]), order), order >= counts[0]
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of all their rows, of the keys that each has."""
+    if len(batches) == 1:
+        return batches[0]
+    return {key: torch.cat([b[key] for b in batches]) for key in batches[0] if all(key in b for b in batches)}
+
+
+def cut(batch: Batch, rows: Rows) -> Batch:
+    """The batch of these rows."""
+    return {key: value[rows] for key, value in batch.items()}
+
+
+def normalises(module: nn.Module) -> bool:
+    """Whether a layer of the module, in its present mode, normalises by a batch's own statistics."""
+    layers = (layer for layer in module.modules() if layer.training)
+    return any(isinstance(getattr(layer, "running_mean", None), Tensor) for layer in layers)
+
+
+@contextmanager
+def training_mode(state: State, batch: Batch) -> Iterator[None]:
+    """The module in training mode, for a batch of forget rows alone.
+
+    Running statistics stay as they are: like a retrained model's, they come from retain batches alone. A batch too
+    small for statistics of its own is normalised by them.
+    """
+    state.module.train()
+    few = len(next(iter(batch.values()))) < FEWEST
+    with statistics(state.module, "running" if few else "batch"):
+        yield
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """A copy of the module as it is now, in evaluation mode, that no step changes."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+def divergences_of(state: State, batch: Batch, teacher: nn.Module, temperature: float = 1.0) -> Tensor:
+    """Divergence of the model's outputs from a teacher's, for this process's share of a batch, with gradient.
+
+    Args:
+        state: the run.
+        batch: whole, as drawn.
+        teacher: a frozen module.
+        temperature: T, by which both outputs are divided.
+
+    Returns:
+        [B_p], ≥ 0.
+    """
+    return for_share(state, batch, lambda share: divergence(state, state.model, share, teacher, temperature))
+
+
+def losses_and_divergences_of(
+    state: State, batch: Batch, teacher: nn.Module, temperature: float, weights: tuple[float, float]
+) -> Tensor:
+    """The weighted sum of losses and divergences from a teacher, [B_p], from one pass through the model."""
+
+    def weighted(share: Batch) -> Tensor:
+        model = OncePerBatch(state.model)
+        losses = state.problem.task.loss(model, share)
+        return weights[0] * losses + weights[1] * divergence(state, model, share, teacher, temperature)
+
+    return for_share(state, batch, weighted)
+
+
+def divergence(
+    state: State, model: nn.Module, share: Batch, teacher: nn.Module, temperature: float, rows: Rows = ALL
+) -> Tensor:
+    """Divergence of the model's outputs for the whole share from a teacher's for some rows alone, [rows]."""
+    task = state.problem.task
+    with torch.no_grad():
+        targets = task.outputs(teacher, cut(share, rows))
+    return task.divergence(task.outputs(model, share)[rows], targets, temperature)
+
+
+class OncePerBatch(nn.Module):
+    """Runs a model once for the very same arguments, so that what is computed from a batch shares one pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.last: tuple[list[Any], Any] | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's result, a former one where these arguments are the last ones."""
+        given = [*args, *kwargs, *kwargs.values()]
+        if self.last is None or not _identical(self.last[0], given):
+            self.last = given, self.model(*args, **kwargs)
+        return self.last[1]
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a task looks up is the model's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+
+def _identical(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(x is y or (isinstance(x, str) and x == y) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,73 @@
+"""Saliency unlearning: random labels, on salient weights only (Fan, Liu, Zhang, Wong, Wei, Liu: *SalUn*, ICLR 2024)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from untrain.engine import Engine, modes_kept
+from untrain.errors import SettingError
+from untrain.methods.base import Optimizer, Problem, Range, Spaces, State, losses_of
+from untrain.methods.random_label import RandomLabel
+from untrain.saliency import largest_mask
+from untrain.types import Params
+
+
+@dataclass(frozen=True)
+class SalUn(RandomLabel):
+    """Random labels on the weights with the largest |mean forget gradient|; no step moves another weight."""
+
+    name: ClassVar[str] = "salun"
+    title: ClassVar[str] = "random labels on the weights with the largest forget gradient (Fan et al. 2024)"
+    space: ClassVar[Spaces] = {
+        "optimizer.lr": Range(0.001, 0.2, log=True),
+        "fraction": Range(0.1, 0.9),
+        "epochs": Range(2.0, 6.0),
+    }
+
+    fraction: float = 0.5
+    """Share of all weights that are salient, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        if not 0 < self.fraction <= 1:
+            raise SettingError(f"fraction must be in (0, 1], not {self.fraction}.")
+
+    def resolved(self, problem: Problem, engine: Engine) -> "SalUn":
+        """As random-label; without weight decay, which would walk around the mask."""
+        method = super().resolved(problem, engine)
+        optimizer = method.optimizer or Optimizer()
+        if optimizer.weight_decay:
+            problem.note("salun runs without weight decay, which would move weights that are not salient")
+        return replace(method, optimizer=replace(optimizer, weight_decay=0.0))  # type: ignore[return-value]
+
+    def start(self, problem: Problem, engine: Engine) -> State:
+        """The mask at the original weights, then the optimiser."""
+        with engine.clock("saliency"):
+            problem.remember("mask", lambda: largest_mask(forget_gradient(problem, engine), self.fraction))
+        return super().start(problem, engine)
+
+
+def forget_gradient(problem: Problem, engine: Engine) -> Params:
+    """∇ mean ℓ over the whole forget set, in evaluation mode on unaugmented data; nothing in the problem changes.
+
+    Returns:
+        Parameter name → tensor of the parameter's shape, float32 or wider, the same in every process.
+    """
+    module, task, count = problem.subject.module, problem.task, 0
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    totals = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in named.items()}
+    with modes_kept(module):
+        state = State(problem, replace(engine, compile=False), module.eval())
+        batches = problem.forget.once(task, "fisher")
+        for batch in engine.track(batches, "gradient of the forget set", problem.forget.passes()):
+            losses = losses_of(state, batch)
+            count += engine.count(losses)
+            if len(losses):  # this process can have no share of a small batch
+                found = torch.autograd.grad(losses.sum(), list(named.values()), allow_unused=True)
+                for total, gradient in zip(totals.values(), found, strict=True):
+                    total += 0 if gradient is None else gradient
+    engine.sum_(totals.values())
+    engine.agree_(totals.values())  # to the last bit, since a mask is made of it
+    return {name: total / count for name, total in totals.items()}
