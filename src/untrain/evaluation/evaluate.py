@@ -12,7 +12,7 @@ from untrain.engine import Engine, modes_kept
 from untrain.errors import DataError
 from untrain.evaluation.accuracy import accuracy, accuracy_by_class, tug_of_war
 from untrain.evaluation.divergence import js_divergence, kl_divergence
-from untrain.evaluation.membership import entropy, entropy_attack
+from untrain.evaluation.membership import entropy, entropy_attack, modified_entropy, svc_attack
 from untrain.types import Batch, Task
 
 DISTANCES = ("FA", "RA", "TA", "MIA")
@@ -21,6 +21,15 @@ DISTANCES = ("FA", "RA", "TA", "MIA")
 EDGES = [0.0, *torch.logspace(-6, 1.5, 46, dtype=torch.float64).tolist()]
 """Edges in nats of the loss histograms' bins; larger losses count in the last."""
 
+SVC_ATTACKS = {
+    "SVC_confidence": "confidences",
+    "SVC_entropy": "entropies",
+    "SVC_modified_entropy": "modified_entropies",
+}
+"""Support vector attacks: measure → the statistic of `Predictions` that it looks at."""
+
+NO_SVC = "not asked for: svc=True"
+NO_STRANGERS = "the test set holds only forgotten classes"
 NO_REFERENCE = "needs a retrained model: pass reference="
 
 
@@ -33,6 +42,7 @@ class Predictions:
         correct: whether the largest logit is the label's, bool [N].
         losses: cross-entropy in nats, [N], float64.
         entropies: of the prediction, in nats, [N], float64.
+        modified_entropies: likewise, with regard to the own label.
         log_probs: [N, C] in float64, where asked for.
     """
 
@@ -40,7 +50,13 @@ class Predictions:
     correct: Tensor
     losses: Tensor
     entropies: Tensor
+    modified_entropies: Tensor
     log_probs: Tensor | None = None
+
+    @property
+    def confidences(self) -> Tensor:
+        """Probability of the own label, [N]."""
+        return (-self.losses).exp()
 
     def where(self, chosen: Tensor) -> "Predictions":
         """The samples where `chosen`, bool [N], holds."""
@@ -72,6 +88,12 @@ class Evaluation:
     """Accuracy on the test set, without the classes that were forgotten whole, %."""
     MIA: float | None = None
     """Share of the forget set that an attack on the prediction's entropy calls member, %."""
+    SVC_confidence: float | None = None
+    """Share of the forget set that a support vector attack on the own label's probability calls non-member, %."""
+    SVC_entropy: float | None = None
+    """Likewise, on the prediction's entropy, %."""
+    SVC_modified_entropy: float | None = None
+    """Likewise, on the modified entropy, which knows the label, %."""
     KL: float | None = None
     """Mean over the forget set of KL(p_retrained ‖ p), nats."""
     JS: float | None = None
@@ -106,6 +128,8 @@ def evaluate_models(
     *,
     references: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    svc: bool = False,
+    seed: int = 0,
 ) -> dict[str, Evaluation]:
     """Evaluates models on the same sets.
 
@@ -116,6 +140,8 @@ def evaluate_models(
         engine: where to run.
         references: names of the retrained models among them; the first is the target, the others the noise floor.
         classes: the classes' names; None: their numbers.
+        svc: whether to run the support vector attacks, which take about a second a model.
+        seed: of the samples that those are fitted on.
     """
     passes = len(models) * sum(stream.passes() for stream in streams.values())
     with engine.progress("evaluate", passes) as bar:
@@ -125,6 +151,8 @@ def evaluate_models(
         }
     target = measured[references[0]] if references else None
     evaluations = {name: compare(each, target, classes) for name, each in measured.items()}
+    if svc:
+        evaluations = {name: attacked(e, measured[name], seed) for name, e in evaluations.items()}
     others = [evaluations[name] for name in references[1:]]
     if not others:
         return evaluations
@@ -171,6 +199,7 @@ def _statistics(model: nn.Module, task: Task, engine: Engine, batch: Batch, keep
         logits.argmax(dim=1) == labels,
         -log_probs.gather(1, labels[:, None]).squeeze(1),
         entropy(log_probs),
+        modified_entropy(log_probs, labels),
         *([log_probs] if keep else []),
     ]
     return tuple(engine.gather(column).cpu() for column in columns)
@@ -182,9 +211,9 @@ def compare(measured: Measured, target: Measured | None, classes: Sequence[str] 
     forgotten = forgotten_classes(measured)
     outside = ~torch.isin(measured.test.labels, forgotten)
     values: dict[str, Any] = _own(measured, outside)
-    missing = {}
+    missing = dict.fromkeys(SVC_ATTACKS, NO_SVC)
     if not outside.any():
-        missing = dict.fromkeys(("TA", "MIA"), "the test set holds only forgotten classes")
+        missing |= dict.fromkeys(("TA", "MIA"), NO_STRANGERS)
     if target is None:
         missing |= dict.fromkeys(("KL", "JS", "AvgD", "ToW"), NO_REFERENCE)
     else:
@@ -196,6 +225,26 @@ def compare(measured: Measured, target: Measured | None, classes: Sequence[str] 
     values["by_class"] = {name: accuracy_by_class(p.correct, p.labels, classes) for name, p in parts.items()}
     values["losses"] = {"edges": EDGES, **{name: _histogram(p.losses) for name, p in vars(measured).items()}}
     return Evaluation(**values, missing=missing)
+
+
+def attacked(evaluation: Evaluation, measured: Measured, seed: int = 0) -> Evaluation:
+    """The evaluation with the support vector attacks' values, or with the reason why they cannot be had.
+
+    Args:
+        evaluation: of the same model.
+        measured: its predictions; the non-members are the test samples of the classes that are retained.
+        seed: of the samples that the attacks are fitted on.
+    """
+    outside = ~torch.isin(measured.test.labels, forgotten_classes(measured))
+    missing = {name: why for name, why in evaluation.missing.items() if name not in SVC_ATTACKS}
+    if not outside.any():
+        return replace(evaluation, missing=missing | dict.fromkeys(SVC_ATTACKS, NO_STRANGERS))
+    sides = (measured.retain, measured.test.where(outside), measured.forget)
+    values: dict[str, Any] = {
+        name: svc_attack(*(getattr(side, statistic) for side in sides), seed=seed)
+        for name, statistic in SVC_ATTACKS.items()
+    }
+    return replace(evaluation, missing=missing, **values)
 
 
 def forgotten_classes(measured: Measured) -> Tensor:
