@@ -1,4 +1,4 @@
-"""A real browser opens the page: nothing on its console, every figure is drawn, nothing is cut off or runs."""
+"""A real browser opens the pages: nothing on its console, every figure is drawn, nothing is cut off or runs."""
 
 import html
 import json
@@ -8,7 +8,9 @@ import shutil
 import subprocess
 
 import pytest
-from example_run import write_example_run
+from example_comparison import METHODS, write_example_comparison
+from example_run import FASHION, write_example_run
+from PIL import Image
 
 from untrain.report import write_report
 
@@ -53,28 +55,31 @@ def browser():
     return pytest.fail("no Chromium found: install it, or set UNTRAIN_NO_BROWSER to go without this test")
 
 
-def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
+def opened(folder, page):
+    """What the browser found in a page: figures, cut texts, doubled ids; keeps a screenshot beside it."""
     program = browser()
-    run = tmp_path / "run"
-    write_example_run(run, methods=("finetune", "sfron", EVIL), classes=(EVIL, "$b_1$", "日本語"), layers=(EVIL, "x"))
-    page = write_report(run).read_text(encoding="utf-8")
     assert page.count("default-src 'none';") == page.count("</body>") == 1
     probed = page.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
-    (tmp_path / "probed.html").write_text(probed.replace("</body>", PROBE), encoding="utf-8")
+    (folder / "probed.html").write_text(probed.replace("</body>", PROBE), encoding="utf-8")
     done = subprocess.run(
         [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,2000",
-         "--enable-logging=stderr", "--v=0", "--dump-dom", (tmp_path / "probed.html").as_uri()],
+         "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1000,2000",
+         "--enable-logging=stderr", "--v=0", "--dump-dom", f"--screenshot={folder / 'screenshot.png'}",
+         (folder / "probed.html").as_uri()],
         capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console  # the probe's own word, so the console was listened to, and no error beside it
     assert "probe done" in console[0]
-    found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
-    expected = ["loss-curves", "accuracy-curves", *(f"class-accuracies-{i}" for i in range(3)), "loss-histograms"]
-    expected += ["mask-density-0", "mask-density-1", "time-bars"]
+    with Image.open(folder / "screenshot.png") as picture:
+        assert picture.size == (1000, 2000)
+        assert len(picture.getcolors(1 << 24)) > 50
+    return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+
+
+def check(found, expected):
     assert [figure["id"] for figure in found["figures"]] == expected
     for figure in found["figures"]:
         assert figure["width"] > 600, figure
@@ -82,3 +87,30 @@ def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
         assert figure["marks"] > 3, figure
     assert found["duplicates"] == found["dangling"] == found["cut"] == []
     assert found["overflow"] <= 0
+
+
+def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
+    run = tmp_path / "run"
+    write_example_run(run, methods=("finetune", "sfron", EVIL), classes=(EVIL, "$b_1$", "日本語"), layers=(EVIL, "x"))
+    found = opened(tmp_path, write_report(run).read_text(encoding="utf-8"))
+    expected = ["loss-curves", "accuracy-curves", *(f"class-accuracies-{i}" for i in range(3)), "loss-histograms"]
+    check(found, [*expected, "mask-density-0", "mask-density-1", "time-bars"])
+
+
+COMPARED = ("forgetting", "distance", "times", "losses", "classes", "tuning")
+
+
+@pytest.mark.parametrize(
+    ("sets", "seeds", "references"),
+    [(("random-10",), 3, 1), (("random-10", EVIL), 1, 0)],
+    ids=["usual", "two sets, one seed"],
+)
+def test_browser_draws_every_figure_of_a_comparison(tmp_path, sets, seeds, references):
+    methods = {**METHODS, EVIL: METHODS["salun"]}
+    folder = tmp_path / "compared"
+    classes = (*FASHION, EVIL, "$b_1$", "日本語")
+    write_example_comparison(
+        folder, cells=False, methods=methods, sets=sets, seeds=seeds, references=references, classes=classes
+    )
+    found = opened(tmp_path, write_report(folder).read_text(encoding="utf-8"))
+    check(found, [f"{key}-{place}" for key in COMPARED for place in range(len(sets))])

@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from untrain.report import figures
-from untrain.report.figures import Clock, Curve, Curves, Histogram, clean, thin
+from untrain.report import drawing, figures
+from untrain.report.drawing import clean
+from untrain.report.figures import Clock, Curve, Curves, Histogram, thin
 
 EVIL = '<script>alert(1)</script>&"'
 
@@ -76,10 +77,10 @@ def test_ids_carry_the_prefix_and_every_reference_has_its_target():
 
 
 def test_colours_and_font_are_the_pages():
-    counts = {part: np.array([5.0, 3, 1]) for part in figures.SETS}
+    counts = {part: np.array([5.0, 3, 1]) for part in drawing.SETS}
     drawn = figures.loss_histograms("h", [Histogram("original", np.array([0.0, 1, 2, 3]), counts)])
-    assert not any(colour in drawn.svg for colour in figures.VARIABLES)
-    assert {f"var({figures.VARIABLES[c]})" in drawn.svg for c in (figures.BLUE, figures.INK, figures.MUTED)} == {True}
+    assert not any(colour in drawn.svg for colour in drawing.VARIABLES)
+    assert {f"var({drawing.VARIABLES[c]})" in drawn.svg for c in (drawing.BLUE, drawing.INK, drawing.MUTED)} == {True}
     assert "DejaVu" not in drawn.svg
     assert "http" not in drawn.svg
 

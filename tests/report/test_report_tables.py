@@ -63,7 +63,7 @@ def test_every_form_of_the_table_says_the_same(tmp_path):
             assert row.label in form
             for cell in row.cells:
                 assert cell.text in form
-                assert cell.extra in form
+                assert all(line in form for line in cell.small)
     assert "\x1b" not in table.text()
 
 
@@ -124,7 +124,14 @@ def test_an_evaluation_without_models_is_an_error(broken):
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(1.234, 2, "1.23"), (-0.5, 2, "−0.50"), (0, 2, "0.00"), (0.0004, 3, "4.0e−04"), (12345.6, 1, "12\u2009345.6")],
+    [
+        (1.234, 2, "1.23"),
+        (-0.5, 2, "−0.50"),
+        (0, 2, "0.00"),
+        (0.0004, 3, "4.0e−04"),
+        (-1e-18, 2, "0.00"),
+        (12345.6, 1, "12\u2009345.6"),
+    ],
 )
 def test_numbers_as_shown(value, digits, text):
     assert show(value, digits) == text
@@ -250,3 +257,14 @@ def test_the_verdict_is_about_the_closest_method_and_names_the_others():
     assert not any("could be chance" in remark for remark in said.remarks)
     example["models"]["finetune"]["AvgD"] = 1.8
     assert any("could be chance" in remark for remark in verdict(example).remarks)
+
+
+def test_svc_attacks_are_shown_only_where_they_were_made():
+    example = evaluation(4.0, 1.0)
+    assert not any("SVC" in m.name for m in comparison_table(example).measures)
+    example["models"]["retrained"]["SVC_confidence"] = 60.0
+    example["models"]["sfron"]["SVC_confidence"] = 62.5
+    table = comparison_table(example)
+    place = [m.name for m in table.measures].index("SVC-MIA (confidence)")
+    assert [row.cells[place].text for row in table.rows] == ["—", "60.00", "62.50"]
+    assert table.rows[2].cells[place].small == ("+2.50",)

@@ -1,40 +1,34 @@
-"""The report's figures: matplotlib drawings as inline SVG that follow the page's colours and share no ids.
+"""The figures of a run's page: losses and accuracies over the steps, by class, of single samples; masks; times."""
 
-Text stays text, in the page's font. Colours are those of Okabe and Ito, which colour-blind readers tell apart; a
-marker or line style always says the same thing a second time.
-"""
-
-import io
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from markupsafe import Markup
 
+from untrain.report.drawing import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SETS,
+    SKY,
+    Figure,
+    Floats,
+    clean,
+    legend,
+    outer_labels,
+    panels_of,
+    plain_log,
+    styled,
+    svg_of,
+)
 from untrain.report.tables import duration, share, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Drawing
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-P = ParamSpec("P")
-
-INK, MUTED, RULE, PAPER = "#1c2024", "#5c6670", "#e2e6ea", "#fefefe"
-ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
-VARIABLES = {
-    INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper", ORANGE: "--orange", SKY: "--sky",
-    GREEN: "--green", BLUE: "--blue", VERMILLION: "--vermillion", PURPLE: "--purple",
-}  # fmt: skip
-"""Colour as drawn → the page's CSS variable that replaces it, so that dark screens and paper each get their own."""
-
-WIDTH = 9.0
-"""Width of every figure in inches; at the page's width its 8.5 pt text is as large as the small print beside it."""
 
 POINTS = 500
 """A longer curve is thinned out to so many points: the mean of each stretch, and its range as a band."""
@@ -44,22 +38,6 @@ ROWS = 30
 
 BARS = 40
 """So many layers are drawn as bars with names; of more, a profile by depth with a table beside it."""
-
-SETS = {
-    "forget": (VERMILLION, "-", "o"),
-    "retain": (BLUE, (0, (5, 2)), "s"),
-    "test": (GREEN, (0, (1.2, 1.4)), "^"),
-}
-"""Set of samples → its colour, line style and marker, the same in every figure."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing ready to be put into the page, the words that replace it, and its caption."""
-
-    svg: Markup
-    alt: str
-    caption: str
 
 
 @dataclass
@@ -115,28 +93,13 @@ class Clock:
         return self.fisher + self.steps + self.rest
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """The function run in the report's style, whatever the user's matplotlib settings are."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        from matplotlib import style
-
-        with style.context(_STYLE, after_reset=True), warnings.catch_warnings():
-            # Only the browser needs glyphs for every script; matplotlib's own font merely measures the text.
-            warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
-            return draw(*args, **kwargs)
-
-    return styled
-
-
 # The figures.
 
 
-@_styled
+@styled
 def loss_curves(name: str, runs: Sequence[Curves]) -> Figure:
     """The loss on forget and retain batches over the steps of each run, one panel a run."""
-    drawing, panels = _panels(len(runs), height=2.3, columns=2)
+    drawing, panels = panels_of(len(runs), height=2.3, columns=2)
     for axes, run in zip(panels, runs):
         for key, curve in run.series.items():
             _curve(axes, curve, *_series_style(key))
@@ -146,16 +109,16 @@ def loss_curves(name: str, runs: Sequence[Curves]) -> Figure:
         axes.set_xlabel("step")
     for axes in panels[::2]:
         axes.set_ylabel("loss [nats]")
-    _legend(drawing, [_series_entry(key) for key in dict.fromkeys(k for run in runs for k in run.series)])
+    legend(drawing, [_series_entry(key) for key in dict.fromkeys(k for run in runs for k in run.series)])
     alt = "Loss over the steps. " + " ".join(_told(run) for run in runs)
-    return Figure(_svg(drawing, name, alt), alt, _curve_caption(runs))
+    return Figure(svg_of(drawing, name, alt), alt, _curve_caption(runs))
 
 
-@_styled
+@styled
 def accuracy_curves(name: str, runs: Sequence[Curves], targets: Mapping[str, float]) -> Figure:
     """Accuracies measured during each run, with the retrained model's as thin lines; one panel a run."""
     sets = {"FA": "forget", "RA": "retain", "TA": "test"}
-    drawing, panels = _panels(len(runs), height=2.3, columns=2)
+    drawing, panels = panels_of(len(runs), height=2.3, columns=2)
     for axes, run in zip(panels, runs):
         for key, curve in run.series.items():
             colour, line, marker = SETS[sets[key]]
@@ -166,13 +129,13 @@ def accuracy_curves(name: str, runs: Sequence[Curves], targets: Mapping[str, flo
         axes.set_xlabel("step")
     for axes in panels[::2]:
         axes.set_ylabel("accuracy [%]")
-    _legend(drawing, [(key, *SETS[sets[key]]) for key in sets if any(key in run.series for run in runs)])
+    legend(drawing, [(key, *SETS[sets[key]]) for key in sets if any(key in run.series for run in runs)])
     alt = "Accuracy on the forget, retain and test sets over the steps. " + " ".join(_told(run, " %") for run in runs)
     lines = " Thin horizontal lines: the retrained model." if targets else ""
-    return Figure(_svg(drawing, name, alt), alt, f"Accuracy measured during the run.{lines}")
+    return Figure(svg_of(drawing, name, alt), alt, f"Accuracy measured during the run.{lines}")
 
 
-@_styled
+@styled
 def class_accuracies(
     name: str, label: str, classes: Sequence[str], accuracies: Mapping[str, Mapping[str, Mapping[str, float]]]
 ) -> Figure:
@@ -185,7 +148,7 @@ def class_accuracies(
         accuracies: set ("forget", "retain", "test") → model ("original", "method", "retrained") → class → %.
     """
     rows = np.arange(len(classes))
-    drawing, panels = _panels(len(accuracies), height=0.75 + 0.21 * len(classes), columns=3, share_y=True)
+    drawing, panels = panels_of(len(accuracies), height=0.75 + 0.21 * len(classes), columns=3, share_y=True)
     for axes, (title, models) in zip(panels, accuracies.items()):
         values = {model: _in_order(classes, of) for model, of in models.items()}
         _dumbbells(axes, rows, values)
@@ -197,21 +160,21 @@ def class_accuracies(
     entries = {"original": ("original", MUTED, "", "o"), "method": (clean(label), PURPLE, "", "D")}
     entries["retrained"] = ("retrained", INK, "", "|")
     drawn = [role for role in entries if any(models.get(role) for models in accuracies.values())]
-    _legend(drawing, [entries[role] for role in drawn])
+    legend(drawing, [entries[role] for role in drawn])
     alt = f"Accuracy by class of the original model, {label} and the retrained model. " + _worst(classes, accuracies)
     target = "; the bar is the target" if "retrained" in drawn else ""
     caption = f"{label}: each row goes from the accuracy before to the accuracy after{target}."
-    return Figure(_svg(drawing, name, alt), alt, caption + " The axes need not begin at zero.")
+    return Figure(svg_of(drawing, name, alt), alt, caption + " The axes need not begin at zero.")
 
 
-@_styled
+@styled
 def loss_histograms(name: str, models: Sequence[Histogram]) -> Figure:
     """How the losses of the forget, retain and test sets are spread, one panel a model, all on the same axes."""
-    logarithmic = _heavy_tailed(models)
+    logarithmic = heavy_tailed(models)
     columns = 2 if len(models) in (2, 4) else 3
-    drawing, panels = _panels(len(models), height=2.0, columns=columns, share_x=True, share_y=True)
+    drawing, panels = panels_of(len(models), height=2.0, columns=columns, share_x=True, share_y=True)
     for axes, model in zip(panels, models):
-        edges = _positive(model.edges) if logarithmic else model.edges
+        edges = positive(model.edges) if logarithmic else model.edges
         for part in (p for p in SETS if p in model.counts):
             colour, line, _ = SETS[part]
             axes.stairs(
@@ -226,24 +189,24 @@ def loss_histograms(name: str, models: Sequence[Histogram]) -> Figure:
             + (f" · overlap {overlap:.0%}".replace("%", " %") if overlap else "")
         )
     if logarithmic:
-        _plain_log(panels[0].set_xscale, panels, "x")
-    _outer_labels(panels, columns, "loss of a sample [nats]", "share of the set [%]")
-    _legend(drawing, [(f"{part} set", *SETS[part][:2], "") for part in SETS if part in models[0].counts])
+        plain_log(panels[0].set_xscale, panels, "x")
+    outer_labels(panels, columns, "loss of a sample [nats]", "share of the set [%]")
+    legend(drawing, [(f"{part} set", *SETS[part][:2], "") for part in SETS if part in models[0].counts])
     told = [f"{m.label} {o:.0%}" for m in models if (o := m.overlap()) is not None]
     alt = "Histograms of the loss on the forget, retain and test sets. Overlap of forget and test: " + ", ".join(told)
     caption = (
         "How large the loss of single samples is. What was forgotten should look like new images (test), as it does "
         "for the retrained model; overlap is the share that the two have in common."
     )
-    return Figure(_svg(drawing, name, alt), alt, caption + (" Logarithmic axis." if logarithmic else ""))
+    return Figure(svg_of(drawing, name, alt), alt, caption + (" Logarithmic axis." if logarithmic else ""))
 
 
-@_styled
+@styled
 def mask_density(name: str, label: str, layers: Mapping[str, float], overall: float | None) -> Figure:
     """The share of each layer's weights that the mask lets a forget step move, in %, in the order of the layers."""
     names, values = list(layers), 100 * np.asarray(list(layers.values()))
     few = len(names) <= BARS
-    drawing, (axes,) = _panels(1, height=0.55 + 0.17 * len(names) if few else 3.0, columns=1)
+    drawing, (axes,) = panels_of(1, height=0.55 + 0.17 * len(names) if few else 3.0, columns=1)
     if few:
         _layer_bars(axes, names, values)
     else:
@@ -257,10 +220,10 @@ def mask_density(name: str, label: str, layers: Mapping[str, float], overall: fl
         f"lowest {show(values[low], 1)} % in {names[low]}."
     )
     line = f" Dashed line: all weights together, {show(100 * overall, 1)} %." if overall is not None else ""
-    return Figure(_svg(drawing, name, alt), alt, f"Share of each layer's weights that forget steps may move.{line}")
+    return Figure(svg_of(drawing, name, alt), alt, f"Share of each layer's weights that forget steps may move.{line}")
 
 
-@_styled
+@styled
 def times(name: str, clocks: Sequence[Clock]) -> Figure:
     """How long each run took, its Fisher pass and its steps one after the other; the label compares with retraining."""
     whole = next((c.total for c in clocks if c.target), None)
@@ -271,7 +234,7 @@ def times(name: str, clocks: Sequence[Clock]) -> Figure:
         ("everything else", MUTED, np.array([c.rest for c in clocks])),
     ]
     parts = [part for part in parts if part[0] == "steps" or part[2].any()]
-    drawing, (axes,) = _panels(1, height=0.6 + 0.3 * len(clocks), columns=1)
+    drawing, (axes,) = panels_of(1, height=0.6 + 0.3 * len(clocks), columns=1)
     left = np.zeros(len(clocks))
     for _, colour, seconds in parts:
         axes.barh(rows, seconds, left=left, height=0.56, color=colour)
@@ -287,9 +250,9 @@ def times(name: str, clocks: Sequence[Clock]) -> Figure:
     axes.set_xlim(0, 1.32 * max(float(left.max()), 1e-9))
     axes.set_xlabel("seconds")
     axes.grid(axis="y", visible=False)
-    _legend(drawing, [(name, colour, "", "s") for name, colour, _ in parts])
+    legend(drawing, [(name, colour, "", "s") for name, colour, _ in parts])
     alt = "Time taken: " + "; ".join(told) + "."
-    return Figure(_svg(drawing, name, alt), alt, "Time to make each model, evaluation left out.")
+    return Figure(svg_of(drawing, name, alt), alt, "Time to make each model, evaluation left out.")
 
 
 # What is drawn into the panels.
@@ -388,55 +351,6 @@ def thin(steps: Sequence[float], values: Sequence[float], most: int = POINTS) ->
     )  # fmt: skip
 
 
-def clean(text: str, most: int = 36, keep: str = "start") -> str:
-    """Text that XML can hold, on one line, shortened with an ellipsis; never read as a formula or a hidden label."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", " ".join(str(text).split()))
-    if len(text) > most:
-        text = text[: most - 1] + "…" if keep == "start" else "…" + text[1 - most :]
-    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides labels that begin with _
-
-
-def _panels(
-    count: int, *, height: float, columns: int, share_x: bool = False, share_y: bool = False
-) -> tuple["Drawing", list["Axes"]]:
-    """An empty drawing with so many panels of this height in inches."""
-    from matplotlib.figure import Figure as Drawing
-
-    rows, columns = -(-count // columns), min(columns, count)
-    drawing = Drawing(figsize=(WIDTH, rows * height + 0.3), layout="constrained")
-    grid = drawing.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y).ravel().tolist()
-    for unused in grid[count:]:
-        unused.remove()
-    return drawing, grid[:count]
-
-
-_STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "untrain", "text.parse_math": False, "font.family": ["DejaVu Sans"],
-    "font.size": 8.5, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "text.color": INK, "axes.labelcolor": MUTED,
-    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": MUTED, "ytick.labelcolor": INK,
-    "axes.edgecolor": RULE, "axes.titlecolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.7, "axes.axisbelow": True, "xtick.major.size": 0,
-    "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0, "figure.facecolor": "none",
-    "axes.facecolor": "none", "legend.frameon": False, "axes.formatter.use_mathtext": False,
-    "figure.constrained_layout.h_pad": 0.06, "figure.constrained_layout.w_pad": 0.06,
-}  # fmt: skip
-
-
-def _legend(drawing: "Drawing", entries: Sequence[tuple[str, str, Any, str]]) -> None:
-    """Label, colour, line style ("" for none) and marker, above the panels."""
-    from matplotlib.lines import Line2D
-
-    handles = []
-    for _, colour, line, marker in entries:
-        hollow, bar = marker == "o" and not line, marker == "|"
-        handle = Line2D([], [], color=colour, linestyle=line or "none", marker=marker, markersize=3.5 if line else 6)
-        handle.set(markerfacecolor=PAPER if hollow else colour, markeredgewidth=1.8 if bar else 1.0)
-        handles.append(handle)
-    length = 2.2 if any(entry[2] for entry in entries) else 1.0
-    drawing.legend(handles, [entry[0] for entry in entries], loc="outside upper left", ncols=6, handlelength=length)
-
-
 def _series_style(key: str) -> tuple[str, Any, str]:
     return SETS.get(key.removesuffix("_loss"), SETS["test"])
 
@@ -499,31 +413,10 @@ def _wide_range(axes: "Axes", series: Sequence[Sequence[float]]) -> None:
     values = np.concatenate([np.asarray(s, dtype=float) for s in series]) if series else np.empty(0)
     values = values[np.isfinite(values) & (values > 0)]
     if len(values) and np.quantile(values, 0.99) > 100 * max(np.quantile(values, 0.01), 1e-12):
-        _plain_log(axes.set_yscale, [axes], "y")
+        plain_log(axes.set_yscale, [axes], "y")
 
 
-def _plain_log(scale: Callable[..., None], panels: Sequence["Axes"], which: str) -> None:
-    """A logarithmic scale whose labels are plain numbers instead of formulas."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-
-    scale("log", nonpositive="mask")
-    for axes in panels:
-        axis = axes.xaxis if which == "x" else axes.yaxis
-        axis.set_major_locator(LogLocator(base=10, numticks=7))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-        axis.set_minor_locator(NullLocator())
-
-
-def _outer_labels(panels: Sequence["Axes"], columns: int, x: str, y: str) -> None:
-    for place, axes in enumerate(panels):
-        bottom = place + columns >= len(panels)
-        axes.tick_params(labelbottom=bottom, labelleft=place % columns == 0)
-        axes.set_xlabel(x if bottom else "")
-        axes.set_ylabel(y if place % columns == 0 else "")
-
-
-def _heavy_tailed(models: Sequence[Histogram]) -> bool:
+def heavy_tailed(models: Sequence[Histogram]) -> bool:
     """Whether the bulk of the losses lies in the lowest twentieth of their range, or the bins say so themselves."""
     if any(model.edges[0] < 0 for model in models):
         return False
@@ -535,57 +428,9 @@ def _heavy_tailed(models: Sequence[Histogram]) -> bool:
     return bool(edges[min(middle + 1, len(edges) - 1)] - edges[0] < 0.05 * (edges[-1] - edges[0]))
 
 
-def _positive(edges: Floats) -> Floats:
+def positive(edges: Floats) -> Floats:
     """Edges for a logarithmic axis: a first edge at zero is moved to where its bin is as wide as the next."""
     if edges[0] > 0:
         return edges
     ratio = edges[2] / edges[1] if len(edges) > 2 else 10.0
     return np.concatenate([[edges[1] / ratio], edges[1:]])
-
-
-# From a drawing to SVG in a page.
-
-
-def _svg(drawing: "Drawing", prefix: str, alt: str) -> Markup:
-    """The drawing as inline SVG: ids with the prefix, the page's colours and font, `alt` for who cannot see it."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    out = io.BytesIO()
-    FigureCanvasSVG(drawing).print_svg(out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    root = ElementTree.fromstring(out.getvalue())
-    for element in root.iter():
-        for child in [c for c in element if _local(c.tag) in ("metadata", "style")]:
-            element.remove(child)
-        element.tag, element.tail = _local(element.tag), None
-        element.text = element.text if element.text and element.text.strip() else None
-        element.attrib = {_local(k): _attribute(_local(k), v, prefix) for k, v in element.attrib.items()}
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
-    root.attrib |= {"role": "img", "aria-label": clean(alt, 2000), "id": prefix}
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # ElementTree escaped every text and attribute
-
-
-def _local(name: str) -> str:
-    return name.rpartition("}")[2]
-
-
-def _attribute(name: str, value: str, prefix: str) -> str:
-    if name == "id":
-        return f"{prefix}-{value}"
-    if name == "d":
-        return " ".join(value.split())
-    if name == "href":
-        return value.replace("#", f"#{prefix}-", 1)
-    value = value.replace("url(#", f"url(#{prefix}-")
-    if name == "style":
-        value = re.sub(r"font(-family)?:\s*[^;]*'?DejaVu Sans'?[^;]*;?", _font, value)
-    for colour, variable in VARIABLES.items():
-        value = value.replace(colour, f"var({variable})")
-    return value
-
-
-def _font(match: re.Match[str]) -> str:
-    """What is left of a font: its size and weight; the family is the page's."""
-    size, weight = re.search(r"[\d.]+px", match[0]), re.search(r"bold|\b[6-9]00\b", match[0])
-    kept = [f"font-size: {size[0]};" if size else "", "font-weight: 600;" if weight else ""]
-    return " ".join(k for k in kept if k)

@@ -5,20 +5,31 @@ A section is a function from the run's data to a `Section`, or to None where it 
 """
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from untrain.errors import FolderError, UntrainError
 from untrain.io import write_bytes
 from untrain.report import figures
-from untrain.report.figures import Clock, Curve, Curves, Figure, Histogram
+from untrain.report.comparison_page import is_comparison, write_comparison_report
+from untrain.report.figures import Clock, Curve, Curves
+from untrain.report.sections import (
+    Folded,
+    Part,
+    Section,
+    choice_of,
+    date_of,
+    figure_section,
+    flat,
+    histogram_of,
+    read_json,
+    read_text,
+    tiles_of,
+)
 from untrain.report.tables import (
     TARGET,
     comparison_table,
@@ -31,10 +42,9 @@ from untrain.report.tables import (
     render,
     role_of,
     sequence,
-    share,
     show,
-    verdict,
 )
+from untrain.report.verdict import verdict
 
 SETS = {"FA": "forget", "RA": "retain", "TA": "test"}
 DRAWN = 6
@@ -70,29 +80,12 @@ class Run:
         return mapping(mapping(self.manifest.get("models")).get(name))
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its anchor, its heading, and its HTML."""
-
-    key: str
-    title: str
-    html: Markup
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Something that a reader opens when wanted; on paper it is open."""
-
-    summary: str
-    figure: Figure | None = None
-    rows: Sequence[tuple[str, str]] = ()
-
-
 def write_report(folder: Path) -> Path:
     """Writes `report.html` into a run folder from the files in it, whole or not at all.
 
     Args:
         folder: a run folder; `evaluation.json` must be there, `history.jsonl`, `manifest.json` and `config.yaml` may.
+            One with `comparison.json` gets the page of a comparison.
 
     Returns:
         The page's path.
@@ -102,6 +95,8 @@ def write_report(folder: Path) -> Path:
         FolderError: if the folder does not exist or cannot be written.
     """
     folder = Path(folder)
+    if is_comparison(folder):
+        return write_comparison_report(folder)
     page = page_of(read_run(folder))
     write_bytes(folder / "report.html", page.encode("utf-8", "replace"))
     return folder / "report.html"
@@ -113,7 +108,9 @@ def page_of(run: Run) -> str:
     data = mapping(run.manifest.get("data"))
     subject = data.get("name") or run.folder.resolve().name
     version = run.manifest.get("untrain")
-    return render("page.html.j2", subject=subject, facts=_facts(run), sections=sections, version=version)
+    return render(
+        "page.html.j2", kind="Unlearning report", subject=subject, facts=_facts(run), sections=sections, version=version
+    )
 
 
 # Reading a folder.
@@ -132,34 +129,16 @@ def read_run(folder: Path) -> Run:
         raise UntrainError(
             f"{folder / 'evaluation.json'} is missing, and a report is made from it. Make it with `untrain evaluate`."
         )
-    evaluation = _read_json(folder / "evaluation.json", "untrain evaluate")
+    evaluation = read_json(folder / "evaluation.json", "untrain evaluate")
     if not mapping(evaluation.get("models")):
         raise UntrainError(
             f"{folder / 'evaluation.json'} holds no model: expected {{'models': {{name: {{measure: value}}}}}}. "
             "Make it again with `untrain evaluate`."
         )
-    manifest = _read_json(folder / "manifest.json", "untrain run") if (folder / "manifest.json").exists() else {}
-    config = _read_text(folder / "config.yaml") if (folder / "config.yaml").exists() else None
+    manifest = read_json(folder / "manifest.json", "untrain run") if (folder / "manifest.json").exists() else {}
+    config = read_text(folder / "config.yaml") if (folder / "config.yaml").exists() else None
     history, unreadable = _read_history(folder / "history.jsonl")
     return Run(folder, evaluation, manifest, history, unreadable, config)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UntrainError(f"cannot read {path}: {error.strerror or error}. Give yourself the permission.") from None
-
-
-def _read_json(path: Path, command: str) -> Mapping[str, Any]:
-    try:
-        content = json.loads(_read_text(path))
-    except ValueError as error:
-        raise UntrainError(f"{path} is not JSON ({error}). Make it again with `{command}`.") from None
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UntrainError(f"{path} must hold one JSON object, not a {kind}. Make it again with `{command}`.")
-    return content
 
 
 def _read_history(path: Path) -> tuple[dict[str, Curves], int]:
@@ -208,7 +187,11 @@ def verdict_section(run: Run) -> Section:
     """What the numbers say, in one sentence, with the four values it rests on."""
     said = verdict(run.evaluation)
     remarks = [*said.remarks, *_seed_remark(run)]
-    html = render("verdict.html.j2", verdict=said, remarks=remarks, tiles=_tiles(run, said.method))
+    tiles = []
+    if said.method is not None:
+        floor = mapping(run.evaluation.get("noise_floor"))
+        tiles = tiles_of(run.models.get("original", {}), run.models[said.method], run.models.get(TARGET, {}), floor)
+    html = render("verdict.html.j2", verdict=said, remarks=remarks, tiles=tiles)
     return Section("verdict", "Verdict", html)
 
 
@@ -252,7 +235,7 @@ def curves_section(run: Run) -> Section:
     notes = _left_out([c.label for c in losses[PANELS:]])
     if run.unreadable:
         notes.append(f"{run.unreadable} unreadable lines of history.jsonl were left out.")
-    return _figure_section("curves", "Losses while unlearning", lede if losses else "", missing, made, notes=notes)
+    return figure_section("curves", "Losses while unlearning", lede, Part(missing, made, notes=notes))
 
 
 def classes_section(run: Run) -> Section:
@@ -274,9 +257,9 @@ def classes_section(run: Run) -> Section:
     notes += _left_out([label(name) for name, _ in drawn[DRAWN:]])
     missing = [] if made else ["The accuracies by class are not in evaluation.json, or no method has been run."]
     lede = "Whether forgetting stayed where it was meant, or took something from other classes as well."
-    return _figure_section(
-        "classes", "Accuracy by class", lede if made else "", missing, [f for _, f in made[:1]],
-        [Folded(f"The same for {name}", figure) for name, figure in made[1:]], notes,
+    return figure_section(
+        "classes", "Accuracy by class", lede,
+        Part(missing, [f for _, f in made[:1]], [Folded(f"The same for {n}", f) for n, f in made[1:]], notes),
     )  # fmt: skip
 
 
@@ -284,7 +267,7 @@ def histograms_section(run: Run) -> Section:
     """How the losses of single samples are spread, for each model."""
     originals = [name for name in run.models if role_of(name) == "original"]
     order = [*originals, *run.methods[:PANELS], *([TARGET] if TARGET in run.models else [])]
-    read = [(name, _histogram(label(name), run.models[name].get("losses"))) for name in order]
+    read = [(name, histogram_of(label(name), run.models[name].get("losses"))) for name in order]
     models = [histogram for _, histogram in read if histogram is not None]
     made = [figures.loss_histograms("loss-histograms", models)] if models else []
     missing = [] if made else ["The losses of single samples are not in evaluation.json."]
@@ -294,7 +277,7 @@ def histograms_section(run: Run) -> Section:
     lede = (
         "One accuracy can hide much; here is every sample's loss. A small loss, to the left, is a sure, right answer."
     )
-    return _figure_section("losses", "Losses of single samples", lede if made else "", missing, made, notes=notes)
+    return figure_section("losses", "Losses of single samples", lede, Part(missing, made, notes=notes))
 
 
 def mask_section(run: Run) -> Section:
@@ -321,10 +304,9 @@ def mask_section(run: Run) -> Section:
         missing = ["The masks are not known: manifest.json is missing."]
     lede = "The mask holds the weights that matter more to the forget set than to the rest; forget steps move no other."
     first = [Folded(f"The {len(made[0].rows)} layers as a list", rows=made[0].rows)] if made and made[0].rows else []
-    drawn = [part.figure for part in made[:1] if part.figure is not None]
-    return _figure_section(
-        "mask", "Where the mask lets forgetting act", lede if made else "", missing, drawn, [*first, *made[1:]], notes
-    )
+    drawn = [shown.figure for shown in made[:1] if shown.figure is not None]
+    part = Part(missing, drawn, [*first, *made[1:]], notes)
+    return figure_section("mask", "Where the mask lets forgetting act", lede, part)
 
 
 def times_section(run: Run) -> Section:
@@ -345,7 +327,7 @@ def times_section(run: Run) -> Section:
         f"{run.manifest[k]}{unit}" for k, unit in (("device", ""), ("threads", " threads")) if run.manifest.get(k)
     ]
     lede = f"Measured on {', '.join(machine)}." if machine and made else ""
-    return _figure_section("times", "Time", lede, missing, made, notes=notes)
+    return figure_section("times", "Time", lede, Part(missing, made, notes=notes))
 
 
 def settings_section(run: Run) -> Section:
@@ -353,8 +335,8 @@ def settings_section(run: Run) -> Section:
     data, split = mapping(run.manifest.get("data")), mapping(run.manifest.get("split"))
     head = {k: run.manifest[k] for k in ("untrain", "created", "device", "threads", "seed") if k in run.manifest}
     head |= {f"data {k}": v for k, v in data.items() if k != "classes"} | {f"split {k}": v for k, v in split.items()}
-    groups = [("Run", _flat(head)), ("Versions", _flat(mapping(run.manifest.get("versions"))))]
-    groups.append(("Evaluation", _flat(mapping(run.evaluation.get("settings")))))
+    groups = [("Run", flat(head)), ("Versions", flat(mapping(run.manifest.get("versions"))))]
+    groups.append(("Evaluation", flat(mapping(run.evaluation.get("settings")))))
     models = [_model_settings(str(name), mapping(made)) for name, made in mapping(run.manifest.get("models")).items()]
     html = render(
         "settings.html.j2", groups=[g for g in groups if g[1]], models=models, config=run.config,
@@ -379,14 +361,6 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
 # What the sections are made of.
 
 
-def _figure_section(
-    key: str, title: str, lede: str, missing: Sequence[str], made: Sequence[Figure], folded: Sequence[Folded] = (),
-    notes: Sequence[str] = (),
-) -> Section:  # fmt: skip
-    html = render("figures.html.j2", lede=lede, missing=missing, figures=made, folded=folded, notes=notes)
-    return Section(key, title, html)
-
-
 def _facts(run: Run) -> list[str]:
     """The line under the title: what was forgotten, of what, when and where."""
     sizes, split = mapping(run.evaluation.get("sizes")), mapping(run.manifest.get("split"))
@@ -396,52 +370,16 @@ def _facts(run: Run) -> list[str]:
         facts.append(f"{known['forget']:,} of {known['forget'] + known['retain']:,} training samples to forget")
     if split.get("kind"):
         spec = split.get("spec")
-        told = _listed(spec, 6) if isinstance(spec, list) else _value(spec)
-        facts.append(f"chosen by {split['kind']}" + (f": {told}" if spec not in (None, "", []) else ""))
+        facts.append(f"chosen by {split['kind']}" + (f": {choice_of(spec)}" if spec not in (None, "", []) else ""))
     facts += [f"{known[key]:,} {name}" for key, name in (("holdout", "held out"), ("test", "to test")) if key in known]
     if run.manifest.get("created"):
-        facts.append(_date(str(run.manifest["created"])))
+        facts.append(date_of(str(run.manifest["created"])))
     return facts
-
-
-def _date(text: str) -> str:
-    try:
-        created = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return f"{created:%Y-%m-%d %H:%M} {created.tzname() or ''}".strip()
 
 
 def _seed_remark(run: Run) -> list[str]:
     seed = run.manifest.get("seed")
     return [f"This is one run (seed {seed}); another seed can end differently."] if seed is not None else []
-
-
-def _tiles(run: Run, method: str | None) -> list[dict[str, str]]:
-    """The numbers that the verdict rests on: distance, forget accuracy, test accuracy, time."""
-    if method is None:
-        return []
-    models, target = run.models, run.models.get(TARGET, {})
-    tiles = []
-    for key, title, unit in (
-        ("AvgD", "Average distance", "points"),
-        ("FA", "Accuracy on the forget set", "%"),
-        ("TA", "Accuracy on new images", "%"),
-    ):
-        before, after = number(models.get("original", {}).get(key)), number(models[method].get(key))
-        aim = number(mapping(run.evaluation.get("noise_floor")).get(key) if key == "AvgD" else target.get(key))
-        words = ("noise floor" if key == "AvgD" else "retrained") + (f" {show(aim)}" if aim is not None else " unknown")
-        tiles.append({
-            "title": title, "unit": unit if after is not None else "", "under": words,
-            "before": show(before) if before is not None else "", "value": show(after) if after is not None else "—",
-        })  # fmt: skip
-    spent, whole = number(models[method].get("seconds")), number(target.get("seconds"))
-    under = f"{share(spent, whole)} of retraining, {duration(whole)}" if spent is not None and whole else ""
-    tiles.append({
-        "title": "Time", "unit": "", "before": "", "value": duration(spent) if spent is not None else "—",
-        "under": under or "retraining time unknown",
-    })  # fmt: skip
-    return tiles
 
 
 def _has_floor(run: Run) -> bool:
@@ -496,23 +434,6 @@ def _rows(run: Run, accuracies: Mapping[str, Mapping[str, Mapping[str, float]]])
     return sorted(classes, key=distance, reverse=True)[: figures.ROWS], len(classes)
 
 
-def _histogram(name: str, losses: Any) -> Histogram | None:
-    """The histogram as drawn; None where there is none or it does not fit together."""
-    given = list(sequence(mapping(losses).get("edges")))
-    if len(given) > 2 and given[-1] == math.inf and number(given[-2]) is not None and number(given[-3]) is not None:
-        given[-1] = given[-2] + (given[-2] - given[-3])  # an open last bin is drawn as wide as the one before it
-    known = [e for edge in given if (e := number(edge)) is not None]
-    edges = np.array(known, dtype=float)
-    if len(known) < len(given) or len(edges) < 3 or not (np.diff(edges) > 0).all():
-        return None
-    counts = {}
-    for part in figures.SETS:
-        values = [number(v) for v in sequence(mapping(losses).get(part))]
-        if len(values) == len(edges) - 1 and all(v is not None and v >= 0 for v in values) and any(values):
-            counts[part] = np.array(values, dtype=float)
-    return Histogram(name, edges, counts) if counts else None
-
-
 def _clock(name: str, values: Mapping[str, Any]) -> Clock | None:
     clocks = mapping(values.get("clocks"))
     fisher, steps, whole = number(clocks.get("fisher")), number(clocks.get("steps")), number(values.get("seconds"))
@@ -530,32 +451,4 @@ def _model_settings(name: str, made: Mapping[str, Any]) -> dict[str, Any]:
     if density is not None:
         head["mask density"] = f"{show(100 * density)} %"
     notes = [str(note) for note in sequence(made.get("notes"))]
-    return {"name": label(name), "head": _flat(head), "settings": _flat(mapping(made.get("settings"))), "notes": notes}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as dotted names and values in words."""
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", _value(value)))
-    return rows
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return _listed(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
-
-
-def _listed(values: Iterable[Any], most: int = 40) -> str:
-    texts = [_value(value) for value in values]
-    return ", ".join(texts[:most]) + (f", … ({len(texts):,} in all)" if len(texts) > most else "")
+    return {"name": label(name), "head": flat(head), "settings": flat(mapping(made.get("settings"))), "notes": notes}

@@ -1,4 +1,4 @@
-"""The comparison of models as a table (terminal, text, Markdown, CSV, HTML), and what it says in one sentence."""
+"""The comparison of models as a table (terminal, text, Markdown, LaTeX, CSV, HTML)."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 TARGET = "retrained"
 """The model that the others are compared with: trained from scratch without the forget set."""
 
-VISIBLE = 0.1
-"""A change of Avg.D below this share of the original's Avg.D (or below the noise floor) counts as no visible effect."""
-
-LABELS = {"sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "esd": "ESD"}
+LABELS = {
+    "sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "neggrad-plus": "NegGrad+", "ssd": "SSD",
+    "l1-sparse": "L1-sparse", "esd": "ESD",
+}  # fmt: skip
 
 Role = Literal["original", "target", "reference", "method", "floor"]
 
@@ -79,6 +79,33 @@ MEASURES = (
         compared=True,
     ),
     Measure(
+        "SVC_confidence", "SVC-MIA (confidence)",
+        "Membership inference attack by a support vector machine", "%",
+        "A second attacker, a support vector machine, sees only "
+        "how probable the model finds the right class; "
+        "the value is the share of the forget set that it takes for training data.",
+        "The retrained model's value, as for MIA.",
+        compared=True,
+    ),
+    Measure(
+        "SVC_entropy", "SVC-MIA (entropy)",
+        "Membership inference attack by a support vector machine", "%",
+        "A second attacker, a support vector machine, sees only "
+        "how undecided the model is (the entropy of its prediction); "
+        "the value is the share of the forget set that it takes for training data.",
+        "The retrained model's value, as for MIA.",
+        compared=True,
+    ),
+    Measure(
+        "SVC_modified_entropy", "SVC-MIA (modified entropy)",
+        "Membership inference attack by a support vector machine", "%",
+        "A second attacker, a support vector machine, sees only "
+        "how undecided the model is, with a wrong answer counting as undecided too; "
+        "the value is the share of the forget set that it takes for training data.",
+        "The retrained model's value, as for MIA.",
+        compared=True,
+    ),
+    Measure(
         "AvgD", "Avg.D", "Average distance", "points",
         "The mean of the four differences to the retrained model in FA, RA, TA and MIA, in percentage points.",
         "Zero, or the noise floor where that is known.",
@@ -104,21 +131,21 @@ MEASURES = (
     Measure(
         "seconds", "Time", "Run time", "s",
         "How long it took to make the model, the look at the data before the first step (Fisher) included and "
-        "evaluation left out. Under it: the share of the retraining time.",
+        "evaluation left out. Under it: how that compares with retraining.",
         "A small share of the retraining time; otherwise one could retrain.",
     ),
 )  # fmt: skip
-OPTIONAL = {"forgotten_TA"}
+OPTIONAL = {"forgotten_TA", "SVC_confidence", "SVC_entropy", "SVC_modified_entropy"}
 """Measures that are left out of the table, not shown as missing, where no model has them."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of the table. `text` is it as shown, `extra` the small line under it, `note` a footnote's number."""
+    """One value of the table. `text` is it as shown, `small` the lines under it, `note` a footnote's number."""
 
     value: float | None
     text: str
-    extra: str = ""
+    small: tuple[str, ...] = ()
     note: int | None = None
 
 
@@ -132,6 +159,9 @@ class Row:
     cells: tuple[Cell, ...]
     closest: bool = False
     """Whether this is the method that came closest to the retrained model (smallest Avg.D)."""
+    rank: str = ""
+    note: int | None = None
+    """The number of a footnote about the whole row."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +171,10 @@ class Table:
     measures: tuple[Measure, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    marks: tuple[str, ...] = ()
+    """What the signs in the table mean; the page says it in other words."""
+    ranked: bool = False
+    """Whether there is a column of ranks."""
 
     def rich(self, legend: bool = True) -> "rich.table.Table":
         """The table for the terminal; the differences to the retrained model stand dimmed under the values.
@@ -156,17 +190,19 @@ class Table:
             box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", caption_style="dim"
         )
         table.add_column("model", no_wrap=True)
+        if self.ranked:
+            table.add_column("#", no_wrap=True)
         for measure in self.measures:
             unit = f"\n{measure.unit}" if measure.unit and measure.key != "seconds" else ""
-            table.add_column(Text(measure.name + unit), justify="right", no_wrap=True)
+            table.add_column(Text(measure.name.replace(" ", "\n") + unit), justify="right", no_wrap=True)
         for row in self.rows:
             style = {"target": "bold", "floor": "dim italic"}.get(row.role, "green" if row.closest else "")
-            name = Text(_marked(row), style=style)
+            head = [Text(text, style=style) for text in (_marked(row), *([row.rank] if self.ranked else []))]
             cells = [Text(cell.text + _superscript(cell.note), style=style) for cell in row.cells]
             for text, cell in zip(cells, row.cells):
-                if cell.extra:
-                    text.append(f"\n{cell.extra}", style="dim not bold")
-            table.add_row(name, *cells)
+                for line in cell.small:
+                    text.append(f"\n{line}", style="dim not bold")
+            table.add_row(*head, *cells)
         table.caption = Text("\n".join(self.legend())) if legend and self.legend() else None
         return table
 
@@ -182,17 +218,40 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown, the retrained model's row in bold."""
-        head = ["model", *(f"{m.name} ({m.unit})" if m.unit and m.key != "seconds" else m.name for m in self.measures)]
-        lines = [_markdown_row(head), _markdown_row(["---", *["---:"] * len(self.measures)])]
+        ranked = ["#"] if self.ranked else []
+        names = [f"{m.name} ({m.unit})" if m.unit and m.key != "seconds" else m.name for m in self.measures]
+        lines = [_markdown_row(["model", *ranked, *names])]
+        lines.append(_markdown_row(["---", *["---:"] * (len(ranked) + len(names))]))
         for row in self.rows:
             bold = "**" if row.role == "target" else ""
             cells = [
-                f"{bold}{cell.text}{_superscript(cell.note)}{bold}" + (f" ({cell.extra})" if cell.extra else "")
+                f"{bold}{cell.text}{_superscript(cell.note)}{bold}"
+                + (f" ({markdown('; '.join(cell.small))})" if cell.small else "")
                 for cell in row.cells
             ]
-            lines.append(_markdown_row([f"{bold}{_markdown(_marked(row))}{bold}", *cells]))
-        notes = [_markdown(line) for line in self.legend()]
+            lines.append(_markdown_row([f"{bold}{markdown(_marked(row))}{bold}", *([row.rank] * len(ranked)), *cells]))
+        notes = [markdown(line) for line in self.legend()]
         return "\n".join(lines) + "\n" + ("\n" + "  \n".join(notes) + "\n" if notes else "")
+
+    def latex(self, caption: str, name: str) -> str:
+        r"""The table for LaTeX with booktabs, as wide as the page, everything escaped, the retrained model's row bold.
+
+        Args:
+            caption: what stands above it, as plain text.
+            name: what `\ref` calls it.
+        """
+        ranked = self.ranked
+        names = [f"{m.name} [{m.unit}]" if m.unit and m.key != "seconds" else m.name for m in self.measures]
+        lines = [
+            "\\begin{table*}", "\\centering", f"\\caption{{{latex(caption)}}}", f"\\label{{{name}}}",
+            "\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{l{'c' * ranked}{'r' * len(names)}}}", "\\toprule",
+            " & ".join(["Model", *(["Rank"] * ranked), *map(latex, names)]) + r" \\", "\\midrule",
+        ]  # fmt: skip
+        for place, row in enumerate(self.rows):
+            lines += ["\\addlinespace"] * bool(place) + _latex_rows(row, ranked)
+        lines += ["\\bottomrule", "\\end{tabular}}"]
+        lines += [rf"\par\raggedright\footnotesize {latex(line)}" for line in self.legend()]
+        return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
     def csv(self) -> str:
         """The values as they were measured, unrounded; an empty field where there is none."""
@@ -209,13 +268,7 @@ class Table:
 
     def legend(self) -> tuple[str, ...]:
         """The lines that stand under the table: marks and footnotes."""
-        target = [
-            f"the target is {row.label}; under the values, the difference to it"
-            for row in self.rows
-            if row.role == "target"
-        ]
-        marks = ["* the method closest to it (smallest Avg.D)"] if any(row.closest for row in self.rows) else []
-        return (*target, *marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)))
+        return (*self.marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)))
 
 
 def comparison_table(evaluation: Mapping[str, Any]) -> Table:
@@ -241,7 +294,9 @@ def comparison_table(evaluation: Mapping[str, Any]) -> Table:
     if floor:
         cells = tuple(_floor_cell(measure, number(floor.get(measure.key))) for measure in measures)
         rows.append(Row("noise floor", "noise floor", "floor", cells))
-    return Table(measures, tuple(rows), tuple(notes))
+    marks = [f"the target is {TARGET}; under the values, the difference to it"] if TARGET in models else []
+    marks += ["* the method closest to it (smallest Avg.D)"] if best else []
+    return Table(measures, tuple(rows), tuple(notes), tuple(marks))
 
 
 def models_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -297,10 +352,10 @@ def closest_methods(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def show(value: float, digits: int = 2) -> str:
-    """A number with so many decimals and a real minus sign; tiny ones in scientific notation, never as 0."""
-    if value != 0 and abs(value) < 0.5 * 10**-digits:
+    """A number with so many decimals and a real minus sign; tiny ones in scientific notation, as 0 below 1e-12."""
+    if 1e-12 <= abs(value) < 0.5 * 10**-digits:  # what is smaller is the rounding error of a sum
         return f"{value:.1e}".replace("-", "−")
-    return f"{value:,.{digits}f}".replace("-", "−").replace(",", "\u2009")
+    return f"{value if abs(value) >= 1e-12 else 0.0:,.{digits}f}".replace("-", "−").replace(",", "\u2009")
 
 
 def duration(seconds: float) -> str:
@@ -357,9 +412,9 @@ def _cell(
         return Cell(None, "—", note=note)
     aim = number(target.get(measure.key))
     if measure.key == "seconds":
-        return Cell(value, duration(value), share(value, aim) if aim and role != "original" else "")
-    extra = _difference(value - aim, measure.digits) if measure.compared and aim is not None else ""
-    return Cell(value, show(value, measure.digits), extra)
+        return Cell(value, duration(value), (share(value, aim),) if aim and role != "original" else ())
+    small = (difference(value - aim, measure.digits),) if measure.compared and aim is not None else ()
+    return Cell(value, show(value, measure.digits), small)
 
 
 def _floor_cell(measure: Measure, value: float | None) -> Cell:
@@ -382,20 +437,22 @@ def _reason(measure: Measure, values: Mapping[str, Any], role: Role) -> str:
     return "not recorded"
 
 
-def _difference(value: float, digits: int) -> str:
+def difference(value: float, digits: int) -> str:
+    """A difference with its sign; ± where it rounds to zero."""
     text = f"{value:+.{digits}f}".replace("-", "−")
     return text if text.strip("+−0.") else f"±{text[1:]}"
 
 
 def _marked(row: Row) -> str:
-    return row.label + (" *" if row.closest else "")
+    return row.label + _superscript(row.note) + (" *" if row.closest else "")
 
 
 def _superscript(note: int | None) -> str:
     return "" if note is None else str(note).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Text as Markdown shows it, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~&])", r"\\\1", " ".join(text.split()))
 
 
@@ -403,227 +460,34 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"$^{\dagger}$",
+    "≈": r"$\approx$", "Δ": r"$\Delta$", "—": "---", "–": "--", "…": r"\dots{}", "\u2009": r"\,", "\u00a0": "~",
+    "[": "{[}", "]": "{]}", "*": "{*}",
+    **{mark: f"$^{{{i}}}$" for i, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX shows it; brackets and stars get braces, as after a row they would be read as its arguments."""
+    return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"[\x00-\x1f\x7f]+", " ", text))
+
+
+def _latex_rows(row: Row, ranked: bool) -> list[str]:
+    """The row, and under it one line in small type for each small line of its cells."""
+    bold = r"\bfseries " if row.role == "target" else r"\itshape " if row.role == "floor" else ""
+    cells = [bold + latex(cell.text + _superscript(cell.note)) for cell in row.cells]
+    head = [bold + latex(text) for text in (_marked(row), *([row.rank] if ranked else []))]
+    lines = [" & ".join([*head, *cells]) + r" \\"]
+    for place in range(max((len(cell.small) for cell in row.cells), default=0)):
+        small = [cell.small[place] if place < len(cell.small) else "" for cell in row.cells]
+        told = [rf"\scriptsize {latex(text)}" if text else "" for text in small]
+        lines.append(" & ".join(["", *([""] * ranked), *told]) + r" \\")
+    return lines
+
+
 def _or_infinite(value: Any) -> float:
     known = number(value)
     return math.inf if known is None else known
-
-
-# What the table says, in words.
-
-Kind = Literal["within", "closer", "partly", "none", "further", "unknown"]
-HEADLINES: dict[Kind, str] = {
-    "within": "As close as another retraining",
-    "closer": "Much closer to the retrained model",
-    "partly": "Somewhat closer to the retrained model",
-    "none": "No visible effect",
-    "further": "Further from the retrained model than before",
-    "unknown": "How far it forgot cannot be judged",
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the numbers say: a kind, one sentence in plain words, and remarks that belong beside it."""
-
-    kind: Kind
-    sentence: str
-    remarks: tuple[str, ...] = ()
-    method: str | None = None
-    """The model that the sentence is about: the method closest to the retrained model."""
-
-    @property
-    def headline(self) -> str:
-        """The verdict in a few words."""
-        return HEADLINES[self.kind]
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What a verdict is drawn from: the method closest to the target, and all that it is held against."""
-
-    models: Mapping[str, Mapping[str, Any]]
-    methods: Sequence[str]
-    floor: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, name: str, measure: str) -> float | None:
-        return number(self.models.get(name, {}).get(measure))
-
-    def noise(self, measure: str) -> float | None:
-        return number(self.floor.get(measure))
-
-
-def verdict(evaluation: Mapping[str, Any]) -> Verdict:
-    """What an evaluation says about the method that came closest to the retrained model.
-
-    The distance is Avg.D. A change counts as visible if it is larger than the noise floor (the distance between
-    retrained models) and than a tenth of the original's distance; halving the distance counts as much closer.
-    """
-    models = models_of(evaluation)
-    case = _Case(models, methods_of(models), mapping(evaluation.get("noise_floor")))
-    if not case.methods:
-        return Verdict("unknown", _nothing_run(case))
-    method = case.methods[0]
-    before, after = case.of("original", "AvgD"), case.of(method, "AvgD")
-    if TARGET not in models or after is None:
-        only = method if len(case.methods) == 1 else None
-        return Verdict("unknown", _unjudged(case, method), tuple(_forget_accuracy(case)), only)
-    remarks = (*_floor_remark(case), *_balance(case, method), *_class_remark(case, method), *_others(case))
-    if before is None:
-        sentence = (
-            f"{label(method)} ended at an average distance of {show(after)} points to the retrained model; where it "
-            "began is not known, because the distance of the original model was not measured."
-        )
-        return Verdict("unknown", sentence, remarks, method)
-    kind = _kind(before, after, case.noise("AvgD"))
-    return Verdict(kind, _sentence(case, method, kind, before, after), remarks, method)
-
-
-def _kind(before: float, after: float, floor: float | None) -> Kind:
-    visible = max(VISIBLE * before, floor or 0.0)
-    if after > before + visible:
-        return "further"
-    if floor is not None and before <= floor:
-        return "unknown"
-    if floor is not None and after <= floor:
-        return "within"
-    if before - after <= visible:
-        return "none"
-    return "closer" if after <= before / 2 else "partly"
-
-
-def _sentence(case: _Case, method: str, kind: Kind, before: float, after: float) -> str:
-    name, floor, time = label(method), case.noise("AvgD"), _time_phrase(case, method)
-    if kind == "unknown":
-        return (
-            f"The original model was already within the noise floor of {show(floor or 0)} points, at an average "
-            f"distance of {show(before)} to the retrained model, so these measures cannot show forgetting here; "
-            f"{name} ended at {show(after)}{time}."
-        )
-    if kind == "further":
-        return (
-            f"{name} left the model further from the retrained model than the original was: an average distance of "
-            f"{show(after)} points, against {show(before)} before{time and f', {time.strip()}'}."
-        )
-    if kind == "none":
-        gauge = "the noise floor" if (floor or 0) >= VISIBLE * before else "a tenth of the distance"
-        return (
-            f"{name} had no visible effect: the average distance to the retrained model was {show(before)} points "
-            f"before and {show(after)} after, a change no larger than {gauge}{time and f', {time.strip()}'}."
-        )
-    only = "only " if kind == "partly" else ""
-    beside = f", {_beside_floor(after, floor)}" if floor is not None else ""
-    return (
-        f"{name} brought the model from an average distance of {show(before)} points to the retrained model {only}down "
-        f"to {show(after)}{beside}{',' if beside and time else ''}{time}."
-    )
-
-
-def _beside_floor(after: float, floor: float) -> str:
-    if after <= floor:
-        return f"within the noise floor of {show(floor)}"
-    if after <= 1.5 * floor:
-        return f"close to the noise floor of {show(floor)}, not within it"
-    if floor == 0:
-        return "above the noise floor of 0.00"
-    return f"still {after / floor:.1f} times the noise floor of {show(floor)}"
-
-
-def _time_phrase(case: _Case, method: str) -> str:
-    spent, whole = case.of(method, "seconds"), case.of(TARGET, "seconds")
-    if spent is None or not whole:
-        return ""
-    if spent >= whole:
-        return f" in {spent / whole:.1f} times the retraining time"
-    return f" in {share(spent, whole)} of the retraining time"
-
-
-def _nothing_run(case: _Case) -> str:
-    distance = case.of("original", "AvgD")
-    where = (
-        f" The original model is at an average distance of {show(distance)} points to the retrained model."
-        if distance is not None
-        else ""
-    )
-    return f"No method has been run yet, so there is nothing to judge.{where}"
-
-
-def _unjudged(case: _Case, method: str) -> str:
-    if TARGET not in case.models:
-        who = label(method) if len(case.methods) == 1 else "each method"
-        return (
-            f"How far {who} forgot cannot be judged: no model was retrained without the forget set, and only "
-            "such a model shows what the values should be."
-        )
-    reason = mapping(case.models[method].get("missing")).get("AvgD") or "it was not recorded"
-    reason = str(reason).rstrip(". ")
-    return (
-        f"How far {label(method)} forgot cannot be judged: its average distance to the retrained model is not known "
-        f"({reason})."
-    )
-
-
-def _forget_accuracy(case: _Case) -> list[str]:
-    before = case.of("original", "FA")
-    after = {label(name): value for name in case.methods if (value := case.of(name, "FA")) is not None}
-    if before is None or not after:
-        return []
-    told = ", ".join(f"{show(value)} % ({name})" for name, value in after.items())
-    return [
-        f"The accuracy on the forget set went from {show(before)} % to {told}. By itself that is neither good nor "
-        "bad: a value below a retrained model's is as wrong as one above it."
-    ]
-
-
-def _floor_remark(case: _Case) -> list[str]:
-    if case.noise("AvgD") is not None:
-        return []
-    return [
-        "Only one model was retrained, or their distance was not measured, so the noise floor is unknown: how much of "
-        "the distance is chance cannot be said."
-    ]
-
-
-def _balance(case: _Case, method: str) -> list[str]:
-    """Where one side pays for the other: damage to what should stay, forgetting too little or too much."""
-    remarks = []
-    words = {
-        "RA": ("It recognises less of what should be kept than the retrained model does", None),
-        "TA": ("It is worse on new images than the retrained model", None),
-        "FA": (
-            "It forgot more than retraining would, which can itself give the forgotten samples away",
-            "It still recognises more of the forget set than the retrained model does",
-        ),
-    }
-    for measure, (below, above) in words.items():
-        value, aim = case.of(method, measure), case.of(TARGET, measure)
-        if value is None or aim is None:
-            continue
-        gap, allowed = value - aim, max(1.0, 2 * (case.noise(measure) or 0.0))
-        said = below if gap < -allowed else above if gap > allowed else None
-        if said:
-            remarks.append(f"{said}: {measure} is {show(value)} %, against {show(aim)} %.")
-    return remarks
-
-
-def _class_remark(case: _Case, method: str) -> list[str]:
-    value, aim = case.of(method, "forgotten_TA"), case.of(TARGET, "forgotten_TA")
-    if value is None:
-        return []
-    beside = f", the retrained model {show(aim)} %" if aim is not None else ""
-    return [f"Of new images of the forgotten class it still recognises {show(value)} %{beside}."]
-
-
-def _others(case: _Case) -> list[str]:
-    first, rest = case.methods[0], [n for n in case.methods[1:] if case.of(n, "AvgD") is not None]
-    if not rest:
-        return []
-    told = ", ".join(f"{show(case.of(n, 'AvgD') or 0)} ({label(n)})" for n in rest[:3])
-    more = f"; {len(rest) - 3} more ended further away" if len(rest) > 3 else ""
-    remarks = [f"Other methods ended at {told}{more}."]
-    gap, floor = (case.of(rest[0], "AvgD") or 0) - (case.of(first, "AvgD") or 0), case.noise("AvgD")
-    if floor is not None and gap <= floor:
-        remarks.append(
-            f"{label(first)} and {label(rest[0])} differ by {show(gap)} points, no more than the noise floor: which of "
-            "the two is closer could be chance."
-        )
-    return remarks
