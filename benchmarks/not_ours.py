@@ -8,6 +8,7 @@ loop with Adam, as a user might; the library gets the module and three data sets
 
 import argparse
 import time
+from statistics import mean, stdev
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,6 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import untrain
-from over_seeds import cell
 from untrain.data.sources import load
 
 MEASURES = ("FA", "RA", "TA", "MIA", "AvgD", "KL")
@@ -76,11 +76,19 @@ def one(path: str, seed: int, epochs: int) -> dict[str, dict[str, float]]:
     return {n: {m: getattr(e, m) for m in MEASURES} | {"seconds": seconds.get(n)} for n, e in found.items()}
 
 
+def cell(values: list[float | None]) -> str:
+    numbers = [v for v in values if v is not None]
+    if len(numbers) < len(values):
+        return "–"
+    spread = f" ± {stdev(numbers):.2f}" if len(numbers) > 1 else ""
+    return f"{mean(numbers):.2f}{spread}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40)
     args = parser.parse_args()
     found = [one(args.folder, seed, args.epochs) for seed in args.seeds]
     columns = [*MEASURES, "seconds"]

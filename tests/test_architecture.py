@@ -26,7 +26,7 @@ ORDER = [
         "saliency",
         "methods",
     ),
-    *("evaluation", "report", "api", "config", "pipeline", "cli"),
+    *("evaluation", "report", "api", "config", "pipeline", "comparison", "cli"),
 ]
 """Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
 `methods.base` runs on streams, tasks and subjects; evaluation enters it as a callback."""

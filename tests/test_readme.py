@@ -124,6 +124,10 @@ def check_untrain(words):
     command, *rest = words
     assert command in COMMANDS, words
     rest = [word for word in rest if word not in ("--resume", "--help")]
+    if command == "compare" and "--jobs" in rest:
+        at = rest.index("--jobs")
+        assert int(rest[at + 1]) > 0
+        del rest[at : at + 2]
     if rest and rest[0].endswith((".yaml", ".yml")):
         recipe = ROOT / rest[0]
         assert recipe.exists(), f"{rest[0]} is named in the documents, but is not there"

@@ -18,7 +18,8 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   train     the original model, and the retrained ones that show what forgetting should give
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
   evaluate  measure every model that the run folder holds, and report
-  report    make report.html of a run folder again: untrain report FOLDER
+  compare   every method on several seeds and forget sets; see untrain compare --help
+  report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
   list      known tasks, methods, data sources, models, and the recipes of this folder
 
 Every field of a recipe is a flag, such as --data.name digits or --methods.sfron.alpha 2;
@@ -27,6 +28,21 @@ A run folder stands for the recipe that is kept in it: untrain run FOLDER --resu
 
   --resume  go on with what the run folder holds
   --debug   show where in the code a failure happened
+"""
+
+COMPARE_USAGE = """\
+usage: untrain compare RECIPE.yaml [--jobs n | --cluster ADDRESS] [--processes k] [--resume] [--key value …]
+
+Runs every method of a recipe on the seeds and forget sets of its section `compare`, each with an original and at least
+two retrained models, and reports mean, spread, confidence, noise floor and ranks. What is finished is never run again.
+
+  --jobs n           n cells (a model, a search, an evaluation) side by side on this machine, which share its cores
+  --cluster ADDRESS  of a Dask scheduler, whose workers take the cells instead; it needs the extra `cluster`
+  --processes k      each cell runs as k processes
+  --cell KEY         run this one cell here, such as random-10/seed-0/sfron
+  --resume           go on with the comparison that the folder holds
+
+Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.seeds '[0, 1]': untrain run --help.
 """
 
 
@@ -110,6 +126,50 @@ def _evaluate(words: Sequence[str], resume: bool) -> None:
     evaluate_recipe(_recipe(words), resume=resume)
 
 
+def _compare(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if any(word in ("-h", "--help") for word in words):
+        print(COMPARE_USAGE)
+        return
+    jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
+    cluster, cell = (_value(words, flag) for flag in ("--cluster", "--cell"))
+    if cell is not None:
+        from untrain.comparison.scheduler import end_with_parent
+
+        end_with_parent()
+    from untrain.comparison import compare_recipe, perform_cell
+
+    recipe = _recipe(words)
+    if cell is not None:
+        perform_cell(recipe, cell)
+    else:
+        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume)
+
+
+def _value(words: list[str], flag: str) -> str | None:
+    """Takes `--flag value` or `--flag=value` out of the words; None where it is not there.
+
+    Raises:
+        SettingError: if there is no value.
+    """
+    for i, word in enumerate(words):
+        if word == flag:
+            if i + 1 == len(words) or words[i + 1].startswith("--"):
+                raise SettingError(f"{flag} needs a value: see untrain compare --help.")
+            del words[i]
+            return words.pop(i)
+        if word.startswith(f"{flag}="):
+            return words.pop(i).partition("=")[2]
+    return None
+
+
+def _count(words: list[str], flag: str) -> int:
+    value = _value(words, flag)
+    if value is not None and not (value.isdecimal() and int(value)):
+        raise SettingError(f"{flag} must be a whole number from 1, not {value!r}.")
+    return 1 if value is None else int(value)
+
+
 def _report(words: Sequence[str], resume: bool) -> None:
     from untrain.report import write_report
 
@@ -123,7 +183,7 @@ def _report(words: Sequence[str], resume: bool) -> None:
 
 def _list(words: Sequence[str], resume: bool) -> None:
     from untrain.data.sources import SOURCES
-    from untrain.methods import METHODS
+    from untrain.methods import methods, unusable
     from untrain.models.classifiers import MODELS
     from untrain.tasks import TASKS
 
@@ -131,7 +191,8 @@ def _list(words: Sequence[str], resume: bool) -> None:
         raise SettingError("untrain list takes nothing more.")
     groups = {
         "tasks": {name: (task.__doc__ or "").splitlines()[0] for name, task in TASKS.items()},
-        "methods": {name: method.title for name, method in METHODS.items()},
+        "methods": {name: method.title for name, method in methods().items()}
+        | {name: f"cannot be used: {reason}" for name, reason in unusable().items()},
         "data": {name: kind.description for name, kind in SOURCES.items()},
         "models": {name: kind.description for name, kind in MODELS.items()},
         "recipes": {str(path): _first_comment(path) for path in sorted(Path("recipes").rglob("*.yaml"))},
@@ -152,6 +213,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "train": _train,
     "unlearn": _unlearn,
     "evaluate": _evaluate,
+    "compare": _compare,
     "report": _report,
     "list": _list,
 }

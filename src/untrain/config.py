@@ -3,7 +3,7 @@
 import re
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,8 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from untrain.engine import Precision
 from untrain.errors import SettingError, UnknownName, unknown
-from untrain.methods import METHODS
-from untrain.methods.base import Method, Optimizer
+from untrain.methods import find
+from untrain.methods.base import Choice, Method, Optimizer, Range, Space
 from untrain.methods.retrain import Retrain
 from untrain.settings import fits, hints_of, options, section_of, words
 
@@ -55,7 +55,7 @@ class Data:
 class Forget:
     """What to forget: exactly one of classes, fraction, count, indices and ids."""
 
-    classes: list[int | str] = field(default_factory=list)
+    classes: list[str | int] = field(default_factory=list)
     """Classes by number or name."""
     fraction: float | None = None
     """A random share of the training set, in (0, 1)."""
@@ -72,6 +72,9 @@ class Forget:
     (at most half of them; they are not tested on then)."""
     seed: int | None = None
     """Of the choice; null: the recipe's seed."""
+    after: str | None = None
+    """Run folder of the request before this one: what it and those before it forgot stays out of the retain set, its
+    held-out data stay held out, and all that was asked to be forgotten so far is measured."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,24 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What `untrain compare` runs: every method of the recipe, on every forget set, with every seed."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """One original and one split for each; they take the place of the recipe's seed."""
+    forget_sets: dict[str, Any] = field(default_factory=dict)
+    """Name → fields of forget, which say what is forgotten; holdout, holdout_from, seed and after are the recipe's
+    where they are not given. Empty: the recipe's own forget is the one set."""
+    trials: int = 0
+    """Settings that are tried for each method, its own first; 0: no search."""
+    tuning_seed: int | None = None
+    """Seed of the split and the original that the search works on; null: one above the largest of seeds."""
+    spaces: dict[str, Any] = field(default_factory=dict)
+    """Method's entry → setting (such as optimizer.lr) → what the search tries: [low, high], [low, high, log] or
+    {choices: [...]}. Entries that are not named have their method's own space; one with {} is not searched."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """An experiment: an original model, what it must forget, methods, and how the result is judged."""
 
@@ -110,6 +131,7 @@ class Recipe:
     augment: Augment = Augment()
     train: Retrain = field(default_factory=Retrain)
     methods: dict[str, Method] = field(default_factory=dict)
+    compare: Comparison = Comparison()
     references: int = 1
     """Retrained models: the first is the target, further ones show the noise floor. 0: none."""
     batch_size: int = 128
@@ -118,6 +140,8 @@ class Recipe:
     """Of everything random."""
     evaluate_every: int = 0
     """Steps between two evaluations during a run; 0: none."""
+    svc: bool = False
+    """Whether to run the support vector attacks too, which take about a second for each model."""
     checkpoint_every: float = 60.0
     """Seconds between two checkpoints of a run."""
     device: str | None = None
@@ -143,8 +167,17 @@ class Recipe:
         return content
 
 
-SECTIONS = {"data": Data, "forget": Forget, "model": Model, "augment": Augment, "train": Retrain}
-RESERVED = ("original", "retrained")
+SECTIONS = {
+    "data": Data,
+    "forget": Forget,
+    "model": Model,
+    "augment": Augment,
+    "train": Retrain,
+    "compare": Comparison,
+}
+RESERVED = ("original", "retrained", "evaluation")
+REQUESTS = ("classes", "fraction", "count", "indices", "ids")
+"""The fields of forget that say what is forgotten."""
 _KEY = re.compile(r'(?:key|argument) ["\']?(?:--)?([\w.-]+)')
 
 
@@ -165,7 +198,7 @@ def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
     place.lines = {name: line for name, line in place.lines.items() if name not in over}
     parser = _parser(methods)
     try:
-        given = parser.parse_args(["--content", yaml.safe_dump(content), *flags])
+        given = parser.parse_args(["--content", yaml.safe_dump(content, sort_keys=False), *flags])
         chosen = vars(parser.instantiate(given))
     except ArgumentError as error:
         raise SettingError(_flag_error(str(error), parser, methods)) from error
@@ -180,7 +213,7 @@ def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
         chosen["out"] = str(path)
     recipe = Recipe(**chosen)
     _check_ranges(recipe, place)
-    return recipe
+    return replace(recipe, compare=_checked_comparison(recipe, place))
 
 
 def write(recipe: Recipe) -> str:
@@ -283,9 +316,11 @@ def _entry(name: str, settings: Any, place: _Place) -> tuple[type[Method], dict[
             f"{place.at(where)}{name!r} cannot name a method here: use letters, digits, _ and -, and neither "
             f"{' nor '.join(RESERVED)}, which are models of every run."
         )
-    if method not in METHODS:
-        raise UnknownName(place.at(where) + unknown("method", method, METHODS))
-    return METHODS[method], _fitting(settings, METHODS[method], f"{where}.", place)
+    try:
+        kind = find(method)
+    except SettingError as error:
+        raise type(error)(place.at(where) + str(error)) from error
+    return kind, _fitting(settings, kind, f"{where}.", place)
 
 
 def _fitting(given: Mapping[Any, Any], kind: Any, prefix: str, place: _Place, also: tuple[str, ...] = ()) -> Any:
@@ -335,6 +370,144 @@ def _check_ranges(recipe: Recipe, place: _Place) -> None:
             raise SettingError(place.mentioned(reason) + reason)
     if recipe.train.optimizer is None:
         raise SettingError(f"{place.at('train.optimizer')}train.optimizer must not be null: the recipe trains with it.")
+
+
+def _checked_comparison(recipe: Recipe, place: _Place) -> Comparison:
+    """The section `compare` with every field inside its mappings known and of its type."""
+    chosen = recipe.compare
+    for name, wrong in {
+        "compare.seeds": not chosen.seeds or len({*chosen.seeds}) < len(chosen.seeds),
+        "compare.trials": chosen.trials < 0,
+        "compare.tuning_seed": chosen.tuning_seed in chosen.seeds,
+    }.items():
+        if wrong:
+            raise SettingError(f"{place.at(name)}{name} {_WRONG[name]}")
+    sets = {str(name): _forget_set(str(name), given, place) for name, given in chosen.forget_sets.items()}
+    spaces = {str(entry): _entry_spaces(str(entry), given, recipe, place) for entry, given in chosen.spaces.items()}
+    checked = replace(chosen, forget_sets=sets, spaces=spaces)
+    if chosen.trials:
+        for entry in recipe.methods:
+            _check_space(entry, replace(recipe, compare=checked), place)
+    return checked
+
+
+_WRONG = {
+    "compare.seeds": "must list at least one seed, and none twice.",
+    "compare.trials": "must be at least 0.",
+    "compare.tuning_seed": "must not be one of compare.seeds: the search would see the splits that are compared.",
+}
+
+
+def _forget_set(name: str, given: Any, place: _Place) -> dict[str, Any]:
+    where = f"compare.forget_sets.{name}"
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or name == "tuning":
+        raise SettingError(
+            f"{place.at(where)}{name!r} cannot name a forget set: use letters, digits, dots, _ and -, and not tuning."
+        )
+    if not isinstance(given, Mapping):
+        raise SettingError(f"{place.at(where)}{where} must say what to forget by one of {', '.join(REQUESTS)}.")
+    fitting = _fitting(given, Forget, f"{where}.", place)
+    if len([field for field in REQUESTS if fitting.get(field) not in (None, [])]) != 1:
+        raise SettingError(f"{place.at(where)}{where} must give exactly one of {', '.join(REQUESTS)}.")
+    return fitting
+
+
+def _entry_spaces(entry: str, given: Any, recipe: Recipe, place: _Place) -> dict[str, Any]:
+    where = f"compare.spaces.{entry}"
+    if entry not in recipe.methods:
+        raise UnknownName(place.at(where) + unknown("entry of compare.spaces", entry, recipe.methods))
+    if not isinstance(given, Mapping):
+        raise SettingError(f"{place.at(where)}{where} must map settings, such as optimizer.lr, to what is tried.")
+    for setting, values in given.items():
+        _space(f"{where}.{setting}", values, place)
+        if _setting_hint(type(recipe.methods[entry]), str(setting)) is None:
+            known = [f.name for f in fields(recipe.methods[entry])]
+            raise SettingError(place.at(f"{where}.{setting}") + unknown(f"setting of {entry}", str(setting), known))
+    return {str(setting): values for setting, values in given.items()}
+
+
+def _space(name: str, values: Any, place: _Place) -> Space:
+    """What one entry of compare.spaces means."""
+    try:
+        if isinstance(values, Mapping) and set(values) == {"choices"} and isinstance(values["choices"], list):
+            return Choice(tuple(values["choices"]))
+        if isinstance(values, list) and len(values) in (2, 3) and values[2:] in ([], ["log"]):
+            numbers = [float(v) for v in values[:2] if fits(v, float) or (isinstance(v, str) and _is_float(v))]
+            if len(numbers) == 2:
+                return Range(numbers[0], numbers[1], log=len(values) == 3)
+    except SettingError as error:
+        raise SettingError(f"{place.at(name)}{name}: {error}") from error
+    raise SettingError(
+        f"{place.at(name)}{name} must be [low, high], [low, high, log] or {{choices: [...]}}, not {values!r}."
+    )
+
+
+def space_of(recipe: Recipe, entry: str) -> dict[str, Space]:
+    """What a search tries for a method's entry: the recipe's own space, else the method's; a dot in nested names."""
+    given = recipe.compare.spaces.get(entry)
+    if given is None:
+        return dict(recipe.methods[entry].space)
+    return {name: _space(f"compare.spaces.{entry}.{name}", values, _Place()) for name, values in given.items()}
+
+
+def whole(method: Method, setting: str) -> bool:
+    """Whether a setting, by its dotted name, takes whole numbers alone."""
+    known = options(_setting_hint(type(method), setting))
+    return int in known and float not in known
+
+
+def _setting_hint(kind: Any, setting: str) -> Any:
+    """The type of a method's setting by its dotted name; None if there is no such setting."""
+    for part in setting.split("."):
+        kind = section_of(kind) or kind
+        if not is_dataclass(kind) or part not in hints_of(kind):
+            return None
+        kind = hints_of(kind)[part]
+    return kind
+
+
+def with_settings(method: Method, settings: Mapping[str, Any], optimizer: Optimizer | None = None) -> Method:
+    """The method with these settings, by dotted name.
+
+    Args:
+        method: has all others.
+        settings: such as {"optimizer.lr": 0.01}.
+        optimizer: stands where the method's is null; None: plain SGD.
+
+    Raises:
+        SettingError: if the method refuses them.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in settings.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            current = changes.get(outer, getattr(method, outer))
+            if current is None:
+                section = section_of(hints_of(type(method))[outer])
+                current = optimizer if section is Optimizer and optimizer is not None else section()
+            value = with_settings(current, {inner: value})
+        changes[outer] = value
+    return replace(method, **changes)
+
+
+def _check_space(entry: str, recipe: Recipe, place: _Place) -> None:
+    """Tries the ends of a space one by one, so that a value which the method refuses is found before the search."""
+    method = recipe.methods[entry]
+    for name, space in space_of(recipe, entry).items():
+        where, hint = f"compare.spaces.{entry}.{name}", _setting_hint(type(method), name)
+        if isinstance(space, Range):
+            cast: Any = round if whole(method, name) else float
+            tried: Sequence[Any] = [cast(space.low), cast(space.high)]
+        else:
+            tried = space.values
+        for value in tried:
+            try:
+                with_settings(method, {name: _typed(value, hint, where, _Place())})
+            except SettingError as error:
+                raise SettingError(
+                    f"{place.at(where)}the search would try {name} = {value!r} for {entry}: {error} "
+                    f"Say under compare.spaces.{entry} what can be tried."
+                ) from error
 
 
 def _parser(methods: Mapping[str, type[Method]]) -> ArgumentParser:

@@ -6,8 +6,9 @@ fingerprint is not run again; a product with another one is refused.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ from untrain.api import (
 from untrain.config import Recipe, write
 from untrain.data.samples import Source
 from untrain.data.sources import channel_statistics, load
-from untrain.data.splits import Split, Subset, make_split
+from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of, seed_of
-from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
+from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, write_json, write_text
-from untrain.methods.base import Checkpoints, Method, Problem, run
+from untrain.methods.base import Checkpoints, Method, Problem, check_runs, run
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.classifiers import build
@@ -44,6 +45,9 @@ from untrain.saliency import density, save_mask
 from untrain.tasks.classification import Classification
 
 ORIGINAL, RETRAINED = "original", "retrained"
+
+Sources = MutableMapping[str, tuple[Source, Source]]
+"""Training and test data that were loaded before, by a hash of how they were asked for."""
 
 
 @dataclass(eq=False)
@@ -59,6 +63,8 @@ class Workshop:
     task: Classification
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model name → what the manifest says of it."""
+    processes: int | None = None
+    """As how many processes models are made elsewhere, for one that only reads them; None: as many as here."""
 
     @property
     def folder(self) -> Path:
@@ -66,7 +72,12 @@ class Workshop:
         return self.recipe.folder
 
     def stream(self, name: str) -> Stream:
-        """One set's batches: "train" (forget and retain together), "forget", "retain", "holdout" or "test"."""
+        """One set's batches.
+
+        Args:
+            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", or "asked": all that
+                was asked to be forgotten so far, by requests before this one too.
+        """
         recipe = self.recipe
         if name == "test":
             data: Any = self.test
@@ -75,7 +86,12 @@ class Workshop:
         else:
             parts = {"train": torch.cat([self.split.forget, self.split.retain]).sort().values}
             data = Subset(self.source, parts[name] if name in parts else getattr(self.split, name))
-        return Stream(data, name, self.engine, recipe.batch_size, recipe.seed, recipe.workers)
+        called = "forget" if name == "asked" else name
+        return Stream(data, called, self.engine, recipe.batch_size, recipe.seed, recipe.workers)
+
+    def judged(self) -> dict[str, Stream]:
+        """The sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
+        return {"forget": self.stream("asked"), "retain": self.stream("retain"), "test": self.stream("test")}
 
     def module(self, seed: int) -> nn.Module:
         """The recipe's architecture with new weights."""
@@ -96,39 +112,92 @@ class Workshop:
             Console(stderr=True).print(text, highlight=False)
 
 
-def open_workshop(recipe: Recipe, *, resume: bool = False, fresh: bool = True) -> Workshop:
+def open_workshop(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    fresh: bool = True,
+    write: bool = True,
+    sources: Sources | None = None,
+) -> Workshop:
     """Loads the data, makes or checks the split, tries the model, and only then opens the run folder.
 
     Args:
         recipe: the experiment.
         resume: go on with what the folder holds of this recipe.
         fresh: whether the folder must be new unless `resume`; False for a stage that builds on earlier ones.
+        write: whether recipe and split are written; False where another process does that.
+        sources: data that were loaded before are taken from here, others are added; None: load them.
 
     Raises:
         UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
     """
     engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
-    data = asdict(recipe.data)
-    limits = {"train": data.pop("limit"), "test": data.pop("test_limit")}
-    scale = data.pop("mean"), data.pop("std")
-    source, test = (load(**data, part=part, limit=limits[part], seed=recipe.seed) for part in ("train", "test"))
-    wanted = asdict(recipe.forget)
-    wanted["seed"] = recipe.seed if wanted["seed"] is None else wanted["seed"]
-    place = wanted.pop("holdout_from") or ("train" if recipe.model.checkpoint is None else "test")
-    split = make_split(source, **wanted | ({} if place == "train" else {"holdout": 0.0}))
-    holdout: Source = Subset(source, split.holdout)
-    if place == "test":
-        holdout, test = held_out_of_test(test, round(wanted["holdout"] * len(source)), split, source, wanted["seed"])
-    mean, std = channel_statistics(source) if scale == (None, None) else scale
+    source, test = _loaded(recipe, {} if sources is None else sources)
+    split, holdout, test = _parted(recipe, source, test)
+    mean, std = recipe.data.mean, recipe.data.std
+    if mean is None and std is None:
+        mean, std = channel_statistics(source)  # type: ignore[assignment]
     task = Classification(len(source.classes), _tuple(mean), _tuple(std), seed=recipe.seed, **asdict(recipe.augment))
+    for method in recipe.methods.values():
+        check_runs(method, task)
     facts = _read_facts(recipe.folder) if going_on else {}
     shop = Workshop(recipe, engine, source, test, split, holdout, task, facts)
     _try_model(shop)
-    if engine.is_main:
-        _open_folder(shop, going_on)
+    if engine.is_main and write:
+        write_inputs(shop, going_on)
     engine.wait()
     return shop
+
+
+def _loaded(recipe: Recipe, sources: Sources) -> tuple[Source, Source]:
+    """The recipe's training and test data."""
+    data = asdict(recipe.data)
+    limits = {"train": data.pop("limit"), "test": data.pop("test_limit")}
+    del data["mean"], data["std"]
+    chosen = recipe.seed if any(limits.values()) else None  # nothing else in the data depends on the seed
+    key = hash_json([data, limits, chosen])
+    if key not in sources:
+        train, test = (load(**data, part=part, limit=limits[part], seed=recipe.seed) for part in ("train", "test"))
+        sources[key] = train, test
+    return sources[key]
+
+
+def _parted(recipe: Recipe, source: Source, test: Source) -> tuple[Split, Source, Source]:
+    """The split that the recipe asks for, the held-out data, and what remains of the test data."""
+    wanted = asdict(recipe.forget)
+    after, place = wanted.pop("after"), wanted.pop("holdout_from")
+    wanted["seed"] = recipe.seed if wanted["seed"] is None else wanted["seed"]
+    if after is not None:
+        before = _split_before(recipe, source)
+        share, seed = before.spec["holdout"], before.spec.get("holdout_seed", before.spec["seed"])
+        place = before.spec.get("holdout_from", "train")
+        del wanted["holdout"]
+        split = further_split(source, before, **wanted)
+        split.spec.update(holdout=share, holdout_seed=seed)
+    else:
+        place = place or ("train" if recipe.model.checkpoint is None else "test")
+        share, seed = wanted["holdout"], wanted["seed"]
+        split = make_split(source, **wanted | ({} if place == "train" else {"holdout": 0.0}))
+    holdout: Source = Subset(source, split.holdout)
+    if place == "test":
+        split.spec.update(holdout=share, holdout_from=place)
+        holdout, test = held_out_of_test(test, round(share * len(source)), split, source, seed)
+    return split, holdout, test
+
+
+def _split_before(recipe: Recipe, source: Source) -> Split:
+    """The split of the request that this one comes after."""
+    folder = recipe.forget.after
+    if recipe.model.checkpoint is None:
+        raise SettingError(
+            f"forget.after: give the model to go on with, such as model.checkpoint: {folder}/sfron.safetensors."
+        )
+    try:
+        return Split.load(f"{folder}/split.json", source)
+    except (DataError, StaleFile) as error:
+        raise type(error)(f"forget.after must be the run folder of the request before: {error}") from error
 
 
 def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -159,8 +228,13 @@ def _try_model(shop: Workshop) -> None:
     prepared(shop.task, module, {"train": shop.stream("train")})
 
 
-def _open_folder(shop: Workshop, going_on: bool) -> None:
-    """Makes the folder and writes recipe and split into it; a split that is there must be the same."""
+def write_inputs(shop: Workshop, going_on: bool) -> None:
+    """Makes the folder and writes recipe and split into it; a split that is there must be the same.
+
+    Args:
+        shop: its workshop.
+        going_on: whether the folder holds a run already.
+    """
     folder = made(shop.folder)
     path = folder / "split.json"
     if going_on and path.exists() and Split.load(path, shop.source).hash != shop.split.hash:
@@ -170,11 +244,23 @@ def _open_folder(shop: Workshop, going_on: bool) -> None:
         shop.split.save(path)
 
 
-def holds_run(recipe: Recipe, *, resume: bool) -> bool:
+_OTHER = (
+    *("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references"),
+    *("compare", "svc"),
+)
+"""Fields of a recipe that do not change the numbers of what a folder already holds."""
+
+
+def holds_run(recipe: Recipe, *, resume: bool, other: Sequence[str] = _OTHER) -> bool:
     """Whether the run folder holds a run of this very recipe to go on with; nothing is made or changed.
 
     A folder with no more than recipe and split in it, left by a run that was stopped before its first checkpoint,
     holds nothing of value: the run starts anew there.
+
+    Args:
+        recipe: the experiment.
+        resume: whether a run that is there may be gone on with.
+        other: fields, by dotted name, in which that run's recipe may differ from this one.
 
     Raises:
         FolderError: if it holds something else, or holds this run and `resume` was not asked for, or cannot be
@@ -191,10 +277,12 @@ def holds_run(recipe: Recipe, *, resume: bool) -> bool:
         raise FolderError(
             f"{folder} already holds a run. Go on with it with --resume, or choose another folder with --out."
         )
-    other = [name for name, value in _identity(recipe.plain()).items() if _identity(kept).get(name) != value]
-    if other:
+    held = _identity(kept, other)
+    changed = [name for name, value in _identity(recipe.plain(), other).items() if held.get(name) != value]
+    if changed:
+        verb = "differs" if len(changed) == 1 else "differ"
         raise FolderError(
-            f"{folder} holds a run of another recipe: {', '.join(other[:5])} differ{'s' if len(other) == 1 else ''}. "
+            f"{folder} holds a run of another recipe: {', '.join(changed[:5])} {verb}. "
             "Choose another folder with --out."
         )
     return True
@@ -210,23 +298,18 @@ def _kept_recipe(folder: Path) -> Mapping[str, Any]:
         kept = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         kept = None
-    if not isinstance(kept, dict) or not {f.name for f in fields(Recipe)} <= kept.keys():
+    if not isinstance(kept, dict) or not {"name", "data", "forget", "model", "train", "methods"} <= kept.keys():
         raise FolderError(f"{folder} is not empty and holds no run. Choose another folder with --out.")
     return kept
 
 
-_OTHER = ("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references")
-"""Fields of a recipe that do not change the numbers of what a folder already holds."""
-
-
-def _identity(content: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(content: Mapping[str, Any], other: Sequence[str]) -> dict[str, Any]:
     """A recipe's fields by dotted name, without those that do not change its numbers."""
     flat: dict[str, Any] = {}
     for name, value in content.items():
-        if name not in _OTHER:
-            inner = value.items() if isinstance(value, dict) else [("", value)]
-            flat |= {f"{name}.{key}".rstrip("."): entry for key, entry in inner}
-    return flat
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): entry for key, entry in inner}
+    return {name: value for name, value in flat.items() if name not in other and name.split(".")[0] not in other}
 
 
 def original(shop: Workshop) -> nn.Module:
@@ -259,7 +342,7 @@ def _trained_lr(facts: Mapping[str, Any]) -> float | None:
     """The peak learning rate that a checkpoint tells: its optimiser's, or that of the recipe which trained it."""
     if facts.get("method") == Retrain.name:
         return facts["settings"]["optimizer"]["lr"]
-    return facts.get("optimizer_lr")
+    return facts.get("peak_lr", facts.get("optimizer_lr"))
 
 
 def retrained_names(recipe: Recipe) -> list[str]:
@@ -275,9 +358,14 @@ def retrained(shop: Workshop, names: Sequence[str] | None = None) -> dict[str, n
 
 def _trained(shop: Workshop, name: str, data: Stream, seed: int) -> nn.Module:
     """One model trained from new weights."""
+    return _made(shop, name, shop.recipe.train, _training(shop, data, seed))
+
+
+def _training(shop: Workshop, data: Stream, seed: int) -> Problem:
+    """What a model is trained on from new weights."""
     subject = Subject(shop.module(seed), init=lambda: shop.module(seed))
     stream = replace_seed(data, seed)
-    return _made(shop, name, shop.recipe.train, Problem(subject, shop.task, stream, stream, seed=seed))
+    return Problem(subject, shop.task, stream, stream, seed=seed)
 
 
 def replace_seed(stream: Stream, seed: int) -> Stream:
@@ -287,17 +375,25 @@ def replace_seed(stream: Stream, seed: int) -> Stream:
 
 def unlearned(shop: Workshop, start: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
     """What the recipe's methods make of the original; None: each of them."""
-    sets = {name: shop.stream(name) for name in ("forget", "retain")}
-    if len(shop.holdout):
-        sets["holdout"] = shop.stream("holdout")
+    sets = method_sets(shop)
     check_sets({name: stream.data for name, stream in sets.items()}, sets)
     prepared(shop.task, start, sets)
     made = {}
     for name in shop.recipe.methods if names is None else names:
-        method = shop.recipe.methods[name]
-        subject = Subject(start, init=lambda: shop.module(shop.recipe.seed), peak_lr=peak_lr(shop)).copy()
-        made[name] = _made(shop, name, method, Problem(subject, shop.task, **sets, seed=shop.recipe.seed))
+        made[name] = _made(shop, name, shop.recipe.methods[name], unlearning(shop, start, sets))
     return made
+
+
+def method_sets(shop: Workshop) -> dict[str, Stream]:
+    """The sets that a method is given: "forget", "retain" and, where there is one, "holdout"."""
+    names = ("forget", "retain", "holdout") if len(shop.holdout) else ("forget", "retain")
+    return {name: shop.stream(name) for name in names}
+
+
+def unlearning(shop: Workshop, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
+    """What a method works on: a copy of the original, and the sets."""
+    subject = Subject(start, init=lambda: shop.module(shop.recipe.seed), peak_lr=peak_lr(shop)).copy()
+    return Problem(subject, shop.task, **sets, seed=shop.recipe.seed)
 
 
 def peak_lr(shop: Workshop) -> float | None:
@@ -312,15 +408,15 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
     """The model called `name`: read from the folder if it was made from the same inputs, else made and kept there."""
     path, engine = shop.folder / f"{name}.safetensors", shop.engine
     resume_file = shop.folder / f"{name}.resume.pt"
-    mark = _mark(shop, method, problem)
+    fingerprint = mark(shop, method, problem)
     if path.exists():
-        module = _kept(shop, name, path, mark)
+        module = _kept(shop, name, path, fingerprint)
         if engine.is_main:
             resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
         return module
     shop.say(f"[bold]{name}[/bold]: {method.name}")
     start = weights.state_hash(problem.subject.module)
-    saver = Checkpoints(resume_file, mark, resume=True, every=shop.recipe.checkpoint_every)
+    saver = Checkpoints(resume_file, fingerprint, resume=True, every=shop.recipe.checkpoint_every)
     finished = run(
         method,
         problem,
@@ -329,10 +425,10 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
         evaluate=lambda module: _quick(shop, module),
         evaluate_every=shop.recipe.evaluate_every,
     )
-    mask = problem.memo.get("mask") if method.name == "sfron" else None
+    mask = problem.memo.get("mask")
     module = finished.state.module.eval()
     facts = {
-        "fingerprint": mark,
+        "fingerprint": fingerprint,
         "file": path.name,
         "method": method.name,
         "settings": asdict(finished.method),
@@ -341,6 +437,7 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
         "seconds": finished.seconds,
         "clocks": finished.clocks,
         "hash": weights.state_hash(module),
+        "peak_lr": peak_lr(shop),
     }
     if engine.is_main:
         if mask is not None:
@@ -354,7 +451,7 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
     return module
 
 
-def _kept(shop: Workshop, name: str, path: Path, mark: str) -> nn.Module:
+def _kept(shop: Workshop, name: str, path: Path, fingerprint: str) -> nn.Module:
     """A finished model of the run folder.
 
     Raises:
@@ -364,7 +461,7 @@ def _kept(shop: Workshop, name: str, path: Path, mark: str) -> nn.Module:
         state, facts = weights.load_state(path)
     except CheckpointError as error:
         raise StaleFile(f"{path} is damaged: {error} Remove it, and it is made again.") from error
-    if facts.get("fingerprint") != mark:
+    if facts.get("fingerprint") != fingerprint:
         raise StaleFile(f"{path} was made from other data, weights or settings. Remove it, or choose another --out.")
     module = shop.module(0)
     weights.load_into(module, state)
@@ -372,21 +469,29 @@ def _kept(shop: Workshop, name: str, path: Path, mark: str) -> nn.Module:
     return module.eval()
 
 
-def _mark(shop: Workshop, method: Method, problem: Problem) -> str:
+def mark(shop: Workshop, method: Method, problem: Problem) -> str:
+    """The fingerprint of what a method makes of a problem: a hash of all that decides its numbers."""
     recipe = shop.recipe
+    alone = problem.forget is problem.retain  # trained from new weights: what is forgotten has no part in it
     return hash_json(
         {
             "method": {"name": method.name, **asdict(method)},
-            "split": shop.split.hash,
+            "split": None if alone else shop.split.hash,
             "set": content_of(problem.retain),
+            "holdout": content_of(problem.holdout) if problem.holdout else None,
             "weights": weights.state_hash(problem.subject.module),
             "peak_lr": problem.subject.peak_lr,
             "task": asdict(shop.task),
             "seed": problem.seed,
             "batch_size": recipe.batch_size,
-            "engine": [recipe.precision, shop.engine.num_processes],
+            "engine": [recipe.precision, shop.processes or shop.engine.num_processes],
         }
     )
+
+
+def original_mark(shop: Workshop) -> str:
+    """The fingerprint of the original that a recipe trains."""
+    return mark(shop, shop.recipe.train, _training(shop, shop.stream("train"), seed_of(shop.recipe.seed, ORIGINAL)))
 
 
 def _lines(name: str, history: list[dict[str, Any]]) -> str:
@@ -395,18 +500,23 @@ def _lines(name: str, history: list[dict[str, Any]]) -> str:
 
 def _quick(shop: Workshop, module: nn.Module) -> dict[str, float]:
     """Accuracies during a run."""
-    sets = {name: shop.stream(name) for name in ("forget", "retain", "test")}
-    found = evaluate_models({"model": module}, shop.task, sets, shop.engine)["model"]
+    found = evaluate_models({"model": module}, shop.task, shop.judged(), shop.engine)["model"]
     return {name: getattr(found, name) for name in ("FA", "RA", "TA") if getattr(found, name) is not None}
 
 
 def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Every measure of every model; written as evaluation.json."""
     shop.say("[bold]evaluate[/bold]")
-    streams = {name: shop.stream(name) for name in ("forget", "retain", "test")}
     references = [name for name in models if name.split("-")[0] == RETRAINED]
     found: dict[str, Evaluation] = evaluate_models(
-        models, shop.task, streams, shop.engine, references=references, classes=shop.source.classes
+        models,
+        shop.task,
+        shop.judged(),
+        shop.engine,
+        references=references,
+        classes=shop.source.classes,
+        svc=shop.recipe.svc,
+        seed=shop.recipe.seed,
     )
     entries = {}
     for name, evaluation in found.items():
@@ -419,12 +529,25 @@ def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]
         "noise_floor": next(iter(found.values())).noise_floor,
         "settings": shop.recipe.plain(),
         "classes": list(shop.source.classes),
-        "sizes": {part: len(getattr(shop.split, part)) for part in ("forget", "retain")}
-        | {"holdout": len(shop.holdout), "test": len(shop.test)},
+        "sizes": sizes(shop),
+        "mark": evaluation_mark(shop, models),
     }
     if shop.engine.is_main:
         write_json(shop.folder / "evaluation.json", content)
     return content
+
+
+def sizes(shop: Workshop) -> dict[str, int]:
+    """Samples in each set; "forget" is all that was asked so far, "earlier" what requests before this one asked."""
+    split = shop.split
+    found = {"forget": len(split.asked), "retain": len(split.retain), "holdout": len(shop.holdout)}
+    return found | {"test": len(shop.test)} | ({"earlier": len(split.earlier)} if len(split.earlier) else {})
+
+
+def evaluation_mark(shop: Workshop, names: Iterable[str]) -> str:
+    """A fingerprint of an evaluation: the models, by what is known of each, what is measured, and by which version."""
+    known = {name: shop.facts[name].get("fingerprint", shop.facts[name]["hash"]) for name in names}
+    return hash_json([version("untrain"), shop.recipe.svc, known])
 
 
 def write_manifest(shop: Workshop) -> None:

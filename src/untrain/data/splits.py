@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Split:
         kind: "classes", "fraction", "indices" or "ids".
         spec: how the split was asked for; it holds no id of a record, only a hash of the file that listed them.
         data_hash: the source's fingerprint.
+        earlier: what requests before this one forgot, [E]; in none of the other parts. See `further_split`.
     """
 
     forget: Tensor
@@ -48,11 +49,18 @@ class Split:
     kind: str
     spec: dict[str, Any] = field(default_factory=dict)
     data_hash: str = ""
+    earlier: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def asked(self) -> Tensor:
+        """All that was asked to be forgotten so far, this request's part included, [E + F], ascending."""
+        return torch.cat([self.earlier, self.forget]).sort().values
 
     @property
     def hash(self) -> str:
         """A hash of the indices and the data they point into."""
-        return hash_json([self.data_hash, *(getattr(self, part).tolist() for part in _PARTS)])
+        earlier = [self.earlier.tolist()] if len(self.earlier) else []
+        return hash_json([self.data_hash, *(getattr(self, part).tolist() for part in _PARTS), *earlier])
 
     def save(self, path: str | Path) -> None:
         """Writes the split as JSON, with its hash, whole or not at all."""
@@ -62,6 +70,7 @@ class Split:
             "data_hash": self.data_hash,
             "hash": self.hash,
             **{part: getattr(self, part).tolist() for part in _PARTS},
+            **({"earlier": self.earlier.tolist()} if len(self.earlier) else {}),
         }
         write_text(path, json.dumps(content) + "\n")
 
@@ -76,6 +85,7 @@ class Split:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
+            parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
             stored = content["hash"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -199,6 +209,67 @@ def make_split(
     return Split(forget, retain, held, kind, spec, source.fingerprint())
 
 
+def further_split(
+    source: Source,
+    before: Split,
+    *,
+    classes: Sequence[int | str] = (),
+    fraction: float | None = None,
+    count: int | None = None,
+    indices: Records | None = None,
+    ids: Records | None = None,
+    seed: int = 0,
+) -> Split:
+    """The split of one more request, made after those of `before`, on a model that has forgotten these.
+
+    What they forgot stays out of the retain set, and what they held out stays held out, but for samples of a class
+    that is now forgotten. A share is one of what is retained so far.
+
+    Args:
+        source: the training data, as before.
+        before: the split of the last request.
+        classes: see `make_split`, and so for fraction, count, indices, ids and seed.
+
+    Raises:
+        Overlap: if a listed record, or every sample of the classes, was asked for before.
+        DataError: if a listed record was held out, so that there is nothing to forget of it.
+        UntrainError: as `make_split`.
+    """
+    request = {"fraction": fraction, "count": count, "indices": indices, "ids": ids}
+    kind = _kind(classes=tuple(classes) or None, **request)
+    if kind in ("indices", "ids"):
+        _check_new(torch.tensor(_numbers(source, kind, request[kind])[0]), before)
+    if kind == "classes":
+        wanted = torch.isin(source.labels, torch.tensor(class_numbers(source, classes)))
+        if not wanted[before.retain].any() and wanted[before.asked].any():
+            raise Overlap(f"the classes {list(classes)} were asked for before: nothing of them is left. {_ASKED_TWICE}")
+    split = make_split(source, classes=classes, **request, seed=seed, within=before.retain)  # type: ignore[arg-type]
+    held = before.holdout
+    if kind == "classes":
+        held = held[~wanted[held]]
+    spec = {name: value for name, value in split.spec.items() if name not in ("within", "holdout")}
+    spec["requests before"] = 1 + before.spec.get("requests before", 0)
+    return replace(split, spec=spec, holdout=held, earlier=before.asked)
+
+
+_ASKED_TWICE = "Leave out what is forgotten already."
+
+
+def _check_new(wanted: Tensor, before: Split) -> None:
+    """Listed records must be neither forgotten already nor held out."""
+    twice = wanted[torch.isin(wanted, before.asked)]
+    if len(twice):
+        raise Overlap(
+            f"{len(twice)} records to forget were asked for before (first: index {int(twice[0])}). {_ASKED_TWICE}"
+        )
+    held = wanted[torch.isin(wanted, before.holdout)]
+    if len(held):
+        raise DataError(
+            f"{len(held)} records to forget were held out by the request before (first: index {int(held[0])}): the "
+            "model has never seen them. Leave them out."
+        )
+
+
 def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
     """Classes by number or name as numbers, ascending; a name that is made of digits counts as a name first."""
     numbers = set()
@@ -298,7 +369,18 @@ def _without(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _requested(source: Source, kind: str, given: Any) -> tuple[Tensor, dict[str, Any]]:
-    """Listed records as positions, and what a split says of where the list came from."""
+    """Listed records as ascending positions, and what a split says of where the list came from."""
+    numbers, spec = _numbers(source, kind, given)
+    forget, counts = torch.tensor(numbers).unique(return_counts=True)
+    if len(forget) < len(numbers):
+        twice = int(forget[counts > 1][0])
+        name = source.ids[twice] if kind == "ids" and source.ids else twice
+        raise DataError(f"{_place(given, kind)}: {kind[:-1] if kind == 'ids' else 'index'} {name} comes twice.")
+    return forget, spec
+
+
+def _numbers(source: Source, kind: str, given: Any) -> tuple[list[int], dict[str, Any]]:
+    """Listed records as positions in the order of the list, and what a split says of where it came from."""
     records, spec = _listed(given, kind)
     if not records:
         raise EmptySet(f"{_place(given, kind)} lists no record: there is nothing to forget.")
@@ -308,12 +390,7 @@ def _requested(source: Source, kind: str, given: Any) -> tuple[Tensor, dict[str,
     for number, record in zip(numbers, records, strict=True):
         if not 0 <= number < len(source):
             raise DataError(f"{_place(given, kind)}: index {record} is out of range, which is 0 to {len(source) - 1}.")
-    forget, counts = torch.tensor(numbers).unique(return_counts=True)
-    if len(forget) < len(numbers):
-        twice = int(forget[counts > 1][0])
-        name = source.ids[twice] if kind == "ids" and source.ids else twice
-        raise DataError(f"{_place(given, kind)}: {kind[:-1] if kind == 'ids' else 'index'} {name} comes twice.")
-    return forget, spec
+    return numbers, spec
 
 
 def _listed(given: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
