@@ -29,7 +29,7 @@ ORDER = [
     *("evaluation", "report", "api", "config", "pipeline", "comparison", "cli"),
 ]
 """Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
-`methods.base` runs on streams, tasks and subjects; evaluation enters it as a callback."""
+`methods` runs on streams, tasks and subjects; evaluation enters it as a callback."""
 
 
 def stage_of(path):

@@ -9,7 +9,7 @@ from torch import nn
 
 import untrain
 from untrain.config import read
-from untrain.methods.base import Descent
+from untrain.methods.descent import Descent
 from untrain.methods.sfron import SFRon
 
 FOLDER = Path(__file__).parents[1] / "recipes/published"

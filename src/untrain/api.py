@@ -22,7 +22,8 @@ from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFil
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, hash_tensors, write_json, write_text
 from untrain.methods import find, make
-from untrain.methods.base import Checkpoints, Method, Problem, Run, check_runs, run
+from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.loop import Checkpoints, Run, run
 from untrain.models.checkpoints import load_into, load_state, state_hash
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask

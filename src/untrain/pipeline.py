@@ -35,7 +35,8 @@ from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
 from untrain.evaluation.evaluate import Evaluation, evaluate_models
 from untrain.io import hash_json, write_json, write_text
-from untrain.methods.base import Checkpoints, Method, Problem, check_runs, run
+from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.classifiers import build

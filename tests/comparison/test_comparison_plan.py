@@ -82,7 +82,7 @@ def test_the_search_has_a_seed_and_held_out_data_of_its_own():
     assert (run.seed, run.forget.seed, run.forget.holdout) == (4, None, 0.2)
     assert str(run.folder) == "c/cells/random/seed-4"
     none = recipe(forget=Forget(holdout=0.0))
-    assert group_recipe(none, "tuning/random").forget.holdout == 0.1, "a search needs something to judge by"
+    assert group_recipe(none, "tuning/random").forget.holdout == 0.2, "a search needs something to judge by"
 
 
 def test_at_least_two_references():

@@ -1,13 +1,15 @@
 """The search: its criterion in closed form, and that a suggestion is a pure function of the trials before it."""
 
 import copy
-from dataclasses import fields
+import math
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from untrain.comparison.tuning import Goal, Seen, best, criterion, goal, suggestion
+from untrain.comparison.tuning import Goal, Seen, _splits, best, certainty_gap, criterion, goal, suggestion
 from untrain.config import with_settings
+from untrain.data.splits import Split
 from untrain.errors import SettingError
 from untrain.evaluation.evaluate import Predictions
 from untrain.methods.base import Choice, Optimizer, Range
@@ -15,8 +17,8 @@ from untrain.methods.finetune import Finetune
 from untrain.methods.sfron import SFRon
 
 
-def said(right, of, entropy, label=0):
-    """Predictions of `of` samples of one class, the first `right` of them right, all of one entropy."""
+def said(right, of, entropy, label=0, certainty=1.0):
+    """Predictions of `of` samples of one class, the first `right` of them right, all of one entropy and certainty."""
     nothing = {f.name: torch.zeros(of, dtype=torch.float64) for f in fields(Predictions) if f.name != "log_probs"}
     return Predictions(
         **nothing
@@ -24,6 +26,7 @@ def said(right, of, entropy, label=0):
             "labels": torch.full((of,), label),
             "correct": torch.arange(of) < right,
             "entropies": torch.full((of,), entropy, dtype=torch.float64),
+            "losses": torch.full((of,), -math.log(certainty), dtype=torch.float64),
         }
     )
 
@@ -34,40 +37,63 @@ def joined(a, b):
     )
 
 
-ORIGINAL = Seen(
-    forget=said(20, 20, 0.1), retain=said(49, 50, 0.1), outside=said(8, 10, 2.0),
-    asked=joined(said(5, 5, 2.0), said(1, 5, 0.1)),
-)  # fmt: skip
+HALF = joined(said(6, 6, 2.0, certainty=0.8), said(1, 4, 0.1, certainty=0.8))
+ORIGINAL = Seen(forget=said(20, 20, 0.1), retain=said(49, 50, 0.1), one=HALF, other=HALF)
 
 
 def test_the_goal_is_what_the_original_does_with_what_it_never_saw():
-    """14 of 20 held-out samples are right; the attack tells 0.1 from 2.0 nats, and calls 5 of 10 members."""
-    assert goal(ORIGINAL) == Goal(FA=70.0, RA=98.0, HA=70.0, MIA=50.0)
+    """14 of 20 held-out samples are right; the attack tells 0.1 from 2.0 nats, and calls 4 of 10 members."""
+    assert goal(ORIGINAL) == Goal(FA=70.0, RA=98.0, HA=70.0, MIA=40.0)
+
+
+def test_each_half_is_asked_by_the_attack_on_the_other():
+    uneven = replace(ORIGINAL, other=joined(said(6, 8, 2.0), said(1, 2, 0.1)))
+    assert uneven.held_out_members == pytest.approx((20 + 40) / 2)
 
 
 def test_a_class_that_is_not_retained_should_be_gone():
-    gone = Seen(said(20, 20, 0.1, label=7), ORIGINAL.retain, ORIGINAL.outside, ORIGINAL.asked)
+    gone = replace(ORIGINAL, forget=said(20, 20, 0.1, label=7))
     assert goal(gone) == Goal(FA=0.0, RA=98.0, HA=70.0, MIA=None)
     some = joined(said(5, 5, 0.1), said(15, 15, 0.1, label=7))
-    mixed = Seen(some, ORIGINAL.retain, ORIGINAL.outside, ORIGINAL.asked)
-    assert goal(mixed) == Goal(FA=17.5, RA=98.0, HA=70.0, MIA=50.0)
+    assert goal(replace(ORIGINAL, forget=some)) == Goal(FA=17.5, RA=98.0, HA=70.0, MIA=40.0)
 
 
 def test_the_criterion_is_the_mean_of_the_gaps():
-    aim = Goal(FA=70.0, RA=98.0, HA=70.0, MIA=50.0)
     seen = Seen(
-        forget=joined(said(10, 12, 0.1), said(5, 8, 2.0)), retain=said(45, 50, 0.1), outside=said(6, 10, 2.0),
-        asked=said(6, 10, 2.0),
-    )  # fmt: skip
-    gaps = (75 - 70, 98 - 90, 70 - 60, 60 - 50)  # 12 of 20 have the members' entropy
-    assert criterion(seen, aim) == pytest.approx(sum(gaps) / 4)
-    assert criterion(seen, Goal(70.0, 98.0, 70.0, None)) == pytest.approx(sum(gaps[:3]) / 3)
+        forget=joined(said(10, 12, 0.1, certainty=0.9), said(5, 8, 2.0, certainty=0.9)),
+        retain=said(45, 50, 0.1),
+        one=said(6, 10, 2.0, certainty=0.5),
+        other=said(6, 10, 2.0, certainty=0.5),
+    )
+    gaps = (75 - 70, 98 - 90, 70 - 60, 60 - 40, 90 - 80, 80 - 50)  # 12 of 20 have the members' entropy
+    assert criterion(seen, ORIGINAL) == pytest.approx(sum(gaps) / 6)
+    unknown = replace(seen, forget=said(3, 20, 0.1, label=7, certainty=0.25))
+    gone = (15, 98 - 90, 70 - 60, 25, 80 - 50)
+    original = replace(ORIGINAL, forget=said(20, 20, 0.1, label=7))
+    assert criterion(unknown, original) == pytest.approx(sum(gone) / 5), "no attack; no certainty should be left"
 
 
 def test_a_model_that_treats_the_forget_set_as_held_out_data_has_no_distance():
-    same = Seen(ORIGINAL.asked, ORIGINAL.retain, said(8, 10, 2.0), said(6, 10, 2.0))
-    aim = Goal(FA=60.0, RA=98.0, HA=70.0, MIA=50.0)
-    assert criterion(same, aim) == pytest.approx(0.0, abs=1e-12)
+    """14 of 20 right, 8 of 20 called members, certain as the original is of held-out data."""
+    assert criterion(replace(ORIGINAL, forget=joined(HALF, HALF)), ORIGINAL) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_certainty_is_compared_by_its_whole_distribution():
+    assert certainty_gap(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5])) == pytest.approx(50.0), "equal means"
+    assert certainty_gap(torch.tensor([0.2, 0.4]), torch.tensor([0.4, 0.2, 0.4, 0.2])) == pytest.approx(0.0)
+
+
+def test_a_random_forget_set_is_drawn_twice_and_a_class_is_not():
+    split = Split(torch.arange(10), torch.arange(20, 60), torch.arange(60, 80), "fraction")
+    first, second = _splits(split, 3)
+    assert first is split
+    assert len(second.forget) == 10
+    assert set(second.forget.tolist()) < set(split.retain.tolist())
+    assert sorted([*second.forget.tolist(), *second.retain.tolist()]) == [*range(10), *range(20, 60)]
+    assert torch.equal(second.holdout, split.holdout)
+    assert torch.equal(_splits(split, 3)[1].forget, second.forget)
+    assert not torch.equal(_splits(split, 4)[1].forget, second.forget)
+    assert len(_splits(replace(split, kind="classes"), 3)) == 1
 
 
 SPACE = {

@@ -18,7 +18,8 @@ from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods import METHODS, make
-from untrain.methods.base import Checkpoints, Choice, Optimizer, Problem, Range, check_runs, run
+from untrain.methods.base import Choice, Optimizer, Problem, Range, check_runs
+from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
 from untrain.tasks.classification import Classification
 

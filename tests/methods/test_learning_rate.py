@@ -1,9 +1,10 @@
 import torch
 from test_sfron import problem
 
-from untrain.methods.base import Optimizer, run
+from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
 from untrain.methods.learning_rate import range_test, unsettled, with_learning_rate
+from untrain.methods.loop import run
 
 
 def test_a_given_rate_is_taken():

@@ -11,8 +11,9 @@ from test_sfron import SGD, network, problem
 
 from untrain.errors import Diverged, ModelError, SettingError, StaleFile
 from untrain.methods import make, methods
-from untrain.methods.base import Checkpoints, Optimizer, run
+from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
+from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.methods.sfron import SFRon
 

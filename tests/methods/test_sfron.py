@@ -13,9 +13,10 @@ from torch.utils.data import TensorDataset
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.methods.base import Optimizer, Problem, State, descend
+from untrain.methods.base import Optimizer, Problem, State, check_runs
 from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.sfron import SFRon
+from untrain.methods.steps import descend
 from untrain.models.subject import Subject
 from untrain.tasks.classification import Classification
 
@@ -162,6 +163,15 @@ def test_joined_steps_respect_the_mask_too():
         mask = work.memo["mask"][name]
         assert torch.equal(parameter[~mask], before[name][~mask])
         assert not mask.any() or not torch.equal(parameter[mask], before[name][mask])
+
+
+def test_redirecting_needs_a_task_that_redirects():
+    class Nowhere:
+        variants = ()
+
+    with pytest.raises(SettingError, match="method 'sfron' cannot run on task 'Nowhere': it needs 'redirect'"):
+        check_runs(SFRon(objective="redirect"), Nowhere())
+    check_runs(SFRon(), Nowhere())
 
 
 def test_alpha_decays_as_said():

@@ -16,8 +16,8 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.pipeline import ORIGINAL, retrained_names
 
 EVALUATION, TUNING = "evaluation", "tuning"
-HELD_OUT = 0.1
-"""Share of the training data that a search judges by, where the recipe holds out less."""
+HELD_OUT = 0.2
+"""Share of the training data that a search judges by, beside what its methods are given."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def group_recipe(recipe: Recipe, group: str) -> Recipe:
     changes: dict[str, Any] = {"references": 0, "evaluate_every": 0}
     if first == TUNING:
         if recipe.model.checkpoint is None:
-            share = min(forget.holdout + max(forget.holdout, HELD_OUT), 0.5)
+            share = min(forget.holdout + HELD_OUT, 0.5)
             forget = replace(forget, seed=seed, holdout=share)
     else:
         seed = int(last.removeprefix("seed-"))

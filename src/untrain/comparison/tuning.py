@@ -3,6 +3,8 @@
 The search works on a run of its own: another seed, and so another split and another original than those that are
 compared. It never looks at test data. A trial is judged by how the unlearned model treats the forget set, compared
 with how the *original* treats data that it never saw, since that is how a retrained model would treat the forget set.
+One draw of a random forget set says little: of some hundred samples, the accuracy alone is uncertain by a point. So a
+trial unlearns two such sets in turn, each from the same original.
 """
 
 import json
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from untrain import pipeline
 from untrain.api import check_sets, content_of, prepared
 from untrain.config import Recipe, space_of, whole, with_settings
-from untrain.data.splits import Subset
+from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import generator_of, seed_of
 from untrain.errors import DataError, SettingError, StaleFile, UntrainError
@@ -26,7 +28,8 @@ from untrain.evaluation.accuracy import accuracy
 from untrain.evaluation.evaluate import Predictions, predictions
 from untrain.evaluation.membership import entropy_attack
 from untrain.io import hash_json, write_json
-from untrain.methods.base import Choice, Method, Optimizer, Space, run
+from untrain.methods.base import Choice, Method, Optimizer, Space
+from untrain.methods.loop import run
 from untrain.models.subject import Subject
 from untrain.pipeline import Workshop
 
@@ -60,28 +63,43 @@ class Seen:
     Attributes:
         forget: the forget set.
         retain: the retain set, the attack's members.
-        outside: one half of the held-out data that no method was given, the attack's non-members.
-        asked: the other half.
+        one: one half of the held-out data that no method was given.
+        other: the other half.
     """
 
     forget: Predictions
     retain: Predictions
-    outside: Predictions
-    asked: Predictions
+    one: Predictions
+    other: Predictions
 
     @property
     def held(self) -> Tensor:
         """Of which forget samples the retain set holds the class, bool [F]."""
         return torch.isin(self.forget.labels, self.retain.labels)
 
-    def called_members(self, entropies: Tensor) -> float:
-        """The share of samples with these entropies that the attack on this model calls members, in %."""
-        return entropy_attack(self.retain.entropies, self.outside.entropies, entropies)
-
     @property
     def held_out_accuracy(self) -> float:
         """Over both halves, in %."""
-        return accuracy(torch.cat([self.outside.correct, self.asked.correct]))
+        return accuracy(torch.cat([self.one.correct, self.other.correct]))
+
+    @property
+    def certainty(self) -> Tensor:
+        """Probability of the true label of each held-out sample, [H]."""
+        return torch.cat([self.one.losses, self.other.losses]).neg().exp()
+
+    @property
+    def held_out_members(self) -> float:
+        """The share of held-out data called members, in %: each half by the attack that is fitted on the other."""
+        return (self._called(self.one, self.other.entropies) + self._called(self.other, self.one.entropies)) / 2
+
+    @property
+    def forget_members(self) -> float:
+        """The share of forget samples, of retained classes, called members, in %; mean of both attacks."""
+        asked = self.forget.entropies[self.held]
+        return (self._called(self.one, asked) + self._called(self.other, asked)) / 2
+
+    def _called(self, outside: Predictions, entropies: Tensor) -> float:
+        return entropy_attack(self.retain.entropies, outside.entropies, entropies)
 
 
 def goal(original: Seen) -> Goal:
@@ -95,25 +113,48 @@ def goal(original: Seen) -> Goal:
         FA=unseen * held.double().mean().item(),
         RA=accuracy(original.retain.correct),
         HA=unseen,
-        MIA=original.called_members(original.asked.entropies) if held.any() else None,
+        MIA=original.held_out_members if held.any() else None,
     )
 
 
-def criterion(seen: Seen, aim: Goal) -> float:
-    """Mean of |FA − FA₀|, |RA − RA₀|, |HA − HA₀| and, where it can be had, |MIA − MIA₀|, in points."""
+def criterion(seen: Seen, original: Seen) -> float:
+    """How far a model is from what a retrained one would do, in points; the lower the better.
+
+    Mean of |FA − FA₀|, |RA − RA₀|, |HA − HA₀|, |MIA − MIA₀| where it can be had, and the distances of the certainty
+    on the forget set and on held-out data to the original's on held-out data.
+    """
+    aim = goal(original)
     gaps = [
         abs(accuracy(seen.forget.correct) - aim.FA),
         abs(accuracy(seen.retain.correct) - aim.RA),
         abs(seen.held_out_accuracy - aim.HA),
+        forget_certainty_gap(seen, original.certainty),
+        certainty_gap(seen.certainty, original.certainty),
     ]
     if aim.MIA is not None:
-        gaps.append(abs(seen.called_members(seen.forget.entropies[seen.held]) - aim.MIA))
+        gaps.append(abs(seen.forget_members - aim.MIA))
     return sum(gaps) / len(gaps)
+
+
+def certainty_gap(a: Tensor, b: Tensor) -> float:
+    """Wasserstein-1 distance of two samples of probabilities, in points (0 to 100)."""
+    from scipy.stats import wasserstein_distance
+
+    return 100 * float(wasserstein_distance(a.numpy(), b.numpy()))
+
+
+def forget_certainty_gap(seen: Seen, unseen: Tensor) -> float:
+    """The same for the forget set: to `unseen` where the class is retained, to no certainty at all where it is not."""
+    certainty, held = seen.forget.losses.neg().exp(), seen.held
+    share = held.double().mean().item()
+    known = certainty_gap(certainty[held], unseen) if held.any() else 0.0
+    gone = 100 * certainty[~held].mean().item() if share < 1 else 0.0
+    return share * known + (1 - share) * gone
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """A search's workshop, with its held-out data shared out.
+    """A search's workshop with one forget set, its held-out data shared out.
 
     Attributes:
         shop: as methods see it: with their part of the held-out data.
@@ -128,8 +169,8 @@ class _Bench:
         return Seen(**{name: predictions(module, task, stream, engine) for name, stream in self.judged.items()})
 
 
-def _bench(shop: Workshop, own: float) -> _Bench:
-    """Shares the held-out data out: to the methods, to the attack as non-members, and what the attack is asked about.
+def _benches(shop: Workshop, own: float) -> list[_Bench]:
+    """Shares the held-out data out: to the methods, and in two halves to the criterion; for each forget set.
 
     Raises:
         DataError: if too few are left to judge by.
@@ -144,9 +185,23 @@ def _bench(shop: Workshop, own: float) -> _Bench:
             "raise forget.holdout, or set compare.trials to 0."
         )
     recipe, engine = shop.recipe, shop.engine
-    outside, asked = (Stream(part, "holdout", engine, recipe.batch_size, recipe.seed) for part in parts[1:])
-    judged = {"forget": shop.stream("forget"), "retain": shop.stream("retain"), "outside": outside, "asked": asked}
-    return _Bench(replace(shop, holdout=parts[0]), judged)
+    halves = [Stream(part, "holdout", engine, recipe.batch_size, recipe.seed) for part in parts[1:]]
+    benches = []
+    for split in _splits(shop.split, recipe.seed):
+        part = replace(shop, split=split, holdout=parts[0])
+        sets = {"forget": part.stream("forget"), "retain": part.stream("retain")}
+        benches.append(_Bench(part, {**sets, "one": halves[0], "other": halves[1]}))
+    return benches
+
+
+def _splits(split: Split, seed: int) -> list[Split]:
+    """The split, and where it is random a second one: other samples of the same training data are forgotten."""
+    count, retain = len(split.forget), split.retain
+    if split.kind != "fraction" or count > len(retain):
+        return [split]
+    order = torch.randperm(len(retain), generator=generator_of(seed, "tuning", "second forget set"))
+    second, rest = retain[order[:count]], retain[order[count:]]
+    return [split, replace(split, forget=second.sort().values, retain=torch.cat([split.forget, rest]).sort().values)]
 
 
 def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> None:
@@ -162,18 +217,18 @@ def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: fl
     Raises:
         UntrainError: if no trial worked.
     """
-    bench, method = _bench(shop, own), recipe.methods[entry]
-    mark, path = _mark(bench, recipe, start, entry), _path(shop.folder, entry)
+    benches, method = _benches(shop, own), recipe.methods[entry]
+    mark, path = _mark(benches, recipe, start, entry), _path(shop.folder, entry)
     trials = _kept(path, mark)
-    sets = pipeline.method_sets(bench.shop)
+    sets = pipeline.method_sets(benches[0].shop)
     check_sets({name: stream.data for name, stream in sets.items()}, sets)
     prepared(shop.task, start, sets)
     space, wanted = space_of(recipe, entry), recipe.compare.trials
-    aim = goal(bench.seen(start)) if len(trials) < wanted else None
-    while aim is not None and len(trials) < wanted:
+    before = [bench.seen(start) for bench in benches] if len(trials) < wanted else []
+    while len(trials) < wanted:
         seed = seed_of(shop.recipe.seed, entry, len(trials))
         settings = suggestion(method, space, trials, seed, wanted) if trials else {}
-        trials.append(_trial(bench, start, method, settings, space, aim))
+        trials.append(_trial(benches, start, method, settings, space, before))
         if shop.engine.is_main:
             write_json(path, {"mark": mark, "method": method.name, "trials": trials, "best": best(trials)})
         shop.say(f"{entry}: trial {len(trials)} of {wanted}: {trials[-1]['criterion']}")
@@ -183,17 +238,27 @@ def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: fl
 
 
 def _trial(
-    bench: _Bench, start: nn.Module, method: Method, settings: Mapping[str, Any], space: Mapping[str, Space], aim: Goal
+    benches: Sequence[_Bench],
+    start: nn.Module,
+    method: Method,
+    settings: Mapping[str, Any],
+    space: Mapping[str, Space],
+    before: Sequence[Seen],
 ) -> dict[str, Any]:
-    """One run of a method; a run that fails, because it diverged or its settings contradict each other, counts too."""
-    began, shop = time.perf_counter(), bench.shop
+    """One run of a method on each forget set.
+
+    One that fails, because it diverged or its settings contradict each other, counts too.
+    """
+    began = time.perf_counter()
     error, value = None, None
     try:
-        tried = with_settings(method, settings, fitting_optimizer(start, method.name))
-        problem = pipeline.unlearning(shop, start, pipeline.method_sets(shop))
-        made = run(tried, problem, shop.engine)
-        value = criterion(bench.seen(made.state.module), aim)
-        settings = {name: settings.get(name, _setting(made.method, name)) for name in space}
+        tried, values = with_settings(method, settings, fitting_optimizer(start, method.name)), []
+        for bench, original in zip(benches, before, strict=True):
+            problem = pipeline.unlearning(bench.shop, start, pipeline.method_sets(bench.shop))
+            made = run(tried, problem, bench.shop.engine)
+            values.append(criterion(bench.seen(made.state.module), original))
+            settings = {name: settings.get(name, _setting(made.method, name)) for name in space}
+        value = sum(values) / len(values)
     except UntrainError as failure:
         error = str(failure)
     seconds = time.perf_counter() - began
@@ -280,12 +345,13 @@ def _path(folder: Path, entry: str) -> Path:
     return folder / f"{entry}.trials.json"
 
 
-def _mark(bench: _Bench, recipe: Recipe, start: nn.Module, entry: str) -> str:
+def _mark(benches: Sequence[_Bench], recipe: Recipe, start: nn.Module, entry: str) -> str:
     """The fingerprint of all that a search's trials depend on."""
-    problem = pipeline.unlearning(bench.shop, start, pipeline.method_sets(bench.shop))
+    shop = benches[0].shop
+    problem = pipeline.unlearning(shop, start, pipeline.method_sets(shop))
     space = {name: {type(kind).__name__: asdict(kind)} for name, kind in space_of(recipe, entry).items()}
-    judged = [content_of(stream) for stream in bench.judged.values()]
-    return hash_json([pipeline.mark(bench.shop, recipe.methods[entry], problem), space, judged, recipe.compare.trials])
+    judged = [content_of(stream) for bench in benches for stream in bench.judged.values()]
+    return hash_json([pipeline.mark(shop, recipe.methods[entry], problem), space, judged, recipe.compare.trials])
 
 
 def _kept(path: Path, mark: str) -> list[dict[str, Any]]:
@@ -312,7 +378,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def finished(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> bool:
     """Whether an entry's search is over; one over other inputs is refused as by `search`."""
-    trials = _kept(_path(shop.folder, entry), _mark(_bench(shop, own), recipe, start, entry))
+    trials = _kept(_path(shop.folder, entry), _mark(_benches(shop, own), recipe, start, entry))
     return len(trials) == recipe.compare.trials and best(trials) is not None
 
 

@@ -57,12 +57,12 @@ class Calibration:
         """
         held = problem.remember("conditions", lambda: {"held": conditions(problem)})["held"]
         if problem.holdout is None:
-            problem.notes.append(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
+            problem.note(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
             return {"target": torch.tensor(math.inf, device=engine.device), "held": held}
         target = self._held_out_loss(problem, problem.holdout, engine)
         if not bool(torch.isfinite(target)):
             raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
-        problem.notes.append(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
+        problem.note(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
         return {"target": target, "held": held}
 
     def _held_out_loss(self, problem: Problem, holdout: Stream, engine: Engine) -> Tensor:

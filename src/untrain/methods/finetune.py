@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from untrain.engine import Engine
-from untrain.methods.base import Descent, Problem, Range, Spaces, State
+from untrain.methods.base import Problem, Range, Spaces, State
+from untrain.methods.descent import Descent
 from untrain.methods.learning_rate import with_learning_rate
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from untrain.data.streams import Stream
-from untrain.methods.base import Problem, State, for_share
+from untrain.methods.base import Problem, State
 from untrain.methods.calibration import FEWEST, statistics
+from untrain.methods.steps import for_share
 from untrain.types import Batch, Task
 
 Rows = Tensor | slice

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from untrain.engine import Engine
-from untrain.methods.base import Decay, Descent, Optimizer, Problem, Range, Spaces, State, advance, losses_of, trainable
+from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, trainable
+from untrain.methods.descent import Descent
+from untrain.methods.steps import advance, losses_of
 
 REACH = 0.05
 """How far, as a Euclidean norm, all steps together may carry the weights where no rate is given. Nothing holds the

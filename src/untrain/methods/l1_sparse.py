@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from untrain.errors import SettingError
-from untrain.methods.base import Range, Spaces, State, descend, rate_of
+from untrain.methods.base import Range, Spaces, State
 from untrain.methods.finetune import Finetune
+from untrain.methods.steps import descend, rate_of
 
 
 @dataclass(frozen=True)

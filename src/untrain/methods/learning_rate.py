@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from untrain.engine import Engine, modes_kept
-from untrain.methods.base import Optimizer, Problem, State, losses_of
+from untrain.methods.base import Optimizer, Problem, State
+from untrain.methods.steps import losses_of
 
 STEPS, TRIAL, WINDOW = 30, 10, 5
 RISE = 0.1

@@ -5,20 +5,11 @@ from typing import ClassVar
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.methods.base import (
-    Descent,
-    Problem,
-    Range,
-    Spaces,
-    State,
-    finite,
-    losses_of,
-    minimise,
-    next_retain_batch,
-    rate_of,
-)
+from untrain.methods.base import Problem, Range, Spaces, State
+from untrain.methods.descent import Descent
 from untrain.methods.forgetting import training_mode
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of
 
 
 @dataclass(frozen=True)

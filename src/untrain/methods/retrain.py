@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from untrain.engine import Engine, seed_of
-from untrain.methods.base import Descent, Optimizer, Problem, State
+from untrain.methods.base import Optimizer, Problem, State
+from untrain.methods.descent import Descent
 
 
 @dataclass(frozen=True)

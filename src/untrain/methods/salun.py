@@ -7,8 +7,9 @@ import torch
 
 from untrain.engine import Engine, modes_kept
 from untrain.errors import SettingError
-from untrain.methods.base import Optimizer, Problem, Range, Spaces, State, losses_of
+from untrain.methods.base import Optimizer, Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
+from untrain.methods.steps import losses_of
 from untrain.saliency import largest_mask
 from untrain.types import Params
 

@@ -6,9 +6,11 @@ from typing import ClassVar
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.methods.base import Descent, Problem, Range, Spaces, State, advance, check_above_zero, next_retain_batch
+from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
+from untrain.methods.descent import Descent
 from untrain.methods.forgetting import divergences_of, frozen, losses_and_divergences_of, training_mode
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.methods.steps import advance, next_retain_batch
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,13 @@ from untrain.methods.base import (
     check_above_zero,
     check_choice,
     check_steps,
-    descend,
-    finite,
-    losses_of,
-    mask_of,
-    schedule,
-    update,
 )
 from untrain.methods.calibration import Calibration, forgets_a_class, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.methods.steps import descend, finite, losses_of, mask_of, schedule, update
 from untrain.saliency import saliency_mask
-from untrain.types import Batch, Params
+from untrain.types import Batch, Params, Variant
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
@@ -148,6 +143,10 @@ class SFRon(Method):
             )
         if self.forget_optimizer is not None and self.forget_optimizer.weight_decay:
             raise SettingError("weight decay of forget_optimizer would move unsalient weights: set it to 0.")
+
+    def wants(self) -> tuple[Variant, ...]:
+        """Somewhere to redirect to, where that is the objective."""
+        return ("redirect",) if self.objective == "redirect" else ()
 
     @property
     def total(self) -> int:

@@ -7,20 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from untrain.engine import Engine
-from untrain.methods.base import (
-    Descent,
-    Optimizer,
-    Problem,
-    State,
-    finite,
-    for_share,
-    mask_of,
-    minimise,
-    next_retain_batch,
-    rate_of,
-)
+from untrain.methods.base import Optimizer, Problem, State
+from untrain.methods.descent import Descent
 from untrain.methods.forgetting import ALL, OncePerBatch, Rows, forget_rows, mixed, normalises
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.methods.steps import finite, for_share, mask_of, minimise, next_retain_batch, rate_of
 from untrain.types import Batch
 
 RATE = 0.05

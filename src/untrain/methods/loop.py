@@ -1,0 +1,206 @@
+"""The loop that every method runs on.
+
+A method says how to start and what one step does. The loop does the rest once for all: progress, history, a stop on
+non-finite losses, checkpoints, resume, evaluation during the run, and clocks.
+"""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from untrain.engine import Engine, seed_of
+from untrain.errors import Diverged, StaleFile
+from untrain.io import write_bytes
+from untrain.methods.base import Method, Problem, State
+
+
+@dataclass(eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        state: after the last step.
+        method: with every setting resolved.
+        history: what each step logged.
+        clocks: seconds by part: "fisher", "search", "steps", "evaluation".
+    """
+
+    state: State
+    method: Method
+    history: list[dict[str, Any]]
+    clocks: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the unlearning took: everything but evaluation."""
+        return sum(seconds for name, seconds in self.clocks.items() if name != "evaluation")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often a run is saved.
+
+    Attributes:
+        path: the one file that holds the run's last state.
+        fingerprint: a hash of all inputs; a file with another one is refused.
+        resume: whether to go on from the file, if there is one.
+        every: seconds between two checkpoints.
+    """
+
+    path: Path
+    fingerprint: str
+    resume: bool = False
+    every: float = 60.0
+
+    def read(self) -> dict[str, Any] | None:
+        """The saved run, or None where there is none to go on from."""
+        if not self.resume or not self.path.exists():
+            return None
+        remedy = "Remove it to start that run anew, or choose another folder."
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            stored = saved["fingerprint"]
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise StaleFile(f"{self.path} is damaged and cannot be continued. {remedy}") from error
+        if stored != self.fingerprint:
+            raise StaleFile(f"{self.path} belongs to a run with other data, weights or settings. {remedy}")
+        return saved
+
+
+def run(
+    method: Method,
+    problem: Problem,
+    engine: Engine,
+    *,
+    checkpoints: Checkpoints | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+) -> Run:
+    """Runs a method from its start, or from its last checkpoint, to its last step.
+
+    Args:
+        method: its settings may be open; they are resolved here.
+        problem: model, task and sets; its module is changed.
+        engine: where to run.
+        checkpoints: where to save, and whether to go on from there; None: nowhere.
+        evaluate: measures the module during the run; its time counts as evaluation.
+        evaluate_every: steps between two such measurements; 0: none.
+
+    Raises:
+        Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
+            of which step they are.
+    """
+    saved = checkpoints.read() if checkpoints else None
+    history: list[dict[str, Any]] = []
+    engine.clocks.clear()
+    if saved:
+        problem.memo, problem.notes = saved["memo"], list(saved["notes"])
+        for memo in problem.memo.values():
+            memo.update({name: tensor.to(engine.device) for name, tensor in memo.items()})
+    with engine.seeded(seed_of(problem.seed, "start")):
+        with engine.clock("search"):
+            method = method.resolved(problem, engine)
+        state = method.start(problem, engine)
+    first = 0
+    if saved:
+        state.load_state_dict(saved["state"])
+        first, history = saved["step"], [json.loads(line) for line in saved["history"]]
+        engine.clocks.update(saved["clocks"])
+    _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every)
+    engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
+    state.module.eval()
+    return Run(state, method, history, dict(engine.clocks))
+
+
+def _steps(
+    method: Method,
+    state: State,
+    engine: Engine,
+    first: int,
+    history: list[dict[str, Any]],
+    checkpoints: Checkpoints | None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None,
+    evaluate_every: int,
+) -> None:
+    saver = _Saver(checkpoints, state, engine, history)
+    saver.save(first)
+    with engine.progress(method.name, method.total, first) as bar:
+        for k in range(first, method.total):
+            try:
+                with engine.clock("steps"), engine.seeded(seed_of(state.problem.seed, "step", k)):
+                    record = {"step": k, **method.step(state, k)}
+            except Diverged as error:
+                raise Diverged(f"{method.name}, step {k} of {method.total}: {error} {saver.restore()}") from error
+            if evaluate and evaluate_every and (k + 1) % evaluate_every == 0:
+                with engine.clock("evaluation"):
+                    record |= evaluate(state.module)
+            history.append(record)
+            bar.advance(" ".join(f"{n} {v:.3g}" for n, v in record.items() if n.endswith("loss")))
+            saver.maybe(k + 1, method.total)
+    if not _finite(state.module.state_dict()):  # the last step's loss was finite, what it made of the weights is not
+        raise Diverged(f"{method.name}: the last step made weights that are not finite. {saver.restore()}")
+
+
+def _finite(weights: dict[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(w).all()) for w in weights.values() if w.is_floating_point())
+
+
+@dataclass(eq=False)
+class _Saver:
+    """Keeps the last good state: on disk every so often, and its weights in memory for when a run diverges."""
+
+    checkpoints: Checkpoints | None
+    state: State
+    engine: Engine
+    history: list[dict[str, Any]]
+    good: tuple[int, dict[str, Tensor]] | None = None
+    last: float = 0.0
+
+    def maybe(self, step: int, total: int) -> None:
+        """Saves when the time has come; keeps weights every tenth of the run."""
+        if self.checkpoints and time.monotonic() - self.last >= self.checkpoints.every:
+            self.save(step)
+        elif step % max(1, total // 10) == 0:
+            self.save(step) if self.checkpoints else self.keep(step)
+
+    def keep(self, step: int) -> None:
+        """Remembers these weights, unless they are not finite."""
+        weights = self.state.module.state_dict()
+        if _finite(weights):
+            self.good = step, {name: tensor.clone() for name, tensor in weights.items()}
+
+    def save(self, step: int) -> None:
+        """Writes the whole state, from the main process."""
+        self.keep(step)
+        self.last = time.monotonic()
+        if self.checkpoints is None or not self.engine.is_main or self.good is None or self.good[0] != step:
+            return
+        problem = self.state.problem
+        content = {
+            "fingerprint": self.checkpoints.fingerprint,
+            "step": step,
+            "state": self.state.state_dict(),
+            "memo": problem.memo,
+            "notes": problem.notes,
+            "clocks": dict(self.engine.clocks),
+            "history": [json.dumps(record) for record in self.history],
+        }
+        with io.BytesIO() as buffer:
+            torch.save(content, buffer)
+            write_bytes(self.checkpoints.path, buffer.getvalue())
+
+    def restore(self) -> str:
+        """Puts the last good weights back and says which they are."""
+        if self.good is None:
+            return "No earlier weights are known to be good."
+        step, weights = self.good
+        self.state.module.load_state_dict(weights)
+        where = f" and {self.checkpoints.path} holds the whole run at that point" if self.checkpoints else ""
+        return f"The model was put back to its last good weights, after step {step}{where}."

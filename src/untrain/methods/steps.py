@@ -1,0 +1,169 @@
+"""What the steps of methods are made of: batches, losses, one optimiser step. Each is written once, for any number of
+processes and any precision.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+
+from untrain.engine import Engine
+from untrain.errors import Diverged, SettingError
+from untrain.methods.base import Decay, State
+from untrain.types import Batch
+
+
+def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRScheduler:
+    """The learning-rate schedule over this many optimiser steps; stepped after each."""
+    if decay == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=steps)
+    return LambdaLR(optimizer, lambda _: 1.0)
+
+
+def rate_of(state: State, optimizer: str = "optimizer") -> float:
+    """The learning rate of an optimiser's next step."""
+    return float(state.optimizers[optimizer].param_groups[0]["lr"])
+
+
+def descend(
+    state: State,
+    optimizer: str,
+    *,
+    weight: float = 1.0,
+    max_norm: float | None = None,
+    penalty: Callable[[], Tensor] | None = None,
+) -> float:
+    """One training step on the next retain batch; returns its mean loss.
+
+    Args:
+        state: the run; its count of retain batches moves on.
+        optimizer: the optimiser's name in the state; its schedule is stepped too.
+        weight: the loss is multiplied by this.
+        max_norm: gradients are clipped to this norm.
+        penalty: gives a scalar of the weights alone, added to the weighted loss.
+    """
+    engine = state.engine
+    loss = engine.mean(losses_of(state, next_retain_batch(state)))
+    value = finite(engine, loss, "retain")
+    objective = weight * loss
+    if penalty is not None:
+        objective = objective + penalty() / engine.num_processes  # gradients are summed over the processes
+    minimise(state, optimizer, objective, max_norm=max_norm)
+    return value
+
+
+def next_retain_batch(state: State) -> Batch:
+    """The next retain batch, the module in training mode; the count of retain batches moves on."""
+    batch = state.problem.retain.batch(state.retained, state.problem.task, "retain")
+    state.module.train()
+    state.retained += 1
+    return batch
+
+
+def minimise(
+    state: State,
+    optimizer: str,
+    objective: Tensor,
+    *,
+    mask: list[Tensor] | None = None,
+    max_norm: float | None = None,
+) -> None:
+    """One optimiser step down this process's part of an objective; the optimiser's schedule is stepped too."""
+    state.optimizers[optimizer].zero_grad()
+    state.engine.backward(objective, state.parameters)
+    update(state, optimizer, mask=mask, max_norm=max_norm)
+    state.schedules[optimizer].step()
+
+
+def advance(
+    state: State,
+    name: str,
+    loss: Tensor,
+    *,
+    up: bool = False,
+    mask: list[Tensor] | None = None,
+    max_norm: float | None = None,
+) -> dict[str, float]:
+    """One step of the optimiser called "optimizer", down this process's part of a loss or `up`; returns what to log."""
+    value = finite(state.engine, loss, name)
+    minimise(state, "optimizer", -loss if up else loss, mask=mask, max_norm=max_norm)
+    return {f"{name}_loss": value, "lr": rate_of(state)}
+
+
+def update(state: State, optimizer: str, *, mask: list[Tensor] | None = None, max_norm: float | None = None) -> None:
+    """One optimiser step on the gradients at hand: unscaled, masked, clipped, in this order."""
+    chosen = state.optimizers[optimizer]
+    state.engine.scaler.unscale_(chosen)
+    gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
+    if mask is not None:
+        torch._foreach_mul_(gradients, mask)
+    if max_norm is not None:
+        torch.nn.utils.clip_grad_norm_(state.parameters, max_norm, foreach=True)
+    state.engine.step(chosen)
+
+
+def losses_of(state: State, batch: Batch, *, redirect: nn.Module | None = None) -> Tensor:
+    """Per-sample losses of this process's share of a batch, with gradient.
+
+    Args:
+        state: the run.
+        batch: whole, as drawn.
+        redirect: the teacher of the redirect loss; None: the training loss.
+
+    Returns:
+        [B_p]; of an empty share, an empty tensor without gradient.
+
+    Raises:
+        SettingError: if a batch of one sample meets batch normalisation.
+    """
+    task = state.problem.task
+    if redirect is not None:
+        return for_share(state, batch, lambda share: task.redirect_loss(state.model, share, redirect))
+    return for_share(state, batch, lambda share: task.loss(state.model, share))
+
+
+def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
+    """Per-sample values of this process's share of a batch, in the engine's precision.
+
+    Args:
+        state: the run.
+        batch: whole, as drawn.
+        compute: share → [B_p].
+
+    Returns:
+        [B_p]; of an empty share, an empty tensor without gradient.
+
+    Raises:
+        SettingError: if a batch of one sample meets batch normalisation.
+    """
+    share = state.engine.share(batch)
+    if not len(next(iter(share.values()))):
+        return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
+    try:
+        with state.engine.autocast():
+            return compute(share)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise SettingError(
+                "a training batch of one sample reached a batch normalisation layer, which needs at least two: "
+                "raise batch_size, or leave the single sample out."
+            ) from error
+        raise
+
+
+def mask_of(state: State) -> list[Tensor] | None:
+    """The problem's mask, one bool tensor a trainable parameter; None where it has none."""
+    mask = state.problem.memo.get("mask")
+    if mask is None:
+        return None
+    return [mask[name] for name, p in state.module.named_parameters() if p.requires_grad]
+
+
+def finite(engine: Engine, loss: Tensor, name: str) -> float:
+    """The loss summed over processes, as a number; an error if it is NaN or infinite."""
+    value = float(engine.total(loss))
+    if not math.isfinite(value):
+        raise Diverged(f"the {name} loss became {value}. Lower the learning rate, or clip gradients (max_norm).")
+    return value
