@@ -40,6 +40,12 @@ class Calibration:
     0.002)."""
     late_ceiling: float = 4.0
     """The same after `until`, when what is forgotten is seen as it will be later (4: probability 0.02)."""
+    growth: float = 1.05
+    """Factor by which the forget rate grows in an outer step, where it was left open: while the forget loss is below
+    half of the target and the retain loss below a tenth of it, it is slow and costs little. 1: it never grows."""
+    retain_max_norm: float | None = 1.0
+    """Retain gradients are clipped to this norm, where the method's own retain_max_norm is null; null: not. Without
+    normalisation layers, one large step after forgetting can ruin a network for good."""
     statistics: Literal["running", "batch"] = "batch"
     """Normalisation in forget steps: by running statistics, or by the batch's own, which the layers do not keep.
     Under large retain steps running statistics lag behind the weights, and a forget step on them is wasted."""
@@ -48,6 +54,8 @@ class Calibration:
         """Checks the ranges."""
         if not 0 < self.until <= 1 or not min(self.margin, self.ceiling, self.late_ceiling) > 0:
             raise SettingError("calibration: until must be in (0, 1], margin and both ceilings above 0.")
+        if not self.growth >= 1 or not (self.retain_max_norm is None or self.retain_max_norm > 0):
+            raise SettingError("calibration: growth must be at least 1, and retain_max_norm above 0 or null.")
 
     def measure(self, problem: Problem, engine: Engine) -> Params:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
@@ -73,6 +81,11 @@ class Calibration:
                 losses = task.loss(module, engine.share(batch))
                 total, count = total + engine.total(losses), count + engine.count(losses)
         return total / count
+
+    def slow(self, gauge: Params, forget_loss: float, retain_loss: float) -> bool:
+        """Whether the forget loss is far from the target while the retain loss has hardly suffered."""
+        target = float(gauge["target"])
+        return math.isfinite(target) and forget_loss < target / 2 and retain_loss < target / 10
 
     def statistics_of(self, gauge: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
         """How normalisation layers behave in a forget step.

@@ -19,12 +19,15 @@ from untrain.engine import Engine, modes_kept
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.steps import losses_of
 
-STEPS, TRIAL, WINDOW = 30, 10, 5
+STEPS, TRIAL, WINDOW = 30, 40, 5
 RISE = 0.1
 """Nats by which the median training loss of five steps may rise before a growing rate counts as too large."""
 STEADY_RISE = 0.3
-"""The same for ten steps at one rate, whose effect comes late where there is momentum. A network that was trained at a
-peak of 0.1 rises by 0.1 to 0.2 when training goes on at that rate."""
+"""The same for forty steps at one rate, whose effect comes late: where the loss is near zero, a rate that is twice too
+large takes thirty steps to show. A network that was trained at a peak of 0.1 rises by 0.1 to 0.2 when training goes on
+at that rate."""
+RUINED = 2.0
+"""Nats above the start at which a trial is over."""
 _RANGES = {"sgd": (1e-3, 1.0), "adam": (1e-5, 1e-2), "adamw": (1e-5, 1e-2)}
 
 
@@ -61,7 +64,7 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine) -> float:
 
     First training steps on retain batches at a rate that grows from step to step, until the median loss of five steps
     stands 0.1 nats above the lowest such median before; the rate in the middle of these five is a candidate (where
-    the loss never rises so far, the rate at the lowest median). Then ten steps at the candidate from the original
+    the loss never rises so far, the rate at the lowest median). Then forty steps at the candidate from the original
     weights: it is halved until their loss rises by no more than 0.3 nats. The model is put back after each; no count
     of batches moves.
     """
@@ -74,8 +77,9 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine) -> float:
         middle = settled.index(min(settled)) + WINDOW // 2
     candidate, start = rates[max(0, middle)], median(losses[:WINDOW])
     while candidate > low:
-        trial = _losses(optimizer, [candidate] * TRIAL, problem, engine)[-WINDOW:]
-        if all(map(math.isfinite, trial)) and median(trial) <= start + STEADY_RISE:
+        stop = ruined(start)
+        trial = _losses(optimizer, [candidate] * TRIAL, problem, engine, stop)
+        if not stop(trial) and median(trial[-WINDOW:]) <= start + STEADY_RISE:
             break
         candidate /= 2
     return candidate
@@ -87,6 +91,11 @@ def unsettled(losses: Sequence[float]) -> bool:
         return True
     medians = _medians(losses)
     return len(medians) > 1 and medians[-1] > min(medians) + RISE
+
+
+def ruined(start: float) -> Callable[[Sequence[float]], bool]:
+    """Whether the last of some losses is so far above the start that nothing more can be learned."""
+    return lambda losses: not losses[-1] <= start + RUINED
 
 
 def _medians(losses: Sequence[float]) -> list[float]:

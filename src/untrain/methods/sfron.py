@@ -30,7 +30,7 @@ from untrain.methods.base import (
 from untrain.methods.calibration import Calibration, forgets_a_class, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
-from untrain.methods.steps import descend, finite, losses_of, mask_of, schedule, update
+from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
 from untrain.types import Batch, Params, Variant
 
@@ -161,10 +161,20 @@ class SFRon(Method):
         steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / self.retain_steps)
         if self.steps is None and calibrate and forgets_a_class(problem):
             steps = max(steps, FEWEST_STEPS)
+        calibration = self.calibration
         if forget is not None and forget.lr is None:
             forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
-        optimizer = with_learning_rate(self.optimizer, problem, engine)
-        return replace(self, steps=steps, optimizer=optimizer, forget_optimizer=forget, calibrate=calibrate)
+        else:
+            calibration = replace(calibration, growth=1.0)  # a rate that was given is kept
+        return replace(
+            self,
+            steps=steps,
+            optimizer=with_learning_rate(self.optimizer, problem, engine),
+            forget_optimizer=forget,
+            retain_max_norm=self.retain_max_norm or (calibration.retain_max_norm if calibrate else None),
+            calibrate=calibrate,
+            calibration=calibration,
+        )
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
@@ -203,8 +213,16 @@ class SFRon(Method):
             with torch.no_grad():
                 torch._foreach_lerp_(before, [p.detach() for p in state.parameters], self.beta)
                 torch._foreach_copy_(list[Tensor](state.parameters), before)
-        rate = state.optimizers["retain"].param_groups[0]["lr"]
-        return {**log, "retain_loss": sum(losses) / len(losses), "lr": rate}
+        retain_loss = sum(losses) / len(losses)
+        self._hasten(state, log["forget_loss"], retain_loss)
+        return {**log, "retain_loss": retain_loss, "lr": rate_of(state, "retain")}
+
+    def _hasten(self, state: State, forget_loss: float, retain_loss: float) -> None:
+        """Lets the forget rate grow where calibration says so."""
+        gauge, optimizer = state.problem.memo.get("calibration"), state.optimizers.get("forget")
+        if gauge is not None and optimizer is not None and self.calibration.slow(gauge, forget_loss, retain_loss):
+            for group in optimizer.param_groups:
+                group["lr"] *= self.calibration.growth
 
     def _forget(self, state: State, k: int) -> dict[str, float]:
         """One step on −α_k Σ w_i ℓ_i / Σ w_i, masked and then clipped."""
