@@ -1,6 +1,7 @@
 import torch
 from test_sfron import problem
 
+from untrain.methods import learning_rate
 from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
 from untrain.methods.learning_rate import range_test, unsettled, with_learning_rate
@@ -64,3 +65,26 @@ def test_when_a_growing_rate_counts_as_too_large():
     assert unsettled([0.5] * 5 + [0.7] * 3)
     assert not unsettled([2.0, 1.5, 1.0, 0.8, 0.5, 0.4, 0.3]), "a falling loss is none either"
     assert unsettled([0.5, float("nan")])
+
+
+def test_a_rate_whose_harm_comes_late_is_refused(monkeypatch):
+    """A model that knows its data by heart: the ramp shows nothing, and a rate twice too large harms after 28 steps."""
+
+    def losses(optimizer, rates, problem, engine, stop=lambda losses: False):
+        seen = []
+        for k in range(len(rates)):
+            seen.append(8.0 if rates[k] == rates[0] > 0.03 and k == 28 else 0.004)
+            if stop(seen):
+                break
+        return seen
+
+    monkeypatch.setattr(learning_rate, "_losses", losses)
+    work, engine = problem()
+    assert 0.015 < range_test(Optimizer("sgd", None, 0.9), work, engine) <= 0.03
+
+
+def test_a_trial_is_over_once_the_model_is_ruined():
+    stop = learning_rate.ruined(0.5)
+    assert not stop([0.5, 2.4])
+    assert stop([0.5, 2.6])
+    assert stop([0.5, float("nan")])

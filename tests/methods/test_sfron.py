@@ -242,6 +242,35 @@ def test_forgotten_samples_of_a_class_pull_no_more():
         torch.testing.assert_close(p.detach(), q.detach() - 1e-3 * q.grad, rtol=0, atol=1e-6)
 
 
+def test_a_forget_rate_left_open_grows_while_forgetting_is_slow_and_cheap():
+    def rates(target, **settings):
+        work, engine = problem(holdout=True)
+        method = SFRon(steps=3, optimizer=SGD, **settings).resolved(work, engine)
+        state = method.start(work, engine)
+        work.memo["calibration"]["target"].fill_(target)
+        for k in range(2):
+            method.step(state, k)
+        return state.optimizers["forget"].param_groups[0]["lr"]
+
+    assert rates(1e9) == pytest.approx(1e-3 * 1.05**2)
+    assert rates(1e9, calibration=Calibration(growth=1.0)) == 1e-3
+    assert rates(4.0) == 1e-3, "the retain loss is above a tenth of the target"
+    assert rates(math.inf) == 1e-3, "a class has no target"
+    assert rates(1e9, forget_optimizer=Optimizer("adam", 2e-3)) == 2e-3, "a rate that was given is kept"
+
+
+def test_retain_gradients_are_clipped_where_calibration_is_active():
+    def norm(holdout, **settings):
+        work, engine = problem(holdout=holdout)
+        return SFRon(optimizer=SGD, **settings).resolved(work, engine).retain_max_norm
+
+    assert norm(True) == 1.0
+    assert norm(False) is None
+    assert norm(True, retain_max_norm=3.0) == norm(False, retain_max_norm=3.0) == 3.0
+    assert norm(True, calibration=Calibration(retain_max_norm=None)) is None
+    assert norm(True, published=True) is None
+
+
 def test_without_holdout_a_class_is_bounded_where_the_rate_is_open():
     work, engine = problem()
     work.memo["conditions"] = {"held": torch.tensor([99])}
