@@ -68,12 +68,13 @@ def test_when_a_growing_rate_counts_as_too_large():
 
 
 def test_a_rate_whose_harm_comes_late_is_refused(monkeypatch):
-    """A model that knows its data by heart: the ramp shows nothing, and a rate twice too large harms after 28 steps."""
+    """A model that knows its data by heart: the ramp shows harm above 0.2 only, a trial above 0.03 after 28 steps."""
 
     def losses(optimizer, rates, problem, engine, stop=lambda losses: False):
         seen = []
         for k in range(len(rates)):
-            seen.append(8.0 if rates[k] == rates[0] > 0.03 and k == 28 else 0.004)
+            late = rates[-1] == rates[0] > 0.03 and k == 28
+            seen.append(8.0 if late else 0.5 if rates[k] > 0.2 else 0.004)
             if stop(seen):
                 break
         return seen
