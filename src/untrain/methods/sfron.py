@@ -164,7 +164,7 @@ class SFRon(Method):
         calibration = self.calibration
         if forget is not None and forget.lr is None:
             forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
-        else:
+        elif calibrate:
             calibration = replace(calibration, growth=1.0)  # a rate that was given is kept
         return replace(
             self,
