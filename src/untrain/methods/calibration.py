@@ -63,7 +63,7 @@ class Calibration:
         Returns:
             "target", a scalar, infinite without held-out data; "held", the conditions [C], empty where there are none.
         """
-        held = problem.remember("conditions", lambda: {"held": conditions(problem)})["held"]
+        held = retained_conditions(problem)["held"]
         if problem.holdout is None:
             problem.note(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
             return {"target": torch.tensor(math.inf, device=engine.device), "held": held}
@@ -81,6 +81,10 @@ class Calibration:
                 losses = task.loss(module, engine.share(batch))
                 total, count = total + engine.total(losses), count + engine.count(losses)
         return total / count
+
+    def late(self, k: int, total: int) -> bool:
+        """Whether outer step k of so many is one after which retaining has the last word."""
+        return k >= self.until * total
 
     def slow(self, gauge: Params, forget_loss: float, retain_loss: float) -> bool:
         """Whether the forget loss is far from the target while the retain loss has hardly suffered."""
@@ -120,15 +124,19 @@ class Calibration:
         held = _held(gauge, share, task)
         count = engine.total(held.sum())
         mean = engine.total((losses * held).sum()) / count.clamp_min(1)
-        late = k >= self.until * total
+        late = self.late(k, total)
         go_on = (mean < self.margin * gauge["target"]) & (not late)
         return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))
 
 
 def forgets_a_class(problem: Problem) -> bool:
     """Whether the first forget batch holds a condition that the retain set does not."""
-    held = problem.remember("conditions", lambda: {"held": conditions(problem)})
-    return not gauged(held, problem.forget.batch(0, problem.task, "evaluate"), problem.task)
+    return not gauged(retained_conditions(problem), problem.forget.batch(0, problem.task, "evaluate"), problem.task)
+
+
+def retained_conditions(problem: Problem) -> Params:
+    """The conditions that the retain set holds, as "held", looked up once."""
+    return problem.remember("conditions", lambda: {"held": conditions(problem)})
 
 
 def gauged(gauge: Params, batch: Batch, task: Task) -> bool:

@@ -252,7 +252,7 @@ class SFRon(Method):
     def _objective(self, state: State, batch: Batch, k: int) -> tuple[Tensor | None, dict[str, float]]:
         """What the forget step descends on, None where the batch is forgotten far enough, and what to log."""
         problem, engine = state.problem, state.engine
-        gauge, late = problem.memo.get("calibration"), k >= self.calibration.until * self.total
+        gauge, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
         state.module.train()
         with statistics(
