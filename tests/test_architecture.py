@@ -20,8 +20,8 @@ ORDER = [
         "engine",
         "data",
         "models",
-        "tasks",
         "sampling",
+        "tasks",
         "fisher",
         "saliency",
         "methods",
@@ -29,7 +29,8 @@ ORDER = [
     *("evaluation", "report", "api", "config", "pipeline", "comparison", "cli"),
 ]
 """Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
-`methods` runs on streams, tasks and subjects; evaluation enters it as a callback."""
+`sampling` is mathematics of arrays alone,
+which tasks use. `methods` runs on streams, tasks and subjects; evaluation enters it as a callback."""
 
 
 def stage_of(path):

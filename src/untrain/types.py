@@ -1,6 +1,7 @@
 """The few shapes that every stage shares: batches, parameters, and the task a method sees."""
 
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -60,4 +61,26 @@ class Task(Protocol):
 
     def condition(self, batch: Batch) -> Tensor | None:
         """What each sample is conditioned on or labelled with, [B] of int64; None where there is no such thing."""
+        ...
+
+
+@runtime_checkable
+class GenerativeTask(Task, Protocol):
+    """A task whose models make images; what methods for generators alone may know besides."""
+
+    def generate(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        generators: Sequence[torch.Generator],
+        sampler: Any,
+        *,
+        until: int = -1,
+        advance: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Images of the batch's condition, shaped as its input, from one CPU generator each; x_t if `until` is t ≥ 0."""
+        ...
+
+    def surrogate(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with something that means nothing in place of its images, under the conditions that they had."""
         ...

@@ -1,10 +1,11 @@
 """Tasks: what a model was trained on, as per-sample functions. One file a task."""
 
 from untrain.errors import SettingError, lookup
+from untrain.tasks.class_diffusion import ClassDiffusion
 from untrain.tasks.classification import Classification
 from untrain.types import Task
 
-TASKS: dict[str, type] = {"classification": Classification}
+TASKS: dict[str, type] = {"classification": Classification, "class-diffusion": ClassDiffusion}
 """Task name → class; its fields are the task's settings."""
 
 

@@ -1,0 +1,100 @@
+"""Samplers of diffusion models: from noise to images, along the steps of the diffusion or over some of them.
+
+Song, Meng, Ermon: *Denoising Diffusion Implicit Models*, ICLR 2021. With η = 1 over all steps it is the sampler of DDPM.
+Written here, because the schedulers of diffusers know neither quadratic spacing nor a stop on the way; on what both
+can do, a test holds them to the same images.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from untrain.errors import SettingError
+
+Spacing = Literal["uniform", "quadratic"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How images are made of noise."""
+
+    steps: int = 50
+    """Timesteps that are visited."""
+    eta: float = 0.0
+    """η, the noise that is put back at each step: 0 for DDIM, 1 for DDPM."""
+    spacing: Spacing = "uniform"
+    """Of the visited timesteps: "uniform", or "quadratic" with more of them near 0."""
+    guidance: float = 0.0
+    """s in (1 + s) ε(x, c) − s ε(x, ∅); 0: the condition alone."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if self.steps < 1 or not 0 <= self.eta <= 1:
+            raise SettingError(f"a sampler needs steps ≥ 1 and η in [0, 1], not {self.steps} and {self.eta}.")
+        if self.spacing not in ("uniform", "quadratic"):
+            raise SettingError(f"spacing must be uniform or quadratic, not {self.spacing!r}.")
+        if self.guidance <= -1:
+            raise SettingError(f"guidance must be above −1, not {self.guidance}.")
+
+    def visited(self, total: int) -> list[int]:
+        """The timesteps that are visited, falling; the last is 0. `total` is T, steps of the diffusion.
+
+        Source: Song et al. 2021, appendix D.2, "linear" and "quadratic".
+        """
+        if self.steps > total:
+            raise SettingError(f"a diffusion of {total} steps cannot be sampled in {self.steps}.")
+        if self.spacing == "uniform":
+            return [k * (total // self.steps) for k in range(self.steps)][::-1]
+        return sorted({int((k / self.steps) ** 2 * 0.8 * total) for k in range(self.steps)}, reverse=True)
+
+
+def denoise(
+    predict: Callable[[Tensor, int], Tensor],
+    x: Tensor,
+    alphas_cumprod: Tensor,
+    sampler: Sampler,
+    *,
+    noise: Callable[[], Tensor],
+    clip: bool,
+    until: int = -1,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """x₀ from x_T, or x_t where it stops on the way.
+
+    Args:
+        predict: (x_t, t) → the predicted noise, [B, …].
+        x: noise, x_T [B, …].
+        alphas_cumprod: ᾱ_t, [T].
+        sampler: which steps, and η.
+        noise: draws new noise of x's shape, where η > 0.
+        clip: whether the guessed x₀ is kept in [−1, 1]: right for pixels, wrong for latents.
+        until: the last timestep that is not visited any more; the result is x at this timestep. −1: x₀.
+        advance: called after each step.
+
+    Returns:
+        [B, …], as x.
+
+    Source: Song et al. 2021, eq. 12.
+    """
+    steps = [t for t in sampler.visited(len(alphas_cumprod)) if t > until]
+    for t, before in zip(steps, [*steps[1:], until], strict=True):
+        now, then = float(alphas_cumprod[t]), float(alphas_cumprod[before]) if before >= 0 else 1.0
+        predicted = predict(x, t)
+        clean = (x - (1 - now) ** 0.5 * predicted) / now**0.5
+        if clip:
+            clean = clean.clamp(-1, 1)
+            predicted = (x - now**0.5 * clean) / (1 - now) ** 0.5
+        sigma = sampler.eta * ((1 - then) / (1 - now) * (1 - now / then)) ** 0.5
+        x = then**0.5 * clean + max(0.0, 1 - then - sigma**2) ** 0.5 * predicted
+        if sigma > 0:
+            x = x + sigma * noise()
+        advance()
+    return x
+
+
+def noise_of(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    """Standard normal noise [B, *shape], each row from a generator of its own, so that no image depends on its batch."""
+    return torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
