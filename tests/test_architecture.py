@@ -22,11 +22,12 @@ ORDER = [
         "models",
         "sampling",
         "tasks",
+        "images",
         "fisher",
         "saliency",
         "methods",
     ),
-    *("evaluation", "report", "api", "config", "pipeline", "comparison", "cli"),
+    *("evaluation", "report", "api", "config", "kinds", "pipeline", "sample_command", "comparison", "cli"),
 ]
 """Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
 `sampling` is mathematics of arrays alone,

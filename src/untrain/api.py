@@ -5,7 +5,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +25,14 @@ from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import Checkpoints, Run, run
 from untrain.models.checkpoints import load_into, load_state, state_hash
+from untrain.models.denoisers import denoiser_of
+from untrain.models.diffusers_pipelines import schedule_of, with_denoiser
+from untrain.models.latents import encode_data
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask
 from untrain.settings import checked
 from untrain.tasks import resolve
+from untrain.tasks.class_diffusion import ClassDiffusion
 from untrain.types import Params, Task
 
 MODEL_FILE = "model.safetensors"
@@ -52,7 +56,7 @@ class Result:
         notes: what was decided for the user, and why.
     """
 
-    model: nn.Module
+    model: Any
     history: list[dict[str, Any]]
     seconds: float
     mask: Params | None
@@ -62,7 +66,7 @@ class Result:
 
 
 def unlearn(
-    model: nn.Module,
+    model: Any,
     *,
     forget: Any,
     retain: Any,
@@ -84,7 +88,7 @@ def unlearn(
     """Makes a model forget: it should then behave as if it had been trained on the retain set alone.
 
     Args:
-        model: any module; it is left as it was unless `inplace`.
+        model: any module, or a pipeline of diffusers; it is left as it was unless `inplace`.
         forget: what to forget: a map-style data set of `(x, y)` or dicts, or a list of ready batches.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
@@ -107,33 +111,83 @@ def unlearn(
     """
     engine = Engine.start(device, precision, compile)
     chosen = make(method, _typed(method, settings))
-    check_runs(chosen, resolve(task))
-    subject = Subject(check_model(model), init=init)
+    given = Given.of(model, task)
+    check_runs(chosen, given.task)
+    subject = Subject(given.module, init=init)
     sets = {
-        name: data for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout)) if data is not None
+        name: given.seen(data, engine, name)
+        for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout))
+        if data is not None
     }
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
     check_sets(sets, streams)
     folder = None if out is None else check_folder(Path(out), resume or not engine.is_main)
-    home = next((p.device for p in model.parameters()), engine.device)
+    home = next((p.device for p in given.module.parameters()), engine.device)
     working = subject if inplace else _copied(subject)
     try:
         working.module.to(engine.device)
-        problem = Problem(working, prepared(task, working.module, streams), **streams, seed=seed)
+        problem = Problem(working, prepared(given.task, working.module, streams), **streams, seed=seed)
         check_samples(problem.task, streams)
         started = "" if folder is None else state_hash(working.module)
         marks = "" if folder is None else fingerprint(chosen, problem, engine)
         result = None if folder is None else read_result(folder, marks, chosen, working)
         if result is None:
             checkpoints = None if folder is None else Checkpoints(made(folder) / RESUME_FILE, marks, resume)
-            result = _result(run(chosen, problem, engine, checkpoints=checkpoints), problem, model if inplace else None)
+            finished = run(chosen, problem, engine, checkpoints=checkpoints)
+            result = _result(finished, problem, given.module if inplace else None)
             if folder is not None and engine.is_main:
                 write_result(result, folder, about=about(problem, engine), marks=marks, weights_hash=started)
     finally:
         working.module.to(home)
     result.model.to(home)
     engine.wait()
-    return result
+    return replace(result, model=given.whole(result.model))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user hands over, taken apart.
+
+    Attributes:
+        model: as it was given.
+        module: what is trained.
+        task: its task object.
+        vae: encodes images into latents; None where the module sees the images themselves.
+    """
+
+    model: Any
+    module: nn.Module
+    task: Task
+    vae: Any = None
+
+    @classmethod
+    def of(cls, model: Any, task: str | Task) -> "Given":
+        """A module, or a pipeline of diffusers with its schedule and VAE.
+
+        Raises:
+            ModelError: if it is neither. SettingError: if there is no such task.
+        """
+        if isinstance(model, nn.Module) or not hasattr(model, "components"):
+            return cls(model, check_model(model), resolve(task))
+        vae = model.components.get("vae")
+        chosen = resolve(task)
+        if isinstance(chosen, ClassDiffusion):
+            known = {} if not isinstance(task, str) else schedule_of(model)
+            chosen = replace(chosen, clip_samples=vae is None, **known)
+        return cls(model, denoiser_of(model), chosen, vae)
+
+    def seen(self, data: Any, engine: Engine, name: str) -> Any:
+        """A set as the module sees it: latents of the images, each computed once, where there is a VAE."""
+        if self.vae is None or not isinstance(self.task, ClassDiffusion):
+            return data
+        task = self.task
+        return encode_data(self.vae, data, engine, mirrored=task.flip, names=task.names, name=name)
+
+    def whole(self, module: nn.Module) -> Any:
+        """The unlearned module as the user's type."""
+        if self.model is self.module:
+            return module
+        return self.model if module is self.module else with_denoiser(self.model, module)
 
 
 def _typed(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
   evaluate  measure every model that the run folder holds, and report
   compare   every method on several seeds and forget sets; see untrain compare --help
+  sample    images of a generator's classes: a grid, a folder, an array; see untrain sample --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
   list      known tasks, methods, data sources, models, and the recipes of this folder
 
@@ -146,6 +147,12 @@ def _compare(words: Sequence[str], resume: bool) -> None:
         compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume)
 
 
+def _sample(words: Sequence[str], resume: bool) -> None:
+    from untrain.sample_command import sample_command
+
+    sample_command(words)
+
+
 def _value(words: list[str], flag: str) -> str | None:
     """Takes `--flag value` or `--flag=value` out of the words; None where it is not there.
 
@@ -185,6 +192,7 @@ def _list(words: Sequence[str], resume: bool) -> None:
     from untrain.data.sources import SOURCES
     from untrain.methods import methods, unusable
     from untrain.models.classifiers import MODELS
+    from untrain.models.denoisers import DENOISERS
     from untrain.tasks import TASKS
 
     if words and words[0] not in ("-h", "--help"):
@@ -195,6 +203,7 @@ def _list(words: Sequence[str], resume: bool) -> None:
         | {name: f"cannot be used: {reason}" for name, reason in unusable().items()},
         "data": {name: kind.description for name, kind in SOURCES.items()},
         "models": {name: kind.description for name, kind in MODELS.items()},
+        "generators": {name: kind.description for name, kind in DENOISERS.items()},
         "recipes": {str(path): _first_comment(path) for path in sorted(Path("recipes").rglob("*.yaml"))},
     }
     for group, entries in groups.items():
@@ -214,6 +223,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "unlearn": _unlearn,
     "evaluate": _evaluate,
     "compare": _compare,
+    "sample": _sample,
     "report": _report,
     "list": _list,
 }

@@ -15,7 +15,9 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods import find
 from untrain.methods.base import Choice, Method, Optimizer, Range, Space
 from untrain.methods.retrain import Retrain
+from untrain.sampling import Sampler
 from untrain.settings import fits, hints_of, options, section_of, words
+from untrain.tasks.class_diffusion import Schedule
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -81,10 +83,15 @@ class Forget:
 class Model:
     """The architecture, and the weights where they exist already."""
 
-    name: str = "small-cnn"
-    """Model, see `untrain list`; MODULE:FACTORY for your own."""
+    name: str | None = None
+    """Model, see `untrain list`; MODULE:FACTORY for your own. Null: small-cnn, unet-small for class-diffusion, or what
+    the checkpoint's folder says."""
     checkpoint: str | None = None
-    """File of the original model's weights; null: the recipe trains it."""
+    """File of the original model's weights, or for a generator a folder or hub id of diffusers; null: the recipe
+    trains it."""
+    vae: str | None = None
+    """Folder or hub id of an AutoencoderKL, in whose latents a generator works; null: that of the checkpoint's
+    pipeline, or none, and pixels are generated."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the model's builder."""
 
@@ -97,6 +104,60 @@ class Augment:
     """Pixels of zero padding before a random crop."""
     flip: bool = False
     """Mirror images at random."""
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """What a class-conditional generator is trained on (task class-diffusion)."""
+
+    timesteps: int = 1000
+    """T, steps of the diffusion."""
+    schedule: Schedule = "linear"
+    """How β grows over the steps, by the names of diffusers."""
+    beta_start: float = 1e-4
+    """β of the first step."""
+    beta_end: float = 0.02
+    """β of the last step. A checkpoint's own schedule takes the place of these four."""
+    draws: Literal["antithetic", "uniform"] = "antithetic"
+    """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""
+    drop: float = 0.1
+    """Probability that a sample's class is dropped in training and in retain steps; never when forgetting."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of the squared error over pixels; published DDPM settings (α, clipping) are for "sum"."""
+    redirect: Literal["next", "random"] = "next"
+    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How generators are judged."""
+
+    sampler: Sampler = Sampler()
+    samples: int = 250
+    """Images of each class."""
+    batch_size: int = 256
+    """Images that are made at once."""
+    columns: int = 8
+    """Images of each class in the grids of the report, and in those made during a run."""
+    train_every: int = 0
+    """Steps between two grids of samples while a generator is trained; 0: none."""
+    features: str = "judge"
+    """Network of the Fréchet distance: "judge", "inception" (then it is called FID), or a file of Inception's
+    weights."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The classifier that says what is seen in generated images."""
+
+    name: str = "small-cnn"
+    """Classifier, see `untrain list`."""
+    checkpoint: str | None = None
+    """File of its weights; null: it is trained here on the training images."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """More arguments of its builder."""
+    train: Retrain = Retrain(epochs=20.0, optimizer=Optimizer("sgd", 0.05, 0.9, 5e-4))
+    """How it is trained."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +184,7 @@ class Recipe:
 
     name: str = "unlearning"
     """Title of the report and name of the run folder."""
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "class-diffusion"] = "classification"
     """What the model was trained on."""
     data: Data = Data()
     forget: Forget = Forget()
@@ -132,6 +193,9 @@ class Recipe:
     train: Retrain = field(default_factory=Retrain)
     methods: dict[str, Method] = field(default_factory=dict)
     compare: Comparison = Comparison()
+    diffusion: Diffusion = Diffusion()
+    generation: Generation = Generation()
+    judge: Judge = field(default_factory=Judge)
     references: int = 1
     """Retrained models: the first is the target, further ones show the noise floor. 0: none."""
     batch_size: int = 128
@@ -139,7 +203,7 @@ class Recipe:
     seed: int = 0
     """Of everything random."""
     evaluate_every: int = 0
-    """Steps between two evaluations during a run; 0: none."""
+    """Steps between two evaluations during a run, or two grids of a generator's samples while it unlearns; 0: none."""
     svc: bool = False
     """Whether to run the support vector attacks too, which take about a second for each model."""
     checkpoint_every: float = 60.0
@@ -174,8 +238,11 @@ SECTIONS = {
     "augment": Augment,
     "train": Retrain,
     "compare": Comparison,
+    "diffusion": Diffusion,
+    "generation": Generation,
+    "judge": Judge,
 }
-RESERVED = ("original", "retrained", "evaluation")
+RESERVED = ("original", "retrained", "evaluation", "judge")
 REQUESTS = ("classes", "fraction", "count", "indices", "ids")
 """The fields of forget that say what is forgotten."""
 _KEY = re.compile(r'(?:key|argument) ["\']?(?:--)?([\w.-]+)')

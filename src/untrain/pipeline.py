@@ -7,10 +7,10 @@ fingerprint is not run again; a product with another one is refused.
 import json
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -26,24 +26,26 @@ from untrain.api import (
     made,
     prepared,
 )
-from untrain.config import Recipe, write
+from untrain.config import Recipe, read, write
 from untrain.data.samples import Source
-from untrain.data.sources import channel_statistics, load
+from untrain.data.sources import load
 from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
-from untrain.evaluation.evaluate import Evaluation, evaluate_models
+from untrain.images import Decode
 from untrain.io import hash_json, write_json, write_text
+from untrain.kinds import Kind, kind_of
+from untrain.kinds.generators import JUDGE, Generators
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
-from untrain.models.classifiers import build
 from untrain.models.subject import Subject
 from untrain.report import comparison_table, write_report
 from untrain.saliency import density, save_mask
-from untrain.tasks.classification import Classification
+from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.types import Task
 
 ORIGINAL, RETRAINED = "original", "retrained"
 
@@ -53,15 +55,14 @@ Sources = MutableMapping[str, tuple[Source, Source]]
 
 @dataclass(eq=False)
 class Workshop:
-    """A recipe with its data, split, task and folder at hand."""
+    """A recipe with its data, split, kind of model and folder at hand."""
 
     recipe: Recipe
     engine: Engine
-    source: Source
-    test: Source
+    kind: Kind
     split: Split
     holdout: Source
-    task: Classification
+    test: Source
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Model name → what the manifest says of it."""
     processes: int | None = None
@@ -71,6 +72,16 @@ class Workshop:
     def folder(self) -> Path:
         """The run folder."""
         return self.recipe.folder
+
+    @property
+    def source(self) -> Source:
+        """The training images."""
+        return self.kind.images
+
+    @property
+    def task(self) -> Task:
+        """The per-sample functions of the recipe's kind of model."""
+        return self.kind.task
 
     def stream(self, name: str) -> Stream:
         """One set's batches.
@@ -86,7 +97,7 @@ class Workshop:
             data = self.holdout
         else:
             parts = {"train": torch.cat([self.split.forget, self.split.retain]).sort().values}
-            data = Subset(self.source, parts[name] if name in parts else getattr(self.split, name))
+            data = Subset(self.kind.data, parts[name] if name in parts else getattr(self.split, name))
         called = "forget" if name == "asked" else name
         return Stream(data, called, self.engine, recipe.batch_size, recipe.seed, recipe.workers)
 
@@ -96,16 +107,7 @@ class Workshop:
 
     def module(self, seed: int) -> nn.Module:
         """The recipe's architecture with new weights."""
-        chosen, shape = self.recipe.model, self.source.shape
-        module = build(
-            chosen.name,
-            num_classes=len(self.source.classes),
-            in_channels=shape[0],
-            image_size=shape[1],
-            seed=seed,
-            **chosen.options,
-        )
-        return module.to(self.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.kind.module(seed)
 
     def say(self, text: str) -> None:
         """A line for the person who waits."""
@@ -135,16 +137,13 @@ def open_workshop(
     """
     engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
-    source, test = _loaded(recipe, {} if sources is None else sources)
-    split, holdout, test = _parted(recipe, source, test)
-    mean, std = recipe.data.mean, recipe.data.std
-    if mean is None and std is None:
-        mean, std = channel_statistics(source)  # type: ignore[assignment]
-    task = Classification(len(source.classes), _tuple(mean), _tuple(std), seed=recipe.seed, **asdict(recipe.augment))
+    kind = kind_of(recipe, engine, *_loaded(recipe, {} if sources is None else sources))
+    split, holdout, test = _parted(recipe, kind)
     for method in recipe.methods.values():
-        check_runs(method, task)
+        check_runs(method, kind.task)
+    kind.check(split)
     facts = _read_facts(recipe.folder) if going_on else {}
-    shop = Workshop(recipe, engine, source, test, split, holdout, task, facts)
+    shop = Workshop(recipe, engine, kind, split, holdout, test, facts)
     _try_model(shop)
     if engine.is_main and write:
         write_inputs(shop, going_on)
@@ -165,9 +164,11 @@ def _loaded(recipe: Recipe, sources: Sources) -> tuple[Source, Source]:
     return sources[key]
 
 
-def _parted(recipe: Recipe, source: Source, test: Source) -> tuple[Split, Source, Source]:
+def _parted(recipe: Recipe, kind: Kind) -> tuple[Split, Source, Source]:
     """The split that the recipe asks for, the held-out data, and what remains of the test data."""
-    wanted = asdict(recipe.forget)
+    source, test, wanted = kind.images, kind.test, asdict(recipe.forget)
+    if not kind.holds_out:
+        wanted["holdout"] = 0.0
     after, place = wanted.pop("after"), wanted.pop("holdout_from")
     wanted["seed"] = recipe.seed if wanted["seed"] is None else wanted["seed"]
     if after is not None:
@@ -201,10 +202,6 @@ def _split_before(recipe: Recipe, source: Source) -> Split:
         raise type(error)(f"forget.after must be the run folder of the request before: {error}") from error
 
 
-def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
-
-
 def held_out_of_test(test: Source, count: int, split: Split, source: Source, seed: int) -> tuple[Source, Source]:
     """Some test samples, without the classes that are forgotten whole, and the rest that is still tested on.
 
@@ -225,8 +222,9 @@ def _try_model(shop: Workshop) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
     module = shop.module(shop.recipe.seed)
     if shop.recipe.model.checkpoint is not None:
-        _load(module, shop.recipe.model.checkpoint)
-    prepared(shop.task, module, {"train": shop.stream("train")})
+        shop.kind.read(module, shop.recipe.model.checkpoint)
+    few = Stream(shop.kind.few(), "train", shop.engine, shop.recipe.batch_size)
+    shop.kind.task = prepared(shop.task, module, {"train": few})
 
 
 def write_inputs(shop: Workshop, going_on: bool) -> None:
@@ -247,7 +245,7 @@ def write_inputs(shop: Workshop, going_on: bool) -> None:
 
 _OTHER = (
     *("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references"),
-    *("compare", "svc"),
+    *("compare", "svc", "generation", "judge"),
 )
 """Fields of a recipe that do not change the numbers of what a folder already holds."""
 
@@ -319,7 +317,7 @@ def original(shop: Workshop) -> nn.Module:
     if recipe.model.checkpoint is None:
         return _trained(shop, ORIGINAL, shop.stream("train"), seed_of(recipe.seed, ORIGINAL))
     module = shop.module(recipe.seed)
-    facts = _load(module, recipe.model.checkpoint)
+    facts = shop.kind.read(module, recipe.model.checkpoint)
     module.eval()
     notes = [f"weights from {Path(recipe.model.checkpoint).name}"]
     lr = _trained_lr(facts)
@@ -327,16 +325,6 @@ def original(shop: Workshop) -> nn.Module:
         notes.append(f"its optimiser's learning rate was {lr:g}")
     shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), "notes": notes, "settings": {}, "peak_lr": lr}
     return module
-
-
-def _load(module: nn.Module, path: str) -> dict[str, Any]:
-    """Reads a user's checkpoint into a module; returns what else it tells."""
-    state, facts = weights.load_state(path)
-    try:
-        weights.load_into(module, state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return facts
 
 
 def _trained_lr(facts: Mapping[str, Any]) -> float | None:
@@ -411,7 +399,7 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
     resume_file = shop.folder / f"{name}.resume.pt"
     fingerprint = mark(shop, method, problem)
     if path.exists():
-        module = _kept(shop, name, path, fingerprint)
+        module = _kept(shop, name, path, fingerprint, problem.subject.module)
         if engine.is_main:
             resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
         return module
@@ -423,8 +411,8 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
         problem,
         engine,
         checkpoints=saver,
-        evaluate=lambda module: _quick(shop, module),
-        evaluate_every=shop.recipe.evaluate_every,
+        evaluate=lambda module, step: shop.kind.watch(name, module, step, shop.judged()),
+        evaluate_every=shop.kind.every(method),
     )
     mask = problem.memo.get("mask")
     module = finished.state.module.eval()
@@ -444,7 +432,9 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
         if mask is not None:
             save_mask(mask, shop.folder / f"{name}.mask.safetensors", weights_hash=start)
         write_text(shop.folder / f"{name}.history.jsonl", _lines(name, finished.history))
-        Subject(module).save(path, facts)
+        if name in shop.recipe.methods:
+            shop.kind.keep(name, module)
+        Subject(module).save(path, facts)  # last: where it is, all else is there
         resume_file.unlink(missing_ok=True)
     shop.facts[name] = facts
     shop.say(f"  {finished.seconds:.1f} s" + "".join(f"; {note}" for note in problem.notes))
@@ -452,8 +442,8 @@ def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Mod
     return module
 
 
-def _kept(shop: Workshop, name: str, path: Path, fingerprint: str) -> nn.Module:
-    """A finished model of the run folder.
+def _kept(shop: Workshop, name: str, path: Path, fingerprint: str, module: nn.Module) -> nn.Module:
+    """A finished model of the run folder, read into a module.
 
     Raises:
         StaleFile: if it is damaged, or was made from other inputs.
@@ -464,7 +454,6 @@ def _kept(shop: Workshop, name: str, path: Path, fingerprint: str) -> nn.Module:
         raise StaleFile(f"{path} is damaged: {error} Remove it, and it is made again.") from error
     if facts.get("fingerprint") != fingerprint:
         raise StaleFile(f"{path} was made from other data, weights or settings. Remove it, or choose another --out.")
-    module = shop.module(0)
     weights.load_into(module, state)
     shop.facts[name] = facts
     return module.eval()
@@ -482,7 +471,7 @@ def mark(shop: Workshop, method: Method, problem: Problem) -> str:
             "holdout": content_of(problem.holdout) if problem.holdout else None,
             "weights": weights.state_hash(problem.subject.module),
             "peak_lr": problem.subject.peak_lr,
-            "task": asdict(shop.task),
+            "task": asdict(problem.task),  # type: ignore[call-overload]
             "seed": problem.seed,
             "batch_size": recipe.batch_size,
             "engine": [recipe.precision, shop.processes or shop.engine.num_processes],
@@ -499,35 +488,17 @@ def _lines(name: str, history: list[dict[str, Any]]) -> str:
     return "".join(json.dumps({"model": name, **record}) + "\n" for record in history)
 
 
-def _quick(shop: Workshop, module: nn.Module) -> dict[str, float]:
-    """Accuracies during a run."""
-    found = evaluate_models({"model": module}, shop.task, shop.judged(), shop.engine)["model"]
-    return {name: getattr(found, name) for name in ("FA", "RA", "TA") if getattr(found, name) is not None}
-
-
 def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]:
     """Every measure of every model; written as evaluation.json."""
     shop.say("[bold]evaluate[/bold]")
     references = [name for name in models if name.split("-")[0] == RETRAINED]
-    found: dict[str, Evaluation] = evaluate_models(
-        models,
-        shop.task,
-        shop.judged(),
-        shop.engine,
-        references=references,
-        classes=shop.source.classes,
-        svc=shop.recipe.svc,
-        seed=shop.recipe.seed,
-    )
-    entries = {}
-    for name, evaluation in found.items():
+    found = shop.kind.measure(models, shop.split, shop.judged(), references, lambda *made: _made(shop, *made))
+    for name, entry in found["models"].items():
         facts = shop.facts.get(name, {})
-        clocks = facts.get("clocks", {})
-        entries[name] = {**evaluation.to_dict(), "seconds": facts.get("seconds"), "clocks": clocks}
-        entries[name].pop("noise_floor")
+        entry |= {"seconds": facts.get("seconds"), "clocks": facts.get("clocks", {})}
     content = {
-        "models": entries,
-        "noise_floor": next(iter(found.values())).noise_floor,
+        "task": shop.recipe.task,
+        **found,
         "settings": shop.recipe.plain(),
         "classes": list(shop.source.classes),
         "sizes": sizes(shop),
@@ -548,7 +519,28 @@ def sizes(shop: Workshop) -> dict[str, int]:
 def evaluation_mark(shop: Workshop, names: Iterable[str]) -> str:
     """A fingerprint of an evaluation: the models, by what is known of each, what is measured, and by which version."""
     known = {name: shop.facts[name].get("fingerprint", shop.facts[name]["hash"]) for name in names}
-    return hash_json([version("untrain"), shop.recipe.svc, known])
+    return hash_json([version("untrain"), shop.kind.measured(), known])
+
+
+def open_generator(
+    folder: Path, name: str
+) -> tuple[nn.Module, ClassDiffusion, tuple[int, ...], tuple[str, ...], Decode | None]:
+    """A finished generator of a run folder: module, task, shape of what it makes, its classes, decoder of latents.
+
+    Raises:
+        SettingError: if the run is of another task. StaleFile: if the file is damaged.
+    """
+    recipe = read(folder)
+    if recipe.task != "class-diffusion":
+        raise SettingError(f"{folder} is a run of task {recipe.task}: images can be sampled of class-diffusion alone.")
+    shop = open_workshop(replace(recipe, references=0, methods={}), fresh=False, write=False)
+    if name == ORIGINAL and recipe.model.checkpoint is not None:
+        module = original(shop)
+    else:
+        module = shop.module(0)
+        weights.load_into(module, weights.load_state(folder / f"{name}.safetensors")[0])
+    kind = cast(Generators, shop.kind)
+    return module.eval(), kind.task, kind.shape, kind.images.classes, kind.decode
 
 
 def write_manifest(shop: Workshop) -> None:
@@ -566,7 +558,7 @@ def write_manifest(shop: Workshop) -> None:
         "models": shop.facts,
     }
     write_json(shop.folder / "manifest.json", content)
-    parts = [shop.folder / f"{name}.history.jsonl" for name in shop.facts]
+    parts = [shop.folder / f"{name}.history.jsonl" for name in shop.facts if name != JUDGE]
     write_text(shop.folder / "history.jsonl", "".join(p.read_text() for p in parts if p.exists()))
 
 

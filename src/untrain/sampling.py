@@ -1,12 +1,14 @@
 """Samplers of diffusion models: from noise to images, along the steps of the diffusion or over some of them.
 
-Song, Meng, Ermon: *Denoising Diffusion Implicit Models*, ICLR 2021. With η = 1 over all steps it is the sampler of DDPM.
+Song, Meng, Ermon: *Denoising Diffusion Implicit Models*, ICLR 2021. With η = 1 over all steps it is DDPM's sampler.
 Written here, because the schedulers of diffusers know neither quadratic spacing nor a stop on the way; on what both
-can do, a test holds them to the same images.
+can do, a test holds them to the same images: DDIMScheduler with leading spacing and `use_clipped_model_output`, and
+DDPMScheduler with the small fixed variance.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -42,13 +44,20 @@ class Sampler:
     def visited(self, total: int) -> list[int]:
         """The timesteps that are visited, falling; the last is 0. `total` is T, steps of the diffusion.
 
-        Source: Song et al. 2021, appendix D.2, "linear" and "quadratic".
+        Uniform: ⌊T / S⌋ k. Quadratic: ⌊0.8 T (k / (S − 1))²⌋; those that fall together near 0 are visited once, as a
+        step from t to t changes nothing. k = 0, …, S − 1.
+
+        Raises:
+            SettingError: if there are more steps than T.
+
+        Source: Song et al. 2021, appendix D.2, "linear" and "quadratic"; 0.8 is of their published code.
         """
         if self.steps > total:
             raise SettingError(f"a diffusion of {total} steps cannot be sampled in {self.steps}.")
         if self.spacing == "uniform":
             return [k * (total // self.steps) for k in range(self.steps)][::-1]
-        return sorted({int((k / self.steps) ** 2 * 0.8 * total) for k in range(self.steps)}, reverse=True)
+        last = max(1, self.steps - 1)
+        return sorted({4 * total * k * k // (5 * last * last) for k in range(self.steps)}, reverse=True)
 
 
 def denoise(
@@ -71,7 +80,8 @@ def denoise(
         sampler: which steps, and η.
         noise: draws new noise of x's shape, where η > 0.
         clip: whether the guessed x₀ is kept in [−1, 1]: right for pixels, wrong for latents.
-        until: the last timestep that is not visited any more; the result is x at this timestep. −1: x₀.
+        until: the last timestep that is not visited any more; the result is x at this timestep. −1: x₀. No later
+            than the first visited one there is nothing to do: x itself.
         advance: called after each step.
 
     Returns:
@@ -80,7 +90,7 @@ def denoise(
     Source: Song et al. 2021, eq. 12.
     """
     steps = [t for t in sampler.visited(len(alphas_cumprod)) if t > until]
-    for t, before in zip(steps, [*steps[1:], until], strict=True):
+    for t, before in pairwise([*steps, until]):
         now, then = float(alphas_cumprod[t]), float(alphas_cumprod[before]) if before >= 0 else 1.0
         predicted = predict(x, t)
         clean = (x - (1 - now) ** 0.5 * predicted) / now**0.5
@@ -96,5 +106,5 @@ def denoise(
 
 
 def noise_of(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
-    """Standard normal noise [B, *shape], each row from a generator of its own, so that no image depends on its batch."""
+    """Standard normal noise [B, *shape], each row from a generator of its own: no image depends on its batch."""
     return torch.stack([torch.randn(*shape, generator=generator) for generator in generators])

@@ -66,7 +66,19 @@ class Task(Protocol):
 
 @runtime_checkable
 class GenerativeTask(Task, Protocol):
-    """A task whose models make images; what methods for generators alone may know besides."""
+    """A task whose models make images; what methods for generators alone may know besides.
+
+    `draw` also takes what it gave, whatever images it has as "input" by then, and draws the rest anew.
+    """
+
+    @property
+    def timesteps(self) -> int:
+        """T, steps of the diffusion; a timestep is 0 … T − 1."""
+        ...
+
+    def at(self, batch: Batch, timestep: Tensor, seen: Tensor | None = None) -> Batch:
+        """The drawn batch at these timesteps, [B]: its images noised so far, or x_t = `seen` where that is given."""
+        ...
 
     def generate(
         self,
@@ -78,7 +90,7 @@ class GenerativeTask(Task, Protocol):
         until: int = -1,
         advance: Callable[[], None] = lambda: None,
     ) -> Tensor:
-        """Images of the batch's condition, shaped as its input, from one CPU generator each; x_t if `until` is t ≥ 0."""
+        """Images of the batch's condition, shaped as its input, a CPU generator for each; x_t if `until` is t ≥ 0."""
         ...
 
     def surrogate(self, batch: Batch, generator: torch.Generator) -> Batch:

@@ -109,12 +109,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path
 def test_evaluation_during_a_run_has_its_own_clock():
     seen = []
 
-    def measure(module):
-        seen.append(module)
+    def measure(module, step):
+        seen.append(step)
         return {"FA": 50.0}
 
     done = run(Finetune(steps=6, optimizer=SGD), *problem(), evaluate=measure, evaluate_every=2)
-    assert len(seen) == 3
+    assert seen == [2, 4, 6]
     assert [record["step"] for record in done.history if "FA" in record] == [1, 3, 5]
     assert done.clocks["evaluation"] > 0
     assert done.seconds == pytest.approx(sum(s for n, s in done.clocks.items() if n != "evaluation"))

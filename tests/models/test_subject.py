@@ -4,6 +4,7 @@ from torch import nn
 
 from untrain.errors import ModelError
 from untrain.models.subject import Subject
+from untrain.tasks.classification import Classification
 
 
 class WithOwnParameter(nn.Module):
@@ -60,9 +61,9 @@ def test_transformers_are_renewed_from_their_configuration():
 
 
 def test_defaults_fit_the_kind_of_model():
-    assert Subject(network()).defaults("sfron")["optimizer"]["name"] == "sgd"
+    assert Subject(network()).defaults(Classification())["optimizer"]["name"] == "sgd"
     with_norm = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    assert Subject(with_norm).defaults("sfron")["optimizer"]["name"] == "adamw"
+    assert Subject(with_norm).defaults(Classification())["optimizer"]["name"] == "adamw"
 
 
 def test_only_modules_are_subjects():

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from example_comparison import METHODS, example_comparison, stat, write_example_comparison
-from test_report_page import EVIL, Page
+from reading import EVIL, Page, page_of, written
 
 from untrain.errors import FolderError, UntrainError
 from untrain.report import comparison_tables, comparison_verdict, write_comparison_report, write_report
@@ -18,15 +18,9 @@ SECTIONS = ["verdict", "comparison", "failures", "measures", "forgetting", "dist
             "tuning", "settings"]  # fmt: skip
 
 
-def page_of(folder):
-    return Page(write_report(folder).read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compared")
-    content = write_example_comparison(folder)
-    return folder, content, write_report(folder).read_text(encoding="utf-8")
+    return written(tmp_path_factory.mktemp("compared"), write_example_comparison)
 
 
 def test_all_sections_and_figures_are_there(example):

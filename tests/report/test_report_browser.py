@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from example_comparison import METHODS, write_example_comparison
+from example_generator import DIGITS, example_generator_comparison, write_example_generator
 from example_run import FASHION, write_example_run
 from PIL import Image
 
@@ -17,7 +18,7 @@ from untrain.report import write_report
 EVIL = '<script>console.error("ran")</script>&"'
 PROBE = """
 <script>
-const found = {figures: [], duplicates: [], dangling: [], cut: [], overflow: 0};
+const found = {figures: [], pictures: [], duplicates: [], dangling: [], cut: [], overflow: 0};
 document.querySelectorAll("details").forEach(part => part.open = true);
 const seen = new Set();
 document.querySelectorAll("[id]").forEach(e => { if (seen.has(e.id)) found.duplicates.push(e.id); seen.add(e.id); });
@@ -34,6 +35,10 @@ document.querySelectorAll("figure svg").forEach(svg => {
     const to = (e.getAttribute("href") || e.getAttribute("clip-path").slice(4, -1)).slice(1);
     if (!document.getElementById(to)) found.dangling.push(to);
   });
+});
+document.querySelectorAll("img").forEach(img => {
+  const box = img.getBoundingClientRect();
+  found.pictures.push({alt: img.alt, whole: img.complete && img.naturalWidth === img.width, width: box.width});
 });
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 const out = document.createElement("pre");
@@ -114,3 +119,22 @@ def test_browser_draws_every_figure_of_a_comparison(tmp_path, sets, seeds, refer
     )
     found = opened(tmp_path, write_report(folder).read_text(encoding="utf-8"))
     check(found, [f"{key}-{place}" for key in COMPARED for place in range(len(sets))])
+
+
+def test_browser_shows_the_pictures_of_generators(tmp_path):
+    run = tmp_path / "run"
+    write_example_generator(run, methods=("salun", "sfron", "selective-amnesia"), classes=(*DIGITS[:8], EVIL, "日本語"))
+    found = opened(tmp_path, write_report(run).read_text(encoding="utf-8"))
+    check(found, ["loss-curves", *(f"mask-density-{i}" for i in range(3)), "time-bars"])
+    assert len(found["pictures"]) == 3 * 10 * 3 + 3 * 10 * 6  # beside each other, and over the steps
+    for picture in found["pictures"]:
+        assert picture["whole"], picture
+        assert picture["width"] >= 32, picture
+        assert picture["alt"]
+
+
+def test_browser_opens_a_comparison_of_generators(tmp_path):
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(example_generator_comparison()))
+    check(opened(tmp_path, write_report(folder).read_text(encoding="utf-8")), [])

@@ -4,71 +4,21 @@ import json
 import os
 import re
 import time
-from html.parser import HTMLParser
 
 import pytest
 from example_run import FASHION, write_example_run
+from reading import EVIL, Page, page_of, written
 
 from untrain.errors import FolderError, UntrainError
 from untrain.report import write_report
-from untrain.report.page import read_run
+from untrain.report.run import read_run
 
-EVIL = '<script>alert(1)</script>&"'
 SECTIONS = ["verdict", "comparison", "measures", "curves", "classes", "losses", "mask", "times", "settings"]
-VOID = {"meta", "br", "link", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Checks that tags are nested right, and collects sections, figures, table cells, attributes and text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.rows, self.words = [], [], [], [], []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value) for key, value in attrs]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, key, value) for key, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if "td" in self.open and not {"small", "sup"} & set(self.open):
-            self.rows[-1][-1] += data
-        if "th" in self.open and not {"small", "span"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-    def ids(self, tag):
-        return [value for t, key, value in self.attributes if (t, key) == (tag, "id")]
-
-
-def page_of(folder):
-    return Page(write_report(folder).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    evaluation = write_example_run(folder)
-    return folder, evaluation, write_report(folder).read_text(encoding="utf-8")
+    return written(tmp_path_factory.mktemp("run"), write_example_run)
 
 
 def test_all_sections_and_figures_are_there(example):

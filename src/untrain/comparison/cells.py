@@ -143,7 +143,7 @@ def equipped(recipe: Recipe, group: str, shop: Workshop, start: nn.Module, entri
     for entry in entries:
         settings = tuning.chosen(folder, recipe, entry) if entry in tuned(recipe) else None
         if settings:
-            methods[entry] = with_settings(methods[entry], settings, fitting_optimizer(start, methods[entry].name))
+            methods[entry] = with_settings(methods[entry], settings, fitting_optimizer(start, shop.task))
     return replace(shop, recipe=replace(shop.recipe, methods=methods))
 
 

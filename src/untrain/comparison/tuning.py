@@ -32,6 +32,7 @@ from untrain.methods.base import Choice, Method, Optimizer, Space
 from untrain.methods.loop import run
 from untrain.models.subject import Subject
 from untrain.pipeline import Workshop
+from untrain.types import Task
 
 WORST = 100.0
 """What the sampler is told of a trial that failed: the largest distance there can be, in points."""
@@ -252,7 +253,7 @@ def _trial(
     began = time.perf_counter()
     error, value = None, None
     try:
-        tried, values = with_settings(method, settings, fitting_optimizer(start, method.name)), []
+        tried, values = with_settings(method, settings, fitting_optimizer(start, benches[0].shop.task)), []
         for bench, original in zip(benches, before, strict=True):
             problem = pipeline.unlearning(bench.shop, start, pipeline.method_sets(bench.shop))
             made = run(tried, problem, bench.shop.engine)
@@ -273,9 +274,9 @@ def _setting(method: Method, name: str) -> Any:
     return value
 
 
-def fitting_optimizer(start: nn.Module, method: str) -> Optimizer:
-    """The optimiser that a method takes for this model where none is given."""
-    return Optimizer(**Subject(start).defaults(method)["optimizer"])
+def fitting_optimizer(start: nn.Module, task: Task) -> Optimizer:
+    """The optimiser that methods take for this model where none is given."""
+    return Optimizer(**Subject(start).defaults(task)["optimizer"])
 
 
 def best(trials: Sequence[Mapping[str, Any]]) -> int | None:

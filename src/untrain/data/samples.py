@@ -237,6 +237,52 @@ class Images(Dataset[Batch]):
         return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
 
 
+class Relabelled(Dataset[Batch]):
+    """A source under other class numbers and names.
+
+    Args:
+        source: the samples.
+        numbers: new number of each of its classes, by its old one.
+        classes: names by the new numbers.
+    """
+
+    def __init__(self, source: Source, numbers: Sequence[int], classes: Sequence[str]) -> None:
+        self.source = source
+        self.numbers = torch.tensor(numbers, dtype=torch.int64)
+        self.classes = tuple(classes)
+        self.labels = self.numbers[source.labels]
+        self.ids, self.shape, self.in_memory = source.ids, source.shape, source.in_memory
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Batch:
+        """Sample i; see `Source`."""
+        return self._renumbered(self.source[i])
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Samples at these positions; see `Source`."""
+        return self._renumbered(self.source.batch(indices))
+
+    def _renumbered(self, batch: Batch) -> Batch:
+        label = batch["label"]
+        return {**batch, "label": self.numbers.to(label.device)[label]}
+
+    def select(self, indices: Tensor) -> "Relabelled":
+        """These samples alone, numbered from 0."""
+        return Relabelled(self.source.select(indices), self.numbers.tolist(), self.classes)
+
+    def to(self, device: torch.device | str) -> "Relabelled":
+        """The same samples on another device."""
+        moved = self.source.to(device)
+        return self if moved is self.source else Relabelled(moved, self.numbers.tolist(), self.classes)
+
+    def fingerprint(self) -> str:
+        """A hash of the content, and of the numbers and names."""
+        return hash_json([self.source.fingerprint(), self.numbers.tolist(), self.classes])
+
+
 def decoded_if_small(source: Source) -> Source:
     """The source with its images decoded, where they take at most `IN_MEMORY_BYTES`."""
     if not isinstance(source, Images) or len(source) * int(np.prod(source.shape)) > IN_MEMORY_BYTES:

@@ -7,6 +7,7 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods import outside
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
+from untrain.methods.esd import ESD
 from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.l1_sparse import L1Sparse
@@ -15,6 +16,7 @@ from untrain.methods.random_label import RandomLabel
 from untrain.methods.retrain import Retrain
 from untrain.methods.salun import SalUn
 from untrain.methods.scrub import Scrub
+from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.methods.sfron import SFRon
 from untrain.methods.ssd import SSD
 
@@ -22,7 +24,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(SFRon, SalUn, RandomLabel, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse, Finetune),
-        Retrain,
+        *(SelectiveAmnesia, ESD, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""

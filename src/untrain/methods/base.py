@@ -15,7 +15,7 @@ from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, unknown
 from untrain.models.subject import Subject
 from untrain.tasks import TASKS
-from untrain.types import Task, Variant
+from untrain.types import GenerativeTask, Task, Variant
 
 Decay = Literal["cosine", "constant"]
 
@@ -149,6 +149,7 @@ class State:
         schedules: learning-rate schedules by name.
         retained: retain batches used so far.
         frozen: modules that a method needs beside (a teacher), not part of checkpoints.
+        averaged: running averages of the weights, where a method keeps them: what the run gives in the end.
     """
 
     problem: Problem
@@ -158,16 +159,23 @@ class State:
     schedules: dict[str, LRScheduler] = field(default_factory=dict)
     retained: int = 0
     frozen: dict[str, nn.Module] = field(default_factory=dict)
+    averaged: nn.Module | None = None
 
     def __post_init__(self) -> None:
         """Collects the trainable parameters and compiles where the engine is asked to."""
         self.parameters = trainable(self.module)
         self.model = self.engine.compiled(self.module)
 
+    @property
+    def result(self) -> nn.Module:
+        """The module that the run would give now: the averaged weights where there are any."""
+        return self.module if self.averaged is None else self.averaged
+
     def state_dict(self) -> dict[str, Any]:
         """All that must be found again to go on."""
         return {
             "module": self.module.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "retained": self.retained,
@@ -177,6 +185,8 @@ class State:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Puts everything back."""
         self.module.load_state_dict(saved["module"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(saved["averaged"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(saved["optimizers"][name])
         for name, schedule in self.schedules.items():
@@ -198,6 +208,8 @@ class Method(ABC):
     """The settings that a search tries; the ranges hold the published values."""
     needs: ClassVar[tuple[Variant, ...]] = ()
     """Variants of a batch that the method cannot do without."""
+    generates: ClassVar[bool] = False
+    """Whether it needs a task whose models make images."""
 
     def wants(self) -> tuple[Variant, ...]:
         """What it needs with the settings that it has."""
@@ -241,18 +253,27 @@ def check_runs(method: Method | type[Method], task: Task) -> None:
     Raises:
         SettingError: names method, task, what is missing, and the methods that would run.
     """
-    wanted = method.wants() if isinstance(method, Method) else method.needs
-    missing = [kind for kind in wanted if kind not in task.variants]
+    missing = _missing(method, task)
     if not missing:
         return
     from untrain.methods import methods  # known only once every method's module is there
 
     named = next((name for name, known in TASKS.items() if type(task) is known), type(task).__name__)
-    others = sorted(name for name, other in methods().items() if set(other.needs) <= set(task.variants))
+    others = sorted(name for name, other in methods().items() if not _missing(other, task))
     raise SettingError(
-        f"method {method.name!r} cannot run on task {named!r}: it needs {' and '.join(map(repr, missing))} variants of "
-        f"a batch, which this task does not have. Methods that run on it: {', '.join(others) or 'none'}."
+        f"method {method.name!r} cannot run on task {named!r}: it needs {' and '.join(missing)}, which this task does "
+        f"not have. Methods that run on it: {', '.join(others) or 'none'}."
     )
+
+
+def _missing(method: Method | type[Method], task: Task) -> list[str]:
+    """What a method needs and the task does not have, in words."""
+    wanted = method.wants() if isinstance(method, Method) else method.needs
+    variants = [repr(kind) for kind in wanted if kind not in task.variants]
+    missing = [f"{' and '.join(variants)} variants of a batch"] if variants else []
+    if method.generates and not isinstance(task, GenerativeTask):
+        missing.insert(0, "a model that makes images")
+    return missing
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -37,7 +37,7 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
     Without an optimiser, the one that fits the subject. What was decided goes into the problem's notes.
     """
     if optimizer is None:
-        optimizer = Optimizer(**problem.subject.defaults("finetune")["optimizer"])
+        optimizer = Optimizer(**problem.subject.defaults(problem.task)["optimizer"])
     if optimizer.lr is not None:
         return optimizer
     peak = problem.subject.peak_lr

@@ -20,6 +20,9 @@ from untrain.errors import Diverged, StaleFile
 from untrain.io import write_bytes
 from untrain.methods.base import Method, Problem, State
 
+Watch = Callable[[nn.Module, int], dict[str, float]]
+"""Looks at a module during a run, after so many steps; returns what to log."""
+
 
 @dataclass(eq=False)
 class Run:
@@ -80,7 +83,7 @@ def run(
     engine: Engine,
     *,
     checkpoints: Checkpoints | None = None,
-    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    evaluate: Watch | None = None,
     evaluate_every: int = 0,
 ) -> Run:
     """Runs a method from its start, or from its last checkpoint, to its last step.
@@ -90,7 +93,7 @@ def run(
         problem: model, task and sets; its module is changed.
         engine: where to run.
         checkpoints: where to save, and whether to go on from there; None: nowhere.
-        evaluate: measures the module during the run; its time counts as evaluation.
+        evaluate: measures the module during the run, after so many steps; its time counts as evaluation.
         evaluate_every: steps between two such measurements; 0: none.
 
     Raises:
@@ -114,6 +117,8 @@ def run(
         first, history = saved["step"], [json.loads(line) for line in saved["history"]]
         engine.clocks.update(saved["clocks"])
     _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every)
+    if state.averaged is not None:
+        state.module.load_state_dict(state.averaged.state_dict())
     engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
     return Run(state, method, history, dict(engine.clocks))
@@ -126,7 +131,7 @@ def _steps(
     first: int,
     history: list[dict[str, Any]],
     checkpoints: Checkpoints | None,
-    evaluate: Callable[[nn.Module], dict[str, float]] | None,
+    evaluate: Watch | None,
     evaluate_every: int,
 ) -> None:
     saver = _Saver(checkpoints, state, engine, history)
@@ -140,7 +145,7 @@ def _steps(
                 raise Diverged(f"{method.name}, step {k} of {method.total}: {error} {saver.restore()}") from error
             if evaluate and evaluate_every and (k + 1) % evaluate_every == 0:
                 with engine.clock("evaluation"):
-                    record |= evaluate(state.module)
+                    record |= evaluate(state.result, k + 1)
             history.append(record)
             bar.advance(" ".join(f"{n} {v:.3g}" for n, v in record.items() if n.endswith("loss")))
             saver.maybe(k + 1, method.total)

@@ -1,11 +1,14 @@
 """Training from scratch on the retain set: the reference for everything."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from untrain.engine import Engine, seed_of
+from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.descent import Descent
+from untrain.methods.steps import average
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,15 @@ class Retrain(Descent):
     """Passes over the retain set, used where `steps` is None."""
     optimizer: Optimizer | None = Optimizer("sgd", 0.1, 0.9, 5e-4)
     """The optimiser of the original training."""
+    ema: float | None = None
+    """Decay, in each step, of an exponential moving average of the weights, in (0, 1): the average is then the result,
+    and what is evaluated and unlearned. The initial weights have no part in it. Null: none."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise SettingError(f"ema must be in (0, 1), such as 0.999, not {self.ema}.")
 
     def resolved(self, problem: Problem, engine: Engine) -> "Retrain":
         """The learning rate of the original training, where it is known and none was given."""
@@ -29,4 +41,14 @@ class Retrain(Descent):
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """New weights from the run's seed."""
-        return self.begin(problem, engine, problem.subject.fresh(seed_of(problem.seed, "weights")))
+        state = self.begin(problem, engine, problem.subject.fresh(seed_of(problem.seed, "weights")))
+        if self.ema is not None:
+            state.averaged = copy.deepcopy(state.module).eval().requires_grad_(False)
+            problem.note(f"the weights are averages over the steps of training (EMA {self.ema:g})")
+        return state
+
+    def step(self, state: State, k: int) -> dict[str, float]:
+        """A step of descent; the averages follow."""
+        record = super().step(state, k)
+        average(state, self.ema or 0.0, k)
+        return record

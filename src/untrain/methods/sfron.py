@@ -32,11 +32,12 @@ from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
-from untrain.types import Batch, Params, Variant
+from untrain.types import Batch, GenerativeTask, Params, Variant
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
 FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class
+GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
 GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
@@ -53,10 +54,10 @@ class SFRon(Method):
     }
 
     steps: int | None = None
-    """K, outer steps; null: as many as make `epochs` passes over the retain set, but at least 40 where a
-    class is forgotten and calibrated."""
-    retain_steps: int = 3
-    """Retain steps in each outer step."""
+    """K, outer steps; null: 50 for a generator, else as many as make `epochs` passes over the retain set, but at least
+    40 where a class is forgotten and calibrated."""
+    retain_steps: int | None = None
+    """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
     """Passes over the retain set in the whole run, used where `steps` is null."""
     objective: Literal["adaptive", "ascent", "redirect"] = "adaptive"
@@ -67,8 +68,9 @@ class SFRon(Method):
     """How α falls over the K outer steps; exponential: to one hundredth."""
     lam: float = 0.5
     """λ, exponent of the adaptive weights 1 / ℓ^λ."""
-    floor: float = 0.1
-    """Lower bound, in nats, of ℓ inside the adaptive weights."""
+    floor: float | None = None
+    """Lower bound of ℓ inside the adaptive weights; null: 0.1 nats, or 0.001 for a generator, whose loss is a mean
+    squared error."""
     gamma: float | None = 1.0
     """γ: a weight is salient where F_forget ≥ γ · F_retain; null: no mask."""
     beta: float = 1.0
@@ -76,16 +78,18 @@ class SFRon(Method):
     max_norm: float | None = 1.0
     """The masked forget gradient is clipped to this norm; null: not."""
     retain_max_norm: float | None = None
-    """The retain gradient is clipped to this norm; null: not."""
+    """The retain gradient is clipped to this norm; null: to 1 for a generator
+    (not with `published`), else not."""
     retain_weight: float = 1.0
     """The retain loss is multiplied by this."""
     optimizer: Optimizer | None = None
     """Of the retain steps; null: what fits the model. A learning rate of null is found."""
-    retain_decay: Decay = "cosine"
-    """Learning rate of the retain steps over the run: "cosine" to 0, or "constant"."""
+    retain_decay: Decay | None = None
+    """Learning rate of the retain steps over the run: "cosine" to 0, or "constant"; null: constant for a generator,
+    else cosine."""
     forget_optimizer: Optimizer | None = Optimizer("adam")
     """Of the forget steps, at a constant rate; null: one optimiser for both. A learning rate of null is 0.001 where
-    calibration says how far to forget, and 0.0001 where all K forget steps are taken."""
+    calibration says how far to forget, that of the retain steps for a generator, and else 0.0001."""
     fisher: Estimator = "sample"
     """Squares of each sample's gradient, or of batch means as published code has it."""
     fisher_samples: int | None = 1024
@@ -108,7 +112,7 @@ class SFRon(Method):
         check_steps(self.steps, self.epochs)
         check_choice("objective", self.objective, ("adaptive", "ascent", "redirect"))
         check_choice("decay", self.decay, ("cosine", "linear", "exponential", "constant"))
-        check_choice("retain_decay", self.retain_decay, ("cosine", "constant"))
+        check_choice("retain_decay", self.retain_decay or "cosine", ("cosine", "constant"))
         check_choice("fisher", self.fisher, ("sample", "batch"))
         check_above_zero(
             alpha=self.alpha,
@@ -120,7 +124,7 @@ class SFRon(Method):
             retain_steps=self.retain_steps,
             fisher_samples=self.fisher_samples,
         )
-        if self.beta > 1 or self.lam < 0 or self.floor < 0:
+        if self.beta > 1 or self.lam < 0 or (self.floor or 0) < 0:
             raise SettingError("beta must be in (0, 1]; lam and floor must not be negative.")
         self._check_mask()
 
@@ -154,14 +158,37 @@ class SFRon(Method):
         return self.steps or 0
 
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
-        """Outer steps from epochs; the retain optimiser from the model, its rate from checkpoint or range test."""
-        forget = self.forget_optimizer
-        bounded = forget is not None and forget.lr is None and forgets_a_class(problem)
+        """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
+        method = replace(self, optimizer=with_learning_rate(self.optimizer, problem, engine))
+        if isinstance(problem.task, GenerativeTask):
+            return method._for_generator()
+        return method._for_classifier(problem)
+
+    def _for_generator(self) -> "SFRon":
+        """As in the published run on a DDPM, which takes all K forget steps: its loss says nothing of how far."""
+        forget, retain = self.forget_optimizer, self.optimizer or Optimizer()
+        if forget is not None and forget.lr is None:
+            forget = replace(forget, lr=retain.lr)
+        return replace(
+            self,
+            steps=self.steps or GENERATOR_STEPS,
+            retain_steps=self.retain_steps or 1,
+            floor=1e-3 if self.floor is None else self.floor,
+            retain_max_norm=self.retain_max_norm or (None if self.published else 1.0),
+            retain_decay=self.retain_decay or "constant",
+            forget_optimizer=forget,
+            calibrate=False,
+        )
+
+    def _for_classifier(self, problem: Problem) -> "SFRon":
+        """Outer steps from epochs, the forget rate and the clipping of retain steps from whether it is calibrated."""
+        forget, calibration, retain_steps = self.forget_optimizer, self.calibration, self.retain_steps or 3
+        forgets_class = self.calibrate and forgets_a_class(problem)
+        bounded = forgets_class and forget is not None and forget.lr is None
         calibrate = self.calibrate and (problem.holdout is not None or bounded)
-        steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / self.retain_steps)
-        if self.steps is None and calibrate and forgets_a_class(problem):
+        steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / retain_steps)
+        if self.steps is None and calibrate and forgets_class:
             steps = max(steps, FEWEST_STEPS)
-        calibration = self.calibration
         if forget is not None and forget.lr is None:
             forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
         elif calibrate:
@@ -169,9 +196,11 @@ class SFRon(Method):
         return replace(
             self,
             steps=steps,
-            optimizer=with_learning_rate(self.optimizer, problem, engine),
-            forget_optimizer=forget,
+            retain_steps=retain_steps,
+            floor=0.1 if self.floor is None else self.floor,
             retain_max_norm=self.retain_max_norm or (calibration.retain_max_norm if calibrate else None),
+            retain_decay=self.retain_decay or "cosine",
+            forget_optimizer=forget,
             calibrate=calibrate,
             calibration=calibration,
         )
@@ -189,8 +218,9 @@ class SFRon(Method):
         if not self.online and self.gamma is not None and not self.published:
             retain = replace(retain, weight_decay=0.0)  # in a joined step it would walk around the mask
         state.optimizers["retain"] = retain.build(state.parameters)
-        per_step = self.retain_steps if self.online else 1
-        state.schedules["retain"] = schedule(state.optimizers["retain"], self.retain_decay, self.total * per_step)
+        per_step = (self.retain_steps or 1) if self.online else 1
+        decay = self.retain_decay or "cosine"
+        state.schedules["retain"] = schedule(state.optimizers["retain"], decay, self.total * per_step)
         if self.online and self.forget_optimizer is not None:
             state.optimizers["forget"] = self.forget_optimizer.build(state.parameters)
         return state
@@ -207,7 +237,7 @@ class SFRon(Method):
         log = self._forget(state, k)
         losses = [
             descend(state, "retain", weight=self.retain_weight, max_norm=self.retain_max_norm)
-            for _ in range(self.retain_steps)
+            for _ in range(self.retain_steps or 1)
         ]
         if before:  # θ ← θ_before + β (θ_now − θ_before)
             with torch.no_grad():
@@ -281,7 +311,7 @@ class SFRon(Method):
         if self.objective == "ascent":
             return torch.ones_like(losses)
         eps = PUBLISHED_EPS if self.published else 0.0
-        return 1 / (losses.clamp_min(self.floor).pow(self.lam) + eps)
+        return 1 / (losses.clamp_min(self.floor or 0.0).pow(self.lam) + eps)
 
     def alpha_at(self, k: int) -> float:
         """α_k."""

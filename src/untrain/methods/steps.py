@@ -54,6 +54,20 @@ def descend(
     return value
 
 
+def average(state: State, decay: float, k: int) -> None:
+    """Moves the averaged weights after step k: θ̄ = Σ_i d^(k−i) θ_i / Σ_i d^(k−i) over the steps 0 … k.
+
+    As Adam corrects its moments (Kingma, Ba 2015, section 3): the weights before the first step have no part in it, so
+    an average of few steps is one of those steps and not of what training began with.
+    """
+    if state.averaged is None:
+        return
+    weight = (1 - decay) / (1 - decay ** (k + 1))
+    with torch.no_grad():
+        for mean, now in zip(state.averaged.state_dict().values(), state.module.state_dict().values(), strict=True):
+            mean.lerp_(now, weight) if mean.is_floating_point() else mean.copy_(now)
+
+
 def next_retain_batch(state: State) -> Batch:
     """The next retain batch, the module in training mode; the count of retain batches moves on."""
     batch = state.problem.retain.batch(state.retained, state.problem.task, "retain")

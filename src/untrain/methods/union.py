@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.engine import Engine
-from untrain.methods.base import Optimizer, Problem, State
+from untrain.methods.base import Optimizer, Problem, State, check_above_zero
 from untrain.methods.descent import Descent
 from untrain.methods.forgetting import ALL, OncePerBatch, Rows, forget_rows, mixed, normalises
 from untrain.methods.learning_rate import with_learning_rate
@@ -33,6 +33,13 @@ class Union(Descent):
     """Passes over the union of retain and forget set, used where `steps` is null."""
     optimizer: Optimizer | None = None
     """Null: what fits the model. A learning rate of null is 0.05 of what `finetune` would run at."""
+    retain_weight: float = 1.0
+    """The retain losses are multiplied by this, before both sets' rows are averaged."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        check_above_zero(retain_weight=self.retain_weight)
 
     def resolved(self, problem: Problem, engine: Engine) -> "Union":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
@@ -43,11 +50,12 @@ class Union(Descent):
         return replace(super().resolved(problem, engine), optimizer=optimizer)  # type: ignore[return-value]
 
     def step(self, state: State, k: int) -> dict[str, float]:
-        """Step k: descent on the mean over retain batch k and the forget rows that go with it."""
+        """Step k: descent on the weighted mean over retain batch k and the forget rows that go with it."""
         retain, forget = next_retain_batch(state), forget_rows(state.problem, k)
         kept, taught = self._losses(state, retain, forget)
         loss, log = state.engine.mean(kept), {}
         log["retain_loss"] = finite(state.engine, loss, "retain")
+        loss = self.retain_weight * loss
         if forget is not None:
             other = state.engine.mean(taught)
             log["forget_loss"] = finite(state.engine, other, "forget")

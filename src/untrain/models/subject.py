@@ -10,6 +10,8 @@ from torch import nn
 
 from untrain.errors import ModelError
 from untrain.models import checkpoints
+from untrain.models.denoisers import fresh_denoiser
+from untrain.types import GenerativeTask, Task
 
 
 class Subject:
@@ -37,8 +39,8 @@ class Subject:
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with new weights, on the same device, in training mode.
 
-        From `init` where it was given; else from the configuration of a Hugging Face model; else by calling
-        `reset_parameters` on every layer of a copy.
+        From `init` where it was given; else from the configuration of a model of transformers or diffusers; else by
+        calling `reset_parameters` on every layer of a copy.
 
         Args:
             seed: of the new weights; global random state is left as it was.
@@ -57,6 +59,8 @@ class Subject:
             elif hasattr(self.module, "config") and hasattr(self.module, "_from_config"):
                 renew: Any = type(self.module)
                 module = renew._from_config(copy.deepcopy(self.module.config))
+            elif hasattr(self.module, "config") and hasattr(type(self.module), "from_config"):
+                module = fresh_denoiser(self.module)
             else:
                 module = _renewed(copy.deepcopy(self.module))
         return module.to(device).train()
@@ -75,12 +79,15 @@ class Subject:
         """Writes the weights as safetensors, whole or not at all."""
         checkpoints.save(self.module, path, metadata)
 
-    def defaults(self, method: str) -> dict[str, Any]:
-        """Settings that fit this kind of model.
+    def defaults(self, task: Task) -> dict[str, Any]:
+        """Settings that fit this kind of model, for methods that are not told them.
 
-        Models with layer normalisation (transformers) are trained on by AdamW, as they were made; others by SGD
-        with momentum.
+        Generators are trained on by Adam at a rate that their large batches of noise bear: it was chosen on digits,
+        for a UNet and a transformer (benchmarks/README.md); published runs on larger ones have 1e-4. Classifiers with
+        layer normalisation (transformers) are trained on by AdamW, as they were made; others by SGD with momentum.
         """
+        if isinstance(task, GenerativeTask):
+            return {"optimizer": {"name": "adam", "lr": 3e-4}}
         kinds = {type(module).__name__ for module in self.module.modules()}
         adaptive = any("LayerNorm" in kind or "RMSNorm" in kind for kind in kinds)
         if adaptive:

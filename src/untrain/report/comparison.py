@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from untrain.errors import UntrainError
+from untrain.report.measures import CLASSIFICATION, MEASURES, Measure, task_of
 from untrain.report.tables import (
-    MEASURES,
     Cell,
-    Measure,
     Role,
     Row,
     Table,
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     import rich.console
 
 FLOOR = "noise floor"
-MAIN = ("FA", "RA", "TA", "forgotten_TA", "MIA", "AvgD", "ToW", "KL", "seconds")
-"""The measures of the first table, where they were taken; all others stand in a second one."""
 SPEEDUP = "speedup"
 """Retraining seconds ÷ seconds; shown under the time instead of in a column."""
 
@@ -123,6 +120,7 @@ class ForgetSet:
     sizes: Mapping[str, int] = field(default_factory=dict)
     floor: Mapping[str, Stat] = field(default_factory=dict)
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    task: str = CLASSIFICATION
 
     def of_role(self, *roles: Role) -> tuple[Entry, ...]:
         """The models of these roles, in order."""
@@ -155,7 +153,7 @@ class Comparison:
 
     name: str
     sets: tuple[ForgetSet, ...]
-    task: str = ""
+    task: str = CLASSIFICATION
     seeds: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -165,10 +163,11 @@ def comparison_of(content: Mapping[str, Any]) -> Comparison:
     """Reads the content of `comparison.json`.
 
     Raises:
-        UntrainError: if there is no forget set with a model in it.
+        UntrainError: if there is no forget set with a model in it, or the task has no measures.
     """
+    task = task_of(content)
     given = mapping(mapping(content).get("forget_sets"))
-    sets = tuple(_forget_set(str(name), mapping(one)) for name, one in given.items())
+    sets = tuple(_forget_set(str(name), mapping(one), task) for name, one in given.items())
     sets = tuple(one for one in sets if one.entries)
     if not sets:
         raise UntrainError(
@@ -176,7 +175,7 @@ def comparison_of(content: Mapping[str, Any]) -> Comparison:
             "Make comparison.json again with `untrain compare`."
         )
     return Comparison(
-        _word(content.get("name")) or "comparison", sets, _word(content.get("task")),
+        _word(content.get("name")) or "comparison", sets, task,
         tuple(str(seed) for seed in sequence(content.get("seeds"))),
         tuple(str(name) for name in sequence(content.get("classes"))), mapping(content.get("settings")),
     )  # fmt: skip
@@ -235,24 +234,29 @@ def main_table(one: ForgetSet, narrow: bool = False) -> Table:
         one: the forget set.
         narrow: standard deviations go under the values, intervals and ToW are left out, for a terminal of 80 columns.
     """
-    wanted = [key for key in MAIN if not narrow or key != "ToW"]
-    return _table(one, tuple(m for m in measures_of(one) if m.key in wanted), narrow)
+    wanted = tuple(m for m in measures_of(one) if m.main and not (narrow and m.key == "ToW"))
+    return _table(one, wanted, narrow, ranked=is_ranked(one))
 
 
 def further_table(one: ForgetSet) -> Table | None:
     """The other measures in the same form; None where there are none."""
-    rest = tuple(m for m in measures_of(one) if m.key not in MAIN)
+    rest = tuple(m for m in measures_of(one) if not m.main)
     return _table(one, rest, ranked=False) if rest else None
+
+
+def is_ranked(one: ForgetSet) -> bool:
+    """Whether methods have places: Avg.D, which they are ranked by, is a measure of the task."""
+    return any(measure.key == "AvgD" for measure in MEASURES[one.task])
 
 
 def measures_of(one: ForgetSet) -> tuple[Measure, ...]:
     """The measures that any model has a value of, the known ones first."""
     have = [k for entry in one.entries for k, stat in entry.stats.items() if stat.n and k != SPEEDUP]
-    known = {measure.key: measure for measure in MEASURES}
+    known = {measure.key: measure for measure in MEASURES[one.task]}
     extra = [key for key in dict.fromkeys(have) if key not in known]
     return (
         *(measure for key, measure in known.items() if key in have),
-        *(Measure(key, key, key, "", "", "", digits=3) for key in extra),
+        *(Measure(key, key, key, "", "", "", digits=3, main=False) for key in extra),
     )
 
 
@@ -263,13 +267,13 @@ def _word(given: Any) -> str:
     return given if isinstance(given, str) else ""
 
 
-def _forget_set(name: str, given: Mapping[str, Any]) -> ForgetSet:
+def _forget_set(name: str, given: Mapping[str, Any], task: str) -> ForgetSet:
     entries = [_entry(str(key), mapping(value)) for key, value in mapping(given.get("models")).items()]
     order: dict[Role, int] = {"original": 0, "target": 1, "reference": 2, "method": 3}
     entries.sort(key=lambda entry: (order[entry.role], *_place(entry)))
     sizes = {str(k): int(n) for k, v in mapping(given.get("sizes")).items() if (n := number(v)) is not None}
     floor = {str(k): stat for k, v in mapping(given.get("noise_floor")).items() if (stat := _stat(v)).mean is not None}
-    return ForgetSet(name, tuple(entries), given.get("spec"), sizes, floor, mapping(given.get("tuning")))
+    return ForgetSet(name, tuple(entries), given.get("spec"), sizes, floor, mapping(given.get("tuning")), task)
 
 
 def _place(entry: Entry) -> tuple[bool, float, float]:

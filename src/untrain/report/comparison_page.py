@@ -30,6 +30,8 @@ from untrain.report.comparison import (
 from untrain.report.comparison_figures import ORIGINAL, RETRAINED, Cloud, Distances, Look, Search, look_of
 from untrain.report.drawing import Figure, Floats
 from untrain.report.figures import ROWS, Histogram
+from untrain.report.generator_verdict import generator_comparison_verdict
+from untrain.report.measures import CLASSIFICATION, GENERATION, Measure
 from untrain.report.sections import (
     Part,
     Section,
@@ -37,14 +39,15 @@ from untrain.report.sections import (
     date_of,
     figure_section,
     flat,
+    generator_tiles,
     histogram_of,
     listed,
     read_json,
     read_text,
     tiles_of,
 )
-from untrain.report.tables import Measure, duration, mapping, number, render, sequence, show
-from untrain.report.verdict import comparison_verdict
+from untrain.report.tables import duration, mapping, number, render, sequence, show
+from untrain.report.verdict import Verdict, comparison_verdict
 
 CONTENT = "comparison.json"
 
@@ -106,7 +109,7 @@ def write_comparison_report(folder: Path) -> Path:
 
 def page_of(compared: Compared) -> str:
     """The whole page as HTML."""
-    sections = [section for make in SECTIONS if (section := make(compared)) is not None]
+    sections = [section for make in SECTIONS[compared.comparison.task] if (section := make(compared)) is not None]
     return render(
         "page.html.j2", kind="Unlearning comparison", subject=compared.comparison.name, facts=_facts(compared),
         sections=sections, version=compared.manifest.get("untrain"),
@@ -140,13 +143,7 @@ def verdict_section(compared: Compared) -> Section:
     """What the numbers say about each forget set, in one sentence."""
     parts = []
     for one in compared.sets:
-        said = comparison_verdict(one)
-        tiles = []
-        if said.method is not None:
-            means = {entry.name: _means(entry) for entry in one.entries}
-            original = next((means[entry.name] for entry in one.of_role("original")), {})
-            floor = {key: stat.mean for key, stat in one.floor.items()}
-            tiles = tiles_of(original, means[said.method], means[one.target.name] if one.target else {}, floor)
+        said, tiles = _verdict_of(one)
         parts.append({"heading": compared.heading(one), "verdict": said, "remarks": said.remarks, "tiles": tiles})
     return Section("verdict", "Verdict", render("verdicts.html.j2", parts=parts))
 
@@ -161,7 +158,7 @@ def table_section(compared: Compared) -> Section:
         for one in compared.sets
     ]  # fmt: skip
     several = any(one.seeds > 1 for one in compared.sets)
-    html = render("compared.html.j2", parts=parts, several=several)
+    html = render("compared.html.j2", parts=parts, several=several, relative=compared.comparison.task == CLASSIFICATION)
     return Section("comparison", "All methods side by side", html)
 
 
@@ -174,51 +171,19 @@ def measures_section(compared: Compared) -> Section:
     return Section("measures", "What the measures mean", render("measures.html.j2", rows=rows))
 
 
-def trade_off_section(compared: Compared) -> Section:
-    """Forgetting against utility."""
-    lede = (
-        "Good forgetting makes the model treat the forget set as the retrained model does, and leaves new images "
-        "alone. So the best place is the cross in the middle: not as far left as possible."
-    )
-    return _drawn(compared, "forgetting", "Forgetting against utility", lede, _trade_off)
-
-
-def distance_section(compared: Compared) -> Section:
-    """What Avg.D is made of."""
-    lede = "Where each method is still away from the retrained model, and whether that is more than chance."
-    return _drawn(compared, "distance", "How far from the retrained model", lede, _distances)
-
-
-def time_section(compared: Compared) -> Section:
-    """Time against quality."""
-    lede = "A method is worth its name only if it is much faster than training again."
-    return _drawn(compared, "times", "Time against quality", lede, _times)
-
-
-def histograms_section(compared: Compared) -> Section:
-    """The losses of the forgotten samples, method by method."""
-    lede = (
-        "Two models can have the same accuracy and still treat single samples differently; here is every forgotten "
-        "sample's loss. A small loss, to the left, is a sure, right answer."
-    )
-    return _drawn(compared, "losses", "Losses of the forgotten samples", lede, _histograms)
-
-
-def classes_section(compared: Compared) -> Section:
-    """Which classes pay for forgetting."""
-    lede = "Whether a method took something from classes that nobody asked it to touch."
-    return _drawn(compared, "classes", "Which classes pay", lede, _classes)
-
-
 def tuning_section(compared: Compared) -> Section | None:
     """How the settings were searched; nothing where they were not."""
-    if not any(one.tuning for one in compared.sets):
-        return None
-    lede = (
-        "How good each tried setting was by the search's criterion, which needs no retrained model. The best of each "
-        "method is what the tables show."
+    return TUNING(compared) if any(one.tuning for one in compared.sets) else None
+
+
+def left_out_section(_: Compared) -> Section:
+    """Which figures a comparison of generators does not have."""
+    words = (
+        "Forgetting against utility, the parts of the distance, time against quality, loss histograms and accuracies "
+        "by class are measures of classifiers, so they are not drawn here. Pictures, and what is recognised of each "
+        "class, are in the reports of the single runs."
     )
-    return _drawn(compared, "tuning", "Search for settings", lede, _trials)
+    return figure_section("figures", "Figures", "", Part([words]))
 
 
 def failures_section(compared: Compared) -> Section | None:
@@ -244,36 +209,28 @@ def settings_section(compared: Compared) -> Section:
     return Section("settings", "Settings and single runs", html)
 
 
-SECTIONS: tuple[Callable[[Compared], Section | None], ...] = (
-    verdict_section,
-    table_section,
-    failures_section,
-    measures_section,
-    trade_off_section,
-    distance_section,
-    time_section,
-    histograms_section,
-    classes_section,
-    tuning_section,
-    settings_section,
-)
-
-
 # What is drawn of one forget set: the figure, or why there is none; and notes.
 
 Drawn = tuple[Figure | None, str, list[str]]
 
 
-def _drawn(
-    compared: Compared, key: str, title: str, lede: str, draw: Callable[[Compared, ForgetSet, str], Drawn]
-) -> Section:
-    """A section with one figure for each forget set."""
-    parts = []
-    for place, one in enumerate(compared.sets):
-        figure, missing, notes = draw(compared, one, f"{key}-{place}")
-        made, absent = ([figure], []) if figure else ([], [missing])
-        parts.append(Part(absent, made, notes=notes, heading=compared.heading(one)))
-    return figure_section(key, title, lede, *parts)
+@dataclass(frozen=True)
+class Plot:
+    """A section with one figure for each forget set; `draw` makes it."""
+
+    key: str
+    title: str
+    lede: str
+    draw: Callable[[Compared, ForgetSet, str], Drawn]
+
+    def __call__(self, compared: Compared) -> Section:
+        """The section."""
+        parts = []
+        for place, one in enumerate(compared.sets):
+            figure, missing, notes = self.draw(compared, one, f"{self.key}-{place}")
+            made, absent = ([figure], []) if figure else ([], [missing])
+            parts.append(Part(absent, made, notes=notes, heading=compared.heading(one)))
+        return figure_section(self.key, self.title, self.lede, *parts)
 
 
 def _trade_off(compared: Compared, one: ForgetSet, name: str) -> Drawn:
@@ -383,6 +340,52 @@ def _trials(compared: Compared, one: ForgetSet, name: str) -> Drawn:
     return figures.trials(name, searches), "", []
 
 
+# All sections, in order.
+
+PLOTS = (
+    Plot(
+        "forgetting", "Forgetting against utility",
+        "Good forgetting makes the model treat the forget set as the retrained model does, and leaves new images "
+        "alone. So the best place is the cross in the middle: not as far left as possible.",
+        _trade_off,
+    ),
+    Plot(
+        "distance", "How far from the retrained model",
+        "Where each method is still away from the retrained model, and whether that is more than chance.",
+        _distances,
+    ),
+    Plot(
+        "times", "Time against quality",
+        "A method is worth its name only if it is much faster than training again.",
+        _times,
+    ),
+    Plot(
+        "losses", "Losses of the forgotten samples",
+        "Two models can have the same accuracy and still treat single samples differently; here is every forgotten "
+        "sample's loss. A small loss, to the left, is a sure, right answer.",
+        _histograms,
+    ),
+    Plot(
+        "classes", "Which classes pay",
+        "Whether a method took something from classes that nobody asked it to touch.",
+        _classes,
+    ),
+)  # fmt: skip
+TUNING = Plot(
+    "tuning", "Search for settings",
+    "How good each tried setting was by the search's criterion, which needs no retrained model. The best of each "
+    "method is what the tables show.",
+    _trials,
+)  # fmt: skip
+_FIRST = (verdict_section, table_section, failures_section, measures_section)
+_LAST = (tuning_section, settings_section)
+SECTIONS: dict[str, tuple[Callable[[Compared], Section | None], ...]] = {
+    CLASSIFICATION: (*_FIRST, *PLOTS, *_LAST),
+    GENERATION: (*_FIRST, left_out_section, *_LAST),
+}
+"""Task → the sections of its page."""
+
+
 # What the sections are made of.
 
 
@@ -403,6 +406,19 @@ def _facts(compared: Compared) -> list[str]:
     if compared.manifest.get("created"):
         facts.append(date_of(str(compared.manifest["created"])))
     return facts
+
+
+def _verdict_of(one: ForgetSet) -> tuple[Verdict, list[dict[str, str]]]:
+    """What the numbers say about a forget set, and those that it rests on."""
+    means = {entry.name: _means(entry) for entry in one.entries}
+    original = next((means[entry.name] for entry in one.of_role("original")), {})
+    target = means[one.target.name] if one.target else {}
+    if one.task == GENERATION:
+        said = generator_comparison_verdict(one)
+        return said, generator_tiles(original, means[said.method], target, {}) if said.method is not None else []
+    said = comparison_verdict(one)
+    floor = {key: stat.mean for key, stat in one.floor.items()}
+    return said, tiles_of(original, means[said.method], target, floor) if said.method is not None else []
 
 
 def _means(entry: Entry) -> dict[str, float]:

@@ -48,6 +48,7 @@ class Figure:
     """A drawing ready to be put into the page, the words that replace it, and its caption."""
 
     svg: Markup
+    """Inline SVG; of pictures, the table that they stand in, where each has its own words."""
     alt: str
     caption: str
 

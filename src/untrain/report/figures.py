@@ -97,7 +97,7 @@ class Clock:
 
 
 @styled
-def loss_curves(name: str, runs: Sequence[Curves]) -> Figure:
+def loss_curves(name: str, runs: Sequence[Curves], unit: str = "nats") -> Figure:
     """The loss on forget and retain batches over the steps of each run, one panel a run."""
     drawing, panels = panels_of(len(runs), height=2.3, columns=2)
     for axes, run in zip(panels, runs):
@@ -108,7 +108,7 @@ def loss_curves(name: str, runs: Sequence[Curves]) -> Figure:
         axes.set_title(clean(run.label))
         axes.set_xlabel("step")
     for axes in panels[::2]:
-        axes.set_ylabel("loss [nats]")
+        axes.set_ylabel(f"loss [{unit}]" if unit else "loss")
     legend(drawing, [_series_entry(key) for key in dict.fromkeys(k for run in runs for k in run.series)])
     alt = "Loss over the steps. " + " ".join(_told(run) for run in runs)
     return Figure(svg_of(drawing, name, alt), alt, _curve_caption(runs))

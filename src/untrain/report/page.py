@@ -1,22 +1,21 @@
 """One self-contained HTML page about a run, made from the files of its folder alone, so it can be made again any time.
 
 A section is a function from the run's data to a `Section`, or to None where it does not apply; the page is the list
-`SECTIONS` in order. What a section needs and the folder lacks is said in the section.
+that `SECTIONS` has for the task, in order. What a section needs and the folder lacks is said in the section.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from untrain.errors import FolderError, UntrainError
 from untrain.io import write_bytes
-from untrain.report import figures
+from untrain.report import figures, generator_page
 from untrain.report.comparison_page import is_comparison, write_comparison_report
-from untrain.report.figures import Clock, Curve, Curves
+from untrain.report.figures import Clock, Curves
+from untrain.report.measures import CLASSIFICATION, GENERATION
+from untrain.report.run import Run, read_run
 from untrain.report.sections import (
     Folded,
     Part,
@@ -26,25 +25,24 @@ from untrain.report.sections import (
     figure_section,
     flat,
     histogram_of,
-    read_json,
-    read_text,
+    listed,
     tiles_of,
 )
 from untrain.report.tables import (
+    HALVES,
     TARGET,
     comparison_table,
     duration,
+    gauge_of,
     label,
     mapping,
-    methods_of,
-    models_of,
     number,
     render,
     role_of,
     sequence,
     show,
 )
-from untrain.report.verdict import verdict
+from untrain.report.verdict import Verdict, verdict
 
 SETS = {"FA": "forget", "RA": "retain", "TA": "test"}
 DRAWN = 6
@@ -52,32 +50,31 @@ DRAWN = 6
 PANELS = 12
 """So many runs are drawn as curves at most."""
 
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder holds, read and checked as far as a report needs; what is missing is empty."""
-
-    folder: Path
-    evaluation: Mapping[str, Any]
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    history: Mapping[str, Curves] = field(default_factory=dict)
-    unreadable: int = 0
-    """Lines of the history that could not be read, for instance the last one of a killed run."""
-    config: str | None = None
-
-    @property
-    def models(self) -> dict[str, dict[str, Any]]:
-        """Model name → its measures."""
-        return models_of(self.evaluation)
-
-    @property
-    def methods(self) -> list[str]:
-        """The models that methods made, closest to the retrained model first."""
-        return methods_of(self.models)
-
-    def made(self, name: str) -> Mapping[str, Any]:
-        """What the manifest says of how a model was made."""
-        return mapping(mapping(self.manifest.get("models")).get(name))
+LEDES = {
+    (CLASSIFICATION, TARGET): "No value here is good by itself. The retrained model never saw what was to be "
+    "forgotten, so its row is the target; the small numbers are the differences to it.",
+    (CLASSIFICATION, ""): "There is no retrained model in this run, so no value here has a target. Retraining once "
+    "without the forget set would give one.",
+    (GENERATION, TARGET): "The first value says whether the class is gone, the others what it cost the classes that "
+    "should stay. The retrained generator never saw the forgotten class, so its row is the target; the small numbers "
+    "are the differences to it.",
+    (GENERATION, "original"): "The first value says whether the class is gone, the others what it cost the classes "
+    "that should stay; the small numbers are the differences to the original. No generator was retrained without the "
+    "class, which alone would show what all values should be.",
+    (GENERATION, ""): "The first value says whether the class is gone, the others what it cost the classes that "
+    "should stay.",
+}
+"""What stands above the table: by task, and by the model that values are held against."""
+UNITS = {CLASSIFICATION: "nats", GENERATION: ""}
+"""Of the loss: cross-entropy, or the error of the predicted noise."""
+FLOOR_NOTE = (
+    "Noise floor: how far models that were retrained with other seeds are from each other. No method can be told from "
+    "retraining below it."
+)
+HALVES_NOTE = (
+    f"{HALVES[0].upper()}{HALVES[1:]}: how far the two are from each other. A smaller distance to real images would "
+    "mean nothing; from fewer images than the models are measured with, it is larger by chance alone."
+)
 
 
 def write_report(folder: Path) -> Path:
@@ -104,7 +101,7 @@ def write_report(folder: Path) -> Path:
 
 def page_of(run: Run) -> str:
     """The whole page as HTML."""
-    sections = [section for make in SECTIONS if (section := make(run)) is not None]
+    sections = [section for make in SECTIONS[run.task] if (section := make(run)) is not None]
     data = mapping(run.manifest.get("data"))
     subject = data.get("name") or run.folder.resolve().name
     version = run.manifest.get("untrain")
@@ -113,92 +110,22 @@ def page_of(run: Run) -> str:
     )
 
 
-# Reading a folder.
-
-
-def read_run(folder: Path) -> Run:
-    """The files of a run folder.
-
-    Raises:
-        FolderError: if there is no such folder.
-        UntrainError: if `evaluation.json` is missing, or a file that is there cannot be read.
-    """
-    if not folder.is_dir():
-        raise FolderError(f"there is no run folder {folder}. Give the folder that `untrain run` wrote.")
-    if not (folder / "evaluation.json").exists():
-        raise UntrainError(
-            f"{folder / 'evaluation.json'} is missing, and a report is made from it. Make it with `untrain evaluate`."
-        )
-    evaluation = read_json(folder / "evaluation.json", "untrain evaluate")
-    if not mapping(evaluation.get("models")):
-        raise UntrainError(
-            f"{folder / 'evaluation.json'} holds no model: expected {{'models': {{name: {{measure: value}}}}}}. "
-            "Make it again with `untrain evaluate`."
-        )
-    manifest = read_json(folder / "manifest.json", "untrain run") if (folder / "manifest.json").exists() else {}
-    config = read_text(folder / "config.yaml") if (folder / "config.yaml").exists() else None
-    history, unreadable = _read_history(folder / "history.jsonl")
-    return Run(folder, evaluation, manifest, history, unreadable, config)
-
-
-def _read_history(path: Path) -> tuple[dict[str, Curves], int]:
-    """The curves of each run by name, line by line; a run that was resumed continues where its last part began."""
-    runs: dict[str, Curves] = {}
-    unreadable = 0
-    if not path.exists():
-        return runs, unreadable
-    try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                    name, step = str(record["model"]), int(record["step"])
-                except (ValueError, TypeError, KeyError, OverflowError):
-                    unreadable += 1
-                    continue
-                _append(runs.setdefault(name, Curves(label(name))), step, record)
-    except OSError as error:
-        raise UntrainError(f"cannot read {path}: {error.strerror or error}. Give yourself the permission.") from None
-    return runs, unreadable
-
-
-def _append(run: Curves, step: int, record: Mapping[str, Any]) -> None:
-    while run.skipped and run.skipped[-1] >= step:
-        run.skipped.pop()
-    if record.get("skipped") is True:
-        run.skipped.append(step)
-    for key, value in record.items():
-        if key in ("model", "step") or isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        curve = run.series.setdefault(key, Curve())
-        while curve.steps and curve.steps[-1] >= step:  # a resumed run repeats the steps after its checkpoint
-            curve.steps.pop()
-            curve.values.pop()
-        curve.steps.append(step)
-        curve.values.append(float("nan") if (known := number(value)) is None else float(known))
-
-
 # The sections.
 
 
 def verdict_section(run: Run) -> Section:
     """What the numbers say, in one sentence, with the four values it rests on."""
-    said = verdict(run.evaluation)
+    said, tiles = generator_page.verdict_of(run) if run.task == GENERATION else _verdict_of(run)
     remarks = [*said.remarks, *_seed_remark(run)]
-    tiles = []
-    if said.method is not None:
-        floor = mapping(run.evaluation.get("noise_floor"))
-        tiles = tiles_of(run.models.get("original", {}), run.models[said.method], run.models.get(TARGET, {}), floor)
-    html = render("verdict.html.j2", verdict=said, remarks=remarks, tiles=tiles)
-    return Section("verdict", "Verdict", html)
+    return Section("verdict", "Verdict", render("verdict.html.j2", verdict=said, remarks=remarks, tiles=tiles))
 
 
 def table_section(run: Run) -> Section:
     """All measures of all models."""
-    table = comparison_table(run.evaluation)
-    html = render("table.html.j2", table=table, has_target=TARGET in run.models, has_floor=_has_floor(run))
+    lede = LEDES[run.task, gauge_of(run.models, run.task)]
+    notes = [FLOOR_NOTE] if mapping(run.evaluation.get("noise_floor")) else []
+    notes += [HALVES_NOTE] if mapping(run.evaluation.get("real")) else []
+    html = render("table.html.j2", table=comparison_table(run.evaluation), lede=lede, notes=notes)
     return Section("comparison", "All models side by side", html)
 
 
@@ -222,7 +149,7 @@ def curves_section(run: Run) -> Section:
     accuracies = _with_series(runs, lambda key: key in SETS)
     made = []
     if losses:
-        made.append(figures.loss_curves("loss-curves", losses[:PANELS]))
+        made.append(figures.loss_curves("loss-curves", losses[:PANELS], UNITS[run.task]))
     if accuracies:
         target = run.models.get(TARGET, {})
         known = {key: value for key in SETS if (value := number(target.get(key))) is not None}
@@ -232,6 +159,8 @@ def curves_section(run: Run) -> Section:
         "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
         "on the rest low."
     )
+    if run.task == GENERATION:
+        lede = f"{lede} A method that redirects the class to something else lowers both: there, low is right."
     notes = _left_out([c.label for c in losses[PANELS:]])
     if run.unreadable:
         notes.append(f"{run.unreadable} unreadable lines of history.jsonl were left out.")
@@ -336,7 +265,8 @@ def settings_section(run: Run) -> Section:
     head = {k: run.manifest[k] for k in ("untrain", "created", "device", "threads", "seed") if k in run.manifest}
     head |= {f"data {k}": v for k, v in data.items() if k != "classes"} | {f"split {k}": v for k, v in split.items()}
     groups = [("Run", flat(head)), ("Versions", flat(mapping(run.manifest.get("versions"))))]
-    groups.append(("Evaluation", flat(mapping(run.evaluation.get("settings")))))
+    measured = {k: run.evaluation[k] for k in ("judge", "features", "sampler") if run.evaluation.get(k)}
+    groups += [("Measured with", flat(measured)), ("Evaluation", flat(mapping(run.evaluation.get("settings"))))]
     models = [_model_settings(str(name), mapping(made)) for name, made in mapping(run.manifest.get("models")).items()]
     html = render(
         "settings.html.j2", groups=[g for g in groups if g[1]], models=models, config=run.config,
@@ -345,17 +275,32 @@ def settings_section(run: Run) -> Section:
     return Section("settings", "Settings, versions, hashes", html)
 
 
-SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
-    verdict_section,
-    table_section,
-    measures_section,
-    curves_section,
-    classes_section,
-    histograms_section,
-    mask_section,
-    times_section,
-    settings_section,
-)
+SECTIONS: dict[str, tuple[Callable[[Run], Section | None], ...]] = {
+    CLASSIFICATION: (
+        verdict_section,
+        table_section,
+        measures_section,
+        curves_section,
+        classes_section,
+        histograms_section,
+        mask_section,
+        times_section,
+        settings_section,
+    ),
+    GENERATION: (
+        verdict_section,
+        generator_page.grids_section,
+        table_section,
+        measures_section,
+        generator_page.classes_section,
+        generator_page.snapshots_section,
+        curves_section,
+        mask_section,
+        times_section,
+        settings_section,
+    ),
+}
+"""Task → the sections of its page."""
 
 
 # What the sections are made of.
@@ -368,7 +313,9 @@ def _facts(run: Run) -> list[str]:
     facts = []
     if "forget" in known and "retain" in known:
         facts.append(f"{known['forget']:,} of {known['forget'] + known['retain']:,} training samples to forget")
-    if split.get("kind"):
+    if run.forgotten:
+        facts.append(f"forgotten: {listed(run.forgotten, 6)}")
+    elif split.get("kind"):
         spec = split.get("spec")
         facts.append(f"chosen by {split['kind']}" + (f": {choice_of(spec)}" if spec not in (None, "", []) else ""))
     facts += [f"{known[key]:,} {name}" for key, name in (("holdout", "held out"), ("test", "to test")) if key in known]
@@ -382,8 +329,13 @@ def _seed_remark(run: Run) -> list[str]:
     return [f"This is one run (seed {seed}); another seed can end differently."] if seed is not None else []
 
 
-def _has_floor(run: Run) -> bool:
-    return bool(mapping(run.evaluation.get("noise_floor")))
+def _verdict_of(run: Run) -> tuple[Verdict, list[dict[str, str]]]:
+    """What the numbers of classifiers say, and those that it rests on."""
+    said = verdict(run.evaluation)
+    if said.method is None:
+        return said, []
+    floor = mapping(run.evaluation.get("noise_floor"))
+    return said, tiles_of(run.models.get("original", {}), run.models[said.method], run.models.get(TARGET, {}), floor)
 
 
 def _with_series(runs: Mapping[str, Curves], wanted: Callable[[str], bool]) -> list[Curves]:

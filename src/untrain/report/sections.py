@@ -14,7 +14,7 @@ from markupsafe import Markup
 from untrain.errors import UntrainError
 from untrain.report.drawing import SETS, Figure
 from untrain.report.figures import Histogram
-from untrain.report.tables import duration, mapping, number, render, sequence, share, show
+from untrain.report.tables import TARGET, duration, mapping, number, render, sequence, share, show
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def figure_section(key: str, title: str, lede: str, *parts: Part) -> Section:
 def tiles_of(
     original: Mapping[str, Any], method: Mapping[str, Any], target: Mapping[str, Any], floor: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """The numbers that a verdict rests on: distance, forget accuracy, test accuracy, time.
+    """The numbers that the verdict on a classifier rests on: distance, forget accuracy, test accuracy, time.
 
     Args:
         original: measure → value; a value that is no number is shown as missing, in all four.
@@ -64,26 +64,54 @@ def tiles_of(
         target: the retrained model.
         floor: the distances between retrained models.
     """
-    tiles = []
-    for key, title, unit in (
-        ("AvgD", "Average distance", "points"),
-        ("FA", "Accuracy on the forget set", "%"),
-        ("TA", "Accuracy on new images", "%"),
-    ):
-        before, after = number(original.get(key)), number(method.get(key))
-        aim = number((floor if key == "AvgD" else target).get(key))
-        words = ("noise floor" if key == "AvgD" else "retrained") + (f" {show(aim)}" if aim is not None else " unknown")
-        tiles.append({
-            "title": title, "unit": unit if after is not None else "", "under": words,
-            "before": show(before) if before is not None else "", "value": show(after) if after is not None else "—",
-        })  # fmt: skip
+    return [
+        _tile("AvgD", "Average distance", "points", original, method, "noise floor", floor),
+        _tile("FA", "Accuracy on the forget set", "%", original, method, TARGET, target),
+        _tile("TA", "Accuracy on new images", "%", original, method, TARGET, target),
+        _time_tile(method, target),
+    ]
+
+
+def generator_tiles(
+    original: Mapping[str, Any], method: Mapping[str, Any], target: Mapping[str, Any], real: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """The numbers that the verdict on a generator rests on: what is recognised, the distance to real images, time.
+
+    Args:
+        original: measure → value.
+        method: the model that the verdict is about.
+        target: the retrained generator; empty where there is none.
+        real: the distances between two halves of the real images.
+    """
+    distance = "FID" if "FID" in method else "FD"
+    return [
+        _tile("FA", "Forgotten classes recognised", "%", original, method, TARGET if target else "", target),
+        _tile("RA", "Other classes recognised", "%", original, method, TARGET if target else "", target),
+        _tile(distance, f"Their distance to real images, {distance}", "", original, method, "two real halves", real),
+        _time_tile(method, target),
+    ]
+
+
+def _tile(
+    key: str, title: str, unit: str, original: Mapping[str, Any], method: Mapping[str, Any], beside: str,
+    aims: Mapping[str, Any],
+) -> dict[str, str]:  # fmt: skip
+    """A measure before and after, and under it the value of what it is held against, where that exists."""
+    before, after, aim = (number(values.get(key)) for values in (original, method, aims))
+    return {
+        "title": title, "unit": unit if after is not None else "",
+        "under": beside and f"{beside} {show(aim) if aim is not None else 'unknown'}",
+        "before": show(before) if before is not None else "", "value": show(after) if after is not None else "—",
+    }  # fmt: skip
+
+
+def _time_tile(method: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, str]:
     spent, whole = number(method.get("seconds")), number(target.get("seconds"))
     under = f"{share(spent, whole)} of retraining, {duration(whole)}" if spent is not None and whole else ""
-    tiles.append({
+    return {
         "title": "Time", "unit": "", "before": "", "value": duration(spent) if spent is not None else "—",
         "under": under or "retraining time unknown",
-    })  # fmt: skip
-    return tiles
+    }  # fmt: skip
 
 
 # Reading a folder.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from untrain.errors import UntrainError
+from untrain.report.measures import GENERATION, MEASURES, Measure, task_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -23,120 +24,13 @@ TARGET = "retrained"
 
 LABELS = {
     "sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "neggrad-plus": "NegGrad+", "ssd": "SSD",
-    "l1-sparse": "L1-sparse", "esd": "ESD",
+    "l1-sparse": "L1-sparse", "esd": "ESD", "selective-amnesia": "Selective Amnesia",
 }  # fmt: skip
 
+HALVES = "real images, two halves"
+"""What stands beside the distances of generators to real images: how far these are from each other."""
+
 Role = Literal["original", "target", "reference", "method", "floor"]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One measure: how it is called, what it means and what it should be, in words for a reader new to the field."""
-
-    key: str
-    name: str
-    title: str
-    unit: str
-    meaning: str
-    aim: str
-    digits: int = 2
-    compared: bool = False
-    """Whether the difference to the retrained model is shown under the value."""
-
-
-MEASURES = (
-    Measure(
-        "FA", "FA", "Forget accuracy", "%",
-        "The share of the samples to be forgotten that the model classifies correctly.",
-        "The retrained model's value. For samples of known classes that is far from zero: a model often recognises "
-        "what it never saw.",
-        compared=True,
-    ),
-    Measure(
-        "RA", "RA", "Retain accuracy", "%",
-        "The share of the samples to be kept that the model classifies correctly.",
-        "The retrained model's value; below it, forgetting has damaged what should stay.",
-        compared=True,
-    ),
-    Measure(
-        "TA", "TA", "Test accuracy", "%",
-        "The share of new images, never trained on, that the model classifies correctly. When whole classes are "
-        "forgotten, only the other classes count.",
-        "The retrained model's value; below it, the model has become worse at its work.",
-        compared=True,
-    ),
-    Measure(
-        "forgotten_TA", "TA, forgotten", "Test accuracy on the forgotten class", "%",
-        "The share of new images of the forgotten class that the model still calls by that class.",
-        "The retrained model's value, which is usually zero.",
-        compared=True,
-    ),
-    Measure(
-        "MIA", "MIA", "Membership inference attack", "%",
-        "An attacker looks at how sure the model is of a sample and guesses whether it was trained on it; the value "
-        "is the share of the forget set that is taken for training data.",
-        "The retrained model's value: samples it never saw, so whatever the attacker finds there is a false alarm.",
-        compared=True,
-    ),
-    Measure(
-        "SVC_confidence", "SVC-MIA (confidence)",
-        "Membership inference attack by a support vector machine", "%",
-        "A second attacker, a support vector machine, sees only "
-        "how probable the model finds the right class; "
-        "the value is the share of the forget set that it takes for training data.",
-        "The retrained model's value, as for MIA.",
-        compared=True,
-    ),
-    Measure(
-        "SVC_entropy", "SVC-MIA (entropy)",
-        "Membership inference attack by a support vector machine", "%",
-        "A second attacker, a support vector machine, sees only "
-        "how undecided the model is (the entropy of its prediction); "
-        "the value is the share of the forget set that it takes for training data.",
-        "The retrained model's value, as for MIA.",
-        compared=True,
-    ),
-    Measure(
-        "SVC_modified_entropy", "SVC-MIA (modified entropy)",
-        "Membership inference attack by a support vector machine", "%",
-        "A second attacker, a support vector machine, sees only "
-        "how undecided the model is, with a wrong answer counting as undecided too; "
-        "the value is the share of the forget set that it takes for training data.",
-        "The retrained model's value, as for MIA.",
-        compared=True,
-    ),
-    Measure(
-        "AvgD", "Avg.D", "Average distance", "points",
-        "The mean of the four differences to the retrained model in FA, RA, TA and MIA, in percentage points.",
-        "Zero, or the noise floor where that is known.",
-    ),
-    Measure(
-        "ToW", "ToW", "Tug of war", "",
-        "One number for how near the accuracies on the forget, retain and test sets come to the retrained model's.",
-        "One, which means the same three accuracies.",
-        digits=3,
-    ),
-    Measure(
-        "KL", "KL", "Kullback–Leibler divergence", "nats",
-        "How far the predicted probabilities on the forget set are from those of the retrained model.",
-        "Zero, or the noise floor where that is known.",
-        digits=3,
-    ),
-    Measure(
-        "JS", "JS", "Jensen–Shannon divergence", "nats",
-        "The same comparison made symmetrical; it never exceeds ln 2 ≈ 0.693.",
-        "Zero, or the noise floor where that is known.",
-        digits=3,
-    ),
-    Measure(
-        "seconds", "Time", "Run time", "s",
-        "How long it took to make the model, the look at the data before the first step (Fisher) included and "
-        "evaluation left out. Under it: how that compares with retraining.",
-        "A small share of the retraining time; otherwise one could retrain.",
-    ),
-)  # fmt: skip
-OPTIONAL = {"forgotten_TA", "SVC_confidence", "SVC_entropy", "SVC_modified_entropy"}
-"""Measures that are left out of the table, not shown as missing, where no model has them."""
 
 
 @dataclass(frozen=True)
@@ -281,22 +175,35 @@ def comparison_table(evaluation: Mapping[str, Any]) -> Table:
     Raises:
         UntrainError: if there is no model in it.
     """
-    models = models_of(evaluation)
-    floor = mapping(evaluation.get("noise_floor"))
-    measures = _columns(models)
-    target, best = models.get(TARGET, {}), closest_methods(models)
+    models, task = models_of(evaluation), task_of(evaluation)
+    measures = _columns(models, task)
+    gauge, best = gauge_of(models, task), closest_methods(models)
     notes: dict[str, int] = {}
     rows = []
     for name, values in models.items():
-        role = role_of(name)
-        cells = tuple(_cell(m, values, {} if role == "target" else target, role, notes) for m in measures)
+        role, aims = role_of(name), {} if name == gauge else dict(models.get(gauge, {}))
+        aims["seconds"] = None if role == "target" else models.get(TARGET, {}).get("seconds")
+        cells = tuple(_cell(measure, values, aims, role, notes) for measure in measures)
         rows.append(Row(name, label(name), role, cells, name in best))
-    if floor:
-        cells = tuple(_floor_cell(measure, number(floor.get(measure.key))) for measure in measures)
-        rows.append(Row("noise floor", "noise floor", "floor", cells))
-    marks = [f"the target is {TARGET}; under the values, the difference to it"] if TARGET in models else []
+    for name, key in (("noise floor", "noise_floor"), (HALVES, "real")):
+        if known := mapping(evaluation.get(key)):
+            cells = tuple(_floor_cell(measure, number(known.get(measure.key))) for measure in measures)
+            rows.append(Row(name, name, "floor", cells))
+    marks = [f"the target is {TARGET}; under the values, the difference to it"] if gauge == TARGET else []
+    marks += [f"under the values, the difference to {gauge}"] if gauge == "original" else []
     marks += ["* the method closest to it (smallest Avg.D)"] if best else []
     return Table(measures, tuple(rows), tuple(notes), tuple(marks))
+
+
+def gauge_of(models: Mapping[str, Any], task: str) -> str:
+    """The model that values are held against: the retrained one, else, of generators, the original; "" for none.
+
+    The values of a classifier mean nothing beside the original's, as no retrained model has them; a generator should
+    keep what the original had.
+    """
+    if TARGET in models:
+        return TARGET
+    return "original" if task == GENERATION and "original" in models else ""
 
 
 def models_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -394,23 +301,25 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(environment().get_template(template).render(**values))
 
 
-def _columns(models: Mapping[str, Mapping[str, Any]]) -> tuple[Measure, ...]:
-    """The known measures, then any further number that the evaluation brings: nothing measured is hidden."""
+def _columns(models: Mapping[str, Mapping[str, Any]], task: str) -> tuple[Measure, ...]:
+    """The task's measures, then any further number that the evaluation brings: nothing measured is hidden."""
     have = {key for values in models.values() for key, value in values.items() if number(value) is not None}
-    known = {measure.key for measure in MEASURES}
-    columns = [m for m in MEASURES if m.key not in OPTIONAL or m.key in have]
+    named = {key for values in models.values() for key in (*values, *mapping(values.get("missing")))}
+    there = {"known": have, "named": named}
+    known = {measure.key for measure in MEASURES[task]}
+    columns = [m for m in MEASURES[task] if m.shown == "always" or m.key in there[m.shown]]
     extra = [key for values in models.values() for key in values if key in have and key not in known]
     return (*columns, *(Measure(key, key, key, "", "", "", digits=3) for key in dict.fromkeys(extra)))
 
 
 def _cell(
-    measure: Measure, values: Mapping[str, Any], target: Mapping[str, Any], role: Role, notes: dict[str, int]
+    measure: Measure, values: Mapping[str, Any], aims: Mapping[str, Any], role: Role, notes: dict[str, int]
 ) -> Cell:
     value = number(values.get(measure.key))
     if value is None:
         note = notes.setdefault(_reason(measure, values, role), len(notes) + 1)
         return Cell(None, "—", note=note)
-    aim = number(target.get(measure.key))
+    aim = number(aims.get(measure.key))
     if measure.key == "seconds":
         return Cell(value, duration(value), (share(value, aim),) if aim and role != "original" else ())
     small = (difference(value - aim, measure.digits),) if measure.compared and aim is not None else ()

@@ -244,7 +244,7 @@ def comparison_verdict(one: ForgetSet) -> Verdict:
     distances = [(entry, mean) for entry in best if (mean := entry.mean("AvgD")) is not None]
     original = next(iter(one.of_role("original")), None)
     before = original.mean("AvgD") if original else None
-    remarks = (*_failed_remarks(one), *_seeds_remark(one), *_no_floor_remark(one))
+    remarks = (*failed_remarks(one), *seeds_remark(one), *_no_floor_remark(one))
     if not distances:
         return Verdict("unknown", _none_closest(one), remarks, title="No method can be ranked")
     first, distance = distances[0]
@@ -268,8 +268,8 @@ def _closest_title(best: Sequence[Entry]) -> str:
 
 
 def _closest_sentence(one: ForgetSet, distances: Sequence[tuple[Entry, float]], before: float | None) -> str:
-    names = _and([entry.label for entry, _ in distances])
-    told, floor, first = _and([show(mean) for _, mean in distances]), one.noise, distances[0][1]
+    names = joined([entry.label for entry, _ in distances])
+    told, floor, first = joined([show(mean) for _, mean in distances]), one.noise, distances[0][1]
     original = f", against {show(before)} for the original model" if before is not None else ""
     over = distances[0][0].stat("AvgD").n
     over_seeds = f" (mean over {over} seeds)" if over > 1 else ""
@@ -307,7 +307,8 @@ def _no_gain_remark(kind: Kind, before: float | None) -> list[str]:
     return []
 
 
-def _failed_remarks(one: ForgetSet) -> list[str]:
+def failed_remarks(one: ForgetSet) -> list[str]:
+    """Which models lack a result for some seed."""
     told = [f"{entry.label} ({len(entry.failed)} of {len(entry.cells)})" for entry in one.entries if entry.failed]
     if not told:
         return []
@@ -317,7 +318,8 @@ def _failed_remarks(one: ForgetSet) -> list[str]:
     ]
 
 
-def _seeds_remark(one: ForgetSet) -> list[str]:
+def seeds_remark(one: ForgetSet) -> list[str]:
+    """What is to be said of few seeds."""
     seeds = one.seeds
     if not 0 < seeds < 5:
         return []
@@ -345,7 +347,7 @@ def _next_remark(one: ForgetSet, best: Sequence[Entry]) -> list[str]:
         for entry in one.methods
         if entry not in best and "AvgD" in entry.ranks and (mean := entry.mean("AvgD")) is not None
     ]
-    return [f"Next by average distance: {_and(rest[:3])}."] if rest else []
+    return [f"Next by average distance: {joined(rest[:3])}."] if rest else []
 
 
 def _kl_remark(one: ForgetSet, best: Sequence[Entry]) -> list[str]:
@@ -354,7 +356,7 @@ def _kl_remark(one: ForgetSet, best: Sequence[Entry]) -> list[str]:
     if not closest or any(entry in best for entry in closest):
         return []
     return [
-        f"Sample by sample the order differs: by the divergence KL, {_and([e.label for e in closest])} came closest."
+        f"Sample by sample the order differs: by the divergence KL, {joined([e.label for e in closest])} came closest."
     ]
 
 
@@ -364,8 +366,9 @@ def _worse_remark(one: ForgetSet) -> list[str]:
     if before is None:
         return []
     worse = [e.label for e in one.methods if (mean := e.mean("AvgD")) is not None and mean > before + floor]
-    return [f"Further from the retrained model than the original was: {_and(worse)}."] if worse else []
+    return [f"Further from the retrained model than the original was: {joined(worse)}."] if worse else []
 
 
-def _and(names: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
+    """Names as a list in a sentence."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -173,6 +173,12 @@ class ClassDiffusion:
         """One number of the schedule for each sample, as wide as `like`, [B, 1, 1, 1]."""
         return values.to(like.device)[timestep].to(like.dtype)[:, None, None, None]
 
+    def at(self, batch: Batch, timestep: Tensor, seen: Tensor | None = None) -> Batch:
+        """The drawn batch at these timesteps, [B]: its input noised so far, or x_t = `seen`, [B, C, H, W]."""
+        moved = {**batch, "timestep": timestep}
+        moved.pop("seen", None)
+        return moved if seen is None else {**moved, "seen": seen}
+
     def noisy(self, batch: Batch) -> Tensor:
         """x_t, [B, C, H, W]: the batch's "seen" where it has one, else the noised input."""
         if "seen" in batch:
@@ -308,7 +314,7 @@ class ClassDiffusion:
             return noise_of(generators, like.shape[1:]).to(like)
 
         def predict(x: Tensor, t: int) -> Tensor:
-            return self._guided(model, {**batch, "seen": x}, t, sampler.guidance)
+            return self._guided(model, self.at(batch, torch.full_like(batch["condition"], t), x), sampler.guidance)
 
         with torch.no_grad(), modes_kept(model):
             model.eval()
@@ -317,9 +323,8 @@ class ClassDiffusion:
                 predict, noise(), self.alphas_cumprod, sampler, noise=noise, clip=clip, until=until, advance=advance
             )
 
-    def _guided(self, model: nn.Module, batch: Batch, t: int, guidance: float) -> Tensor:
+    def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
         """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""
-        batch = {**batch, "timestep": torch.full_like(batch["condition"], t)}
         if not guidance:
             return self.outputs(model, batch)
         if self.null_class is None:

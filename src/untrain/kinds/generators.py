@@ -1,0 +1,298 @@
+"""Image generators conditioned on a class."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from untrain.config import Recipe
+from untrain.data.samples import Relabelled, Source
+from untrain.data.splits import Split, Subset
+from untrain.data.streams import Stream
+from untrain.engine import Engine, seed_of
+from untrain.errors import CheckpointError, DataError, SettingError
+from untrain.evaluation.accuracy import accuracy
+from untrain.evaluation.evaluate import predictions
+from untrain.evaluation.features import Features, Generated, Real, classifier_features, inception_features
+from untrain.evaluation.generation import evaluate_samples, halves
+from untrain.images import Decode, generate_images, grid, to_uint8
+from untrain.io import write_bytes, write_text
+from untrain.kinds.base import Kind, Make
+from untrain.kinds.classifiers import classification, classifier
+from untrain.methods.base import Method, Problem
+from untrain.methods.retrain import Retrain
+from untrain.models import checkpoints
+from untrain.models.denoisers import build_denoiser, from_dit, is_dit_layout, load_weights
+from untrain.models.diffusers_pipelines import class_named, labels_of, save_diffusers, schedule_of
+from untrain.models.latents import decode, encode, latent_shape, load_vae
+from untrain.models.subject import Subject
+from untrain.tasks.class_diffusion import ClassDiffusion, embedded_classes
+
+JUDGE = "judge"
+
+
+class Generators(Kind):
+    """Judged by what a classifier sees in their images, and by the distance of these from real ones."""
+
+    holds_out = False
+    task: ClassDiffusion
+
+    def __init__(self, recipe: Recipe, engine: Engine, source: Source, test: Source) -> None:
+        origin = recipe.model.checkpoint
+        self.origin = origin if origin is not None and not Path(origin).is_file() else None
+        names = None if self.origin is None else labels_of(self.origin)
+        super().__init__(recipe, engine, numbered_as(source, names), numbered_as(test, names))
+        if recipe.augment.pad:
+            raise SettingError("augment.pad crops images at random, which a generator would learn: set it to 0.")
+        self.vae = load_vae(recipe.model.vae or self.origin, required=recipe.model.vae is not None)
+        settings = asdict(recipe.diffusion) | ({} if self.origin is None else schedule_of(self.origin))
+        self.task = ClassDiffusion(
+            num_classes=len(self.images.classes),
+            clip_samples=self.vae is None,
+            flip=recipe.augment.flip,
+            seed=recipe.seed,
+            **settings,
+        )
+
+    # The model and its data.
+
+    @cached_property
+    def data(self) -> Source:
+        """The images, or their latents, each computed once."""
+        if self.vae is None:
+            return self.images
+        return encode(self.vae, self.images, self.engine, mirrored=self.recipe.augment.flip)
+
+    def few(self) -> Source:
+        """Two of them: to encode all would take its time."""
+        two = self.images.select(torch.arange(min(2, len(self.images))))
+        return two if self.vae is None else encode(self.vae, two, self.engine, mirrored=self.recipe.augment.flip)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what the model makes: an image or a latent."""
+        shape = self.images.shape
+        return tuple(shape) if self.vae is None else latent_shape(self.vae, shape)
+
+    @property
+    def decode(self) -> Decode | None:
+        """Makes images of latents; None where images are made at once."""
+        vae = self.vae
+        return None if vae is None else lambda latents: decode(vae, latents)
+
+    def module(self, seed: int) -> nn.Module:
+        """The recipe's noise predictor."""
+        chosen = self.recipe.model
+        name = chosen.name or ("unet-small" if self.origin is None else f"diffusers:{self.origin}")
+        channels, size = self.shape[0], self.shape[1]
+        count = len(self.images.classes)
+        module = build_denoiser(
+            name, num_classes=count, in_channels=channels, image_size=size, seed=seed, **chosen.options
+        )
+        return module.to(self.engine.device)
+
+    def read(self, module: nn.Module, path: str) -> dict[str, Any]:
+        """A folder or hub id of diffusers, the original DiT's weights, or weights under the model's own names."""
+        if self.origin is not None:
+            load_weights(module, path)
+            return {}
+        state, facts = checkpoints.load_state(path)
+        if is_dit_layout(state):
+            state = from_dit(state, module)
+        try:
+            checkpoints.load_into(module, state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        return facts
+
+    # What is asked of the recipe.
+
+    def check(self, split: Split) -> None:
+        """Whole classes are forgotten, the model knows as many as the data, and the judge is there."""
+        if not self.forgotten(split):
+            raise SettingError(
+                "a generator is judged by the classes that it forgets, and this recipe forgets none whole: give "
+                "forget.classes."
+            )
+        if len(self.forgotten(split)) == len(self.images.labels.unique()):
+            raise SettingError("forget.classes names every class: there is nothing left to keep.")
+        rows, count = embedded_classes(self.module(0)), len(self.images.classes)
+        if rows is not None and rows not in (count, count + 1):
+            raise DataError(
+                f"the model is conditioned on {rows} classes (“no class” included), the data have {count}. Name the "
+                "data's classes as the model's, or by the model's numbers."
+            )
+        if self.recipe.judge.checkpoint is not None:
+            self._given_judge()
+        if self.recipe.generation.sampler.guidance and not self.recipe.diffusion.drop:
+            raise SettingError("generation.sampler.guidance needs a model that was trained with diffusion.drop > 0.")
+
+    def forgotten(self, split: Split) -> list[int]:
+        """The numbers of the classes that are forgotten whole."""
+        asked, kept = self.images.labels[split.asked].unique(), self.images.labels[split.retain].unique()
+        return asked[~torch.isin(asked, kept)].tolist()
+
+    # Measures.
+
+    def measured(self) -> Any:
+        """How samples are made, and by what they are judged."""
+        return [asdict(self.recipe.generation), asdict(self.recipe.judge)]
+
+    def measure(
+        self,
+        models: Mapping[str, nn.Module],
+        split: Split,
+        sets: Mapping[str, Stream],
+        references: Sequence[str],
+        make: Make,
+    ) -> dict[str, Any]:
+        """What a classifier sees in samples of every class, the same noise in each model; see `Kind.measure`."""
+        judge, known = self.judge(split, make)
+        features = judge if self.recipe.generation.features == JUDGE else self._inception()
+        forgotten = self.forgotten(split)
+        real = features.look(self._real(split))
+        chosen = self.recipe.generation
+        entries = {}
+        for name, module in models.items():
+            images, labels = self.samples(module, chosen.samples, f"samples of {name}")
+            self._write_grid("grids", name, images, labels)
+            entries[name] = evaluate_samples(
+                generated=Generated(images, labels),
+                real=real,
+                forgotten=forgotten,
+                classes=self.images.classes,
+                judge=judge,
+                features=features,
+                batch_size=chosen.batch_size,
+                setting="generation.samples",
+            ).to_dict()
+        return {
+            "models": entries,
+            "noise_floor": None,
+            "forgotten": [self.images.classes[c] for c in forgotten],
+            "judge": known,
+            "features": features.name,
+            "sampler": asdict(chosen.sampler),
+            "real": halves(real=real, forgotten=forgotten, seed=self.recipe.seed),
+        }
+
+    def samples(self, module: nn.Module, count: int, label: str | None) -> tuple[Tensor, Tensor]:
+        """So many images of each class of the data, uint8 [N, C, H, W], and their classes, [N], on the CPU."""
+        chosen = self.recipe.generation
+        made = list(
+            generate_images(
+                module,
+                self.task,
+                dict.fromkeys(self.images.labels.unique().tolist(), count),
+                self.shape,
+                sampler=chosen.sampler,
+                seed=self.recipe.seed,
+                batch_size=chosen.batch_size,
+                engine=self.engine,
+                decode=self.decode,
+                label=label,
+            )
+        )
+        return torch.cat([to_uint8(part.images).cpu() for part in made]), torch.cat([part.labels for part in made])
+
+    def _real(self, split: Split) -> Real:
+        """The retained training images."""
+        parts = [self.images.batch(rows) for rows in split.retain.split(1024)]
+        images = torch.cat([to_uint8(part["input"].cpu()) for part in parts])
+        return Real(images, self.images.labels[split.retain])
+
+    def _inception(self) -> Features:
+        wanted = self.recipe.generation.features
+        return inception_features(None if wanted == "inception" else wanted)
+
+    # The judge.
+
+    def judge(self, split: Split, make: Make) -> tuple[Features, dict[str, Any]]:
+        """The classifier that judges samples: the recipe's own, or trained here on all training images."""
+        chosen, task = self.recipe.judge, classification(self.recipe, self.images)
+        if chosen.checkpoint is not None or chosen.name.startswith("hf:"):
+            module = self._given_judge()
+        else:
+            seed = seed_of(self.recipe.seed, JUDGE)
+            rows = torch.cat([split.asked, split.retain]).sort().values
+            stream = Stream(Subset(self.images, rows), "retain", self.engine, self.recipe.batch_size, seed)
+            fresh = classifier(chosen.name, self.images, seed, self.engine, chosen.options)
+            subject = Subject(
+                fresh, init=lambda: classifier(chosen.name, self.images, seed, self.engine, chosen.options)
+            )
+            module = make(JUDGE, chosen.train, Problem(subject, task, stream, stream, seed=seed))
+        test = Stream(self.test, "test", self.engine, self.recipe.batch_size)
+        right = accuracy(predictions(module, task, test, self.engine).correct)
+
+        def prepared(images: Tensor) -> Tensor:
+            labels = torch.zeros(len(images), dtype=torch.int64)
+            batch = {"input": images.to(self.engine.device), "label": labels}
+            return task.draw(batch, torch.Generator(), "evaluate")["input"]
+
+        known = {"name": chosen.name, "test_accuracy": right, "hash": checkpoints.state_hash(module)}
+        return classifier_features(module, prepared, chosen.name), known
+
+    def _given_judge(self) -> nn.Module:
+        chosen = self.recipe.judge
+        module = classifier(chosen.name, self.images, 0, self.engine, chosen.options)
+        if chosen.checkpoint is not None:
+            try:
+                checkpoints.load_into(module, checkpoints.load_state(chosen.checkpoint)[0])
+            except CheckpointError as error:
+                raise CheckpointError(f"judge.checkpoint, the classifier that judges samples: {error}") from error
+        return module.eval()
+
+    # Pictures and folders.
+
+    def every(self, method: Method) -> int:
+        """Grids are made less often in training, which takes longer."""
+        return self.recipe.generation.train_every if isinstance(method, Retrain) else self.recipe.evaluate_every
+
+    def watch(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
+        """A grid of samples; what was measured is for later."""
+        if name != JUDGE:
+            self._write_grid(
+                "snapshots", f"{name}-{step:06}", *self.samples(module, self.recipe.generation.columns, None)
+            )
+        return {}
+
+    def _write_grid(self, folder: str, name: str, images: Tensor, labels: Tensor) -> None:
+        """A picture of the first images of each class: a row for each class, a column for each noise."""
+        if not self.engine.is_main:
+            return
+        classes, columns = labels.unique().tolist(), self.recipe.generation.columns
+        rows = torch.stack([images[labels == c][:columns] for c in classes])
+        buffer = BytesIO()
+        grid(rows).save(buffer, format="PNG")
+        place = self.recipe.folder / folder
+        place.mkdir(exist_ok=True)
+        about = {"classes": [self.images.classes[c] for c in classes], "columns": rows.shape[1]}
+        write_text(place / f"{name}.json", json.dumps(about))
+        write_bytes(place / f"{name}.png", buffer.getvalue())
+
+    def keep(self, name: str, module: nn.Module) -> None:
+        """A folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
+        if self.engine.is_main:
+            save_diffusers(self.origin or module, module, self.recipe.folder / name)
+
+
+def numbered_as(source: Source, names: Sequence[str] | None) -> Source:
+    """A source whose classes have the numbers that a model gives to them.
+
+    Args:
+        source: its classes are named as the model's, or by the model's numbers ("207").
+        names: of the model's classes; each may list synonyms with commas between. None: unknown, so the source's own
+            numbers hold.
+
+    Raises:
+        DataError: if the model has no such class.
+    """
+    if names is None or list(source.classes) == list(names):
+        return source
+    return Relabelled(source, [class_named(names, name) for name in source.classes], names)

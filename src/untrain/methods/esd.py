@@ -1,0 +1,79 @@
+"""Erased Stable Diffusion (Gandikota, Materzyńska, Fiotto-Kaufman, Bau: *Erasing Concepts from Diffusion Models*,
+ICCV 2023). The symbols are theirs: η is the negative guidance, θ* the original.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from untrain.engine import Engine, generator_of
+from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
+from untrain.methods.descent import Descent
+from untrain.methods.forgetting import cut, frozen
+from untrain.methods.imagined import generative, imagined
+from untrain.methods.steps import advance, for_share
+from untrain.sampling import Sampler
+from untrain.types import Batch, Variant
+
+
+@dataclass(frozen=True)
+class ESD(Descent):
+    """Teaches the model to steer away from what the original would make of the forgotten condition; no image is used.
+
+    ε_θ(x_t, c) is moved to ε_θ*(x_t, ∅) − η (ε_θ*(x_t, c) − ε_θ*(x_t, ∅)), where x_t is what the model as it is now
+    makes of c and noise up to a timestep t. Of the forget set only the conditions are looked at, and nothing of the
+    retain set: what is retained is hurt the less, the fewer and smaller the steps.
+    """
+
+    name: ClassVar[str] = "esd"
+    title: ClassVar[str] = "steers away from the forgotten condition, without data (Gandikota et al. 2023)"
+    space: ClassVar[Spaces] = {"optimizer.lr": Range(1e-5, 1e-3, log=True), "eta": Range(0.5, 3.0)}
+    needs: ClassVar[tuple[Variant, ...]] = ("unconditional",)
+    generates: ClassVar[bool] = True
+
+    steps: int | None = 200
+    """Optimiser steps (published: 1,000); null: as many as `epochs` says."""
+    optimizer: Optimizer | None = Optimizer("adam", 1e-4)
+    """The published rate is 1e-5, for Stable Diffusion."""
+    decay: Decay = "constant"
+    """Learning rate over the run: "cosine" to 0, or "constant"."""
+    eta: float = 1.0
+    """η, negative guidance."""
+    sampler: Sampler = Sampler(steps=50, guidance=2.0)
+    """How x_t is made. A guidance of 2 here, (1 + 2) ε(x, c) − 2 ε(x, ∅), is the published start guidance of 3."""
+    samples: int = 8
+    """Images x_t made in each step, all at the same t (published: 1)."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        check_above_zero(eta=self.eta, samples=self.samples)
+
+    def start(self, problem: Problem, engine: Engine) -> State:
+        """The original weights, and a copy of them as the teacher."""
+        state = self.begin(problem, engine, problem.subject.module)
+        state.frozen["original"] = frozen(problem.subject.module)
+        return state
+
+    def step(self, state: State, k: int) -> dict[str, float]:
+        """Step k: x_t of the model as it is now, then one step towards the negatively guided original there."""
+        task, module = generative(state.problem), state.module.eval()
+        batch = cut(state.problem.forget.batch(k, task, "forget"), slice(self.samples))
+        visited = self.sampler.visited(task.timesteps)
+        choice = torch.randint(len(visited), (), generator=generator_of(state.problem.seed, "esd", k))
+        t = visited[int(choice)]
+        seen = imagined(state.problem, state.engine, module, batch, self.sampler, "esd", k, until=t)
+        batch = task.at(batch, torch.full_like(batch["index"], t), seen)
+        distances = for_share(state, batch, lambda share: self._distances(state, share))
+        return advance(state, "forget", state.engine.mean(distances), max_norm=self.max_norm)
+
+    def _distances(self, state: State, share: Batch) -> Tensor:
+        """Divergence of the prediction for c from its target, [B]."""
+        task, original = state.problem.task, state.frozen["original"]
+        with torch.no_grad():
+            conditional = task.outputs(original, share)
+            unconditional = task.outputs(original, task.variant(share, "unconditional"))
+            target = unconditional - self.eta * (conditional - unconditional)
+        return task.divergence(task.outputs(state.model, share), target)

@@ -1,0 +1,124 @@
+"""Grids of generated images, cut into pieces that stand in tables of the page: embedded, small, with words for each."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from untrain.errors import UntrainError
+from untrain.report.drawing import Figure
+from untrain.report.sections import read_json
+from untrain.report.tables import mapping, number, render, sequence
+
+LARGEST = 96
+"""An image is made no larger than so many pixels a side: a page of many stays small enough to send."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A piece of a grid as it stands in the page; sizes in pixels."""
+
+    source: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table of pictures: a class, whether it was to be forgotten, a picture or nothing in each column."""
+
+    name: str
+    forgotten: bool
+    cells: Sequence[Picture | None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Images of one generator: a row a class, in each column the same noise."""
+
+    image: Image.Image
+    classes: tuple[str, ...]
+    columns: int
+
+    def cut(self, name: str, alt: str, columns: int | None = None) -> Picture | None:
+        """The first images of a class, all in the row where `columns` is None; None where the class has no row."""
+        if name not in self.classes:
+            return None
+        count = min(columns or self.columns, self.columns)
+        high, wide = self.image.height // len(self.classes), self.image.width // self.columns
+        top = self.classes.index(name) * high
+        piece = self.image.crop((0, top, count * wide, top + high))
+        if max(high, wide) > LARGEST:
+            scale = LARGEST / max(high, wide)
+            piece = piece.resize((max(1, round(count * wide * scale)), max(1, round(high * scale))))
+        out = io.BytesIO()
+        piece.save(out, "PNG", optimize=True)
+        return Picture(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}", alt, *piece.size)
+
+
+def read_grids(folder: Path) -> tuple[dict[str, Grid], list[str]]:
+    """The grids of a run folder by model, and what could not be read, in words."""
+    return _read({path.stem: path for path in sorted((folder / "grids").glob("*.png"))}, folder)
+
+
+def read_snapshots(folder: Path) -> tuple[dict[str, dict[int, Grid]], list[str]]:
+    """The grids that were made during runs: model → step → grid; and what could not be read, in words."""
+    paths: dict[str, dict[int, Path]] = {}
+    for path in sorted((folder / "snapshots").glob("*.png")):
+        if match := re.fullmatch(r"(.+)-(\d{1,12})", path.stem):
+            paths.setdefault(match[1], {})[int(match[2])] = path
+    found: dict[str, dict[int, Grid]] = {}
+    bad: list[str] = []
+    for name, steps in paths.items():
+        grids, unread = _read({f"{name}-{step}": path for step, path in steps.items()}, folder, name)
+        found[name] = {step: grids[f"{name}-{step}"] for step in sorted(steps) if f"{name}-{step}" in grids}
+        bad += unread
+    return {name: grids for name, grids in found.items() if grids}, bad
+
+
+def picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str) -> Figure:
+    """Pictures in a table, a row a class, the rows of forgotten classes marked."""
+    html: Markup = render("pictures.html.j2", columns=columns, lines=lines)
+    return Figure(html, "", caption)
+
+
+def chosen(classes: Sequence[str], forgotten: Sequence[str], most: int) -> list[str]:
+    """No more than so many classes, in order: the forgotten ones, and the first of the others."""
+    gone = [name for name in classes if name in forgotten][:most]
+    others = [name for name in classes if name not in forgotten][: most - len(gone)]
+    return [name for name in classes if name in gone or name in others]
+
+
+def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) -> tuple[dict[str, Grid], list[str]]:
+    found, bad = {}, []
+    for name, path in paths.items():
+        known = [folder / "grids" / f"{one}.json" for one in (layout or name, "original")]
+        given: Mapping[str, Any] = next((_layout(file) for file in known if file.is_file()), {})
+        classes = tuple(str(c) for c in sequence(given.get("classes")))
+        columns = int(number(given.get("columns")) or 0)
+        place = path.relative_to(folder)
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            bad.append(f"{place} cannot be read: {error}.")
+            continue
+        if columns < 1 or not classes or image.height % len(classes) or image.width % columns:
+            bad.append(f"{place} does not fit the classes and columns of its layout, grids/{layout or name}.json.")
+            continue
+        found[name] = Grid(image, classes, columns)
+    return found, bad
+
+
+def _layout(file: Path) -> Mapping[str, Any]:
+    try:
+        return mapping(read_json(file, "untrain evaluate"))
+    except UntrainError:
+        return {}  # the grid is then named as one that does not fit
