@@ -9,17 +9,21 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from untrain import fisher
 from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision, modes_kept
-from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
-from untrain.evaluation.evaluate import Evaluation, evaluate_models
+from untrain.errors import DataError, FolderError, ModelError, Overlap, SettingError, StaleFile
+from untrain.evaluation.evaluate import evaluate_models
+from untrain.evaluation.features import Real, classifier_features
+from untrain.evaluation.generation import GenerationEvaluation
+from untrain.evaluation.generators import evaluate_generators, samples_of
+from untrain.images import to_uint8
 from untrain.io import hash_json, hash_tensors, write_json, write_text
 from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_runs
@@ -27,9 +31,10 @@ from untrain.methods.loop import Checkpoints, Run, run
 from untrain.models.checkpoints import load_into, load_state, state_hash
 from untrain.models.denoisers import denoiser_of
 from untrain.models.diffusers_pipelines import schedule_of, with_denoiser
-from untrain.models.latents import encode_data
+from untrain.models.latents import decode, encode_data, latent_shape
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask
+from untrain.sampling import Sampler
 from untrain.settings import checked
 from untrain.tasks import resolve
 from untrain.tasks.class_diffusion import ClassDiffusion
@@ -218,13 +223,13 @@ def _result(finished: Run, problem: Problem, model: nn.Module | None) -> Result:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Any,
     *,
     forget: Any,
     retain: Any,
-    test: Any,
+    test: Any = None,
     task: str | Task = "classification",
-    reference: nn.Module | Sequence[nn.Module] | None = None,
+    reference: Any = None,
     seed: int = 0,
     batch_size: int = 256,
     device: str | torch.device | None = None,
@@ -232,14 +237,17 @@ def evaluate(
     workers: int = 0,
     classes: Sequence[str] | None = None,
     svc: bool = False,
-) -> Evaluation:
+    judge: nn.Module | None = None,
+    samples: int = 250,
+    sampler: Sampler | None = None,
+) -> Any:
     """Measures how far a model forgot and what it kept.
 
     Args:
         model: the model to look at; nothing in it is changed.
         forget: what was to be forgotten: a data set or a list of ready batches.
         retain: what was to be kept, likewise.
-        test: samples that the model never saw, likewise.
+        test: samples that the model never saw, likewise; a classifier needs them.
         task: as in `unlearn`.
         reference: a model retrained without the forget set, or several: the first is the target of every
             distance, the others show the noise floor. None: measures that need one say so in `.missing`.
@@ -250,10 +258,23 @@ def evaluate(
         workers: as in `unlearn`.
         classes: names of the classes.
         svc: whether to run the support vector attacks too, which take about a second for each model.
+        judge: for generators: a classifier of images in [−1, 1], which says what samples show.
+        samples: for generators: images of each class.
+        sampler: for generators: how they are made; None: 50 steps of DDIM without guidance.
+
+    Returns:
+        An `Evaluation`; of a generator a `GenerationEvaluation`, for which `test` and `reference` are not needed.
     """
     engine = Engine.start(device, precision)
-    references = [reference] if isinstance(reference, (nn.Module, Result)) else list(reference or ())
-    models = {"model": check_model(model)}
+    given = Given.of(model, task)
+    if isinstance(given.task, ClassDiffusion):
+        return _evaluate_generator(
+            given, forget, retain, engine, judge, samples, sampler or Sampler(), seed, batch_size, classes
+        )
+    if test is None:
+        raise DataError("a classifier is evaluated on test data too: pass test=, samples that it never saw.")
+    references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
+    models = {"model": given.module}
     models |= {f"reference-{i}": check_model(module, "reference") for i, module in enumerate(references)}
     sets = {"forget": forget, "retain": retain, "test": test}
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
@@ -271,6 +292,76 @@ def evaluate(
     finally:
         for name, module in models.items():
             module.to(homes[name])
+
+
+def _evaluate_generator(
+    given: "Given",
+    forget: Any,
+    retain: Any,
+    engine: Engine,
+    judge: nn.Module | None,
+    count: int,
+    sampler: Sampler,
+    seed: int,
+    batch_size: int,
+    names: Sequence[str] | None,
+) -> GenerationEvaluation:
+    """What a judge sees in a generator's samples of the sets' classes, and how far these are from the retain set."""
+    if judge is None:
+        raise SettingError("a generator is judged by a classifier: pass judge=, a module that takes images in [−1, 1].")
+    home = next((p.device for p in given.module.parameters()), engine.device)
+    images = {name: _images(data, name, engine, given.task) for name, data in (("forget", forget), ("retain", retain))}
+    retained = images["retain"].labels.unique()
+    forgotten = [c for c in images["forget"].labels.unique().tolist() if c not in retained]
+    shape = tuple(images["retain"].images.shape[1:])
+    latent = None if given.vae is None else latent_shape(given.vae, shape)
+    blank = {"input": torch.zeros(1, *(latent or shape)), "label": retained[:1]}
+    judge.to(engine.device).eval()
+    try:
+        module = given.module.to(engine.device)
+        with modes_kept(module):
+            drawn = given.task.draw(blank, torch.Generator(), "evaluate")
+            task = cast(ClassDiffusion, given.task.prepare(module.eval(), engine.to_device(drawn)))
+        features = classifier_features(
+            judge, lambda x: x.to(engine.device, torch.float32) / 127.5 - 1, type(judge).__name__
+        )
+
+        def sample(module: nn.Module, label: str) -> tuple[Tensor, Tensor]:
+            return samples_of(
+                module,
+                task,
+                engine,
+                [*forgotten, *retained.tolist()],
+                count,
+                shape=latent or shape,
+                sampler=sampler,
+                seed=seed,
+                batch_size=batch_size,
+                decode=None if given.vae is None else lambda latents: decode(given.vae, latents),
+                label=label,
+            )
+
+        known = names or [str(c) for c in range(task.num_classes or 0)]
+        found = evaluate_generators(
+            {"model": module},
+            sample,
+            real=images["retain"],
+            forgotten=forgotten,
+            classes=known,
+            judge=features,
+            features=features,
+            batch_size=batch_size,
+        )
+        return found["model"]
+    finally:
+        given.module.to(home)
+
+
+def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
+    """A set's images and labels, as bytes, on the CPU."""
+    batches = list(Stream(data, name, engine).once(task, "evaluate"))
+    images, labels = (torch.cat([batch[key].cpu() for batch in batches]) for key in ("input", "label"))
+    return Real(to_uint8(images), labels)
 
 
 def fisher_diagonal(

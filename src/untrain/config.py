@@ -17,7 +17,7 @@ from untrain.methods.base import Choice, Method, Optimizer, Range, Space
 from untrain.methods.retrain import Retrain
 from untrain.sampling import Sampler
 from untrain.settings import fits, hints_of, options, section_of, words
-from untrain.tasks.class_diffusion import Schedule
+from untrain.tasks.class_diffusion import Diffusion
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -104,28 +104,6 @@ class Augment:
     """Pixels of zero padding before a random crop."""
     flip: bool = False
     """Mirror images at random."""
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    """What a class-conditional generator is trained on (task class-diffusion)."""
-
-    timesteps: int = 1000
-    """T, steps of the diffusion."""
-    schedule: Schedule = "linear"
-    """How β grows over the steps, by the names of diffusers."""
-    beta_start: float = 1e-4
-    """β of the first step."""
-    beta_end: float = 0.02
-    """β of the last step. A checkpoint's own schedule takes the place of these four."""
-    draws: Literal["antithetic", "uniform"] = "antithetic"
-    """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""
-    drop: float = 0.1
-    """Probability that a sample's class is dropped in training and in retain steps; never when forgetting."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Of the squared error over pixels; published DDPM settings (α, clipping) are for "sum"."""
-    redirect: Literal["next", "random"] = "next"
-    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
 
 
 @dataclass(frozen=True)

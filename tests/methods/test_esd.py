@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_generators import POINTS, TASK, denoiser, points_problem, problem, recognised, trained_points
 
+from small_generators import POINTS, TASK, denoiser, points_problem, problem, recognised, trained_points
 from untrain.engine import generator_of
 from untrain.errors import SettingError
 from untrain.methods import make

@@ -38,7 +38,8 @@ document.querySelectorAll("figure svg").forEach(svg => {
 });
 document.querySelectorAll("img").forEach(img => {
   const box = img.getBoundingClientRect();
-  found.pictures.push({alt: img.alt, whole: img.complete && img.naturalWidth === img.width, width: box.width});
+  found.pictures.push({alt: img.alt, width: box.width,
+    whole: img.complete && Math.abs(box.width * img.naturalHeight - box.height * img.naturalWidth) < 200});
 });
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 const out = document.createElement("pre");

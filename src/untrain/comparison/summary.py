@@ -17,7 +17,7 @@ from untrain.pipeline import ORIGINAL, RETRAINED, retrained_names
 
 DISTANCES = {"AvgD": False, "KL": False, "JS": False, "ToW": True}
 """Measures beside the target, which have a noise floor and ranks; whether more is better."""
-_NOT_MEASURES = ("missing", "by_class", "losses", "clocks")
+_NOT_MEASURES = ("missing", "by_class", "losses", "clocks", "samples")
 
 
 def comparison_content(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from untrain.models import checkpoints
 from untrain.types import Task
 
 Make = Callable[[str, Method, Problem], nn.Module]
-"""Name, method, problem → the model that the method makes; kept in the run folder, and read from there the next time."""
+"""Name, method, problem → the model that the method makes; kept in the run folder and read from there next time."""
 
 
 class Kind(ABC):

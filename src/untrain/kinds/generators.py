@@ -19,9 +19,10 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.evaluation.accuracy import accuracy
 from untrain.evaluation.evaluate import predictions
-from untrain.evaluation.features import Features, Generated, Real, classifier_features, inception_features
-from untrain.evaluation.generation import evaluate_samples, halves
-from untrain.images import Decode, generate_images, grid, to_uint8
+from untrain.evaluation.features import Features, Real, classifier_features, inception_features
+from untrain.evaluation.generation import halves
+from untrain.evaluation.generators import evaluate_generators, samples_of
+from untrain.images import Decode, grid, to_uint8
 from untrain.io import write_bytes, write_text
 from untrain.kinds.base import Kind, Make
 from untrain.kinds.classifiers import classification, classifier
@@ -155,51 +156,45 @@ class Generators(Kind):
         """What a classifier sees in samples of every class, the same noise in each model; see `Kind.measure`."""
         judge, known = self.judge(split, make)
         features = judge if self.recipe.generation.features == JUDGE else self._inception()
-        forgotten = self.forgotten(split)
-        real = features.look(self._real(split))
-        chosen = self.recipe.generation
-        entries = {}
-        for name, module in models.items():
-            images, labels = self.samples(module, chosen.samples, f"samples of {name}")
-            self._write_grid("grids", name, images, labels)
-            entries[name] = evaluate_samples(
-                generated=Generated(images, labels),
-                real=real,
-                forgotten=forgotten,
-                classes=self.images.classes,
-                judge=judge,
-                features=features,
-                batch_size=chosen.batch_size,
-                setting="generation.samples",
-            ).to_dict()
+        forgotten, real, chosen = self.forgotten(split), self._real(split), self.recipe.generation
+        found = evaluate_generators(
+            models,
+            lambda module, label: self.samples(module, chosen.samples, label),
+            real=real,
+            forgotten=forgotten,
+            classes=self.images.classes,
+            judge=judge,
+            features=features,
+            batch_size=chosen.batch_size,
+            setting="generation.samples",
+            look=partial(self._write_grid, "grids"),
+        )
         return {
-            "models": entries,
+            "models": {name: evaluation.to_dict() for name, evaluation in found.items()},
             "noise_floor": None,
             "forgotten": [self.images.classes[c] for c in forgotten],
             "judge": known,
             "features": features.name,
             "sampler": asdict(chosen.sampler),
-            "real": halves(real=real, forgotten=forgotten, seed=self.recipe.seed),
+            "real": halves(real=features.look(real), forgotten=forgotten, seed=self.recipe.seed),
         }
 
     def samples(self, module: nn.Module, count: int, label: str | None) -> tuple[Tensor, Tensor]:
         """So many images of each class of the data, uint8 [N, C, H, W], and their classes, [N], on the CPU."""
         chosen = self.recipe.generation
-        made = list(
-            generate_images(
-                module,
-                self.task,
-                dict.fromkeys(self.images.labels.unique().tolist(), count),
-                self.shape,
-                sampler=chosen.sampler,
-                seed=self.recipe.seed,
-                batch_size=chosen.batch_size,
-                engine=self.engine,
-                decode=self.decode,
-                label=label,
-            )
+        return samples_of(
+            module,
+            self.task,
+            self.engine,
+            self.images.labels.unique().tolist(),
+            count,
+            shape=self.shape,
+            sampler=chosen.sampler,
+            seed=self.recipe.seed,
+            batch_size=chosen.batch_size,
+            decode=self.decode,
+            label=label,
         )
-        return torch.cat([to_uint8(part.images).cpu() for part in made]), torch.cat([part.labels for part in made])
 
     def _real(self, split: Split) -> Real:
         """The retained training images."""
@@ -222,11 +217,9 @@ class Generators(Kind):
             seed = seed_of(self.recipe.seed, JUDGE)
             rows = torch.cat([split.asked, split.retain]).sort().values
             stream = Stream(Subset(self.images, rows), "retain", self.engine, self.recipe.batch_size, seed)
-            fresh = classifier(chosen.name, self.images, seed, self.engine, chosen.options)
-            subject = Subject(
-                fresh, init=lambda: classifier(chosen.name, self.images, seed, self.engine, chosen.options)
-            )
-            module = make(JUDGE, chosen.train, Problem(subject, task, stream, stream, seed=seed))
+            init = partial(classifier, chosen.name, self.images, seed, self.engine, chosen.options)
+            problem = Problem(Subject(init(), init=init), task, stream, stream, seed=seed)
+            module = make(JUDGE, chosen.train, problem)
         test = Stream(self.test, "test", self.engine, self.recipe.batch_size)
         right = accuracy(predictions(module, task, test, self.engine).correct)
 

@@ -434,7 +434,7 @@ def _targets(compared: Compared, measure: Measure) -> str:
         value = one.target.mean(measure.key) if one.target else None
         if value is not None:
             where = f" ({one.name})" if len(compared.sets) > 1 else ""
-            told.append(f"{show(value, measure.digits)} {measure.unit}{where}")
+            told.append(f"{show(value, measure.digits)} {measure.unit}".rstrip() + where)
     return f"Here: {', '.join(told)}." if told else ""
 
 

@@ -146,29 +146,26 @@ def _case(evaluation: Mapping[str, Any]) -> _Case:
 def _sentence(case: _Case, method: str) -> str:
     after, before, aim = (case.of(name, "FA") for name in (method, "original", TARGET))
     beside = [f"{show(before)} % before"] if before is not None else []
-    beside += [f"{show(aim)} % of the retrained generator's"] if aim is not None else []
+    beside += [f"{show(aim)} % after retraining"] if aim is not None else []
     told = (
         f"Of the images of {_named(case.forgotten)} that the generator makes after {label(method)}, the judge still "
-        f"recognises {show(after or 0)} %{f' ({joined(beside)})' if beside else ''}"
+        f"recognises {show(after or 0)} %" + (f" ({', '.join(beside)})" if beside else "")
     )
     kept, kept_before = case.of(method, "RA"), case.of("original", "RA")
-    if kept is None:
-        return f"{told}."
-    was = f", {show(kept_before)} % before" if kept_before is not None else ""
-    told += f"; of the other classes' {show(kept)} %{was}"
+    if kept is not None:
+        was = f" ({show(kept_before)} % before)" if kept_before is not None else ""
+        told += f", and of the other classes' images {show(kept)} %{was}"
     far, far_before = case.of(method, case.distance), case.of("original", case.distance)
-    if far is None or far_before is None:
-        return f"{told}."
-    return (
-        f"{told}, and their distance to real images went from {show(far_before)} to {show(far)}{_time(case, method)}."
-    )
+    if far is not None and far_before is not None:
+        told += f"; the distance of these to real ones went from {show(far_before)} to {show(far)}"
+    return f"{told}.{_time(case, method)}"
 
 
 def _time(case: _Case, method: str) -> str:
     spent, whole = case.of(method, "seconds"), case.of(TARGET, "seconds")
     if spent is None:
         return ""
-    return f", in {duration(spent)}" + (f", {share(spent, whole)} of the retraining time" if whole else "")
+    return f" It took {duration(spent)}" + (f", {share(spent, whole)} of the retraining time." if whole else ".")
 
 
 def _damage(case: _Case, method: str) -> list[str]:

@@ -141,64 +141,64 @@ _GENERATION = (
     Measure(
         "RA", "RA", "Other classes recognised", "%",
         "The share of generated images of all other classes that the judge recognises.",
-        "The original's value; below it, forgetting has damaged what should stay.",
+        "The retrained generator's value, or the original's; below it, forgetting has damaged what should stay.",
         compared=True,
     ),
     Measure(
         "RA_worst", "RA, worst", "The other class recognised least", "%",
         "The same for the one of the other classes that is recognised least. A mean can hide one lost class.",
-        "The original's value.",
+        "The retrained generator's value, or the original's.",
         compared=True,
     ),
     Measure(
         "FD", "FD", "Fréchet distance", "",
         "How far images of the other classes are from real ones, in the features of a classifier: quality and variety "
         "in one number. Its scale is that of the network, so it cannot be compared with a published FID.",
-        "The original's value; two halves of the real images show what chance makes.",
+        "The retrained generator's value, or the original's; two halves of the real images show what chance makes.",
         compared=True, shown="named",
     ),
     Measure(
         "FID", "FID", "Fréchet Inception Distance", "",
         "How far images of the other classes are from real ones, in the features of Inception-v3: quality and variety "
         "in one number. It falls with the number of samples: compare only values from equally many.",
-        "The original's value; two halves of the real images show what chance makes.",
+        "The retrained generator's value, or the original's; two halves of the real images show what chance makes.",
         compared=True, shown="named",
     ),
     Measure(
         "sFD", "sFD", "Spatial Fréchet distance", "",
         "The same distance in features that know where in the image something is: it notices a wrong layout.",
-        "The original's value; two halves of the real images show what chance makes.",
+        "The retrained generator's value, or the original's; two halves of the real images show what chance makes.",
         compared=True, main=False, shown="named",
     ),
     Measure(
         "sFID", "sFID", "Spatial Fréchet Inception Distance", "",
         "The same distance in features that know where in the image something is: it notices a wrong layout.",
-        "The original's value; two halves of the real images show what chance makes.",
+        "The retrained generator's value, or the original's; two halves of the real images show what chance makes.",
         compared=True, main=False, shown="named",
     ),
     Measure(
         "CS", "CS", "Classifier score", "",
         "How sure the feature network is of single images of the other classes, and how varied they are together; as "
         "the Inception Score, with another network.",
-        "The original's value; it cannot exceed the number of classes.",
+        "The retrained generator's value, or the original's; it cannot exceed the number of classes.",
         compared=True, main=False, shown="named",
     ),
     Measure(
         "IS", "IS", "Inception Score", "",
         "How sure Inception-v3 is of single images of the other classes, and how varied they are together.",
-        "The original's value.",
+        "The retrained generator's value, or the original's.",
         compared=True, main=False, shown="named",
     ),
     Measure(
         "precision", "precision", "Precision", "%",
         "The share of images of the other classes that lie among real ones: how many look real.",
-        "The original's value.",
+        "The retrained generator's value, or the original's.",
         compared=True,
     ),
     Measure(
         "recall", "recall", "Recall", "%",
         "The share of real images that lie among generated ones: how much of the variety is left.",
-        "The original's value.",
+        "The retrained generator's value, or the original's.",
         compared=True,
     ),
     Measure(

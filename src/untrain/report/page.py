@@ -135,7 +135,7 @@ def measures_section(run: Run) -> Section:
     rows = []
     for measure in comparison_table(run.evaluation).measures:
         value = number(target.get(measure.key)) if measure.compared else None
-        here = f"Here: {show(value, measure.digits)} {measure.unit}." if value is not None else ""
+        here = f"Here: {f'{show(value, measure.digits)} {measure.unit}'.strip()}." if value is not None else ""
         if measure.meaning:
             rows.append((measure, here))
     return Section("measures", "What the measures mean", render("measures.html.j2", rows=rows))
@@ -318,7 +318,9 @@ def _facts(run: Run) -> list[str]:
     elif split.get("kind"):
         spec = split.get("spec")
         facts.append(f"chosen by {split['kind']}" + (f": {choice_of(spec)}" if spec not in (None, "", []) else ""))
-    facts += [f"{known[key]:,} {name}" for key, name in (("holdout", "held out"), ("test", "to test")) if key in known]
+    facts += [
+        f"{known[key]:,} {name}" for key, name in (("holdout", "held out"), ("test", "to test")) if known.get(key)
+    ]
     if run.manifest.get("created"):
         facts.append(date_of(str(run.manifest["created"])))
     return facts

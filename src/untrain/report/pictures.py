@@ -19,6 +19,9 @@ from untrain.report.tables import mapping, number, render, sequence
 LARGEST = 96
 """An image is made no larger than so many pixels a side: a page of many stays small enough to send."""
 
+GAP = 2
+"""Transparent pixels between two images."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -54,13 +57,15 @@ class Grid:
         count = min(columns or self.columns, self.columns)
         high, wide = self.image.height // len(self.classes), self.image.width // self.columns
         top = self.classes.index(name) * high
-        piece = self.image.crop((0, top, count * wide, top + high))
-        if max(high, wide) > LARGEST:
-            scale = LARGEST / max(high, wide)
-            piece = piece.resize((max(1, round(count * wide * scale)), max(1, round(high * scale))))
+        scale = min(1.0, LARGEST / max(high, wide))
+        size = max(1, round(wide * scale)), max(1, round(high * scale))
+        row = Image.new("RGBA", (count * (size[0] + GAP) - GAP, size[1]))
+        for place in range(count):
+            one = self.image.crop((place * wide, top, (place + 1) * wide, top + high))
+            row.paste(one if scale == 1 else one.resize(size), (place * (size[0] + GAP), 0))
         out = io.BytesIO()
-        piece.save(out, "PNG", optimize=True)
-        return Picture(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}", alt, *piece.size)
+        row.save(out, "PNG", optimize=True)
+        return Picture(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}", alt, *row.size)
 
 
 def read_grids(folder: Path) -> tuple[dict[str, Grid], list[str]]:

@@ -87,7 +87,7 @@ def generator_tiles(
     return [
         _tile("FA", "Forgotten classes recognised", "%", original, method, TARGET if target else "", target),
         _tile("RA", "Other classes recognised", "%", original, method, TARGET if target else "", target),
-        _tile(distance, f"Their distance to real images, {distance}", "", original, method, "two real halves", real),
+        _tile(distance, f"{distance} to real images", "", original, method, "two real halves", real),
         _time_tile(method, target),
     ]
 

@@ -25,7 +25,35 @@ MIRRORED = ("mirrored_mean", "mirrored_std")
 
 
 @dataclass(frozen=True)
-class ClassDiffusion:
+class Diffusion:
+    """The diffusion that a class-conditional generator is trained on, and how it is trained."""
+
+    timesteps: int = 1000
+    """T, steps of the diffusion."""
+    schedule: Schedule = "linear"
+    """How β grows over the steps, by the names of diffusers."""
+    beta_start: float = 1e-4
+    """β of the first step."""
+    beta_end: float = 0.02
+    """β of the last step. A pipeline's or a checkpoint's own schedule takes the place of these four."""
+    draws: Literal["antithetic", "uniform"] = "antithetic"
+    """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""
+    drop: float = 0.1
+    """Probability that a sample's class is dropped in training and in retain steps; never when forgetting."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of the squared error over pixels. "mean" keeps a gradient's norm independent of the image size, so that one
+    clipping norm fits all; published DDPM settings (α, clipping) are for "sum"."""
+    redirect: Literal["next", "random"] = "next"
+    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        if not 0 <= self.drop < 1 or self.timesteps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
+            raise SettingError("drop must be in [0, 1), timesteps ≥ 1 and 0 < beta_start ≤ beta_end < 1.")
+
+
+@dataclass(frozen=True)
+class ClassDiffusion(Diffusion):
     """Class-conditional noise prediction of a DDPM or DiT.
 
     A model is called as `model(x_t, t, class_labels=c)`, as those of diffusers are, and returns [B, C, H, W], or twice
@@ -40,38 +68,16 @@ class ClassDiffusion:
     """Classes, without the one that stands for "no class"; None: read off the model's configuration."""
     null_class: int | None = None
     """Number of the class that means "no class"; None: the one after the last, where the model has it."""
-    timesteps: int = 1000
-    """T, steps of the diffusion."""
-    schedule: Schedule = "linear"
-    """How β grows over the steps, by the names of diffusers."""
-    beta_start: float = 1e-4
-    """β of the first step."""
-    beta_end: float = 0.02
-    """β of the last step."""
-    draws: Literal["antithetic", "uniform"] = "antithetic"
-    """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""
-    drop: float = 0.1
-    """Probability that a sample's class is dropped in training and in retain steps; never when forgetting."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Of the squared error over pixels. "mean" keeps a gradient's norm independent of the image size, so that one
-    clipping norm fits all; published DDPM settings are for "sum"."""
     clip_samples: bool = True
     """Whether a sampler keeps its guess of x₀ in [−1, 1]: right for pixels, wrong for latents."""
     flip: bool = False
     """Whether images are mirrored at random in training."""
     learned_variance: bool | None = None
     """Whether the model predicts its variance too; None: read off its outputs."""
-    redirect: Literal["next", "random"] = "next"
-    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
     names: dict[str, str] = field(default_factory=dict)
     """The data's name → ours ("input", "label")."""
     seed: int = 0
     """Chooses the other class of each sample under `redirect="random"`."""
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        if not 0 <= self.drop < 1 or self.timesteps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
-            raise SettingError("drop must be in [0, 1), timesteps ≥ 1 and 0 < beta_start ≤ beta_end < 1.")
 
     def prepare(self, model: nn.Module, batch: Batch) -> "ClassDiffusion":
         """The task with the number of classes and what the model predicts.
@@ -81,6 +87,7 @@ class ClassDiffusion:
             DataError: if a label lies outside the model's classes.
         """
         task = self._with_classes(model)
+        task._checked(batch["label"])
         try:
             with torch.no_grad():
                 shape = task._predict(model, batch, batch["condition"]).shape
@@ -134,7 +141,9 @@ class ClassDiffusion:
         if first is None or "label" not in batch:
             raise DataError(f"class diffusion needs 'input' and 'label', not {sorted(batch)}: map names with names=….")
         flipped = torch.zeros(len(first), dtype=torch.bool)
-        if mirror:
+        if mirror and "input" not in batch and MIRRORED[0] not in batch:
+            raise DataError("flip=True needs the latents of mirror images too: encode them with mirrored=True.")
+        if mirror and ("input" not in batch or self.clip_samples):  # a latent cannot be mirrored
             flipped = torch.rand(len(first), generator=generator) < 0.5
         chosen = flipped.to(first.device)[:, None, None, None]
         if "input" in batch:
