@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -347,7 +348,7 @@ def retrained(shop: Workshop, names: Sequence[str] | None = None) -> dict[str, n
 
 def _trained(shop: Workshop, name: str, data: Stream, seed: int) -> nn.Module:
     """One model trained from new weights."""
-    return _made(shop, name, shop.recipe.train, _training(shop, data, seed))
+    return make(shop, name, shop.recipe.train, _training(shop, data, seed))
 
 
 def _training(shop: Workshop, data: Stream, seed: int) -> Problem:
@@ -369,7 +370,7 @@ def unlearned(shop: Workshop, start: nn.Module, names: Sequence[str] | None = No
     prepared(shop.task, start, sets)
     made = {}
     for name in shop.recipe.methods if names is None else names:
-        made[name] = _made(shop, name, shop.recipe.methods[name], unlearning(shop, start, sets))
+        made[name] = make(shop, name, shop.recipe.methods[name], unlearning(shop, start, sets))
     return made
 
 
@@ -393,7 +394,7 @@ def peak_lr(shop: Workshop) -> float | None:
     return shop.facts[ORIGINAL].get("peak_lr")
 
 
-def _made(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Module:
+def make(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Module:
     """The model called `name`: read from the folder if it was made from the same inputs, else made and kept there."""
     path, engine = shop.folder / f"{name}.safetensors", shop.engine
     resume_file = shop.folder / f"{name}.resume.pt"
@@ -492,7 +493,7 @@ def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]
     """Every measure of every model; written as evaluation.json."""
     shop.say("[bold]evaluate[/bold]")
     references = [name for name in models if name.split("-")[0] == RETRAINED]
-    found = shop.kind.measure(models, shop.split, shop.judged(), references, lambda *made: _made(shop, *made))
+    found = shop.kind.measure(models, shop.split, shop.judged(), references, partial(make, shop))
     for name, entry in found["models"].items():
         facts = shop.facts.get(name, {})
         entry |= {"seconds": facts.get("seconds"), "clocks": facts.get("clocks", {})}

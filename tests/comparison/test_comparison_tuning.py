@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from untrain.comparison.tuning import Goal, Seen, _splits, best, certainty_gap, criterion, goal, suggestion
+from untrain.comparison.benches import Goal, Seen, _splits, certainty_gap, criterion, goal
+from untrain.comparison.tuning import best, suggestion
 from untrain.config import with_settings
 from untrain.data.splits import Split
 from untrain.errors import SettingError

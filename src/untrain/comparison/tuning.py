@@ -10,23 +10,18 @@ trial unlearns two such sets in turn, each from the same original.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from untrain import pipeline
-from untrain.api import check_sets, content_of, prepared
+from untrain.api import check_sets, prepared
+from untrain.comparison.benches import Bench, benches_of
 from untrain.config import Recipe, space_of, whole, with_settings
-from untrain.data.splits import Split, Subset
-from untrain.data.streams import Stream
-from untrain.engine import generator_of, seed_of
-from untrain.errors import DataError, SettingError, StaleFile, UntrainError
-from untrain.evaluation.accuracy import accuracy
-from untrain.evaluation.evaluate import Predictions, predictions
-from untrain.evaluation.membership import entropy_attack
+from untrain.engine import seed_of
+from untrain.errors import SettingError, StaleFile, UntrainError
 from untrain.io import hash_json, write_json
 from untrain.methods.base import Choice, Method, Optimizer, Space
 from untrain.methods.loop import run
@@ -36,174 +31,6 @@ from untrain.types import Task
 
 WORST = 100.0
 """What the sampler is told of a trial that failed: the largest distance there can be, in points."""
-FEWEST = 20
-"""Held-out samples below which nothing can be judged by them."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a retrained model would do, as far as the original and held-out data tell; all in %.
-
-    Attributes:
-        FA: accuracy on the forget set.
-        RA: accuracy on the retain set.
-        HA: accuracy on held-out data.
-        MIA: share of the forget set that the attack would call member; None where no class of it is retained.
-    """
-
-    FA: float
-    RA: float
-    HA: float
-    MIA: float | None
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a model says about the sets that a trial is judged by.
-
-    Attributes:
-        forget: the forget set.
-        retain: the retain set, the attack's members.
-        one: one half of the held-out data that no method was given.
-        other: the other half.
-    """
-
-    forget: Predictions
-    retain: Predictions
-    one: Predictions
-    other: Predictions
-
-    @property
-    def held(self) -> Tensor:
-        """Of which forget samples the retain set holds the class, bool [F]."""
-        return torch.isin(self.forget.labels, self.retain.labels)
-
-    @property
-    def held_out_accuracy(self) -> float:
-        """Over both halves, in %."""
-        return accuracy(torch.cat([self.one.correct, self.other.correct]))
-
-    @property
-    def certainty(self) -> Tensor:
-        """Probability of the true label of each held-out sample, [H]."""
-        return torch.cat([self.one.losses, self.other.losses]).neg().exp()
-
-    @property
-    def held_out_members(self) -> float:
-        """The share of held-out data called members, in %: each half by the attack that is fitted on the other."""
-        return (self._called(self.one, self.other.entropies) + self._called(self.other, self.one.entropies)) / 2
-
-    @property
-    def forget_members(self) -> float:
-        """The share of forget samples, of retained classes, called members, in %; mean of both attacks."""
-        asked = self.forget.entropies[self.held]
-        return (self._called(self.one, asked) + self._called(self.other, asked)) / 2
-
-    def _called(self, outside: Predictions, entropies: Tensor) -> float:
-        return entropy_attack(self.retain.entropies, outside.entropies, entropies)
-
-
-def goal(original: Seen) -> Goal:
-    """The values that a trial should reach, from what the original says.
-
-    Of the forget samples whose class is retained, as many should be right as of held-out data, and the attack should
-    call as many of them members. Of those whose class is not retained, none should be right.
-    """
-    unseen, held = original.held_out_accuracy, original.held
-    return Goal(
-        FA=unseen * held.double().mean().item(),
-        RA=accuracy(original.retain.correct),
-        HA=unseen,
-        MIA=original.held_out_members if held.any() else None,
-    )
-
-
-def criterion(seen: Seen, original: Seen) -> float:
-    """How far a model is from what a retrained one would do, in points; the lower the better.
-
-    Mean of |FA − FA₀|, |RA − RA₀|, |HA − HA₀|, |MIA − MIA₀| where it can be had, and the distances of the certainty
-    on the forget set and on held-out data to the original's on held-out data.
-    """
-    aim = goal(original)
-    gaps = [
-        abs(accuracy(seen.forget.correct) - aim.FA),
-        abs(accuracy(seen.retain.correct) - aim.RA),
-        abs(seen.held_out_accuracy - aim.HA),
-        forget_certainty_gap(seen, original.certainty),
-        certainty_gap(seen.certainty, original.certainty),
-    ]
-    if aim.MIA is not None:
-        gaps.append(abs(seen.forget_members - aim.MIA))
-    return sum(gaps) / len(gaps)
-
-
-def certainty_gap(a: Tensor, b: Tensor) -> float:
-    """Wasserstein-1 distance of two samples of probabilities, in points (0 to 100)."""
-    from scipy.stats import wasserstein_distance
-
-    return 100 * float(wasserstein_distance(a.numpy(), b.numpy()))
-
-
-def forget_certainty_gap(seen: Seen, unseen: Tensor) -> float:
-    """The same for the forget set: to `unseen` where the class is retained, to no certainty at all where it is not."""
-    certainty, held = seen.forget.losses.neg().exp(), seen.held
-    share = held.double().mean().item()
-    known = certainty_gap(certainty[held], unseen) if held.any() else 0.0
-    gone = 100 * certainty[~held].mean().item() if share < 1 else 0.0
-    return share * known + (1 - share) * gone
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """A search's workshop with one forget set, its held-out data shared out.
-
-    Attributes:
-        shop: as methods see it: with their part of the held-out data.
-        judged: the streams of `Seen`, by its names.
-    """
-
-    shop: Workshop
-    judged: dict[str, Stream]
-
-    def seen(self, module: nn.Module) -> Seen:
-        task, engine = self.shop.task, self.shop.engine
-        return Seen(**{name: predictions(module, task, stream, engine) for name, stream in self.judged.items()})
-
-
-def _benches(shop: Workshop, own: float) -> list[_Bench]:
-    """Shares the held-out data out: to the methods, and in two halves to the criterion; for each forget set.
-
-    Raises:
-        DataError: if too few are left to judge by.
-    """
-    order = torch.randperm(len(shop.holdout), generator=generator_of(shop.recipe.seed, "tuning"))
-    given = round(own * len(order))
-    half = given + (len(order) - given) // 2
-    parts = [Subset(shop.holdout, part.sort().values) for part in (order[:given], order[given:half], order[half:])]
-    if len(parts[1]) < FEWEST // 2:
-        raise DataError(
-            f"only {len(order) - given} held-out samples are left to judge settings by, at least {FEWEST} are needed: "
-            "raise forget.holdout, or set compare.trials to 0."
-        )
-    recipe, engine = shop.recipe, shop.engine
-    halves = [Stream(part, "holdout", engine, recipe.batch_size, recipe.seed) for part in parts[1:]]
-    benches = []
-    for split in _splits(shop.split, recipe.seed):
-        part = replace(shop, split=split, holdout=parts[0])
-        sets = {"forget": part.stream("forget"), "retain": part.stream("retain")}
-        benches.append(_Bench(part, {**sets, "one": halves[0], "other": halves[1]}))
-    return benches
-
-
-def _splits(split: Split, seed: int) -> list[Split]:
-    """The split, and where it is random a second one: other samples of the same training data are forgotten."""
-    count, retain = len(split.forget), split.retain
-    if split.kind != "fraction" or count > len(retain):
-        return [split]
-    order = torch.randperm(len(retain), generator=generator_of(seed, "tuning", "second forget set"))
-    second, rest = retain[order[:count]], retain[order[count:]]
-    return [split, replace(split, forget=second.sort().values, retain=torch.cat([split.forget, rest]).sort().values)]
-
 
 def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> None:
     """Tries settings of one entry, its own first, and keeps every trial; goes on where an earlier search stopped.
@@ -218,7 +45,7 @@ def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: fl
     Raises:
         UntrainError: if no trial worked.
     """
-    benches, method = _benches(shop, own), recipe.methods[entry]
+    benches, method = benches_of(shop, own), recipe.methods[entry]
     mark, path = _mark(benches, recipe, start, entry), _path(shop.folder, entry)
     trials = _kept(path, mark)
     sets = pipeline.method_sets(benches[0].shop)
@@ -239,12 +66,12 @@ def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: fl
 
 
 def _trial(
-    benches: Sequence[_Bench],
+    benches: Sequence[Bench],
     start: nn.Module,
     method: Method,
     settings: Mapping[str, Any],
     space: Mapping[str, Space],
-    before: Sequence[Seen],
+    before: Sequence[Any],
 ) -> dict[str, Any]:
     """One run of a method on each forget set.
 
@@ -257,7 +84,7 @@ def _trial(
         for bench, original in zip(benches, before, strict=True):
             problem = pipeline.unlearning(bench.shop, start, pipeline.method_sets(bench.shop))
             made = run(tried, problem, bench.shop.engine)
-            values.append(criterion(bench.seen(made.state.module), original))
+            values.append(bench.criterion(bench.seen(made.state.module), original))
             settings = {name: settings.get(name, _setting(made.method, name)) for name in space}
         value = sum(values) / len(values)
     except UntrainError as failure:
@@ -346,12 +173,12 @@ def _path(folder: Path, entry: str) -> Path:
     return folder / f"{entry}.trials.json"
 
 
-def _mark(benches: Sequence[_Bench], recipe: Recipe, start: nn.Module, entry: str) -> str:
+def _mark(benches: Sequence[Bench], recipe: Recipe, start: nn.Module, entry: str) -> str:
     """The fingerprint of all that a search's trials depend on."""
     shop = benches[0].shop
     problem = pipeline.unlearning(shop, start, pipeline.method_sets(shop))
     space = {name: {type(kind).__name__: asdict(kind)} for name, kind in space_of(recipe, entry).items()}
-    judged = [content_of(stream) for bench in benches for stream in bench.judged.values()]
+    judged = [bench.facts() for bench in benches]
     return hash_json([pipeline.mark(shop, recipe.methods[entry], problem), space, judged, recipe.compare.trials])
 
 
@@ -379,7 +206,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def finished(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> bool:
     """Whether an entry's search is over; one over other inputs is refused as by `search`."""
-    trials = _kept(_path(shop.folder, entry), _mark(_benches(shop, own), recipe, start, entry))
+    trials = _kept(_path(shop.folder, entry), _mark(benches_of(shop, own), recipe, start, entry))
     return len(trials) == recipe.compare.trials and best(trials) is not None
 
 

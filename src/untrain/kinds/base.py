@@ -74,6 +74,7 @@ class Kind(ABC):
         sets: Mapping[str, Stream],
         references: Sequence[str],
         make: Make,
+        samples: int | None = None,
     ) -> dict[str, Any]:
         """Every measure of every model.
 
@@ -83,6 +84,8 @@ class Kind(ABC):
             sets: the "forget", "retain" and "test" set.
             references: names of the retrained models among them, the target first.
             make: makes further models that measuring needs.
+            samples: of a generator: judge by so many images of each class, made of other noise than a run's are, and
+                keep none; None: as the recipe says.
 
         Returns:
             What evaluation.json holds of this kind: "models", name → measure → value, "noise_floor", and more.

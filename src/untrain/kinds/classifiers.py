@@ -38,6 +38,7 @@ class Classifiers(Kind):
         sets: Mapping[str, Stream],
         references: Sequence[str],
         make: Make,
+        samples: int | None = None,
     ) -> dict[str, Any]:
         """Accuracies, attacks, distances; see `Kind.measure`."""
         recipe = self.recipe

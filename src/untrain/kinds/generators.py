@@ -152,6 +152,7 @@ class Generators(Kind):
         sets: Mapping[str, Stream],
         references: Sequence[str],
         make: Make,
+        samples: int | None = None,
     ) -> dict[str, Any]:
         """What a classifier sees in samples of every class, the same noise in each model; see `Kind.measure`."""
         judge, known = self.judge(split, make)
@@ -159,7 +160,7 @@ class Generators(Kind):
         forgotten, real, chosen = self.forgotten(split), self._real(split), self.recipe.generation
         found = evaluate_generators(
             models,
-            lambda module, label: self.samples(module, chosen.samples, label),
+            lambda module, label: self.samples(module, samples or chosen.samples, label, own=samples is None),
             real=real,
             forgotten=forgotten,
             classes=self.images.classes,
@@ -167,7 +168,7 @@ class Generators(Kind):
             features=features,
             batch_size=chosen.batch_size,
             setting="generation.samples",
-            look=partial(self._write_grid, "grids"),
+            **({} if samples else {"look": partial(self._write_grid, "grids")}),
         )
         return {
             "models": {name: evaluation.to_dict() for name, evaluation in found.items()},
@@ -179,8 +180,13 @@ class Generators(Kind):
             "real": halves(real=features.look(real), forgotten=forgotten, seed=self.recipe.seed),
         }
 
-    def samples(self, module: nn.Module, count: int, label: str | None) -> tuple[Tensor, Tensor]:
-        """So many images of each class of the data, uint8 [N, C, H, W], and their classes, [N], on the CPU."""
+    def samples(
+        self, module: nn.Module, count: int, label: str | None, *, own: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """So many images of each class of the data, uint8 [N, C, H, W], and their classes, [N], on the CPU.
+
+        `own`: of the noise that a run's images are made of; else of other noise.
+        """
         chosen = self.recipe.generation
         return samples_of(
             module,
@@ -190,7 +196,7 @@ class Generators(Kind):
             count,
             shape=self.shape,
             sampler=chosen.sampler,
-            seed=self.recipe.seed,
+            seed=self.recipe.seed if own else seed_of(self.recipe.seed, "other noise"),
             batch_size=chosen.batch_size,
             decode=self.decode,
             label=label,

@@ -58,9 +58,9 @@ _PEEBLES_XIE = {"learned_variance": True, FREQUENCIES: "original", "norm_eps": 1
 
 DENOISERS: dict[str, Denoiser] = {
     "unet-small": Denoiser(
-        "UNet2DModel, channels 32 and 64, for images from 8×8",
+        "UNet2DModel, channels 32 and 32, 290,000 parameters; for images of 8×8 on a CPU",
         "unet",
-        _unet(32, 64, attention=(False, True), layers_per_block=1, norm_num_groups=8, attention_head_dim=16),
+        _unet(32, 32, attention=(False, True), layers_per_block=1, norm_num_groups=8, attention_head_dim=16),
     ),
     "ddpm-cifar10": Denoiser(
         "the 32×32 UNet of Ho et al. 2020: channels 128 × (1, 2, 2, 2), attention at 16×16, dropout 0.1",
@@ -77,7 +77,7 @@ DENOISERS: dict[str, Denoiser] = {
             freq_shift=1,
         ),
     ),
-    "dit-tiny": Denoiser("DiTTransformer2DModel, 6 layers of 96, patches of 2", "dit", _dit(6, 96, 4)),
+    "dit-tiny": Denoiser("DiTTransformer2DModel, 4 layers of 64, 390,000 parameters", "dit", _dit(4, 64, 4)),
     "dit-s-2": Denoiser("DiT-S/2 (Peebles, Xie 2023), learned variance", "dit", _dit(12, 384, 6, **_PEEBLES_XIE)),
     "dit-b-2": Denoiser("DiT-B/2, learned variance", "dit", _dit(12, 768, 12, **_PEEBLES_XIE)),
     "dit-l-2": Denoiser("DiT-L/2, learned variance", "dit", _dit(24, 1024, 16, **_PEEBLES_XIE)),
