@@ -168,6 +168,7 @@ def _loaded(recipe: Recipe, sources: Sources) -> tuple[Source, Source]:
 def _parted(recipe: Recipe, kind: Kind) -> tuple[Split, Source, Source]:
     """The split that the recipe asks for, the held-out data, and what remains of the test data."""
     source, test, wanted = kind.images, kind.test, asdict(recipe.forget)
+    wanted["classes"] = kind.numbered(wanted["classes"])
     if not kind.holds_out:
         wanted["holdout"] = 0.0
     after, place = wanted.pop("after"), wanted.pop("holdout_from")

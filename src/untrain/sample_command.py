@@ -14,7 +14,7 @@ from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
 from untrain.images import Decode, ImageSet, write_folder, write_grid, write_npz
 from untrain.models.checkpoints import state_hash
 from untrain.models.denoisers import load_denoiser, local_folder
-from untrain.models.diffusers_pipelines import class_named, labels_of, schedule_of
+from untrain.models.diffusers_pipelines import labels_of, schedule_of
 from untrain.models.latents import decode
 from untrain.sampling import Sampler, Spacing
 from untrain.settings import words as said
@@ -263,10 +263,10 @@ def _chosen(text: str, names: Sequence[str]) -> list[int]:
 
 
 def _class(word: str, names: Sequence[str]) -> int:
-    if word.isdecimal() and word not in names and int(word) < len(names):
-        return int(word)
+    from untrain.kinds.generators import class_number
+
     try:
-        return class_named(names, word)
+        return class_number(names, word)
     except UnknownName as error:
         if len(names) > _LISTED:
             raise

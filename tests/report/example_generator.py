@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from example_comparison import stat
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from untrain.images import grid
 
 DIGITS = tuple(str(i) for i in range(10))
 MEASURES = {  # FA, RA, RA_worst, FD, sFD, CS, precision, recall, forget_probability, forget_entropy, seconds
@@ -145,8 +148,8 @@ def _pictures(
         (folder / "grids" / f"{name}.json").write_text(layout)
     for name in methods:
         for step in snapshots:
-            grid = _grid(classes, forgotten, step / max(snapshots), columns, tile, 8)
-            grid.save(folder / "snapshots" / f"{name}-{step:06d}.png")
+            picture = _grid(classes, forgotten, step / max(snapshots), columns, tile, 8)
+            picture.save(folder / "snapshots" / f"{name}-{step:06d}.png")
 
 
 def _grid(
@@ -159,6 +162,7 @@ def _grid(
         found = digits.images[digits.target == place % 10][:columns] / 16
         if name in forgotten:
             found = (1 - gone) * found + gone * rng.random(found.shape)
-        rows.append(np.concatenate(list(found), axis=1))
-    small = Image.fromarray((255 * np.concatenate(rows)).astype(np.uint8))
-    return small.resize((columns * tile, len(classes) * tile), Image.Resampling.NEAREST)
+        rows.append(found)
+    pixels = torch.from_numpy((255 * np.stack(rows)).astype(np.uint8))
+    scale = tile // pixels.shape[-1]
+    return grid(pixels.repeat_interleave(scale, -1).repeat_interleave(scale, -2).unsqueeze(2))

@@ -58,14 +58,14 @@ def test_every_picture_is_its_piece_of_the_grid_and_says_what_it_shows(example):
     for name, shown in (("original", "original"), ("sfron", "SFR-on"), ("retrained", "retrained")):
         grid = np.asarray(Image.open(folder / "grids" / f"{name}.png").convert("RGB"))
         for place, c in enumerate(DIGITS):
-            row = grid[32 * place : 32 * (place + 1)]
+            row = grid[34 * place : 34 * place + 32]  # images stand two pixels apart
             picture = pictures[f"{shown}: 8 images of class {c}"]
             assert picture.shape == (32, 8 * 34 - 2, 4)
             for i in range(8):
-                np.testing.assert_array_equal(picture[:, 34 * i : 34 * i + 32, :3], row[:, 32 * i : 32 * (i + 1)])
+                np.testing.assert_array_equal(picture[:, 34 * i : 34 * i + 32, :3], row[:, 34 * i : 34 * i + 32])
             assert (picture[..., 3].min(0) == 0).sum() == 7 * 2  # nothing is seen through but the gaps
     snapshot = np.asarray(Image.open(folder / "snapshots" / "sfron-000020.png").convert("RGB"))
-    np.testing.assert_array_equal(pictures["class 3, step 20"][:, 34:, :3], snapshot[96:128, 32:64])
+    np.testing.assert_array_equal(pictures["class 3, step 20"][:, 34:, :3], snapshot[102:134, 34:66])
 
 
 def test_forgotten_rows_are_marked_and_only_they(example):

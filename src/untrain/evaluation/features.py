@@ -126,18 +126,6 @@ class Features:
         return joined
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """Images in [−1, 1] as uint8 in [0, 255]: (x + 1) · 127.5, rounded; what lies outside is clamped.
-
-    Raises:
-        DataError: if a value is not finite.
-    """
-    bad = int((~x.isfinite()).flatten(1).any(dim=1).sum())
-    if bad:
-        raise DataError(f"{bad} of {len(x)} generated images are not finite: the model that made them is broken.")
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 # ── networks ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -238,7 +226,7 @@ def _check(what: str, images: Tensor, name: str, labels: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise DataError(
             f"{what} images must be uint8 [N, 1 or 3, H, W], not {images.dtype} {tuple(images.shape)}. "
-            "Images in [−1, 1] become so by to_uint8."
+            "Images in [−1, 1] become so by untrain.images.to_uint8."
         )
     if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
         raise DataError(

@@ -63,6 +63,10 @@ class Kind(ABC):
             raise CheckpointError(f"{path}: {error}") from error
         return facts
 
+    def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
+        """Classes as the recipe gives them, by number or by a name that the source knows."""
+        return list(classes)
+
     def check(self, split: Split) -> None:  # noqa: B027, most kinds have nothing to say
         """Raises what is wrong with the recipe for this kind of model, before anything is made."""
 

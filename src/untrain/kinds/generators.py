@@ -47,8 +47,8 @@ class Generators(Kind):
     def __init__(self, recipe: Recipe, engine: Engine, source: Source, test: Source) -> None:
         origin = recipe.model.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
-        names = None if self.origin is None else labels_of(self.origin)
-        super().__init__(recipe, engine, numbered_as(source, names), numbered_as(test, names))
+        self.named = None if self.origin is None else labels_of(self.origin)
+        super().__init__(recipe, engine, numbered_as(source, self.named), numbered_as(test, self.named))
         if recipe.augment.pad:
             raise SettingError("augment.pad crops images at random, which a generator would learn: set it to 0.")
         self.vae = load_vae(recipe.model.vae or self.origin, required=recipe.model.vae is not None)
@@ -113,6 +113,12 @@ class Generators(Kind):
         return facts
 
     # What is asked of the recipe.
+
+    def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
+        """One of a class's synonyms is enough, where the model's pipeline names its classes."""
+        if self.named is None:
+            return list(classes)
+        return [class_number(self.named, str(each)) for each in classes]
 
     def check(self, split: Split) -> None:
         """Whole classes are forgotten, the model knows as many as the data, and the judge is there."""
@@ -294,4 +300,19 @@ def numbered_as(source: Source, names: Sequence[str] | None) -> Source:
     """
     if names is None or list(source.classes) == list(names):
         return source
-    return Relabelled(source, [class_named(names, name) for name in source.classes], names)
+    numbers = [
+        number if list(names[number : number + 1]) == [name] else class_number(names, name)  # two can share a name
+        for number, name in enumerate(source.classes)
+    ]
+    return Relabelled(source, numbers, names)
+
+
+def class_number(names: Sequence[str], word: str) -> int:
+    """A class by its name, by one of its synonyms, or by its number.
+
+    Raises:
+        UnknownName: if there is no such class.
+    """
+    if word.isdecimal() and word not in names and int(word) < len(names):
+        return int(word)
+    return class_named(names, word)

@@ -12,15 +12,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from untrain.errors import UntrainError
+from untrain.images import GAP
 from untrain.report.drawing import Figure
 from untrain.report.sections import read_json
 from untrain.report.tables import mapping, number, render, sequence
 
 LARGEST = 96
 """An image is made no larger than so many pixels a side: a page of many stays small enough to send."""
-
-GAP = 2
-"""Transparent pixels between two images."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """Images of one generator: a row a class, in each column the same noise."""
+    """Images of one generator, as `untrain.images.grid` sets them: a row a class, in each column the same noise."""
 
     image: Image.Image
     classes: tuple[str, ...]
@@ -55,13 +53,13 @@ class Grid:
         if name not in self.classes:
             return None
         count = min(columns or self.columns, self.columns)
-        high, wide = self.image.height // len(self.classes), self.image.width // self.columns
-        top = self.classes.index(name) * high
+        down, along = (self.image.height + GAP) // len(self.classes), (self.image.width + GAP) // self.columns
+        high, wide, top = down - GAP, along - GAP, self.classes.index(name) * down
         scale = min(1.0, LARGEST / max(high, wide))
         size = max(1, round(wide * scale)), max(1, round(high * scale))
         row = Image.new("RGBA", (count * (size[0] + GAP) - GAP, size[1]))
         for place in range(count):
-            one = self.image.crop((place * wide, top, (place + 1) * wide, top + high))
+            one = self.image.crop((place * along, top, place * along + wide, top + high))
             row.paste(one if scale == 1 else one.resize(size), (place * (size[0] + GAP), 0))
         out = io.BytesIO()
         row.save(out, "PNG", optimize=True)
@@ -115,7 +113,7 @@ def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) ->
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             bad.append(f"{place} cannot be read: {error}.")
             continue
-        if columns < 1 or not classes or image.height % len(classes) or image.width % columns:
+        if columns < 1 or not classes or (image.height + GAP) % len(classes) or (image.width + GAP) % columns:
             bad.append(f"{place} does not fit the classes and columns of its layout, grids/{layout or name}.json.")
             continue
         found[name] = Grid(image, classes, columns)
