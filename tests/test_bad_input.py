@@ -230,7 +230,7 @@ def test_a_batch_of_one_sample_under_batch_norm(tmp_path):
 
 def test_unknown_names_list_the_known(attempt):
     attempt(UnknownName, r"unknown method 'sfrom'. Did you mean 'sfron'\? Known: .*finetune, .*sfron", method="sfrom")
-    attempt(UnknownName, r"unknown task 'classify'.* Known: classification", task="classify")
+    attempt(UnknownName, r"unknown task 'classify'.* Known: class-diffusion, classification", task="classify")
     attempt(SettingError, r"unknown setting of sfron 'alhpa'. Did you mean 'alpha'\? Known: .*gamma", alhpa=2)
     attempt(SettingError, r"task must be a name or an object", task=3)
     attempt(SettingError, r"precision must be 'no', 'bf16' or 'fp16', not 'fp8'", precision="fp8")
@@ -250,7 +250,7 @@ def test_unknown_names_list_the_known(attempt):
     [
         ({"steps": "3"}, "steps must be a whole number or null, not '3'"),
         ({"steps": 2.5}, "steps must be a whole number or null, not 2.5"),
-        ({"retain_steps": True}, "retain_steps must be a whole number, not True"),
+        ({"retain_steps": True}, "retain_steps must be a whole number or null, not True"),
         ({"alpha": "2"}, "alpha must be a number, not '2'"),
         ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect', not 'climb'"),
         ({"optimizer": "sgd"}, r"optimizer must be untrain.Optimizer\(…\) or .*, not 'sgd'"),

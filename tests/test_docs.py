@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 
 import pytest
 import torch
@@ -10,14 +10,18 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from test_readme import README, ROOT, blocks, check_untrain, commands, users_things
+from test_readme import README, ROOT, blocks, check_untrain, commands, generator_things, users_things
 from untrain import Optimizer, Task, fisher_diagonal, methods
-from untrain.config import Augment, Comparison, Data, Forget, Model, Recipe, read
+from untrain.config import Augment, Comparison, Data, Forget, Generation, Judge, Model, Recipe, read
 from untrain.data.sources import SOURCES
 from untrain.evaluation.evaluate import Evaluation
 from untrain.methods import METHODS
 from untrain.methods.calibration import Calibration
+from untrain.methods.retrain import Retrain
 from untrain.models.classifiers import MODELS
+from untrain.models.denoisers import DENOISERS
+from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion import Diffusion
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]
@@ -65,6 +69,7 @@ def namespace_of_adding_a_task():
 NAMESPACES = {
     "own-model-and-data.md": namespace_of_own_model,
     "adding-a-task.md": namespace_of_adding_a_task,
+    "generators.md": generator_things,
     "add-a-method.md": users_things,  # what its Python does is checked in test_docs_add_a_method.py
 }
 OWN_METHODS = "add-a-method.md"
@@ -82,13 +87,21 @@ def executed(page):
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_python_runs(page):
+def test_python_runs(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # for what a page saves
     assert bool(blocks(page, "python", "run")) == (page.name in NAMESPACES)
     assert blocks(page, "python") == blocks(page, "python", "run"), "every block of Python is marked and run"
     if page.name == "own-model-and-data.md":
         things = executed(page)
         assert things["scores"].AvgD is not None
         assert {3, 17, 256} == set(things["forget"].indices)
+    if page.name == "generators.md":
+        things = executed(page)
+        assert (tmp_path / "unlearned" / "model_index.json").exists()
+        result, scores = things["result"], things["scores"]
+        assert type(result.model) is type(things["model"])
+        assert (result.method.retain_steps, result.method.floor, result.method.retain_max_norm) == (1, 1e-3, 1.0)
+        assert None not in (scores.FA, scores.RA, scores.FD, scores.precision)
 
 
 def test_the_added_task_is_a_task_and_forgets():
@@ -160,7 +173,11 @@ SECTIONS = {
     "model": Model,
     "augment": Augment,
     "compare": Comparison,
-    "train": methods()["retrain"],
+    "diffusion": Diffusion,
+    "generation": Generation,
+    "judge": Judge,
+    "Samplers": Sampler,
+    "train": Retrain,
     "calibration": Calibration,
     **{name: method for name, method in METHODS.items() if name != "retrain"},
     "Optimisers": Optimizer,
@@ -176,7 +193,13 @@ def sections_of_recipes():
 
 
 def plain(value):
-    return {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else value
+    return asdict(value) if is_dataclass(value) else value
+
+
+def changed(value):
+    """What a section's own defaults are not, where a field has it with others."""
+    given, own = asdict(value), asdict(type(value)())
+    return {name: entry for name, entry in given.items() if entry != own[name]}
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
@@ -190,6 +213,8 @@ def test_every_field_is_documented_with_its_default(heading):
         value = field.default_factory() if field.default is MISSING else field.default
         if is_dataclass(value) and not default:
             assert type(value) in SECTIONS.values(), f"{field.name} has neither a default nor a section"
+        elif isinstance(value, Retrain):
+            assert yaml.safe_load(default) == changed(value), f"{heading}, {field.name}"
         else:
             assert yaml.safe_load(default) == plain(value), f"{heading}, {field.name}"
 
@@ -201,7 +226,7 @@ def test_every_method_has_a_section():
 def test_sources_and_models_are_named():
     page = sections_of_recipes()
     assert [name for name in SOURCES if not re.search(rf"`{name}[`:]", page["data"])] == []
-    assert [name for name in MODELS if f"`{name}`" not in page["model"]] == []
+    assert [name for name in (*MODELS, *DENOISERS) if f"`{name}`" not in page["model"]] == []
 
 
 def test_every_recipe_of_the_project_is_listed():

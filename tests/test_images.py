@@ -172,7 +172,8 @@ class TestPixels:
         every = torch.arange(256, dtype=torch.uint8)
         assert torch.equal(to_uint8(every / 127.5 - 1), every)
         assert torch.equal(to_uint8(every), every)
-        assert to_uint8(torch.tensor([-1.2, 1.2, 0.0])).tolist() == [0, 255, 128]
+        beyond = torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.5, 1.0, 7.0])
+        assert to_uint8(beyond).tolist() == [0, 0, 0, 128, 191, 255, 255]
 
     def test_what_is_not_finite_is_refused(self):
         with pytest.raises(ModelError, match="not finite"):

@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 import untrain
 from untrain.cli import COMMANDS
 from untrain.config import read
+from untrain.models.denoisers import build_denoiser
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -73,6 +74,46 @@ def users_things():
     return {name: copy.deepcopy(value) if isinstance(value, nn.Module) else value for name, value in things.items()}
 
 
+@cache
+def trained_generator():
+    """A tiny UNet, a tiny pipeline around a transformer, images of three kinds of stripes, and who tells them apart."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat(40)
+    wave = torch.sin(torch.arange(16)[None] * (labels[:, None] + 1.0) / 2)
+    images = 0.7 * wave[:, None, None, :] + 0.1 * torch.randn(120, 3, 16, 16, generator=generator)
+    data = TensorDataset(images.clamp(-1, 1), labels)
+    known = {"num_classes": 3, "image_size": 16}
+    small = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
+    unet = build_denoiser("unet-small", in_channels=3, seed=0, **known, **small).eval()
+    small = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
+    dit = build_denoiser("dit-tiny", in_channels=4, seed=0, **{**known, "image_size": 8}, **small).eval()
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16, **blocks)
+        layers = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+        classifier = nn.Sequential(*layers)
+    adam = torch.optim.Adam(classifier.parameters(), 3e-2)
+    for _ in range(100):
+        adam.zero_grad()
+        nn.functional.cross_entropy(classifier(data.tensors[0]), labels).backward()
+        adam.step()
+    sets = {
+        "forget_set": Subset(data, [i for i in range(120) if labels[i] == 2]),
+        "retain_set": Subset(data, [i for i in range(120) if labels[i] != 2]),
+    }
+    pipeline = DiTPipeline(dit, vae, DDIMScheduler(clip_sample=False))
+    return {**sets, "model": unet, "pipeline": pipeline, "classifier": classifier}
+
+
+def generator_things():
+    """A namespace with the names that pages about generators use; the modules are copies."""
+    things = trained_generator()
+    return {**things, **{name: copy.deepcopy(things[name]) for name in ("model", "pipeline", "classifier")}}
+
+
 def mean_loss(model, samples):
     x, y = next(iter(DataLoader(samples, len(samples))))
     with torch.no_grad():
@@ -81,7 +122,7 @@ def mean_loss(model, samples):
 
 def test_the_python_of_the_readme_does_what_it_says(capsys):
     code, *others = blocks(README, "python")
-    assert not others, "the README has one block of Python, and every one must be run"
+    assert len(others) == 1, "the README has two blocks of Python, and every one must be run"
     assert len([line for line in code.splitlines() if line.strip()]) <= 5
     things = users_things()
     before = copy.deepcopy(things["model"].state_dict())
@@ -100,6 +141,28 @@ def test_the_python_of_the_readme_does_what_it_says(capsys):
     printed = capsys.readouterr().out
     assert f"forget {scores.FA:.1f} %" in printed
     assert f"Avg.D {scores.AvgD:.2f}" in printed
+
+
+def test_the_python_of_the_readme_for_generators(capsys, monkeypatch, tmp_path):
+    from diffusers import DiTPipeline
+
+    monkeypatch.chdir(tmp_path)
+    _, code = blocks(README, "python")
+    things = {"untrain": untrain, **generator_things()}
+    pipeline = things["pipeline"]
+    before = copy.deepcopy(pipeline.transformer.state_dict())
+    exec(compile(code, "README.md", "exec"), things)
+    result, scores = things["result"], things["scores"]
+
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipeline.transformer.state_dict().items())
+    assert type(result.model) is DiTPipeline
+    assert len(result.history) == 50
+    saved = DiTPipeline.from_pretrained(tmp_path / "unlearned").transformer.state_dict()
+    made = result.model.transformer.state_dict()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in made.items())
+    assert any(not torch.equal(before[name], tensor) for name, tensor in made.items())
+    assert scores.samples == {"forgotten": 250, "retained": 500}
+    assert f"forgotten class {scores.FA:.1f} %" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_result():
@@ -128,6 +191,8 @@ def check_untrain(words):
         at = rest.index("--jobs")
         assert int(rest[at + 1]) > 0
         del rest[at : at + 2]
+    if command in ("run", "train", "unlearn", "evaluate") and rest and rest[0].startswith("--"):
+        assert read(None, rest).methods
     if rest and rest[0].endswith((".yaml", ".yml")):
         recipe = ROOT / rest[0]
         assert recipe.exists(), f"{rest[0]} is named in the documents, but is not there"

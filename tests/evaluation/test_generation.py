@@ -20,7 +20,6 @@ from untrain.evaluation.features import (
     Seen,
     classifier_features,
     inception_features,
-    to_uint8,
 )
 from untrain.evaluation.generation import (
     classifier_score,
@@ -225,15 +224,6 @@ def test_real_and_generated_cannot_be_swapped():
 def test_images_of_the_wrong_kind_are_refused(kind, pictures, labels, words):
     with pytest.raises(DataError, match=words):
         kind(pictures, labels)
-
-
-def test_floats_become_uint8():
-    x = torch.tensor([-1.5, -1.0, -0.999, 0.0, 0.5, 1.0, 7.0]).view(1, 1, 1, 7)
-    assert to_uint8(x).flatten().tolist() == [0, 0, 0, 128, 191, 255, 255]
-    every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    assert torch.equal(to_uint8(scaled(every)), every)
-    with pytest.raises(DataError, match="1 of 3 generated images are not finite"):
-        to_uint8(torch.tensor([0.0, math.nan, 1.0]).view(3, 1, 1, 1))
 
 
 # Feature networks.

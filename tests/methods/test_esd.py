@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from small_generators import POINTS, TASK, denoiser, points_problem, problem, recognised, trained_points
+from small_generators import POINTS, TASK, denoiser, pictures, points_problem, problem, recognised, trained_points
+from untrain.data.streams import Stream
 from untrain.engine import generator_of
 from untrain.errors import SettingError
 from untrain.methods import make
@@ -135,3 +136,10 @@ def test_settings_out_of_range_are_refused(wrong):
 
 def test_the_sampler_is_set_in_a_recipe_as_a_mapping():
     assert make("esd", {"sampler": {"guidance": 0.5}}).sampler == Sampler(steps=50, guidance=0.5)
+
+
+def test_some_samples_of_a_class_cannot_be_forgotten():
+    work, engine = problem(denoiser())
+    work.retain = Stream(pictures(12, 3, [0, 1, 2]), "retain", engine, 6)
+    with pytest.raises(SettingError, match="esd forgets whole classes, and the retain set holds"):
+        run(ESD(steps=1), work, engine)

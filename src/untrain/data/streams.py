@@ -87,7 +87,7 @@ class Stream:
         return self._drawn(raw, task, role, k)
 
     def once(
-        self, task: Task, role: Role, *, limit: int | None = None, batch_size: int | None = None
+        self, task: Task, role: Role, *, limit: int | None = None, batch_size: int | None = None, time: int = 0
     ) -> Iterator[Batch]:
         """Every sample once, in order, drawn for a role.
 
@@ -96,9 +96,10 @@ class Stream:
             role: what the batches are for.
             limit: take this many samples, chosen by the seed (of ready batches: the first ones that reach it).
             batch_size: samples per batch; None takes the stream's.
+            time: which pass this is; each draws anew what is random.
         """
         for k, raw in enumerate(self._raw_once(limit, batch_size or self.batch_size)):
-            yield self._drawn(raw, task, role, f"once-{k}")
+            yield self._drawn(raw, task, role, f"once-{k}" + (f"-{time}" if time else ""))
 
     def passes(self, limit: int | None = None) -> int:
         """How many batches `once` gives; of ready batches, at most so many."""

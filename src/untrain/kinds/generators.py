@@ -16,7 +16,7 @@ from untrain.data.samples import Relabelled, Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import Engine, seed_of
-from untrain.errors import CheckpointError, DataError, SettingError
+from untrain.errors import CheckpointError, DataError, ModelError, SettingError
 from untrain.evaluation.accuracy import accuracy
 from untrain.evaluation.evaluate import predictions
 from untrain.evaluation.features import Features, Real, classifier_features, inception_features
@@ -29,7 +29,7 @@ from untrain.kinds.classifiers import classification, classifier
 from untrain.methods.base import Method, Problem
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
-from untrain.models.denoisers import build_denoiser, from_dit, is_dit_layout, load_weights
+from untrain.models.denoisers import build_denoiser, from_dit, is_dit_layout, load_weights, local_folder, read_object
 from untrain.models.diffusers_pipelines import class_named, labels_of, save_diffusers, schedule_of
 from untrain.models.latents import decode, encode, latent_shape, load_vae
 from untrain.models.subject import Subject
@@ -47,7 +47,7 @@ class Generators(Kind):
     def __init__(self, recipe: Recipe, engine: Engine, source: Source, test: Source) -> None:
         origin = recipe.model.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
-        self.named = None if self.origin is None else labels_of(self.origin)
+        self.named = None if self.origin is None else names_of(self.origin, source)
         super().__init__(recipe, engine, numbered_as(source, self.named), numbered_as(test, self.named))
         if recipe.augment.pad:
             raise SettingError("augment.pad crops images at random, which a generator would learn: set it to 0.")
@@ -129,7 +129,8 @@ class Generators(Kind):
             )
         if len(self.forgotten(split)) == len(self.images.labels.unique()):
             raise SettingError("forget.classes names every class: there is nothing left to keep.")
-        rows, count = embedded_classes(self.module(0)), len(self.images.classes)
+        count = len(self.images.classes)
+        rows = embedded_classes(self.module(0)) if self.origin is None else rows_of(self.origin)
         if rows is not None and rows not in (count, count + 1):
             raise DataError(
                 f"the model is conditioned on {rows} classes (“no class” included), the data have {count}. Name the "
@@ -137,8 +138,13 @@ class Generators(Kind):
             )
         if self.recipe.judge.checkpoint is not None:
             self._given_judge()
-        if self.recipe.generation.sampler.guidance and not self.recipe.diffusion.drop:
-            raise SettingError("generation.sampler.guidance needs a model that was trained with diffusion.drop > 0.")
+        sampler = self.recipe.generation.sampler
+        sampler.visited(self.task.timesteps)
+        if sampler.guidance and (not self.recipe.diffusion.drop or rows == count):
+            raise SettingError(
+                "generation.sampler.guidance needs a model with a class that stands for “no class”, which was trained "
+                "with diffusion.drop > 0. Set guidance to 0."
+            )
 
     def forgotten(self, split: Split) -> list[int]:
         """The numbers of the classes that are forgotten whole."""
@@ -162,8 +168,10 @@ class Generators(Kind):
     ) -> dict[str, Any]:
         """What a classifier sees in samples of every class, the same noise in each model; see `Kind.measure`."""
         judge, known = self.judge(split, make)
-        features = judge if self.recipe.generation.features == JUDGE else self._inception()
         forgotten, real, chosen = self.forgotten(split), self._real(split), self.recipe.generation
+        features = judge if samples or chosen.features == JUDGE else self._inception()
+        if samples:
+            samples = max(samples, fewest(judge, real))
         found = evaluate_generators(
             models,
             lambda module, label: self.samples(module, samples or chosen.samples, label, own=samples is None),
@@ -176,6 +184,9 @@ class Generators(Kind):
             setting="generation.samples",
             **({} if samples else {"look": partial(self._write_grid, "grids")}),
         )
+        reason = next(iter(found.values())).missing.get("FD")
+        if samples and reason:
+            raise DataError(f"a search judges a generator's distance to real images, too: {reason}.")
         return {
             "models": {name: evaluation.to_dict() for name, evaluation in found.items()},
             "noise_floor": None,
@@ -186,9 +197,7 @@ class Generators(Kind):
             "real": halves(real=features.look(real), forgotten=forgotten, seed=self.recipe.seed),
         }
 
-    def samples(
-        self, module: nn.Module, count: int, label: str | None, *, own: bool = True
-    ) -> tuple[Tensor, Tensor]:
+    def samples(self, module: nn.Module, count: int, label: str | None, *, own: bool = True) -> tuple[Tensor, Tensor]:
         """So many images of each class of the data, uint8 [N, C, H, W], and their classes, [N], on the CPU.
 
         `own`: of the noise that a run's images are made of; else of other noise.
@@ -285,6 +294,46 @@ class Generators(Kind):
         """A folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
         if self.engine.is_main:
             save_diffusers(self.origin or module, module, self.recipe.folder / name)
+
+
+def fewest(judge: Features, real: Real) -> int:
+    """Images of each class that the Fréchet distance in a judge's features needs at least, over all retained ones."""
+    features = judge.look(Real(real.images[:1], real.labels[:1])).pooled.shape[1]
+    return features // len(real.labels.unique()) + 1
+
+
+def names_of(origin: str, source: Source) -> tuple[str, ...] | None:
+    """What a saved model's classes are called, by number; None where it does not tell and all are in the source.
+
+    Where it names none, and the source's classes are called by some of its numbers, these are the names.
+    """
+    found, rows = labels_of(origin), rows_of(origin)
+    if found is not None or rows is None or len(source.classes) >= rows - 1:
+        return found
+    if all(name.isdecimal() and int(name) < rows - 1 for name in source.classes):
+        return tuple(str(number) for number in range(rows - 1))
+    return None
+
+
+def rows_of(origin: str) -> int | None:
+    """Rows of a saved model's embedding of classes, "no class" included, as its configuration tells; None: it does not.
+
+    Raises:
+        ModelError: if the model is conditioned on no class.
+    """
+    folder = local_folder(origin)
+    path = next((p for inner in ("", "transformer", "unet") if (p := folder / inner / "config.json").is_file()), None)
+    config = {} if path is None else read_object(path)
+    if config.get("_class_name") == "UNet2DModel":
+        rows = config.get("num_class_embeds")
+        if rows is None:
+            raise ModelError(
+                f"{path} is of a model without classes (num_class_embeds is null), and what it should forget is a "
+                "class. Give a class-conditional model."
+            )
+        return int(rows)
+    classes = config.get("num_embeds_ada_norm")  # of a DiT
+    return None if classes is None else int(classes) + 1
 
 
 def numbered_as(source: Source, names: Sequence[str] | None) -> Source:

@@ -12,7 +12,7 @@ from untrain.engine import Engine, generator_of
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.descent import Descent
 from untrain.methods.forgetting import cut, frozen
-from untrain.methods.imagined import generative, imagined
+from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import advance, for_share
 from untrain.sampling import Sampler
 from untrain.types import Batch, Variant
@@ -53,6 +53,7 @@ class ESD(Descent):
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The original weights, and a copy of them as the teacher."""
+        check_forgets_a_class(problem, self.name)
         state = self.begin(problem, engine, problem.subject.module)
         state.frozen["original"] = frozen(problem.subject.module)
         return state

@@ -1,5 +1,7 @@
 """Fisher diagonals of the forget and the retain set at the original weights."""
 
+from itertools import chain
+
 from untrain.engine import Engine
 from untrain.fisher import Estimator, fisher_diagonal
 from untrain.methods.base import Problem
@@ -7,7 +9,7 @@ from untrain.types import Params
 
 
 def fishers_of(
-    problem: Problem, engine: Engine, samples: int | None = None, estimator: Estimator = "sample"
+    problem: Problem, engine: Engine, samples: int | None = None, estimator: Estimator = "sample", draws: int = 1
 ) -> tuple[Params, Params]:
     """F_f and F_r, the Fisher diagonals of the forget and the retain set, over unaugmented data.
 
@@ -15,6 +17,7 @@ def fishers_of(
         problem: model, task and sets; nothing in it changes.
         engine: where to run.
         samples: at most so many samples of each set, chosen by the seed; None: all.
+        draws: how often each sample is drawn, where the task draws at random (a timestep and noise).
         estimator: squares of each sample's gradient ("sample"), or of batch means ("batch").
 
     Returns:
@@ -22,8 +25,10 @@ def fishers_of(
     """
     fishers = []
     for stream in (problem.forget, problem.retain):
-        batches = stream.once(problem.task, "fisher", limit=samples)
-        tracked = engine.track(batches, f"Fisher of the {stream.name} set", stream.passes(samples))
+        batches = chain.from_iterable(
+            stream.once(problem.task, "fisher", limit=samples, time=time) for time in range(draws)
+        )
+        tracked = engine.track(batches, f"Fisher of the {stream.name} set", draws * stream.passes(samples))
         fishers.append(
             fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
         )

@@ -5,7 +5,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from untrain.engine import Engine, generator_of
+from untrain.errors import SettingError
 from untrain.methods.base import Problem
+from untrain.methods.calibration import forgets_a_class
 from untrain.sampling import Sampler
 from untrain.types import Batch, GenerativeTask
 
@@ -13,6 +15,19 @@ from untrain.types import Batch, GenerativeTask
 def generative(problem: Problem) -> GenerativeTask:
     """The problem's task, which `check_runs` has found to be one of generators."""
     return cast(GenerativeTask, problem.task)
+
+
+def check_forgets_a_class(problem: Problem, method: str) -> None:
+    """Methods that forget a condition as such cannot forget some of its samples.
+
+    Raises:
+        SettingError: if the retain set holds the forgotten conditions too.
+    """
+    if not forgets_a_class(problem):
+        raise SettingError(
+            f"{method} forgets whole classes, and the retain set holds samples of the forgotten ones. Move these to "
+            "the forget set, or take another method, such as sfron."
+        )
 
 
 def imagined(

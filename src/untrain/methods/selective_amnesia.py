@@ -18,7 +18,7 @@ from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State
 from untrain.methods.descent import Descent
 from untrain.methods.elbo import elbo_fisher
 from untrain.methods.forgetting import cut, frozen, joined
-from untrain.methods.imagined import generative, imagined
+from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
 from untrain.sampling import Sampler
 from untrain.types import Batch, Params
@@ -71,6 +71,7 @@ class SelectiveAmnesia(Descent):
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The original weights and a copy of them; what is replayed; the Fisher."""
+        check_forgets_a_class(problem, self.name)
         state = self.begin(problem, engine, problem.subject.module)
         state.frozen["original"] = frozen(problem.subject.module)
         if self.replay == "model":

@@ -94,6 +94,8 @@ class SFRon(Method):
     """Squares of each sample's gradient, or of batch means as published code has it."""
     fisher_samples: int | None = 1024
     """At most so many samples of each set make its Fisher, chosen by the seed; null: all."""
+    fisher_draws: int = 1
+    """Times that each of them is drawn for its Fisher, where the task draws at random, such as a timestep and noise."""
     online: bool = True
     """False: forget and retain gradient joined in one masked step, K in all (the paper's ablation)."""
     published: bool = False
@@ -123,6 +125,7 @@ class SFRon(Method):
             retain_weight=self.retain_weight,
             retain_steps=self.retain_steps,
             fisher_samples=self.fisher_samples,
+            fisher_draws=self.fisher_draws,
         )
         if self.beta > 1 or self.lam < 0 or (self.floor or 0) < 0:
             raise SettingError("beta must be in (0, 1]; lam and floor must not be negative.")
@@ -226,7 +229,7 @@ class SFRon(Method):
         return state
 
     def _mask(self, problem: Problem, engine: Engine) -> Params:
-        fishers = fishers_of(problem, engine, self.fisher_samples, self.fisher)
+        fishers = fishers_of(problem, engine, self.fisher_samples, self.fisher, self.fisher_draws)
         return saliency_mask(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
 
     def step(self, state: State, k: int) -> dict[str, float]:

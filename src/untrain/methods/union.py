@@ -12,7 +12,7 @@ from untrain.methods.descent import Descent
 from untrain.methods.forgetting import ALL, OncePerBatch, Rows, forget_rows, mixed, normalises
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import finite, for_share, mask_of, minimise, next_retain_batch, rate_of
-from untrain.types import Batch
+from untrain.types import Batch, GenerativeTask
 
 RATE = 0.05
 """Share of the rate that descent on the retain set alone runs at, where none is given. What the forget set is taught
@@ -32,7 +32,8 @@ class Union(Descent):
     epochs: float = 4.5
     """Passes over the union of retain and forget set, used where `steps` is null."""
     optimizer: Optimizer | None = None
-    """Null: what fits the model. A learning rate of null is 0.05 of what `finetune` would run at."""
+    """Null: what fits the model. A learning rate of null is 0.05 of what `finetune` would run at, or, for a
+    generator, the same."""
     retain_weight: float = 1.0
     """The retain losses are multiplied by this, before both sets' rows are averaged."""
 
@@ -44,7 +45,8 @@ class Union(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> "Union":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         optimizer = with_learning_rate(self.optimizer, problem, engine)
-        if self.optimizer is None or self.optimizer.lr is None:
+        fitting = isinstance(problem.task, GenerativeTask)  # a generator's own rate; what it is taught contradicts less
+        if not fitting and (self.optimizer is None or self.optimizer.lr is None):
             optimizer = replace(optimizer, lr=float(f"{RATE * (optimizer.lr or 0):.2g}"))
             problem.note(f"{self.name} runs at {RATE:g} of that rate, {optimizer.lr:g}")
         return replace(super().resolved(problem, engine), optimizer=optimizer)  # type: ignore[return-value]

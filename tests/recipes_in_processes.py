@@ -1,0 +1,16 @@
+"""What one process does, for `torchrun`: a generator's whole recipe, in float64.
+
+Usage: recipes_in_processes.py RECIPE OUT
+"""
+
+import sys
+
+import torch
+
+from untrain.config import read
+from untrain.pipeline import run_recipe
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    run_recipe(read(sys.argv[1], ["--out", sys.argv[2], *sys.argv[3:]]))
