@@ -268,6 +268,8 @@ def evaluate(
     engine = Engine.start(device, precision)
     given = Given.of(model, task)
     if isinstance(given.task, ClassDiffusion):
+        if reference is not None:
+            raise SettingError("generators are not measured beside others: evaluate the retrained one by itself.")
         return _evaluate_generator(
             given, forget, retain, engine, judge, samples, sampler or Sampler(), seed, batch_size, classes
         )
@@ -309,15 +311,15 @@ def _evaluate_generator(
     """What a judge sees in a generator's samples of the sets' classes, and how far these are from the retain set."""
     if judge is None:
         raise SettingError("a generator is judged by a classifier: pass judge=, a module that takes images in [−1, 1].")
-    home = next((p.device for p in given.module.parameters()), engine.device)
+    homes = {m: next((p.device for p in m.parameters()), engine.device) for m in (given.module, judge)}
     images = {name: _images(data, name, engine, given.task) for name, data in (("forget", forget), ("retain", retain))}
     retained = images["retain"].labels.unique()
     forgotten = [c for c in images["forget"].labels.unique().tolist() if c not in retained]
     shape = tuple(images["retain"].images.shape[1:])
     latent = None if given.vae is None else latent_shape(given.vae, shape)
     blank = {"input": torch.zeros(1, *(latent or shape)), "label": retained[:1]}
-    judge.to(engine.device).eval()
     try:
+        judge.to(engine.device)
         module = given.module.to(engine.device)
         with modes_kept(module):
             drawn = given.task.draw(blank, torch.Generator(), "evaluate")
@@ -354,7 +356,8 @@ def _evaluate_generator(
         )
         return found["model"]
     finally:
-        given.module.to(home)
+        for module, home in homes.items():
+            module.to(home)
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

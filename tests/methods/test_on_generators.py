@@ -15,6 +15,7 @@ from untrain.errors import SettingError
 from untrain.methods import METHODS, make
 from untrain.methods.base import Optimizer, check_runs
 from untrain.methods.loop import Checkpoints, run
+from untrain.methods.retrain import Retrain
 from untrain.methods.steps import descend
 from untrain.sampling import Sampler
 
@@ -170,7 +171,7 @@ def test_no_image_of_the_forgotten_class_is_in_a_checkpoint(tmp_path):
     saver = Checkpoints(tmp_path / "resume.pt", "mark", every=0.0)
     run(method("selective-amnesia"), work, engine, checkpoints=saver)
     memo = torch.load(tmp_path / "resume.pt", weights_only=True)["memo"]
-    assert set(memo) == {"replay", "fisher"}
+    assert set(memo) == {"conditions", "replay", "fisher"}
     assert 2 not in memo["replay"]["label"]
 
 
@@ -193,3 +194,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
     assert {key.split("/")[0] for key in found[1]} == set(SHARED)
     for key, value in found[1].items():
         assert (value - found[2][key]).abs().max() <= 1e-7 * value.abs().max(), key
+
+
+def test_generators_are_not_trained_by_a_classifiers_defaults():
+    work, engine = problem(denoiser())
+    with pytest.raises(SettingError, match=r"give train.optimizer, such as \{name: adam"):
+        Retrain().resolved(work, engine)

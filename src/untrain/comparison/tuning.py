@@ -32,6 +32,7 @@ from untrain.types import Task
 WORST = 100.0
 """What the sampler is told of a trial that failed: the largest distance there can be, in points."""
 
+
 def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> None:
     """Tries settings of one entry, its own first, and keeps every trial; goes on where an earlier search stopped.
 

@@ -84,8 +84,10 @@ class Generators(Kind):
     @property
     def decode(self) -> Decode | None:
         """Makes images of latents; None where images are made at once."""
-        vae = self.vae
-        return None if vae is None else lambda latents: decode(vae, latents)
+        if self.vae is None:
+            return None
+        vae = self.vae.to(self.engine.device)
+        return lambda latents: decode(vae, latents)
 
     def module(self, seed: int) -> nn.Module:
         """The recipe's noise predictor."""

@@ -9,6 +9,7 @@ from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.descent import Descent
 from untrain.methods.steps import average
+from untrain.types import GenerativeTask
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Retrain(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> "Retrain":
         """The learning rate of the original training, where it is known and none was given."""
         method = super().resolved(problem, engine)
+        if isinstance(problem.task, GenerativeTask) and method.optimizer in (None, Retrain.optimizer):
+            raise SettingError(
+                "generators are not trained as classifiers are: give train.optimizer, such as {name: adam, lr: 2e-4, "
+                "momentum: 0, weight_decay: 0}, and train.steps; or train none (model.checkpoint, and references: 0)."
+            )
         optimizer = method.optimizer or Retrain.optimizer or Optimizer()
         lr = optimizer.lr or problem.subject.peak_lr or 0.1
         return replace(method, optimizer=replace(optimizer, lr=lr))  # type: ignore[return-value]
