@@ -19,6 +19,10 @@ from untrain.types import GenerativeTask, Task, Variant
 
 Decay = Literal["cosine", "constant"]
 
+LARGE = 10**8
+"""From so many weights on, optimisers take one tensor after the other: all together is faster for many small ones, but
+needs another copy of them all."""
+
 
 @dataclass(frozen=True)
 class Range:
@@ -93,12 +97,13 @@ class Optimizer:
         """The torch optimiser over these parameters."""
         if self.lr is None:
             raise SettingError(f"{self.name} has no learning rate yet.")
+        together = sum(parameter.numel() for parameter in parameters) < LARGE
         if self.name == "sgd":
             return torch.optim.SGD(
-                parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
+                parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=together
             )
         kind = torch.optim.Adam if self.name == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=True)
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, foreach=together)
 
 
 @dataclass(eq=False)
