@@ -27,18 +27,16 @@ from untrain.methods.base import (
     check_choice,
     check_steps,
 )
-from untrain.methods.calibration import Calibration, forgets_a_class, statistics
+from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.methods.sfron_defaults import fitting
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
-from untrain.types import Batch, GenerativeTask, Params, Variant
+from untrain.types import Batch, Params, Variant
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
-FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class
-GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
-GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
 @dataclass(frozen=True)
@@ -162,51 +160,8 @@ class SFRon(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
-        method = replace(self, optimizer=with_learning_rate(self.optimizer, problem, engine))
-        if isinstance(problem.task, GenerativeTask):
-            return method._for_generator()
-        return method._for_classifier(problem)
-
-    def _for_generator(self) -> "SFRon":
-        """As in the published run on a DDPM, which takes all K forget steps: its loss says nothing of how far."""
-        forget, retain = self.forget_optimizer, self.optimizer or Optimizer()
-        if forget is not None and forget.lr is None:
-            forget = replace(forget, lr=retain.lr)
-        return replace(
-            self,
-            steps=self.steps or GENERATOR_STEPS,
-            retain_steps=self.retain_steps or 1,
-            floor=1e-3 if self.floor is None else self.floor,
-            retain_max_norm=self.retain_max_norm or (None if self.published else 1.0),
-            retain_decay=self.retain_decay or "constant",
-            forget_optimizer=forget,
-            calibrate=False,
-        )
-
-    def _for_classifier(self, problem: Problem) -> "SFRon":
-        """Outer steps from epochs, the forget rate and the clipping of retain steps from whether it is calibrated."""
-        forget, calibration, retain_steps = self.forget_optimizer, self.calibration, self.retain_steps or 3
-        forgets_class = self.calibrate and forgets_a_class(problem)
-        bounded = forgets_class and forget is not None and forget.lr is None
-        calibrate = self.calibrate and (problem.holdout is not None or bounded)
-        steps = self.steps or math.ceil(self.epochs * problem.retain.epoch / retain_steps)
-        if self.steps is None and calibrate and forgets_class:
-            steps = max(steps, FEWEST_STEPS)
-        if forget is not None and forget.lr is None:
-            forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
-        elif calibrate:
-            calibration = replace(calibration, growth=1.0)  # a rate that was given is kept
-        return replace(
-            self,
-            steps=steps,
-            retain_steps=retain_steps,
-            floor=0.1 if self.floor is None else self.floor,
-            retain_max_norm=self.retain_max_norm or (calibration.retain_max_norm if calibrate else None),
-            retain_decay=self.retain_decay or "cosine",
-            forget_optimizer=forget,
-            calibrate=calibrate,
-            calibration=calibration,
-        )
+        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        return replace(self, **fitting(replace(self, optimizer=optimizer), problem))
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""

@@ -1,0 +1,70 @@
+"""What SFR-on's open settings become, by task. Where the numbers come from: docs/sfron.md and docs/generators.md."""
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from untrain.methods.base import Optimizer, Problem
+from untrain.methods.calibration import forgets_a_class
+from untrain.types import GenerativeTask
+
+if TYPE_CHECKING:
+    from untrain.methods.sfron import SFRon
+
+FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class
+GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
+GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
+
+
+def fitting(method: "SFRon", problem: Problem) -> dict[str, Any]:
+    """The method's settings by name, all that were open filled in.
+
+    Args:
+        method: its retain optimiser has a learning rate.
+        problem: task and sets.
+    """
+    own = {"optimizer": method.optimizer}
+    if isinstance(problem.task, GenerativeTask):
+        return own | for_generator(method)
+    return own | for_classifier(method, problem)
+
+
+def for_generator(method: "SFRon") -> dict[str, Any]:
+    """As in the published run on a DDPM, which takes all K forget steps: its loss says nothing of how far."""
+    forget, retain = method.forget_optimizer, method.optimizer or Optimizer()
+    if forget is not None and forget.lr is None:
+        forget = replace(forget, lr=retain.lr)
+    return {
+        "steps": method.steps or GENERATOR_STEPS,
+        "retain_steps": method.retain_steps or 1,
+        "floor": 1e-3 if method.floor is None else method.floor,
+        "retain_max_norm": method.retain_max_norm or (None if method.published else 1.0),
+        "retain_decay": method.retain_decay or "constant",
+        "forget_optimizer": forget,
+        "calibrate": False,
+    }
+
+
+def for_classifier(method: "SFRon", problem: Problem) -> dict[str, Any]:
+    """Outer steps from epochs, the forget rate and the clipping of retain steps from whether it is calibrated."""
+    forget, calibration, retain_steps = method.forget_optimizer, method.calibration, method.retain_steps or 3
+    forgets_class = method.calibrate and forgets_a_class(problem)
+    bounded = forgets_class and forget is not None and forget.lr is None
+    calibrate = method.calibrate and (problem.holdout is not None or bounded)
+    steps = method.steps or math.ceil(method.epochs * problem.retain.epoch / retain_steps)
+    if method.steps is None and calibrate and forgets_class:
+        steps = max(steps, FEWEST_STEPS)
+    if forget is not None and forget.lr is None:
+        forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
+    elif calibrate:
+        calibration = replace(calibration, growth=1.0)  # a rate that was given is kept
+    return {
+        "steps": steps,
+        "retain_steps": retain_steps,
+        "floor": 0.1 if method.floor is None else method.floor,
+        "retain_max_norm": method.retain_max_norm or (calibration.retain_max_norm if calibrate else None),
+        "retain_decay": method.retain_decay or "cosine",
+        "forget_optimizer": forget,
+        "calibrate": calibrate,
+        "calibration": calibration,
+    }
