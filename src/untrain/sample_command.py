@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -75,10 +76,10 @@ def sample(
     classes: str = "all",
     count: int = 16,
     seed: int = 0,
-    steps: int = 50,
-    eta: float = 0.0,
-    spacing: Spacing = "uniform",
-    guidance: float = 0.0,
+    steps: int | None = None,
+    eta: float | None = None,
+    spacing: Spacing | None = None,
+    guidance: float | None = None,
     batch_size: int = 64,
     form: Form = "grid",
     out: str | None = None,
@@ -94,7 +95,8 @@ def sample(
         classes: numbers or names, with commas between them; all: every class.
         count: images of each class.
         seed: of the noise that images are made of; it gives image i of a class the same noise in every model.
-        steps: timesteps that are visited; at most as many as the diffusion has (mostly 1000).
+        steps: timesteps that are visited; at most as many as the diffusion has (mostly 1000). Null, as for the next
+            three: what the run samples with, and 50 steps of DDIM without guidance for others.
         eta: noise that is put back at each step, η in [0, 1]; 0: DDIM, 1: DDPM.
         spacing: of the visited timesteps; quadratic: more of them near 0.
         guidance: s in (1 + s) ε(x, c) − s ε(x, ∅); 0: the condition alone.
@@ -114,7 +116,7 @@ def sample(
     for name, value in {"count": count, "batch-size": batch_size}.items():
         if value < 1:
             raise SettingError(f"--{name} must be at least 1, not {value}.")
-    sampler = Sampler(steps, eta, spacing, guidance)
+    sampler = _sampler(Path(source), steps=steps, eta=eta, spacing=spacing, guidance=guidance)
     engine = Engine.start(device, precision)
     path = _place(Path(source), model, form, out)
     opened = _opened(Path(source), model, engine)
@@ -150,6 +152,16 @@ def _place(source: Path, model: str | None, form: str, out: str | None) -> Path:
     if _is_run(source):
         return source / "samples" / f"{model or _unlearned(source)}{ending}"
     return Path("samples") / f"{source.resolve().name}{ending}"
+
+
+def _sampler(source: Path, **given: Any) -> Sampler:
+    """What is given over what the run samples with."""
+    known = Sampler()
+    if _is_run(source):
+        from untrain.config import read
+
+        known = read(source).generation.sampler
+    return replace(known, **{name: value for name, value in given.items() if value is not None})
 
 
 class _Opened(NamedTuple):
