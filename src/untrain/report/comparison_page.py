@@ -181,7 +181,7 @@ def left_out_section(_: Compared) -> Section:
     words = (
         "Forgetting against utility, the parts of the distance, time against quality, loss histograms and accuracies "
         "by class are measures of classifiers, so they are not drawn here. Pictures, and what is recognised of each "
-        "class, are in the reports of the single runs."
+        "class, are in the reports of the single runs, which untrain report FOLDER makes."
     )
     return figure_section("figures", "Figures", "", Part([words]))
 
