@@ -1,13 +1,15 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from untrain.errors import DataError, FolderError
-from untrain.io import hash_file, hash_json, hash_tensors, write_bytes, write_json, write_text
+from untrain.io import alone, hash_file, hash_json, hash_tensors, write_bytes, write_json, write_text
 
 
 def test_files_are_written_whole_and_replaced(tmp_path: Path) -> None:
@@ -85,3 +87,18 @@ def test_hashes_of_files_and_values(tmp_path: Path) -> None:
     assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1}) != hash_json({"a": 1, "b": 3})
     with pytest.raises(DataError, match="cannot be read"):
         hash_file(tmp_path / "missing")
+
+
+def test_a_folder_is_held_by_one_process_at_a_time_and_given_back_however_it_ends(tmp_path):
+    holder = (
+        "import sys, time, pathlib\nfrom untrain.io import alone\n"
+        f"with alone(pathlib.Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(FolderError, match="another process is at work in .*Wait for it"), alone(tmp_path):
+        pass
+    process.kill()
+    process.communicate()
+    with alone(tmp_path):
+        pass

@@ -1,6 +1,7 @@
 """Files written whole or not at all, and hashes of what is in tensors and files."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -117,3 +118,20 @@ def hash_file(path: str | Path) -> str:
 def hash_json(value: Any) -> str:
     """SHA-256 of a JSON value in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds a folder for this process until the block ends or the process dies, however it dies.
+
+    Raises:
+        FolderError: if another process on this machine holds it.
+    """
+    with open(folder / ".lock.tmp", "w") as file:  # by its name a temporary file, which is no part of a run
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderError(
+                f"another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
+            ) from error
+        yield

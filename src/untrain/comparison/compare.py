@@ -20,7 +20,7 @@ from untrain.comparison.tuning import check_optuna
 from untrain.config import Recipe, write
 from untrain.engine import Bar, Engine
 from untrain.errors import FolderError, SettingError, UntrainError
-from untrain.io import write_json, write_text
+from untrain.io import alone, write_json, write_text
 from untrain.pipeline import ORIGINAL, holds_run
 from untrain.report import comparison_tables, terminal, write_comparison_report
 
@@ -53,6 +53,14 @@ def compare_recipe(
     recipe = _checked(recipe, jobs, cluster, processes, resume)
     engine = Engine.start(recipe.device, recipe.precision)
     cells, done = _prepared(recipe, processes)
+    with alone(recipe.folder):
+        return _compared(recipe, engine, cells, done, jobs, cluster, processes)
+
+
+def _compared(
+    recipe: Recipe, engine: Engine, cells: list[Cell], done: list[str], jobs: int, cluster: str | None, processes: int
+) -> Path:
+    """Runs the cells that are not done, and reports; returns the report's path."""
     for cell in cells:
         if cell.key in done:
             _failure_file(recipe, cell).unlink(missing_ok=True)
