@@ -68,8 +68,8 @@ _CLASSIFICATION = (
         "Membership inference attack by a support vector machine", "%",
         "A second attacker, a support vector machine, sees only "
         "how probable the model finds the right class; "
-        "the value is the share of the forget set that it takes for training data.",
-        "The retrained model's value, as for MIA.",
+        "the value is the share of the forget set that it takes for images never trained on.",
+        "The retrained model's value, which is high where MIA is low: this attacker counts the other side.",
         compared=True,
         shown="known",
         main=False,
@@ -79,8 +79,8 @@ _CLASSIFICATION = (
         "Membership inference attack by a support vector machine", "%",
         "A second attacker, a support vector machine, sees only "
         "how undecided the model is (the entropy of its prediction); "
-        "the value is the share of the forget set that it takes for training data.",
-        "The retrained model's value, as for MIA.",
+        "the value is the share of the forget set that it takes for images never trained on.",
+        "The retrained model's value, which is high where MIA is low: this attacker counts the other side.",
         compared=True,
         shown="known",
         main=False,
@@ -90,8 +90,8 @@ _CLASSIFICATION = (
         "Membership inference attack by a support vector machine", "%",
         "A second attacker, a support vector machine, sees only "
         "how undecided the model is, with a wrong answer counting as undecided too; "
-        "the value is the share of the forget set that it takes for training data.",
-        "The retrained model's value, as for MIA.",
+        "the value is the share of the forget set that it takes for images never trained on.",
+        "The retrained model's value, which is high where MIA is low: this attacker counts the other side.",
         compared=True,
         shown="known",
         main=False,
