@@ -101,4 +101,5 @@ def test_a_folder_is_held_by_one_process_at_a_time_and_given_back_however_it_end
     process.kill()
     process.communicate()
     with alone(tmp_path):
-        pass
+        assert os.listdir(tmp_path) == [".lock.tmp"]
+    assert os.listdir(tmp_path) == []

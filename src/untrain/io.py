@@ -127,11 +127,19 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         FolderError: if another process on this machine holds it.
     """
-    with open(folder / ".lock.tmp", "w") as file:  # by its name a temporary file, which is no part of a run
+    path = folder / ".lock.tmp"  # by its name a temporary file, which is no part of a run
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
         except OSError as error:
-            raise FolderError(
-                f"another process is at work in {folder}. Wait for it, stop it, or choose another folder with --out."
-            ) from error
-        yield
+            raise FolderError(_BUSY.format(folder)) from error
+        if not held:  # who had it before has just removed the file
+            raise FolderError(_BUSY.format(folder))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+_BUSY = "another process is at work in {}. Wait for it, stop it, or choose another folder with --out."
