@@ -20,8 +20,8 @@ from tiny_recipes import RECIPE, pixels, save_dit, save_unet
 from untrain.comparison.benches import GeneratorBench
 from untrain.config import read
 from untrain.data.samples import Arrays, Relabelled, Source
-from untrain.errors import UnknownName
-from untrain.kinds.generators import class_number, numbered_as
+from untrain.errors import SettingError, UnknownName
+from untrain.kinds.generators import check_libraries, class_number, numbered_as
 from untrain.methods.base import Optimizer, State
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
@@ -469,3 +469,10 @@ def test_too_few_samples_say_so(recipe, tmp_path):
     assert entry["FD"] is None and "raise generation.samples" in entry["missing"]["FD"]
     assert entry["FA"] is not None
     assert "raise generation.samples" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])
+def test_a_missing_library_is_named_before_anything_is_done(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(SettingError, match=rf"generators need {name}: pip install 'untrain\[diffusion\]'"):
+        check_libraries()

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class Generators(Kind):
     task: ClassDiffusion
 
     def __init__(self, recipe: Recipe, engine: Engine, source: Source, test: Source) -> None:
+        check_libraries()
         origin = recipe.model.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
         self.named = None if self.origin is None else names_of(self.origin, source)
@@ -302,6 +304,24 @@ def fewest(judge: Features, real: Real) -> int:
     """Images of each class that the Fréchet distance in a judge's features needs at least, over all retained ones."""
     features = judge.look(Real(real.images[:1], real.labels[:1])).pooled.shape[1]
     return features // len(real.labels.unique()) + 1
+
+
+def check_libraries() -> None:
+    """What a run needs, before it begins: it would be a pity to miss it at the evaluation.
+
+    Raises:
+        SettingError: names what is missing.
+    """
+    missing = [name for name in ("diffusers", "torchmetrics") if not _importable(name)]
+    if missing:
+        raise SettingError(f"generators need {' and '.join(missing)}: pip install 'untrain[diffusion]'.")
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # taken out of reach in this process
+        return False
 
 
 def names_of(origin: str, source: Source) -> tuple[str, ...] | None:

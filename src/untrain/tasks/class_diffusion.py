@@ -362,8 +362,10 @@ def embedded_classes(model: nn.Module) -> int | None:
 
 @lru_cache(maxsize=8)
 def _alphas_cumprod(schedule: Schedule, steps: int, start: float, end: float) -> Tensor:
-    from diffusers import DDPMScheduler
-
+    try:
+        from diffusers import DDPMScheduler
+    except ImportError as error:
+        raise SettingError("class diffusion needs diffusers: pip install 'untrain[diffusion]'.") from error
     made: Any = DDPMScheduler(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule=schedule)
     return (1 - made.betas.double()).cumprod(0)
 
