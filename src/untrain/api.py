@@ -347,7 +347,7 @@ def _evaluate_generator(
         found = evaluate_generators(
             {"model": module},
             sample,
-            real=images["retain"],
+            real=features.look(images["retain"], batch_size),
             forgotten=forgotten,
             classes=known,
             judge=features,

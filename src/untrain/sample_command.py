@@ -16,7 +16,7 @@ from untrain.images import Decode, ImageSet, write_folder, write_grid, write_npz
 from untrain.models.checkpoints import state_hash
 from untrain.models.denoisers import load_denoiser, local_folder
 from untrain.models.diffusers_pipelines import labels_of, schedule_of
-from untrain.models.latents import decode
+from untrain.models.latents import decode, load_vae
 from untrain.sampling import Sampler, Spacing
 from untrain.settings import words as said
 from untrain.tasks.class_diffusion import ClassDiffusion
@@ -232,7 +232,8 @@ def _of_diffusers(folder: Path, engine: Engine) -> _Opened:
     """A model that diffusers saved, with its schedule, the names of its classes, and the VAE of a pipeline."""
     model = load_denoiser(folder).to(engine.device)
     shape = _shape(model, folder)
-    vae = _vae(folder, engine)
+    vae = load_vae(folder)
+    vae = None if vae is None else vae.to(engine.device)
     task = ClassDiffusion(**{"clip_samples": vae is None, **schedule_of(folder)})
     blank = {"input": torch.zeros(1, *shape), "label": torch.zeros(1, dtype=torch.long)}
     drawn = task.draw(blank, generator_of(0, "sample"), "evaluate")
@@ -250,17 +251,6 @@ def _shape(model: nn.Module, folder: Path) -> tuple[int, ...]:
     if size is None:
         raise CheckpointError(f"{folder}: the model's config.json has no sample_size. Write it in, in pixels.")
     return (config.in_channels, *(size if isinstance(size, (list, tuple)) else (size, size)))
-
-
-def _vae(folder: Path, engine: Engine) -> nn.Module | None:
-    if not (folder / "vae" / "config.json").is_file():
-        return None
-    from diffusers import AutoencoderKL
-
-    try:
-        return AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False).to(engine.device)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the VAE in {folder / 'vae'} cannot be read: {error}") from error
 
 
 def _chosen(text: str, names: Sequence[str]) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.engine import Engine
-from untrain.evaluation.features import Features, Generated, Real
+from untrain.evaluation.features import Features, Generated, Seen
 from untrain.evaluation.generation import GenerationEvaluation, evaluate_samples
 from untrain.images import Decode, generate_images, to_uint8
 from untrain.sampling import Sampler
@@ -63,7 +63,7 @@ def evaluate_generators(
     models: Mapping[str, nn.Module],
     sample: Callable[[nn.Module, str], tuple[Tensor, Tensor]],
     *,
-    real: Real,
+    real: Seen,
     forgotten: Sequence[int],
     classes: Sequence[str],
     judge: Features,
@@ -77,7 +77,7 @@ def evaluate_generators(
     Args:
         models: name → module.
         sample: (module, what the progress bar is called) → images and classes, as `samples_of` gives them.
-        real: real images of the retained classes.
+        real: what the feature network sees in real images of the retained classes.
         forgotten: numbers of the forgotten classes.
         classes: the classes' names.
         judge: the classifier that says what a sample shows.
@@ -86,14 +86,13 @@ def evaluate_generators(
         setting: what is to be raised where there are too few samples.
         look: is shown each model's name, images and classes.
     """
-    seen = features.look(real, batch_size)
     found = {}
     for name, module in models.items():
         images, labels = sample(module, f"samples of {name}")
         look(name, images, labels)
         found[name] = evaluate_samples(
             generated=Generated(images, labels),
-            real=seen,
+            real=real,
             forgotten=forgotten,
             classes=classes,
             judge=judge,

@@ -58,7 +58,7 @@ class Kind(ABC):
         """Reads a user's checkpoint into a module; returns what else it tells."""
         state, facts = checkpoints.load_state(path)
         try:
-            checkpoints.load_into(module, state)
+            checkpoints.load_into(module, self.renamed(state, module))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
         return facts
@@ -66,6 +66,10 @@ class Kind(ABC):
     def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
         """Classes as the recipe gives them, by number or by a name that the source knows."""
         return list(classes)
+
+    def renamed(self, state: checkpoints.State, module: nn.Module) -> checkpoints.State:
+        """A checkpoint's weights under the module's names, where another code base calls them otherwise."""
+        return state
 
     def check(self, split: Split) -> None:  # noqa: B027, most kinds have nothing to say
         """Raises what is wrong with the recipe for this kind of model, before anything is made."""

@@ -103,18 +103,15 @@ class Generators(Kind):
         return module.to(self.engine.device)
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
-        """A folder or hub id of diffusers, the original DiT's weights, or weights under the model's own names."""
-        if self.origin is not None:
-            load_weights(module, path)
-            return {}
-        state, facts = checkpoints.load_state(path)
-        if is_dit_layout(state):
-            state = from_dit(state, module)
-        try:
-            checkpoints.load_into(module, state)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        return facts
+        """A folder or hub id of diffusers, or a file of weights, the original DiT's included."""
+        if self.origin is None:
+            return super().read(module, path)
+        load_weights(module, path)
+        return {}
+
+    def renamed(self, state: checkpoints.State, module: nn.Module) -> checkpoints.State:
+        """The original DiT's weights under the names of diffusers."""
+        return from_dit(state, module) if is_dit_layout(state) else state
 
     # What is asked of the recipe.
 
@@ -176,10 +173,11 @@ class Generators(Kind):
         features = judge if samples or chosen.features == JUDGE else self._inception()
         if samples:
             samples = max(samples, fewest(judge, real))
+        seen = features.look(real, chosen.batch_size)
         found = evaluate_generators(
             models,
             lambda module, label: self.samples(module, samples or chosen.samples, label, own=samples is None),
-            real=real,
+            real=seen,
             forgotten=forgotten,
             classes=self.images.classes,
             judge=judge,
@@ -198,7 +196,7 @@ class Generators(Kind):
             "judge": known,
             "features": features.name,
             "sampler": asdict(chosen.sampler),
-            "real": halves(real=features.look(real), forgotten=forgotten, seed=self.recipe.seed),
+            "real": halves(real=seen, forgotten=forgotten, seed=self.recipe.seed),
         }
 
     def samples(self, module: nn.Module, count: int, label: str | None, *, own: bool = True) -> tuple[Tensor, Tensor]:
