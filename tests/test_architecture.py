@@ -23,6 +23,7 @@ ORDER = [
         "sampling",
         "tasks",
         "images",
+        "concepts",
         "fisher",
         "saliency",
         "methods",

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from test_readme import README, ROOT, blocks, check_untrain, commands, generator_things, users_things
 from untrain import Optimizer, Task, fisher_diagonal, methods
-from untrain.config import Augment, Comparison, Data, Forget, Generation, Judge, Model, Recipe, read
+from untrain.config import Augment, Comparison, Data, Diffusion, Forget, Generation, Judge, Model, Recipe, read
 from untrain.data.sources import SOURCES
 from untrain.evaluation.evaluate import Evaluation
 from untrain.methods import METHODS
@@ -21,7 +21,6 @@ from untrain.methods.retrain import Retrain
 from untrain.models.classifiers import MODELS
 from untrain.models.denoisers import DENOISERS
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import Diffusion
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]

@@ -17,7 +17,8 @@ from untrain.methods.base import Choice, Method, Optimizer, Range, Space
 from untrain.methods.retrain import Retrain
 from untrain.sampling import Sampler
 from untrain.settings import fits, hints_of, options, section_of, words
-from untrain.tasks.class_diffusion import Diffusion
+from untrain.tasks.class_diffusion import Redirect
+from untrain.tasks.diffusion import Diffusion as DiffusionSettings
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -104,6 +105,15 @@ class Augment:
     """Pixels of zero padding before a random crop."""
     flip: bool = False
     """Mirror images at random."""
+
+
+@dataclass(frozen=True)
+class Diffusion(DiffusionSettings):
+    """The diffusion that a generator is trained on, and how it is trained."""
+
+    redirect: Redirect = "next"
+    """What a redirected sample of a class is conditioned on: the class after its own, or another one drawn once for it.
+    Concepts of text-to-image have anchors instead."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from untrain.io import hash_json, write_bytes, write_json, writing
 from untrain.models.checkpoints import state_hash
 from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.text_to_image import TextToImage
+from untrain.types import Batch
 
 Decode = Callable[[Tensor], Tensor]
 """Latents [B, C, h, w] → images [B, 3, H, W], uint8 or in [−1, 1]."""
@@ -43,12 +45,25 @@ GAP, LEAST = 2, 32
 """Pixels between the images of a grid, and how wide and high each is at least."""
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What images can be made of, by number, where that is not the task's classes.
+
+    Attributes:
+        blank: (numbers [B] on the device, (C, H, W)) → a batch without images, as the task's `generate` takes it.
+        key: number → what stands for it in the seeds of noise.
+    """
+
+    blank: Callable[[Tensor, Sequence[int]], Batch]
+    key: Callable[[int], str | int]
+
+
 class Generated(NamedTuple):
     """A batch of generated images.
 
     Attributes:
         images: [B, C, H, W] in [−1, 1], or latents, on the engine's device; what `decode` gives, where there is one.
-        labels: their classes, [B], on the CPU.
+        labels: their classes, or the numbers of their conditions, [B], on the CPU.
         numbers: their numbers within their classes, [B], on the CPU.
     """
 
@@ -59,7 +74,7 @@ class Generated(NamedTuple):
 
 def generate_images(
     model: nn.Module,
-    task: ClassDiffusion,
+    task: ClassDiffusion | TextToImage,
     counts: Counts | tuple[Tensor, Tensor],
     shape: Sequence[int],
     *,
@@ -70,6 +85,7 @@ def generate_images(
     first: int = 0,
     decode: Decode | None = None,
     label: str | None = "sampling",
+    conditions: Conditions | None = None,
 ) -> Iterator[Generated]:
     """Images of classes, batch by batch, class after class; all processes get all of them.
 
@@ -85,15 +101,22 @@ def generate_images(
         first: number of the first image of each class, where `counts` is a mapping.
         decode: makes images of latents, on each process for its own share.
         label: what the progress bar is called; None: no bar.
+        conditions: what images are made of; None: the task's classes.
 
     Raises:
         SettingError: the task or the sampler cannot do that. DataError: there is no such class.
     """
     labels, numbers = _numbered(counts, first) if isinstance(counts, Mapping) else counts
-    _check(task, sampler, labels.tolist())
     if batch_size < 1:
         raise SettingError(f"the batch size must be at least 1, not {batch_size}.")
-    make = _Maker(model, task, tuple(shape), sampler, seed, engine, decode)
+    if conditions is not None:
+        sampler.visited(task.timesteps)
+    elif isinstance(task, ClassDiffusion):
+        _check(task, sampler, labels.tolist())
+        conditions = Conditions(task.blank, lambda c: c)
+    else:
+        raise SettingError("a task without classes makes images of conditions: give conditions=….")
+    make = _Maker(model, task, tuple(shape), sampler, seed, engine, decode, conditions)
     return _batches(make, labels, numbers, batch_size, label)
 
 
@@ -122,12 +145,13 @@ class _Maker:
     """What turns labels and numbers into images."""
 
     model: nn.Module
-    task: ClassDiffusion
+    task: ClassDiffusion | TextToImage
     shape: tuple[int, ...]
     sampler: Sampler
     seed: int
     engine: Engine
     decode: Decode | None
+    conditions: Conditions
 
     def __call__(self, labels: Tensor, numbers: Tensor, advance: Callable[[], None]) -> Tensor:
         """Images of one batch, gathered from all processes."""
@@ -136,8 +160,8 @@ class _Maker:
         if not rows:  # a process without a share makes one image for nothing, and so knows what to gather
             mine = {"label": labels[:1], "number": numbers[:1]}
         keys = zip(mine["label"].tolist(), mine["number"].tolist(), strict=True)
-        generators = [generator_of(self.seed, "sample", c, i) for c, i in keys]
-        blank = self.task.blank(mine["label"].to(self.engine.device), self.shape)
+        generators = [generator_of(self.seed, "sample", self.conditions.key(c), i) for c, i in keys]
+        blank = self.conditions.blank(mine["label"].to(self.engine.device), self.shape)
         dtype = next((p.dtype for p in self.model.parameters()), blank["input"].dtype)
         batch = {**blank, "input": blank["input"].to(dtype)}
         with self.engine.autocast():
@@ -187,7 +211,7 @@ def grid(images: Tensor) -> Image.Image:
     """
     rows, columns, _, height, width = images.shape
     scale = math.ceil(LEAST / min(height, width)) if min(height, width) < LEAST else 1
-    pixels = _pixels(images.flatten(0, 1)).repeat(scale, axis=1).repeat(scale, axis=2)
+    pixels = pixels_of(images.flatten(0, 1)).repeat(scale, axis=1).repeat(scale, axis=2)
     down, along = height * scale + GAP, width * scale + GAP
     canvas = np.full((rows * down - GAP, columns * along - GAP, pixels.shape[-1]), 255, dtype=np.uint8)
     for k, image in enumerate(pixels):
@@ -196,7 +220,7 @@ def grid(images: Tensor) -> Image.Image:
     return _picture(canvas)
 
 
-def _pixels(images: Tensor) -> np.ndarray:
+def pixels_of(images: Tensor) -> np.ndarray:
     """Images [B, C, H, W] as bytes [B, H, W, C], C 1 or 3."""
     if images.shape[1] not in (1, 3):
         raise DataError(
@@ -209,7 +233,8 @@ def _picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG file."""
     buffer = BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -313,12 +338,12 @@ def write_folder(images: ImageSet, folder: str | Path, *, engine: Engine, batch_
     labels, numbers = (values.tolist() for values in images.numbered())
     paths = [folder / names[c] / f"{i:06d}.png" for c, i in zip(labels, numbers, strict=True)]
     if engine.is_main:
-        _claim(folder, folder / RECORD, images.facts("folder", engine))
-    missing = _missing(lambda: [_is_picture(path) for path in paths], len(paths), engine)
+        claim(folder, folder / RECORD, images.facts("folder", engine))
+    missing = missing_of(lambda: [is_picture(path) for path in paths], len(paths), engine)
     for positions, made in images.generate(missing, engine, batch_size):
         if engine.is_main:
-            for position, pixels in zip(positions.tolist(), _pixels(made), strict=True):
-                write_bytes(paths[position], _png(_picture(pixels)))
+            for position, pixels in zip(positions.tolist(), pixels_of(made), strict=True):
+                write_bytes(paths[position], png(_picture(pixels)))
     engine.wait()
     return len(missing)
 
@@ -361,11 +386,11 @@ def _write_file(
     """Makes what is missing of a set in parts, then one file of them."""
     parts, total = path.with_name(f"{path.name}.parts"), sum(images.counts.values())
     if engine.is_main:
-        _claim(path, path.with_name(f"{path.name}.{RECORD}"), images.facts(form, engine))
-    missing = _missing(lambda: [True] * total if whole(path, total) else _covered(parts, total), total, engine)
+        claim(path, path.with_name(f"{path.name}.{RECORD}"), images.facts(form, engine))
+    missing = missing_of(lambda: [True] * total if whole(path, total) else _covered(parts, total), total, engine)
     for positions, made in images.generate(missing, engine, batch_size):
         if engine.is_main:
-            _save_parts(parts, positions, _pixels(made))
+            _save_parts(parts, positions, pixels_of(made))
     if engine.is_main:
         if not whole(path, total):
             write(images, path, _parts(parts, total))
@@ -374,7 +399,7 @@ def _write_file(
     return len(missing)
 
 
-def _missing(have: Callable[[], list[bool]], total: int, engine: Engine) -> Tensor:
+def missing_of(have: Callable[[], list[bool]], total: int, engine: Engine) -> Tensor:
     """Positions that are not there yet, [M]: the main process looks, all hear of it."""
     found = torch.tensor(have()) if engine.is_main else torch.zeros(total, dtype=torch.bool)
     shared = found.to(engine.device, torch.int64)
@@ -382,7 +407,7 @@ def _missing(have: Callable[[], list[bool]], total: int, engine: Engine) -> Tens
     return (shared == 0).nonzero().flatten().cpu()
 
 
-def _claim(target: Path, record: Path, facts: Mapping[str, Any]) -> None:
+def claim(target: Path, record: Path, facts: Mapping[str, Any]) -> None:
     """Notes beside images what they are made with; a note of a stopped run without images counts for nothing.
 
     Raises:
@@ -432,7 +457,7 @@ def _safe(name: str) -> str:
     return f"_{plain}" if reserved else plain
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Whether a file is a whole PNG."""
     try:
         with Image.open(path) as image:
@@ -443,7 +468,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_grid(path: Path, total: int) -> bool:
-    return _is_picture(path)
+    return is_picture(path)
 
 
 def _is_array(path: Path, total: int) -> bool:
@@ -519,4 +544,4 @@ def _write_picture(images: ImageSet, path: Path, parts: list[_Part]) -> None:
     cells = torch.full((len(counts), max(counts), *pixels.shape[1:]), 255, dtype=torch.uint8)
     for row, chosen in enumerate(pixels.split(counts)):
         cells[row, : len(chosen)] = chosen
-    write_bytes(path, _png(grid(cells)))
+    write_bytes(path, png(grid(cells)))

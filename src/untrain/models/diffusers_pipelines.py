@@ -1,4 +1,4 @@
-"""Whole pipelines of diffusers: another noise predictor inside, saved, and what they say of classes and schedule."""
+"""Whole pipelines of diffusers: loaded, saved with another noise predictor, what they say of classes and schedule."""
 
 import copy
 import shutil
@@ -9,13 +9,92 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
-from untrain.io import write_json
+from untrain.io import write_json, write_text
 from untrain.models.denoisers import FREQUENCIES, denoiser_name, local_folder, read_object
+from untrain.models.single_file import ENDINGS, load_single_file
+from untrain.models.text import SUPPORTED, check_pipeline
 
 _INDEX = "model_index.json"
+
+
+def load_pipeline(source: str | Path, *, config: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """A text-to-image pipeline with its weights, in evaluation mode, on the CPU.
+
+    It comes without a safety checker, which is of no use here: it blackens the very images that show what is left of a
+    concept. `save_diffusers` copies the checker that lies in the original's folder.
+
+    Args:
+        source: a folder that diffusers saved, a hub id, or a single file (see `load_single_file`).
+        config: of a single file, where its configuration and tokenizer are.
+        dtype: of all weights.
+
+    Raises:
+        CheckpointError: if it is missing, damaged, not whole, or no pipeline.
+        ModelError: if it is a pipeline of a class that is not supported; lists the supported ones.
+        SettingError: if a configuration is given beside a folder, or must be given and is not.
+    """
+    path = Path(source)
+    if path.is_file() or (path.suffix in ENDINGS and not path.is_dir()):
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist. Check the path.")
+        return load_single_file(path, config, dtype)
+    if config is not None:
+        raise SettingError(f"config is for single files, and {source} has its own configuration: leave it out.")
+    folder = local_folder(source)
+    if not (folder / _INDEX).is_file():
+        raise CheckpointError(f"{source} holds no pipeline: it has no {_INDEX}. Give the folder that has all parts.")
+    index = read_object(folder / _INDEX)
+    kind = _supported(index, source)
+    parts = {name: _part(folder, name, index[name], dtype) for name in _WEIGHTED if _is_entry(index.get(name))}
+    if "safety_checker" in index:
+        parts |= {"safety_checker": None, "requires_safety_checker": False}
+    try:
+        made = kind.from_pretrained(folder, torch_dtype=dtype, **parts)
+    except _UNREADABLE as error:
+        raise CheckpointError(f"the pipeline in {source} cannot be read: {error}") from error
+    check_pipeline(made)
+    return made
+
+
+_WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] in ("diffusers", "transformers")
+
+
+def _supported(index: Mapping[str, Any], source: str | Path) -> Any:
+    """The class of a pipeline by its name in model_index.json; others are refused before any weight is read."""
+    import diffusers
+
+    name = str(index.get("_class_name"))
+    kind = getattr(diffusers, name, None)
+    if not {each.__name__ for each in getattr(kind, "__mro__", ())} & set(SUPPORTED):
+        raise ModelError(f"{source} holds a {name}; supported are {' and '.join(SUPPORTED)}.")
+    return kind
+
+
+def _part(folder: Path, name: str, entry: Sequence[str], dtype: torch.dtype) -> Any:
+    """A part with weights, all of which must be in its folder: the libraries draw missing ones at random."""
+    import safetensors
+
+    try:
+        kind = getattr(__import__(entry[0]), entry[1])
+        made, found = kind.from_pretrained(folder / name, torch_dtype=dtype, output_loading_info=True)
+    except (safetensors.SafetensorError, *_UNREADABLE) as error:
+        raise CheckpointError(f"the {name} in {folder} cannot be read: {error}") from error
+    wrong = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in found.get(kind) or ()]
+    if wrong:
+        raise CheckpointError(
+            f"the {name} in {folder} lacks {len(wrong)} of its weights, or has them in another shape ({wrong[0]}): it "
+            "is damaged, or was saved for another configuration than beside it. Get the folder again."
+        )
+    return made
 
 
 def with_denoiser(pipeline: Any, module: nn.Module) -> Any:
@@ -30,7 +109,7 @@ def with_denoiser(pipeline: Any, module: nn.Module) -> Any:
     return twin
 
 
-def save_diffusers(original: Any, module: nn.Module, target: str | Path) -> None:
+def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: str | None = None) -> None:
     """Writes a folder that diffusers loads (`from_pretrained` of the pipeline's or the module's class), whole or not.
 
     Of a pipeline, everything but the noise predictor is the original's. Nothing else of the original's folder is
@@ -40,6 +119,7 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path) -> None
         original: the folder or hub id of a pipeline or model, a pipeline, or a module or None for the module alone.
         module: the noise predictor with the new weights.
         target: the folder. A model in it is replaced.
+        card: the text of README.md, as `model_card` writes it; None: there is none, the original's is not copied.
 
     Raises:
         FolderError: if the folder holds something else than a model, or cannot be written.
@@ -55,6 +135,8 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path) -> None
             "trained: its pipelines' samples will differ a little from the ones made here.",
             stacklevel=2,
         )
+    if isinstance(original, str | Path) and Path(original).is_file():
+        raise CheckpointError(f"{original} is a single file: hand over the pipeline that was loaded from it.")
     source = local_folder(original) if isinstance(original, str | Path) else None
     if source is not None and source.resolve() == Path(target).resolve():
         raise SettingError(f"{target} holds the original, which would be lost: save to another folder.")
@@ -66,6 +148,8 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path) -> None
         else:
             with_denoiser(original, plain).save_pretrained(folder)
             _keep_labels(original, folder)
+        if card is not None:
+            write_text(folder / "README.md", card)
 
 
 def _save_around(source: Path, module: Any, folder: Path) -> None:
@@ -184,17 +268,19 @@ def class_named(labels: Sequence[str], name: str) -> int:
 
 
 _SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_PREDICTIONS = {"epsilon": "noise ('epsilon')", "v_prediction": "velocity ('v_prediction')"}
 
 
-def schedule_of(source: Any) -> dict[str, Any]:
+def schedule_of(source: Any, predictions: Sequence[str] = ("epsilon",)) -> dict[str, Any]:
     """The diffusion that a pipeline was trained on, as settings of the task.
 
     Args:
         source: a folder or hub id, or a pipeline.
+        predictions: what the task lets a model predict, by the names of diffusers.
 
     Returns:
-        {"timesteps": T, "schedule": how β grows, "beta_start": …, "beta_end": …}; nothing where there is no scheduler,
-        as beside a model that was saved alone.
+        {"timesteps": T, "schedule": how β grows, "beta_start": …, "beta_end": …}, and "prediction" where several are
+        allowed; nothing where there is no scheduler, as beside a model that was saved alone.
 
     Raises:
         ModelError: if the scheduler belongs to another kind of diffusion. CheckpointError: if it cannot be read.
@@ -205,10 +291,10 @@ def schedule_of(source: Any) -> dict[str, Any]:
     name = config.get("_class_name", "the scheduler")
     if "beta_schedule" not in config:
         raise ModelError(f"{name} has no schedule of β: only diffusion models that predict noise can be unlearned.")
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise ModelError(
-            f"the model predicts {config['prediction_type']!r}, as its scheduler says; only noise ('epsilon') can be."
-        )
+    predicted = config.get("prediction_type", "epsilon")
+    if predicted not in predictions:
+        known = " and ".join(_PREDICTIONS[each] for each in predictions)
+        raise ModelError(f"the model predicts {predicted!r}, as its scheduler says; only {known} can be.")
     odd = [key for key in ("trained_betas", "rescale_betas_zero_snr") if _given(config.get(key))]
     if odd or config["beta_schedule"] not in _SCHEDULES:
         what = f"{odd[0]} in its configuration" if odd else f"the schedule {config['beta_schedule']!r}"
@@ -218,7 +304,7 @@ def schedule_of(source: Any) -> dict[str, Any]:
         "schedule": config["beta_schedule"],
         "beta_start": float(config["beta_start"]),
         "beta_end": float(config["beta_end"]),
-    }
+    } | ({"prediction": predicted} if len(predictions) > 1 else {})
 
 
 def _given(value: Any) -> bool:

@@ -3,9 +3,14 @@
 from untrain.errors import SettingError, lookup
 from untrain.tasks.class_diffusion import ClassDiffusion
 from untrain.tasks.classification import Classification
+from untrain.tasks.text_to_image import TextToImage
 from untrain.types import Task
 
-TASKS: dict[str, type] = {"classification": Classification, "class-diffusion": ClassDiffusion}
+TASKS: dict[str, type] = {
+    "classification": Classification,
+    "class-diffusion": ClassDiffusion,
+    "text-to-image": TextToImage,
+}
 """Task name → class; its fields are the task's settings."""
 
 

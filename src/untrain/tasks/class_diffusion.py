@@ -8,7 +8,6 @@ theirs: x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,39 +16,11 @@ from torch import Tensor, nn
 from untrain.engine import generator_of, modes_kept
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.sampling import Sampler, denoise, noise_of
+from untrain.tasks.diffusion import LATENTS, Diffusion
 from untrain.types import Batch, Role, Variant
 
-Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-LATENTS = ("latent_mean", "latent_std")
 MIRRORED = ("mirrored_mean", "mirrored_std")
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    """The diffusion that a class-conditional generator is trained on, and how it is trained."""
-
-    timesteps: int = 1000
-    """T, steps of the diffusion."""
-    schedule: Schedule = "linear"
-    """How β grows over the steps, by the names of diffusers."""
-    beta_start: float = 1e-4
-    """β of the first step."""
-    beta_end: float = 0.02
-    """β of the last step. A pipeline's or a checkpoint's own schedule takes the place of these four."""
-    draws: Literal["antithetic", "uniform"] = "antithetic"
-    """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""
-    drop: float = 0.1
-    """Probability that a sample's class is dropped in training and in retain steps; never when forgetting."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Of the squared error over pixels. "mean" keeps a gradient's norm independent of the image size, so that one
-    clipping norm fits all; published DDPM settings (α, clipping) are for "sum"."""
-    redirect: Literal["next", "random"] = "next"
-    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        if not 0 <= self.drop < 1 or self.timesteps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
-            raise SettingError("drop must be in [0, 1), timesteps ≥ 1 and 0 < beta_start ≤ beta_end < 1.")
+Redirect = Literal["next", "random"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +35,8 @@ class ClassDiffusion(Diffusion):
 
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
 
+    redirect: Redirect = "next"
+    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
     num_classes: int | None = None
     """Classes, without the one that stands for "no class"; None: read off the model's configuration."""
     null_class: int | None = None
@@ -126,7 +99,7 @@ class ClassDiffusion(Diffusion):
         clean = self._clean(batch, generator, mirror=self.flip and role in ("train", "forget", "retain"))
         labels = self._checked(batch["label"])
         count = len(clean)
-        timestep = self._timesteps(count, generator).to(clean.device)
+        timestep = self.drawn_timesteps(count, generator).to(clean.device)
         noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
         condition = labels
         if role in ("train", "retain") and self.drop and self.null_class is not None:
@@ -155,12 +128,6 @@ class ClassDiffusion(Diffusion):
         mean, std = (torch.where(chosen, b, a) for a, b in zip(own, other, strict=True))
         return mean + std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
 
-    def _timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        if self.draws == "uniform":
-            return torch.randint(0, self.timesteps, (count,), generator=generator)
-        half = torch.randint(0, self.timesteps, ((count + 1) // 2,), generator=generator)
-        return torch.cat([half, self.timesteps - 1 - half])[:count]
-
     def _checked(self, labels: Tensor) -> Tensor:
         if labels.ndim != 1 or labels.is_floating_point():
             raise DataError(f"labels must be whole numbers [B], not {labels.dtype} {list(labels.shape)}.")
@@ -172,28 +139,6 @@ class ClassDiffusion(Diffusion):
             bad = int(labels[(labels < 0) | (labels >= self.num_classes)][0])
             raise DataError(f"label {bad} lies outside the model's {self.num_classes} classes, numbered from 0.")
         return labels.long()
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """ᾱ_t, [T], float64."""
-        return _alphas_cumprod(self.schedule, self.timesteps, self.beta_start, self.beta_end)
-
-    def _at(self, values: Tensor, timestep: Tensor, like: Tensor) -> Tensor:
-        """One number of the schedule for each sample, as wide as `like`, [B, 1, 1, 1]."""
-        return values.to(like.device)[timestep].to(like.dtype)[:, None, None, None]
-
-    def at(self, batch: Batch, timestep: Tensor, seen: Tensor | None = None) -> Batch:
-        """The drawn batch at these timesteps, [B]: its input noised so far, or x_t = `seen`, [B, C, H, W]."""
-        moved = {**batch, "timestep": timestep}
-        moved.pop("seen", None)
-        return moved if seen is None else {**moved, "seen": seen}
-
-    def noisy(self, batch: Batch) -> Tensor:
-        """x_t, [B, C, H, W]: the batch's "seen" where it has one, else the noised input."""
-        if "seen" in batch:
-            return batch["seen"]
-        kept = self._at(self.alphas_cumprod, batch["timestep"], batch["input"])
-        return kept.sqrt() * batch["input"] + (1 - kept).sqrt() * batch["noise"]
 
     def _predict(self, model: nn.Module, batch: Batch, condition: Tensor) -> Tensor:
         """All that the model gives for x_t, its variance included."""
@@ -213,15 +158,11 @@ class ClassDiffusion(Diffusion):
         """
         out = self._predict(model, batch, batch["condition"])
         if not self.learned_variance:
-            return self._squared(out, batch["noise"])
+            return self.squared(out, batch["noise"])
         noise, variance = out.chunk(2, dim=1)
         bound = self._variational(noise.detach(), variance, batch).flatten(1)
         bound = bound.sum(1) if self.reduction == "sum" else bound.mean(1)
-        return self._squared(noise, batch["noise"]) + bound
-
-    def _squared(self, a: Tensor, b: Tensor) -> Tensor:
-        errors = (a - b).square().flatten(1)
-        return errors.sum(1) if self.reduction == "sum" else errors.mean(1)
+        return self.squared(noise, batch["noise"]) + bound
 
     def _variational(self, noise: Tensor, variance: Tensor, batch: Batch) -> Tensor:
         """L_t of the variational bound in bits, per pixel: KL(q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t)); at t = 0 the
@@ -235,24 +176,20 @@ class ClassDiffusion(Diffusion):
         beta = 1 - kept / before
         posterior = beta * (1 - before) / (1 - kept)
         low = torch.cat([posterior[1:2], posterior[1:]]).log() if len(posterior) > 1 else beta.log()
-        log_low, log_high = self._at(low, t, clean), self._at(beta.log(), t, clean)
+        log_low, log_high = _at(low, t, clean), _at(beta.log(), t, clean)
         log_variance = (variance + 1) / 2 * log_high + (1 - variance) / 2 * log_low
         to_clean, to_noisy = (
-            self._at(values, t, clean)
+            _at(values, t, clean)
             for values in (before.sqrt() * beta / (1 - kept), (1 - before) * (kept / before).sqrt() / (1 - kept))
         )
         noisy = self.noisy(batch)
-        scale = self._at(kept, t, clean)
+        scale = _at(kept, t, clean)
         guessed = (noisy - (1 - scale).sqrt() * noise) / scale.sqrt()
         true_mean, mean = (to_clean * x + to_noisy * noisy for x in (clean, guessed))
         kl = 0.5 * (log_variance - log_low - 1 + (log_low - log_variance).exp())
         kl = kl + 0.5 * (true_mean - mean).square() * (-log_variance).exp()
         first = (t == 0)[:, None, None, None]
         return torch.where(first, -_discretized_log_likelihood(clean, mean, log_variance / 2), kl) / math.log(2)
-
-    def divergence(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """Squared distance of predicted noises, [B]; up to a factor the KL of the two Gaussians. No temperature."""
-        return self._squared(outputs, targets)
 
     def variant(self, batch: Batch, kind: Variant) -> Batch:
         """The batch conditioned on another class, or on none."""
@@ -280,7 +217,7 @@ class ClassDiffusion(Diffusion):
         """
         with torch.no_grad():
             target = self.outputs(teacher, self.variant(batch, "redirect"))
-        return self._squared(self.outputs(model, {**batch, "condition": batch["label"]}), target)
+        return self.squared(self.outputs(model, {**batch, "condition": batch["label"]}), target)
 
     def condition(self, batch: Batch) -> Tensor:
         """The classes, [B]; a dropped one is still the sample's."""
@@ -346,6 +283,11 @@ class ClassDiffusion(Diffusion):
         return (1 + guidance) * conditional - guidance * unconditional
 
 
+def _at(values: Tensor, timestep: Tensor, like: Tensor) -> Tensor:
+    """One number of the schedule for each sample, as wide as `like`, [B, 1, 1, 1]."""
+    return values.to(like.device)[timestep].to(like.dtype)[:, None, None, None]
+
+
 def embedded_classes(model: nn.Module) -> int | None:
     """Rows of the model's embedding of classes, "no class" included; None where none is known.
 
@@ -358,16 +300,6 @@ def embedded_classes(model: nn.Module) -> int | None:
         if name.rpartition(".")[2] == "class_embedding" and isinstance(module, nn.Embedding):
             return module.num_embeddings
     return None
-
-
-@lru_cache(maxsize=8)
-def _alphas_cumprod(schedule: Schedule, steps: int, start: float, end: float) -> Tensor:
-    try:
-        from diffusers import DDPMScheduler
-    except ImportError as error:
-        raise SettingError("class diffusion needs diffusers: pip install 'untrain[diffusion]'.") from error
-    made: Any = DDPMScheduler(num_train_timesteps=steps, beta_start=start, beta_end=end, beta_schedule=schedule)
-    return (1 - made.betas.double()).cumprod(0)
 
 
 def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

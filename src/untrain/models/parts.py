@@ -1,0 +1,89 @@
+"""What of a model is trained: all of it, the attention to texts, the rest, or what patterns of names match."""
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from untrain.errors import SettingError, UnknownName, unknown
+
+PARTS = ("full", "xattn", "noxattn", "selfattn", "notime")
+"""Parts of a UNet by the names of Gandikota et al. 2023: all of it; cross-attention alone; all but cross-attention,
+the embedding of time and the output; self-attention alone; all but the embedding of time and the output."""
+
+_OUTER = ("time_embedding.", "conv_norm_out.", "conv_out.")
+"""The embedding of time and the output; in the layout that the names were made for, `time_embed` and `out`."""
+
+
+def train_parts(module: nn.Module, parts: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Sets which parameters are trained; Fisher, mask and every step then cover exactly these.
+
+    Args:
+        module: a UNet; of other modules only "full" and patterns.
+        parts: one of `PARTS`; or patterns of parameter names with * and ?, each of which must match; None: those
+            that require a gradient already, as adapters' do, are left to.
+
+    Returns:
+        The names of the trained parameters, in the module's order.
+
+    Raises:
+        UnknownName: a name is neither a part nor a pattern.
+        SettingError: a pattern matches nothing, or nothing is left.
+    """
+    names = [name for name, p in module.named_parameters() if p.is_floating_point()]
+    if parts is None:
+        chosen = {name for name, p in module.named_parameters() if p.requires_grad}
+    elif isinstance(parts, str) and parts in PARTS:
+        chosen = _part(module, parts, names)
+    else:
+        chosen = _matching([parts] if isinstance(parts, str) else parts, names)
+    if not chosen:
+        raise SettingError(
+            f"{type(module).__name__} has no parameter to train under parts={parts!r}: choose one of "
+            f"{', '.join(PARTS)}, or patterns such as '*.attn2.*'."
+        )
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return tuple(name for name in names if name in chosen)
+
+
+def _part(module: nn.Module, part: str, names: Sequence[str]) -> set[str]:
+    if part == "full":
+        return set(names)
+    cross, itself = (_attention(module, names, crosses) for crosses in (True, False))
+    if part in ("xattn", "selfattn"):
+        return cross if part == "xattn" else itself
+    inner = {name for name in names if not name.startswith(_OUTER)}
+    return inner - cross if part == "noxattn" else inner
+
+
+def _attention(module: nn.Module, names: Sequence[str], crosses: bool) -> set[str]:
+    """Parameters of attention layers that look at the text, or at the image itself, whatever these are called."""
+    layers = tuple(
+        f"{name}." for name, layer in module.named_modules() if getattr(layer, "is_cross_attention", None) is crosses
+    )
+    return {name for name in names if layers and name.startswith(layers)}
+
+
+def _matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(names, pattern)
+        if not found and not set(pattern) & set("*?[."):
+            raise UnknownName(unknown("part", pattern, PARTS))
+        if not found:
+            raise SettingError(f"no parameter is called {pattern!r}; the first of {len(names)} is {names[0]!r}.")
+        chosen.update(found)
+    return chosen
+
+
+@contextmanager
+def trained(module: nn.Module, parts: str | Sequence[str] | None) -> Iterator[tuple[str, ...]]:
+    """Inside the block these parts are trained; afterwards every parameter requires a gradient as it did before."""
+    before = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
+    try:
+        yield train_parts(module, parts)
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(before[name])

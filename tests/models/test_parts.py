@@ -1,0 +1,59 @@
+"""What of a model is trained."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from small_pipelines import drawn
+from untrain.concepts import (
+    ConceptImages,
+    text_task,
+)
+from untrain.engine import Engine
+from untrain.errors import SettingError, UnknownName
+from untrain.fisher import fisher_diagonal
+from untrain.models.parts import PARTS, train_parts, trained
+from untrain.sampling import Sampler
+
+ENGINE = Engine(torch.device("cpu"))
+FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)
+
+
+def test_parts_are_those_of_their_names(pipe: Any) -> None:
+    unet = copy.deepcopy(pipe.unet)
+    names = [name for name, _ in unet.named_parameters()]
+    outer = [n for n in names if n.split(".")[0] in ("time_embedding", "conv_norm_out", "conv_out")]
+    expected = {
+        "full": names,
+        "xattn": [n for n in names if ".attn2." in n],
+        "selfattn": [n for n in names if ".attn1." in n],
+        "notime": [n for n in names if n not in outer],
+        "noxattn": [n for n in names if n not in outer and ".attn2." not in n],
+    }
+    assert set(expected) == set(PARTS)
+    for part, wanted in expected.items():
+        assert list(train_parts(unet, part)) == wanted and wanted
+        assert [n for n, p in unet.named_parameters() if p.requires_grad] == wanted
+        assert set(fisher_diagonal(unet, text_task(pipe), [drawn(pipe, text_task(pipe))])) == set(wanted)
+    keys = train_parts(unet, ["*.attn2.to_k.*", "conv_in.bias"])
+    assert "conv_in.bias" in keys and all(n == "conv_in.bias" or ".attn2.to_k." in n for n in keys)
+    with trained(unet, "full") as all_names:
+        assert list(all_names) == names
+    assert tuple(n for n, p in unet.named_parameters() if p.requires_grad) == keys == train_parts(unet, None)
+
+
+def test_an_empty_choice_is_an_error(pipe: Any) -> None:
+    unet = copy.deepcopy(pipe.unet)
+    with pytest.raises(UnknownName, match="Did you mean 'xattn'"):
+        train_parts(unet, "xatn")
+    with pytest.raises(SettingError, match="no parameter is called"):
+        train_parts(unet, ["*.attn2.*", "*.attn3.*"])
+    with pytest.raises(SettingError, match="no parameter to train"):
+        train_parts(unet, [])
+    with pytest.raises(SettingError, match="no parameter to train"):
+        train_parts(nn.Linear(2, 2), "xattn")
+    with pytest.raises(SettingError, match="no parameter to train"):
+        train_parts(unet.requires_grad_(False), None)
