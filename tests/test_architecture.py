@@ -24,9 +24,11 @@ ORDER = [
         "tasks",
         "images",
         "concepts",
+        "prompts",
         "fisher",
         "saliency",
         "methods",
+        "small_pipeline",
     ),
     *("evaluation", "report", "api", "config", "kinds", "pipeline", "sample_command", "comparison", "cli"),
 ]

@@ -1,7 +1,9 @@
-"""`untrain sample` on small models that diffusers saved: every form, going on, seeds, and what is refused."""
+"""`untrain sample` on small models that diffusers saved: every form, prompts, going on, seeds, and what is refused."""
 
+import errno
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 from PIL import Image
 
+import untrain.io as io_of_files
+from command_line import files, untrain
+from small_pipelines import TEXTS, stable_diffusion
 from test_readme import ROOT, commands
 from untrain.engine import generator_of
-from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
+from untrain.errors import CheckpointError, DataError, FolderError, ModelError, SettingError, UnknownName
 from untrain.images import to_uint8
 from untrain.models.checkpoints import save
 from untrain.models.denoisers import build_denoiser
@@ -296,15 +301,194 @@ def test_out_that_holds_something_else(saved, tmp_path):
         run(saved, "--form", "folder", "--count", "1", "--out", tmp_path / "set", "--seed", "1", *QUICK)
 
 
+# Prompts.
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory):
+    """A StableDiffusionPipeline of single letters, in float32: images of 16×16, a window of 24 tokens."""
+    pipeline = stable_diffusion(tmp_path_factory.mktemp("tokenizer"))
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.float()
+    folder = tmp_path_factory.mktemp("models") / "small-sd"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text(
+        f'\ufeffprompt,case_number,evaluation_seed,evaluation_guidance,,\n"{TEXTS[0]}",7,123,3.0,,\n{TEXTS[1]},9,,,,\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_prompts_of_a_table(sd, table, tmp_path, capsys):
+    """The table's seed and guidance are diffusers' own; the other prompt has what the flags say."""
+    from diffusers import StableDiffusionPipeline
+
+    words = (sd, "--prompts", table, "--guidance", "2", "--count", "2", "--out", tmp_path / "set", *QUICK)
+    run(*words)
+    assert capsys.readouterr().out == f"{tmp_path}/set: 4 images made.\n"
+    assert files(tmp_path / "set") == ["7_0.png", "7_1.png", "9_0.png", "9_1.png", "samples.json"]
+    record = json.loads((tmp_path / "set/samples.json").read_text())
+    assert record["sampler"] == {"steps": 3, "guidance": 2.0, "width": None, "height": None, "seed": 0}
+    pipeline = StableDiffusionPipeline.from_pretrained(sd)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(123)
+    (image,) = pipeline(TEXTS[0], num_inference_steps=3, guidance_scale=3.0, generator=generator).images
+    assert np.abs(pixels(tmp_path / "set/7_0.png") - np.asarray(image)).max() <= 1
+    run(*words, "--batch-size", "1")
+    assert capsys.readouterr().out == f"{tmp_path}/set: 0 images made, 4 were there.\n"
+
+
+def test_prompts_without_out_and_of_another_size(sd, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(sd, "--prompts", table, "--width", "24", "--height", "32", *QUICK)
+    assert pixels("samples/small-sd/9_0.png").shape == (32, 24, 3)
+
+
+def test_seeds_of_prompts(sd, table, tmp_path):
+    """The table's seed stays; the other prompt's follows the flag."""
+    for seed in (0, 1):
+        run(sd, "--prompts", table, "--seed", seed, "--out", tmp_path / str(seed), *QUICK)
+    same, other = (pixels(tmp_path / "0" / name) - pixels(tmp_path / "1" / name) for name in ("7_0.png", "9_0.png"))
+    assert not same.any() and np.abs(other).max() > 5
+
+
+def test_a_disk_that_fills(sd, table, tmp_path, monkeypatch):
+    """What is whole stays, nothing half is left, the exit code says so, and the same command goes on."""
+    sync, done = os.fsync, []
+
+    def full(handle):
+        done.append(handle)
+        if len(done) == 4:  # the record, two images
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(handle)
+
+    words = ("sample", sd, "--prompts", table, "--count", 2, "--batch-size", 3, "--out", tmp_path / "set", *QUICK)
+    monkeypatch.setattr(io_of_files.os, "fsync", full)
+    code, out, err = untrain(*words)
+    monkeypatch.undo()
+    assert (code, out) == (1, "")
+    assert "9_0.png cannot be written: No space left on device. Free some space or choose another folder." in err
+    assert files(tmp_path / "set") == ["7_0.png", "7_1.png", "samples.json"]
+    code, out, err = untrain(*words)
+    assert code == 0 and out.endswith("set: 2 images made, 2 were there.\n")
+
+
+@pytest.mark.filterwarnings("default:.*longer than the text encoder")
+def test_long_prompts_are_said_on_the_command_line(sd, tmp_path):
+    path = tmp_path / "prompts.csv"
+    path.write_text("prompt\na cat\n" + "a red circle " * 3 + "\n")
+    code, _, err = untrain("sample", sd, "--prompts", path, "--out", tmp_path / "set", *QUICK)
+    assert code == 0
+    assert "untrain: warning: 1 of 2 prompts are longer than the text encoder's window and are cut" in err
+    assert "case 1, line 3: 32 tokens" in err
+
+
+@pytest.fixture
+def text_run(sd, tmp_path):
+    """The folder of a run of task text-to-image, as far as this command looks at it."""
+    folder = tmp_path / "text-run"
+    folder.mkdir()
+    recipe = {
+        "name": "text-run",
+        "task": "text-to-image",
+        "model": {"checkpoint": str(sd)},
+        "methods": {"sfron": {}, "esd": {}},
+        "concepts": {"forget": [{"prompt": TEXTS[0]}], "retain": [{"prompt": TEXTS[1]}]},
+        "generation": {"sampler": {"steps": 4, "guidance": 1.5}},
+    }
+    (folder / "config.yaml").write_text(json.dumps(recipe))
+    (folder / "sfron").symlink_to(sd)
+    return folder
+
+
+def test_prompts_of_a_run(text_run, table, capsys):
+    """As the run samples: its steps, and guidance in the scale of pipelines."""
+    run(text_run, "--prompts", table, "--device", "cpu")
+    record = json.loads((text_run / "samples/sfron/samples.json").read_text())
+    assert (record["sampler"]["steps"], record["sampler"]["guidance"]) == (4, 2.5)
+    run(text_run, "--prompts", table, "--model", "original", *QUICK)
+    assert files(text_run / "samples/original") == ["7_0.png", "9_0.png", "samples.json"]
+    with pytest.raises(UnknownName, match="unknown model of .*'esd'.*Known: original, sfron"):
+        run(text_run, "--prompts", table, "--model", "esd", *QUICK)
+    with pytest.raises(SettingError, match=r"a run of task text-to-image: .* --prompts FILE\.csv"):
+        run(text_run, *QUICK)
+
+
+def test_the_original_that_a_run_has_trained(text_run, sd, table):
+    """Its recipe has no checkpoint; the manifest says where it was kept."""
+    path = text_run / "config.yaml"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": {}, "data": {"name": "shapes"}}))
+    words = (text_run, "--prompts", table, "--model", "original", *QUICK)
+    with pytest.raises(CheckpointError, match="does not tell where its original pipeline is"):
+        run(*words)
+    (text_run / "manifest.json").write_text(json.dumps({"models": {"original": {"source": str(sd)}}}))
+    run(*words)
+    assert files(text_run / "samples/original") == ["7_0.png", "9_0.png", "samples.json"]
+
+
+def test_a_run_of_classes_knows_no_prompts(run_folder, table):
+    with pytest.raises(SettingError, match="run of task class-diffusion, which knows no prompts"):
+        run(run_folder[0], "--prompts", table, *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--classes", "1"), "--classes does not go with --prompts"),
+        (("--eta", "1"), "--eta does not go with --prompts"),
+        (("--spacing", "quadratic"), "--spacing does not go with --prompts"),
+        (("--form", "npz"), "--form does not go with --prompts"),
+        (("--width", "17"), "width must be a multiple of 8 pixels, not 17"),
+        (("--steps", "0"), "steps ≥ 1"),
+        (("--guidance", "-1"), "guidance ≥ 0"),
+        (("--count", "0"), "--count must be at least 1"),
+        (("--model", "original"), "is none. Leave --model out"),
+    ],
+)
+def test_bad_words_with_prompts(sd, table, tmp_path, words, message):
+    with pytest.raises(SettingError, match=message):
+        run(sd, "--prompts", table, "--out", tmp_path / "set", *QUICK, *words)
+    assert not (tmp_path / "set").exists()
+
+
+def test_bad_tables_and_sources_of_prompts(sd, saved, dit, table, tmp_path):
+    path = tmp_path / "bad.csv"
+    for text, message in (("text\na\n", "no column called prompt"), ("prompt,x\na,1\n,2\n", "line 3: the prompt is")):
+        path.write_text(text)
+        code, _, err = untrain("sample", sd, "--prompts", path, "--out", tmp_path / "set", *QUICK)
+        assert code == 1 and "bad.csv" in err and message in err
+    with pytest.raises(DataError, match=r"missing\.csv cannot be read"):
+        run(sd, "--prompts", tmp_path / "missing.csv", *QUICK)
+    with pytest.raises(ModelError, match="a DiTPipeline; supported are StableDiffusionPipeline and StableDiffusionXL"):
+        run(dit, "--prompts", table, "--out", tmp_path / "set", *QUICK)
+    with pytest.raises(CheckpointError):
+        run(saved, "--prompts", table, "--out", tmp_path / "set", *QUICK)
+    with pytest.raises(SettingError, match=r"holds a StableDiffusionPipeline: .* --prompts FILE\.csv"):
+        run(sd, "--out", tmp_path / "a.png", *QUICK)
+    with pytest.raises(SettingError, match="--width goes with --prompts alone"):
+        run(saved, "--width", "16", "--out", tmp_path / "a.png", *QUICK)
+    assert not (tmp_path / "set").exists() and not (tmp_path / "a.png").exists()
+
+
+# The page and the help.
+
+
 PAGE = ROOT / "docs/sampling.md"
 
 
 @pytest.mark.parametrize("words", [words for words in commands(PAGE) if words[0] == "untrain"], ids=" ".join)
-def test_commands_of_the_page_run(words, dit, run_folder, tmp_path, monkeypatch):
+def test_commands_of_the_page_run(words, dit, run_folder, sd, text_run, table, tmp_path, monkeypatch):
     """On small models in the place of the page's, in three steps."""
     monkeypatch.chdir(tmp_path)
-    assert words[1] == "sample"
-    source = run_folder[0] if words[2].startswith("runs/") else dit
+    assert words[1] == "sample" and table == tmp_path / "prompts.csv"
+    runs, folders = (text_run, sd) if "--prompts" in words else (run_folder[0], dit)
+    source = runs if words[2].startswith("runs/") else folders
     run(source, *words[3:], "--count", "1", *QUICK)
     assert [path for path in tmp_path.rglob("*samples.json") if path.is_file()]
 
@@ -315,6 +499,7 @@ def test_help_explains_every_flag(capsys):
     for flag in (
         *("--model", "--classes", "--count", "--seed", "--steps", "--eta", "--spacing", "--guidance"),
         *("--batch-size", "--form", "--out", "--device", "--precision"),
+        *("--prompts", "--width", "--height", "--config"),
     ):
         assert f"\n  {flag} " in text
     assert "(1 + s) ε(x, c) − s ε(x, ∅)" in text

@@ -35,6 +35,10 @@ from untrain.sampling import Sampler
 from untrain.tasks.text_to_image import TextToImage
 from untrain.types import Batch
 
+CACHE = ".concepts.tmp"
+"""Folder of images and latents within a run's; by its name a temporary one, which is no part of a run."""
+PIXELS = 1 << 20
+"""So many are encoded at once, of small images."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -224,7 +228,7 @@ class ConceptSet(Dataset[Batch]):
     """
 
     in_memory = True
-    ids = None
+    ids: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -438,7 +442,9 @@ class _Maker:
                 self._made(concept, prompts) if source is None else source
                 for concept, source in zip(concepts, sources, strict=True)
             ]
-            encoded = encode(pipeline.vae, _Joined(whole, labels), engine, batch_size=self.how.batch_size)
+            joined = _Joined(whole, labels)
+            at_once = max(self.how.batch_size, PIXELS // (joined.shape[1] * joined.shape[2]))
+            encoded = encode(pipeline.vae, joined, engine, batch_size=at_once)
         finally:
             for part, home in homes.items():
                 part.to(home)
@@ -470,7 +476,7 @@ class _Joined(Dataset[Batch]):
     """Sources one after another, labelled anew: as much of a source as encoding looks at."""
 
     in_memory = False
-    ids = None
+    ids: tuple[str, ...] | None = None
 
     def __init__(self, sources: Sequence[Source], labels: Tensor) -> None:
         self.sources = sources
@@ -524,6 +530,12 @@ def until_done(folder: Path | None, engine: Engine, *, keep: bool = False) -> It
             yield Path(place)
         return
     yield folder
+    if not keep:
+        remove(folder, engine)
+
+
+def remove(folder: Path, engine: Engine) -> None:
+    """Removes what was computed once, when all processes are done with it."""
     engine.wait()
-    if engine.is_main and not keep:
+    if engine.is_main:
         shutil.rmtree(folder, ignore_errors=True)

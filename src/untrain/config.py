@@ -5,11 +5,12 @@ from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from untrain.concepts import ConceptImages
 from untrain.engine import Precision
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods import find
@@ -17,6 +18,7 @@ from untrain.methods.base import Choice, Method, Optimizer, Range, Space
 from untrain.methods.retrain import Retrain
 from untrain.sampling import Sampler
 from untrain.settings import fits, hints_of, options, section_of, words
+from untrain.small_pipeline import Frame
 from untrain.tasks.class_diffusion import Redirect
 from untrain.tasks.diffusion import Diffusion as DiffusionSettings
 
@@ -88,11 +90,14 @@ class Model:
     """Model, see `untrain list`; MODULE:FACTORY for your own. Null: small-cnn, unet-small for class-diffusion, or what
     the checkpoint's folder says."""
     checkpoint: str | None = None
-    """File of the original model's weights, or for a generator a folder or hub id of diffusers; null: the recipe
-    trains it."""
+    """File of the original model's weights, or for a generator a folder or hub id of diffusers, or for text-to-image
+    also a single .safetensors or .ckpt file; null: the recipe trains it."""
     vae: str | None = None
     """Folder or hub id of an AutoencoderKL, in whose latents a generator works; null: that of the checkpoint's
     pipeline, or none, and pixels are generated."""
+    config: str | None = None
+    """Of a text-to-image pipeline in a single file: folder or hub id of a pipeline of the same architecture, or a
+    folder with CLIP's vocab.json and merges.txt."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the model's builder."""
 
@@ -144,8 +149,77 @@ class Judge:
     """File of its weights; null: it is trained here on the training images."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of its builder."""
+    classes: list[str] = field(default_factory=list)
+    """Names of its classes, in order, where the data do not tell: for a checkpoint that judges text-to-image."""
     train: Retrain = Retrain(epochs=20.0, optimizer=Optimizer("sgd", 0.05, 0.9, 5e-4))
     """How it is trained."""
+    batch_size: int | None = None
+    """Images in each step of its training; null: the recipe's."""
+
+
+@dataclass(frozen=True)
+class ConceptEntry:
+    """A concept of a text-to-image recipe: a prompt, or all captions of the data that hold a word."""
+
+    prompt: str | None = None
+    """The text, as it would be given to the pipeline."""
+    anchor: str | None = None
+    """The text that it is redirected to; null: of what is forgotten the empty prompt."""
+    images: str | None = None
+    """Folder of images of it; null: the pipeline makes them."""
+    label: str | None = None
+    """What the judge calls it."""
+    containing: str | None = None
+    """A word instead of a prompt: every caption of the data with it, and its images there."""
+    instead: str | None = None
+    """The word that takes its place in the anchors."""
+
+    def __post_init__(self) -> None:
+        """Checks that it is one of the two."""
+        if (self.prompt is None) == (self.containing is None):
+            raise SettingError("a concept needs either prompt or containing: a text, or a word of the data's captions.")
+        wrong = ("anchor", "images") if self.prompt is None else ("instead",)
+        for name in wrong:
+            if getattr(self, name) is not None:
+                kind = "containing" if self.prompt is None else "prompt"
+                raise SettingError(f"{name} does not go with {kind}, which is {getattr(self, kind)!r}.")
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """What a text-to-image pipeline must forget and keep."""
+
+    forget: list[ConceptEntry] = field(default_factory=list)
+    """Concepts to forget: prompts, or {prompt, anchor, images, label}, or {containing, instead}."""
+    retain: list[ConceptEntry] = field(default_factory=list)
+    """Concepts to keep, likewise; empty: all other captions of the data."""
+    images: ConceptImages = ConceptImages()
+    """How images are made of concepts that come without any."""
+    keep: bool = False
+    """Keep these images and their latents, in RUN/concepts; else they are removed when the run ends."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What looks for the concept in a text-to-image pipeline's images."""
+
+    detector: Literal["judge", "nudity"] = "judge"
+    """The classifier of the section judge, or NudeNet."""
+    threshold: float = 0.6
+    """NudeNet's score from which on a body part counts as found."""
+    forget_prompts: str | None = None
+    """A CSV file of prompts that ask for the concept, with a column called prompt; null: the forgotten concepts'."""
+    retain_prompts: str | None = None
+    """The same of prompts that do not; null: the retained concepts'."""
+    clip: str | None = None
+    """Folder or hub id of the CLIP model that scores how well images of retained prompts fit these; null: none."""
+    blur: bool = True
+    """Blur images in the report where the detector fires."""
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if not 0 < self.threshold < 1:
+            raise SettingError(f"detection.threshold must be in (0, 1), not {self.threshold}.")
 
 
 @dataclass(frozen=True)
@@ -172,7 +246,7 @@ class Recipe:
 
     name: str = "unlearning"
     """Title of the report and name of the run folder."""
-    task: Literal["classification", "class-diffusion"] = "classification"
+    task: Literal["classification", "class-diffusion", "text-to-image"] = "classification"
     """What the model was trained on."""
     data: Data = Data()
     forget: Forget = Forget()
@@ -184,8 +258,15 @@ class Recipe:
     diffusion: Diffusion = Diffusion()
     generation: Generation = Generation()
     judge: Judge = field(default_factory=Judge)
-    references: int = 1
-    """Retrained models: the first is the target, further ones show the noise floor. 0: none."""
+    concepts: Concepts = Concepts()
+    frame: Frame = Frame()
+    detection: Detection = Detection()
+    parts: str | list[str] | None = None
+    """What of the model its methods train: full, xattn, noxattn, selfattn or notime of a UNet, or patterns of parameter
+    names, such as [*.attn2.*]; null: all that can be."""
+    references: int | None = None
+    """Retrained models: the first is the target, further ones show the noise floor. 0: none; null: 1, and 0 for
+    text-to-image."""
     batch_size: int = 128
     """Samples a batch, over all processes."""
     seed: int = 0
@@ -206,6 +287,16 @@ class Recipe:
     """Processes that read images which are not in memory."""
     out: str | None = None
     """Run folder; null: runs/NAME."""
+
+    def __post_init__(self) -> None:
+        """Says how many references there are, where that was left open."""
+        if self.references is None:
+            object.__setattr__(self, "references", 0 if self.task == "text-to-image" else 1)
+
+    @property
+    def trains(self) -> bool:
+        """Whether its stages train the original; text-to-image comes with weights, if of a pipeline trained here."""
+        return self.model.checkpoint is None and self.task != "text-to-image"
 
     @property
     def folder(self) -> Path:
@@ -229,8 +320,11 @@ SECTIONS = {
     "diffusion": Diffusion,
     "generation": Generation,
     "judge": Judge,
+    "concepts": Concepts,
+    "detection": Detection,
+    "frame": Frame,
 }
-RESERVED = ("original", "retrained", "evaluation", "judge")
+RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detections", "grids", "samples")
 REQUESTS = ("classes", "fraction", "count", "indices", "ids")
 """The fields of forget that say what is forgotten."""
 _KEY = re.compile(r'(?:key|argument) ["\']?(?:--)?([\w.-]+)')
@@ -404,9 +498,17 @@ def _typed(value: Any, hint: Any, name: str, place: _Place) -> Any:
         return _fitting(value, section, f"{name}.", place)
     if float in options(hint) and isinstance(value, str) and _is_float(value):
         return float(value)  # YAML takes 1e-3 for text
+    if isinstance(value, list) and _entry_type(hint) is not None:
+        entries = [{"prompt": each} if isinstance(each, str) else each for each in value]
+        return [_typed(each, _entry_type(hint), name, place) for each in entries]
     if not any(fits(value, option) for option in options(hint)):
         raise SettingError(f"{place.at(name)}{name} must be {words(hint)}, not {value!r}.")
     return value
+
+
+def _entry_type(hint: Any) -> Any:
+    """The dataclass that a list holds; None for other types."""
+    return next((get_args(o)[0] for o in options(hint) if get_origin(o) is list and is_dataclass(get_args(o)[0])), None)
 
 
 def _is_float(text: str) -> bool:
@@ -418,7 +520,13 @@ def _is_float(text: str) -> bool:
 
 
 def _check_ranges(recipe: Recipe, place: _Place) -> None:
-    least = {"references": 0, "batch_size": 1, "evaluate_every": 0, "checkpoint_every": 0, "workers": 0}
+    least: dict[str, float] = {
+        "references": 0,
+        "batch_size": 1,
+        "evaluate_every": 0,
+        "checkpoint_every": 0,
+        "workers": 0,
+    }
     for name, limit in least.items():
         if not getattr(recipe, name) >= limit:
             reason = f"{name} must be at least {limit}, not {getattr(recipe, name)}."

@@ -37,11 +37,13 @@ from untrain.errors import CheckpointError, DataError, FolderError, SettingError
 from untrain.images import Decode
 from untrain.io import hash_json, write_json, write_text
 from untrain.kinds import Kind, kind_of
-from untrain.kinds.generators import JUDGE, Generators
+from untrain.kinds.generators import Generators
+from untrain.kinds.judges import JUDGE
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
+from untrain.models.parts import train_parts
 from untrain.models.subject import Subject
 from untrain.report import comparison_table, write_report
 from untrain.saliency import density, save_mask
@@ -103,8 +105,9 @@ class Workshop:
         return Stream(data, called, self.engine, recipe.batch_size, recipe.seed, recipe.workers)
 
     def judged(self) -> dict[str, Stream]:
-        """The sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
-        return {"forget": self.stream("asked"), "retain": self.stream("retain"), "test": self.stream("test")}
+        """The sets that a model is measured on: "forget" (all that was asked so far), "retain" and, of data, "test"."""
+        sets = {"forget": self.stream("asked"), "retain": self.stream("retain")}
+        return sets | ({"test": self.stream("test")} if len(self.test) else {})
 
     def module(self, seed: int) -> nn.Module:
         """The recipe's architecture with new weights."""
@@ -138,7 +141,7 @@ def open_workshop(
     """
     engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
-    kind = kind_of(recipe, engine, *_loaded(recipe, {} if sources is None else sources))
+    kind = kind_of(recipe, engine, partial(_loaded, recipe, {} if sources is None else sources))
     split, holdout, test = _parted(recipe, kind)
     for method in recipe.methods.values():
         check_runs(method, kind.task)
@@ -181,7 +184,7 @@ def _parted(recipe: Recipe, kind: Kind) -> tuple[Split, Source, Source]:
         split = further_split(source, before, **wanted)
         split.spec.update(holdout=share, holdout_seed=seed)
     else:
-        place = place or ("train" if recipe.model.checkpoint is None else "test")
+        place = place or ("train" if kind.checkpoint is None else "test")
         share, seed = wanted["holdout"], wanted["seed"]
         split = make_split(source, **wanted | ({} if place == "train" else {"holdout": 0.0}))
     holdout: Source = Subset(source, split.holdout)
@@ -222,9 +225,8 @@ def held_out_of_test(test: Source, count: int, split: Split, source: Source, see
 
 def _try_model(shop: Workshop) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
-    module = shop.module(shop.recipe.seed)
-    if shop.recipe.model.checkpoint is not None:
-        shop.kind.read(module, shop.recipe.model.checkpoint)
+    seed = shop.recipe.seed
+    module = shop.module(seed) if shop.kind.checkpoint is None else shop.kind.original(seed)[0]
     few = Stream(shop.kind.few(), "train", shop.engine, shop.recipe.batch_size)
     shop.kind.task = prepared(shop.task, module, {"train": few})
 
@@ -247,7 +249,7 @@ def write_inputs(shop: Workshop, going_on: bool) -> None:
 
 _OTHER = (
     *("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references"),
-    *("compare", "svc", "generation", "judge"),
+    *("compare", "svc", "generation", "judge", "detection"),
 )
 """Fields of a recipe that do not change the numbers of what a folder already holds."""
 
@@ -315,13 +317,12 @@ def _identity(content: Mapping[str, Any], other: Sequence[str]) -> dict[str, Any
 
 def original(shop: Workshop) -> nn.Module:
     """The model to unlearn: from its checkpoint, else trained by the recipe on forget and retain set together."""
-    recipe = shop.recipe
-    if recipe.model.checkpoint is None:
+    recipe, checkpoint = shop.recipe, shop.kind.checkpoint
+    if checkpoint is None:
         return _trained(shop, ORIGINAL, shop.stream("train"), seed_of(recipe.seed, ORIGINAL))
-    module = shop.module(recipe.seed)
-    facts = shop.kind.read(module, recipe.model.checkpoint)
+    module, facts = shop.kind.original(recipe.seed)
     module.eval()
-    notes = [f"weights from {Path(recipe.model.checkpoint).name}"]
+    notes = [f"weights from {Path(checkpoint).name}"]
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
@@ -338,7 +339,7 @@ def _trained_lr(facts: Mapping[str, Any]) -> float | None:
 
 def retrained_names(recipe: Recipe) -> list[str]:
     """What a recipe's references are called; the first is the target."""
-    return [RETRAINED if i == 1 else f"{RETRAINED}-{i}" for i in range(1, recipe.references + 1)]
+    return [RETRAINED if i == 1 else f"{RETRAINED}-{i}" for i in range(1, (recipe.references or 0) + 1)]
 
 
 def retrained(shop: Workshop, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
@@ -384,13 +385,15 @@ def method_sets(shop: Workshop) -> dict[str, Stream]:
 def unlearning(shop: Workshop, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
     """What a method works on: a copy of the original, and the sets."""
     subject = Subject(start, init=lambda: shop.module(shop.recipe.seed), peak_lr=peak_lr(shop)).copy()
+    if shop.recipe.parts is not None:
+        train_parts(subject.module, shop.recipe.parts)
     return Problem(subject, shop.task, **sets, seed=shop.recipe.seed)
 
 
 def peak_lr(shop: Workshop) -> float | None:
     """The highest learning rate of the original training, where the recipe or the checkpoint tells."""
     optimizer = shop.recipe.train.optimizer
-    if shop.recipe.model.checkpoint is None:
+    if shop.kind.checkpoint is None:
         return None if optimizer is None else optimizer.lr
     return shop.facts[ORIGINAL].get("peak_lr")
 
@@ -425,6 +428,7 @@ def make(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Modu
         "settings": asdict(finished.method),
         "notes": problem.notes,
         "mask": None if mask is None else dict(zip(("density", "layers"), density(mask), strict=True)),
+        "steps": len(finished.history),
         "seconds": finished.seconds,
         "clocks": finished.clocks,
         "hash": weights.state_hash(module),
@@ -477,6 +481,7 @@ def mark(shop: Workshop, method: Method, problem: Problem) -> str:
             "seed": problem.seed,
             "batch_size": recipe.batch_size,
             "engine": [recipe.precision, shop.processes or shop.engine.num_processes],
+            **({} if alone or recipe.parts is None else {"parts": recipe.parts}),
         }
     )
 
@@ -497,12 +502,12 @@ def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]
     found = shop.kind.measure(models, shop.split, shop.judged(), references, partial(make, shop))
     for name, entry in found["models"].items():
         facts = shop.facts.get(name, {})
-        entry |= {"seconds": facts.get("seconds"), "clocks": facts.get("clocks", {})}
+        entry |= {"steps": facts.get("steps"), "seconds": facts.get("seconds"), "clocks": facts.get("clocks", {})}
     content = {
         "task": shop.recipe.task,
+        "classes": list(shop.source.classes),
         **found,
         "settings": shop.recipe.plain(),
-        "classes": list(shop.source.classes),
         "sizes": sizes(shop),
         "mark": evaluation_mark(shop, models),
     }
@@ -536,7 +541,7 @@ def open_generator(
     if recipe.task != "class-diffusion":
         raise SettingError(f"{folder} is a run of task {recipe.task}: images can be sampled of class-diffusion alone.")
     shop = open_workshop(replace(recipe, references=0, methods={}), fresh=False, write=False)
-    if name == ORIGINAL and recipe.model.checkpoint is not None:
+    if name == ORIGINAL and not recipe.trains:
         module = original(shop)
     else:
         module = shop.module(0)
@@ -550,7 +555,7 @@ def write_manifest(shop: Workshop) -> None:
     if not shop.engine.is_main:
         return
     split = {"kind": shop.split.kind, "spec": shop.split.spec, "hash": shop.split.hash}
-    data = {"name": shop.recipe.data.name, "hash": shop.source.fingerprint(), "classes": list(shop.source.classes)}
+    data = {"name": shop.kind.title, "hash": shop.source.fingerprint(), "classes": list(shop.source.classes)}
     content = {
         **environment(shop.engine),
         "command": sys.argv[1:],
@@ -560,7 +565,7 @@ def write_manifest(shop: Workshop) -> None:
         "models": shop.facts,
     }
     write_json(shop.folder / "manifest.json", content)
-    parts = [shop.folder / f"{name}.history.jsonl" for name in shop.facts if name != JUDGE]
+    parts = [shop.folder / f"{name}.history.jsonl" for name in shop.facts if name.split("-")[0] != JUDGE]
     write_text(shop.folder / "history.jsonl", "".join(p.read_text() for p in parts if p.exists()))
 
 
@@ -595,6 +600,7 @@ def unlearn_recipe(recipe: Recipe, *, resume: bool = False) -> None:
     shop = open_workshop(recipe, resume=resume, fresh=False)
     unlearned(shop, original(shop))
     write_manifest(shop)
+    shop.kind.close()
 
 
 def evaluate_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
@@ -607,7 +613,7 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
     def there(name: str) -> bool:
         return (recipe.folder / f"{name}.safetensors").exists()
 
-    if recipe.model.checkpoint is None and not there(ORIGINAL):
+    if recipe.trains and not there(ORIGINAL):
         raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
     shop = open_workshop(recipe, resume=resume, fresh=False)
     models = {ORIGINAL: original(shop)}
@@ -619,7 +625,10 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
 def _judged(shop: Workshop, models: Mapping[str, nn.Module]) -> Path:
     content = evaluated(shop, models)
     write_manifest(shop)
-    return finish(shop, content)
+    shop.kind.told(content, shop.facts)
+    path = finish(shop, content)
+    shop.kind.close()
+    return path
 
 
 def finish(shop: Workshop, content: dict[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +84,38 @@ def largest_mask(values: Mapping[str, Tensor], fraction: float) -> Params:
     """
     if not 0 < fraction <= 1:
         raise SettingError(f"fraction must be in (0, 1], not {fraction!r}.")
-    flat = torch.cat([value.detach().abs().flatten().to(torch.float64) for value in values.values()])
-    if not bool(flat.isfinite().all()):
+    plain = {name: value.detach() for name, value in values.items()}
+    if not all(bool(value.isfinite().all()) for value in plain.values()):
         raise DataError("the values that a mask is to be made of are not finite. Check the model's weights.")
-    keep = max(1, round(fraction * len(flat)))
-    threshold = flat.kthvalue(len(flat) - keep + 1).values
-    chosen = flat > threshold
-    chosen[(flat == threshold).nonzero().squeeze(1)[: keep - int(chosen.sum())]] = True
-    parts = chosen.split([value.numel() for value in values.values()])
-    return {name: part.view_as(value) for (name, value), part in zip(values.items(), parts, strict=True)}
+    keep = max(1, round(fraction * sum(value.numel() for value in plain.values())))
+    threshold = _nth_largest(list(plain.values()), keep)
+    mask = {name: (value.abs().double() > threshold).contiguous() for name, value in plain.items()}
+    left = keep - sum(int(chosen.count_nonzero()) for chosen in mask.values())
+    for name, chosen in mask.items():
+        equal = (plain[name].abs().double() == threshold).flatten().nonzero().squeeze(1)[:left]
+        chosen.view(-1)[equal] = True
+        left -= len(equal)
+    return mask
+
+
+def _nth_largest(values: Sequence[Tensor], n: int) -> float:
+    """The n-th largest |value| of all, n ≥ 1; values are finite.
+
+    By bisection over the bit patterns of floats, which are ordered as the floats are: sorting would need several copies
+    of all weights at once.
+    """
+    wide = any(value.dtype == torch.float64 for value in values)
+    bits, floats = (torch.int64, torch.float64) if wide else (torch.int32, torch.float32)
+    low, high = 0, int(torch.tensor(math.inf, dtype=floats).view(bits))  # at least n are ≥ the one, fewer the other
+    while high - low > 1:
+        middle = (low + high) // 2
+        bound = float(torch.tensor(middle, dtype=bits).view(floats))
+        counts = [(value.to(floats).abs() >= bound).count_nonzero() for value in values]
+        if int(torch.stack(counts).sum()) >= n:
+            low = middle
+        else:
+            high = middle
+    return float(torch.tensor(low, dtype=bits).view(floats))
 
 
 def density(mask: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:

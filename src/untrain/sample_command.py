@@ -1,7 +1,7 @@
-"""`untrain sample`: pictures, folders and arrays of images that a generator makes of its classes."""
+"""`untrain sample`: images that a generator makes of its classes, or a text-to-image pipeline of prompts in a table."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
@@ -14,15 +14,20 @@ from untrain.engine import Engine, Precision, generator_of
 from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
 from untrain.images import Decode, ImageSet, write_folder, write_grid, write_npz
 from untrain.models.checkpoints import state_hash
-from untrain.models.denoisers import load_denoiser, local_folder
-from untrain.models.diffusers_pipelines import labels_of, schedule_of
+from untrain.models.denoisers import load_denoiser, local_folder, read_object
+from untrain.models.diffusers_pipelines import labels_of, load_pipeline, schedule_of
 from untrain.models.latents import decode, load_vae
+from untrain.models.text import SUPPORTED
+from untrain.prompts import PromptSampler, read_prompts, sample_prompts
 from untrain.sampling import Sampler, Spacing
 from untrain.settings import words as said
 from untrain.tasks.class_diffusion import ClassDiffusion
 
 Form = Literal["grid", "folder", "npz"]
 _ENDINGS: dict[str, str] = {"grid": ".png", "folder": "", "npz": ".npz"}
+TEXT, ORIGINAL = "text-to-image", "original"
+INDEX = "model_index.json"
+"""In every folder that holds a whole pipeline."""
 _LISTED = 60
 """Of more classes than these, a message names only those whose names are like the unknown one."""
 
@@ -37,9 +42,9 @@ def sample_command(words: Sequence[str]) -> None:
 
     parser = ArgumentParser(
         prog="untrain sample",
-        usage="untrain sample SOURCE [--flag value …]",
-        description="Makes images of a generator's classes. The same seed gives the same images; what was made "
-        "before by the same command is not made again.",
+        usage="untrain sample SOURCE [--prompts FILE.csv] [--flag value …]",
+        description="Makes images of a generator's classes, or with --prompts a text-to-image pipeline's of prompts. "
+        "The same seed gives the same images; what was made before by the same command is not made again.",
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -64,46 +69,62 @@ def _flag_error(message: str, words: Sequence[str]) -> str:
     strange = [flag for flag in strange if flag.replace("_", "-") not in flags]
     if strange:
         return unknown("flag", strange[0], flags)
-    found = re.search(r'key "(\w+)":(?:.|\n)*Got value: (.*)', message)
+    found = re.search(r'key "(\w+)":(?:.|\n)*(?:Got|Given) value: (.*)', message)
     if found and found[1] in hints:
-        return f"--{found[1].replace('_', '-')} must be {said(hints[found[1]])}, not {found[2]!r}."
+        wanted = said(hints[found[1]]).removesuffix(" or null")
+        return f"--{found[1].replace('_', '-')} must be {wanted}, not {found[2]!r}."
     return message.strip().rstrip(".") + "."
 
 
 def sample(
     source: str,
+    prompts: str | None = None,
     model: str | None = None,
     classes: str = "all",
-    count: int = 16,
+    count: int | None = None,
     seed: int = 0,
     steps: int | None = None,
     eta: float | None = None,
     spacing: Spacing | None = None,
     guidance: float | None = None,
-    batch_size: int = 64,
-    form: Form = "grid",
+    width: int | None = None,
+    height: int | None = None,
+    batch_size: int | None = None,
+    form: Form | None = None,
     out: str | None = None,
+    config: str | None = None,
     device: str | None = None,
     precision: Precision = "no",
 ) -> Path:
-    """Images of a generator's classes in a file or folder; what is there already of the same command is left.
+    """Images of a generator's classes, or of prompts; what is there already of the same command is left.
 
     Args:
-        source: run folder of task class-diffusion, or folder (or hub id) of what diffusers saved: a UNet2DModel,
-            DDPMPipeline, DiTTransformer2DModel or DiTPipeline.
+        source: run folder of task class-diffusion or text-to-image; or folder (or hub id) of what diffusers saved: a
+            UNet2DModel, DDPMPipeline, DiTTransformer2DModel or DiTPipeline, and with --prompts a
+            StableDiffusionPipeline or StableDiffusionXLPipeline, or one file with its weights.
+        prompts: CSV file of prompts for a text-to-image pipeline, with the columns of I2P: prompt, case_number,
+            evaluation_seed, evaluation_guidance, sd_image_width, sd_image_height; only prompt is required.
         model: which model of a run folder: original, retrained, or a method's entry; null: the unlearned one.
-        classes: numbers or names, with commas between them; all: every class.
-        count: images of each class.
-        seed: of the noise that images are made of; it gives image i of a class the same noise in every model.
+        classes: numbers or names, with commas between them; all: every class. Not with --prompts.
+        count: images of each class or prompt; null: 16 of a class, 1 of a prompt.
+        seed: of the noise that images are made of; it gives image i of a class or prompt the same noise in every
+            model. A prompt's evaluation_seed goes before.
         steps: timesteps that are visited; at most as many as the diffusion has (mostly 1000). Null, as for the next
-            three: what the run samples with, and 50 steps of DDIM without guidance for others.
-        eta: noise that is put back at each step, η in [0, 1]; 0: DDIM, 1: DDPM.
-        spacing: of the visited timesteps; quadratic: more of them near 0.
-        guidance: s in (1 + s) ε(x, c) − s ε(x, ∅); 0: the condition alone.
-        batch_size: images at a time, over all processes.
+            three: what the run samples with, and 50 steps of DDIM without guidance for others. With --prompts these
+            are steps of the pipeline's own scheduler.
+        eta: noise that is put back at each step, η in [0, 1]; 0: DDIM, 1: DDPM. Not with --prompts.
+        spacing: of the visited timesteps; quadratic: more of them near 0. Not with --prompts.
+        guidance: s in (1 + s) ε(x, c) − s ε(x, ∅); 0: the condition alone. With --prompts the scale 1 + s, as
+            pipelines and tables count it; null: what the run samples with, and 7.5 for others. A prompt's
+            evaluation_guidance goes before.
+        width: of a prompt's image in pixels, where the table does not say; null: what the pipeline was trained at.
+        height: likewise.
+        batch_size: images at a time: 64 over all processes; with --prompts 4 in each process.
         form: grid: one PNG with a row for each class; folder: a PNG for each image in a folder for each class; npz:
-            one file for public evaluators, arr_0 = images (uint8, N × height × width × 3), arr_1 = classes.
+            one file for public evaluators, arr_0 = images (uint8, N × height × width × 3), arr_1 = classes. Null: grid;
+            with --prompts always a folder, of CASE_NUMBER.png.
         out: file or folder to write; null: samples/MODEL in a run folder, else samples/SOURCE here.
+        config: where configuration and tokenizer are, for a pipeline in one file; a folder or hub id.
         device: cpu, cuda, cuda:1, …; null: a CUDA device where there is one, else the CPU.
         precision: no: as the weights are; bf16 and fp16: the model's passes at reduced precision.
 
@@ -111,15 +132,51 @@ def sample(
         What was written.
 
     Raises:
-        UntrainError: what is wrong with the source, the classes, the sampler, or the place to write to.
+        UntrainError: what is wrong with the source, the classes, the prompts, the sampler, or the place to write to.
     """
     for name, value in {"count": count, "batch-size": batch_size}.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise SettingError(f"--{name} must be at least 1, not {value}.")
-    sampler = _sampler(Path(source), steps=steps, eta=eta, spacing=spacing, guidance=guidance)
+    chosen: dict[str, Any] = {"steps": steps, "guidance": guidance}
+    place = Path(source)
+    if prompts is None:
+        _refuse({"width": width, "height": height, "config": config}, "goes with --prompts alone")
+        chosen |= {"eta": eta, "spacing": spacing}
+        opening = _Opening(place, model, out, device, precision)
+        return _of_classes(opening, classes, count or 16, seed, chosen, batch_size or 64, form or "grid")
+    other = {"classes": None if classes == "all" else classes, "eta": eta, "spacing": spacing}
+    _refuse({**other, "form": None if form == "folder" else form}, "does not go with --prompts")
+    chosen |= {"width": width, "height": height, "seed": seed}
+    opening = _Opening(place, model, out, device, precision)
+    return _of_prompts(opening, Path(prompts), config, count or 1, chosen, batch_size or 4)
+
+
+def _refuse(given: Mapping[str, Any], why: str) -> None:
+    """Raises for the first flag that is given and would not be looked at."""
+    for name, value in given.items():
+        if value is not None:
+            raise SettingError(f"--{name} {why}. Leave it out.")
+
+
+class _Opening(NamedTuple):
+    """What is opened, where, and where its images go."""
+
+    source: Path
+    model: str | None
+    out: str | None
+    device: str | None
+    precision: Precision
+
+
+def _of_classes(
+    opening: _Opening, classes: str, count: int, seed: int, chosen: Mapping[str, Any], batch_size: int, form: Form
+) -> Path:
+    """Images of a generator's classes."""
+    source, model, out, device, precision = opening
+    sampler = _sampler(source, **chosen)
     engine = Engine.start(device, precision)
-    path = _place(Path(source), model, form, out)
-    opened = _opened(Path(source), model, engine)
+    path = _place(source, model, form, out)
+    opened = _opened(source, model, engine)
     numbers = _chosen(classes, opened.names)
     images = ImageSet(
         opened.model,
@@ -133,10 +190,59 @@ def sample(
         opened.decoder,
     )
     made = _WRITERS[form](images, path, engine=engine, batch_size=batch_size)
-    if engine.is_main:
-        kept = len(numbers) * count - made
-        print(f"{path}: {made} images made" + (f", {kept} were there." if kept else "."))
+    _say(path, made, len(numbers) * count, engine)
     return path
+
+
+def _of_prompts(
+    opening: _Opening, prompts: Path, config: str | None, count: int, chosen: Mapping[str, Any], batch_size: int
+) -> Path:
+    """Images of a table's prompts."""
+    source, model, out, device, precision = opening
+    table = read_prompts(prompts)
+    given = {name: value for name, value in chosen.items() if value is not None}
+    origin: str | Path = source
+    if _is_run(source):
+        origin, config, known = _pipeline_of_run(source, model or _unlearned(source), config)
+        given = {"steps": known.steps, "guidance": 1 + known.guidance} | given
+    elif model is not None:
+        raise _no_run(source)
+    sampler = PromptSampler(**given)
+    engine = Engine.start(device, precision)
+    path = _place(source, model, "folder", out)
+    pipeline = load_pipeline(origin, config=config).to(engine.device)
+    made = sample_prompts(pipeline, table, path, sampler, engine=engine, count=count, batch_size=batch_size)
+    _say(path, made, len(table) * count, engine)
+    return path
+
+
+def _pipeline_of_run(folder: Path, name: str, config: str | None) -> tuple[str | Path, str | None, Sampler]:
+    """Where a run of task text-to-image has a model's pipeline, its configuration, and what the run samples with."""
+    from untrain.config import read
+
+    recipe = read(folder)
+    if recipe.task != TEXT:
+        raise SettingError(f"{folder} is a run of task {recipe.task}, which knows no prompts. Leave --prompts out.")
+    if name == ORIGINAL:
+        return recipe.model.checkpoint or _trained(folder), config or recipe.model.config, recipe.generation.sampler
+    there = {path.parent.name for path in folder.glob(f"*/{INDEX}")} | {ORIGINAL}
+    if name not in there:
+        raise UnknownName(unknown(f"model of {folder}", name, there))
+    return folder / name, config, recipe.generation.sampler
+
+
+def _trained(folder: Path) -> str:
+    """The folder of the pipeline that a run has trained, as its manifest tells."""
+    path = folder / "manifest.json"
+    source = read_object(path)["models"].get(ORIGINAL, {}).get("source") if path.is_file() else None
+    if source is None:
+        raise CheckpointError(f"{folder} does not tell where its original pipeline is: give that folder as SOURCE.")
+    return str(source)
+
+
+def _say(path: Path, made: int, wanted: int, engine: Engine) -> None:
+    if engine.is_main:
+        print(f"{path}: {made} images made" + (f", {wanted - made} were there." if wanted > made else "."))
 
 
 _WRITERS = {"grid": write_grid, "folder": write_folder, "npz": write_npz}
@@ -151,7 +257,8 @@ def _place(source: Path, model: str | None, form: str, out: str | None) -> Path:
         return Path(out)
     if _is_run(source):
         return source / "samples" / f"{model or _unlearned(source)}{ending}"
-    return Path("samples") / f"{source.resolve().name}{ending}"
+    whole = source.resolve()
+    return Path("samples") / f"{whole.stem if whole.is_file() else whole.name}{ending}"
 
 
 def _sampler(source: Path, **given: Any) -> Sampler:
@@ -184,7 +291,7 @@ def _opened(source: Path, model: str | None, engine: Engine) -> _Opened:
     if _is_run(source):
         return _of_run(source, model or _unlearned(source), engine)
     if model is not None:
-        raise SettingError(f"--model chooses a model of a run folder, but {source} is none. Leave --model out.")
+        raise _no_run(source)
     folder = local_folder(source)
     if any((folder / name).is_file() for name in ("config.json", "model_index.json")):
         return _of_diffusers(folder, engine)
@@ -193,6 +300,10 @@ def _opened(source: Path, model: str | None, engine: Engine) -> _Opened:
         "class-diffusion (with config.yaml in it), or one with the config.json or model_index.json of a UNet2DModel, "
         "DDPMPipeline, DiTTransformer2DModel or DiTPipeline."
     )
+
+
+def _no_run(source: Path) -> SettingError:
+    return SettingError(f"--model chooses a model of a run folder, but {source} is none. Leave --model out.")
 
 
 def _is_run(source: Path) -> bool:
@@ -210,7 +321,8 @@ def _unlearned(folder: Path) -> str:
         entries = list(content["methods"])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise CheckpointError(f"{folder}/config.yaml is not what a run writes: {error}. Give a run folder.") from error
-    there = [entry for entry in entries if (folder / f"{entry}.safetensors").exists()]
+    kept = ("{}.safetensors", f"{{}}/{INDEX}")  # of a text-to-image run, there are whole pipelines alone
+    there = [entry for entry in entries if any((folder / name.format(entry)).exists() for name in kept)]
     if len(there) == 1:
         return there[0]
     said = f"several unlearned models ({', '.join(there)})" if there else "no unlearned model yet"
@@ -219,6 +331,10 @@ def _unlearned(folder: Path) -> str:
 
 def _of_run(folder: Path, name: str, engine: Engine) -> _Opened:
     """A model of a run folder, with the classes and the task of its recipe."""
+    from untrain.config import read
+
+    if read(folder).task == TEXT:
+        raise SettingError(f"{folder} is a run of task {TEXT}: say what to make images of, with --prompts FILE.csv.")
     from untrain.pipeline import JUDGE, open_generator
 
     there = {path.stem for path in folder.glob("*.safetensors") if not path.stem.endswith(".mask")} | {"original"}
@@ -230,6 +346,10 @@ def _of_run(folder: Path, name: str, engine: Engine) -> _Opened:
 
 def _of_diffusers(folder: Path, engine: Engine) -> _Opened:
     """A model that diffusers saved, with its schedule, the names of its classes, and the VAE of a pipeline."""
+    index = folder / INDEX
+    kind = read_object(index).get("_class_name") if index.is_file() else None
+    if kind in SUPPORTED:
+        raise SettingError(f"{folder} holds a {kind}: say what to make images of, with --prompts FILE.csv.")
     model = load_denoiser(folder).to(engine.device)
     shape = _shape(model, folder)
     vae = load_vae(folder)

@@ -16,6 +16,9 @@ Role = Literal["train", "forget", "retain", "fisher", "evaluate"]
 """What a batch is drawn for. A task may augment and drop conditions in "train" and "retain", augments but never
 drops conditions in "forget", and does neither for "fisher" and "evaluate"."""
 
+Objective = Literal["adaptive", "ascent", "redirect"]
+"""What a forget step of SFR-on descends on: weighted ascent, plain ascent, or the loss of the redirected variant."""
+
 Variant = Literal["redirect", "unconditional"]
 """What a batch can be conditioned on instead: something else (another label, class or prompt), or nothing."""
 
@@ -26,6 +29,9 @@ class Task(Protocol):
 
     A new kind of model is one new implementation of this protocol: Fisher, masks, every method and the loop
     are written against it alone.
+
+    Two class variables that a task may have besides: `objective`, what SFR-on's forget steps descend on where a user
+    does not say ("adaptive" without it); `asks_teacher`, whether `redirect_loss` asks its teacher (false without it).
     """
 
     variants: ClassVar[tuple[Variant, ...]]

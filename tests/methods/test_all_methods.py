@@ -23,7 +23,10 @@ from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
 from untrain.tasks.classification import Classification
 
-NAMES = ("gradient-ascent", "random-label", "salun", "bad-teacher", "scrub", "neggrad-plus", "ssd", "l1-sparse")
+NAMES = (
+    *("gradient-ascent", "random-label", "salun", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus"),
+    *("ssd", "l1-sparse"),
+)
 
 
 def settings(name, steps):
@@ -154,6 +157,7 @@ WRONG = [
     ("scrub", {"alpha": -0.1}), ("scrub", {"gamma": float("nan")}), ("neggrad-plus", {"beta": 0.0}),
     ("neggrad-plus", {"beta": 1.1}), ("ssd", {"alpha": 0.0}), ("ssd", {"lam": -1.0}), ("ssd", {"fraction": 0.0}),
     ("ssd", {"fraction": 1.5}), ("ssd", {"fisher": "exact"}), ("l1-sparse", {"gamma": -1e-4}),
+    ("proximal-gradient", {"fraction": 0.0}), ("proximal-gradient", {"fraction": 1.0}),
 ]  # fmt: skip
 
 
@@ -201,7 +205,7 @@ def test_a_method_that_cannot_run_on_a_task_says_so_before_anything_is_done(name
     x, y = torch.randn(30, 12).double(), torch.arange(30) % 5
     sets = {"forget": [(x[:10], y[:10])], "retain": [(x[10:], y[10:])]}
     check_runs(METHODS[name], Classification())
-    if name not in ("random-label", "salun"):
+    if name not in ("random-label", "salun", "proximal-gradient"):
         check_runs(METHODS[name], Plain())
         return
     with pytest.raises(

@@ -141,5 +141,5 @@ def test_the_sampler_is_set_in_a_recipe_as_a_mapping():
 def test_some_samples_of_a_class_cannot_be_forgotten():
     work, engine = problem(denoiser())
     work.retain = Stream(pictures(12, 3, [0, 1, 2]), "retain", engine, 6)
-    with pytest.raises(SettingError, match="esd forgets whole classes, and the retain set holds"):
+    with pytest.raises(SettingError, match="esd forgets whole classes or concepts, and the retain set holds"):
         run(ESD(steps=1), work, engine)

@@ -24,7 +24,10 @@ SFRON = {
     "steps": 3, "retain_steps": 2, "optimizer": ADAM, "forget_optimizer": Optimizer("adam", 1e-3), "calibrate": False,
 }  # fmt: skip
 AMNESIA = {"replay_samples": 10, "fisher_samples": 4, "fisher_timesteps": 4, "sampler": Sampler(steps=4)}
-PLAIN = ("random-label", "bad-teacher", "scrub", "neggrad-plus", "gradient-ascent", "l1-sparse", "finetune", "retrain")
+PLAIN = (
+    *("random-label", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus", "gradient-ascent", "l1-sparse"),
+    *("finetune", "retrain"),
+)
 SETTINGS = {
     "sfron": SFRON,
     "sfron-ascent": {**SFRON, "objective": "ascent"},
@@ -37,7 +40,7 @@ SETTINGS = {
     **{name: {"steps": 5, "optimizer": ADAM} for name in PLAIN},
 }
 NAMES = tuple(SETTINGS)
-SHARED = ("sfron", "salun", "selective-amnesia", "esd")
+SHARED = ("sfron", "salun", "proximal-gradient", "selective-amnesia", "esd")
 KINDS = ("unet", "dit", "dit-learned")
 
 

@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from small_pipelines import stable_diffusion, stable_diffusion_xl
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
 from untrain.models.denoisers import build_denoiser, denoiser_of, fresh_denoiser, load_denoiser
-from untrain.models.diffusers_pipelines import class_named, labels_of, save_diffusers, schedule_of, with_denoiser
+from untrain.models.diffusers_pipelines import (
+    class_named,
+    labels_of,
+    load_pipeline,
+    save_diffusers,
+    schedule_of,
+    with_denoiser,
+)
 from untrain.tasks.class_diffusion import ClassDiffusion
 
 DIT = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
@@ -63,6 +71,72 @@ def loaded(place: Path) -> Any:
 def same(a: nn.Module, b: nn.Module) -> bool:
     pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     return all(torch.equal(x, y) for x, y in pairs)
+
+
+# ── loading ──
+
+
+@pytest.mark.parametrize("make", [stable_diffusion, stable_diffusion_xl])
+def test_a_pipeline_is_loaded_whole_in_float32(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    original = make(tmp_path / "words")
+    original.to(dtype=torch.float16).save_pretrained(tmp_path / "pipeline")
+    found = load_pipeline(tmp_path / "pipeline")
+    assert type(found) is type(original)
+    for name, part in original.components.items():
+        if isinstance(part, nn.Module):
+            assert same(found.components[name], part.float()), name
+            assert {p.dtype for p in found.components[name].parameters()} == {torch.float32}
+            assert not found.components[name].training
+    assert type(found.scheduler) is type(original.scheduler) and schedule_of(found) == schedule_of(original)
+
+
+def test_the_safety_checker_is_not_loaded_and_not_lost(tmp_path: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    (tmp_path / "words").mkdir()
+    pipeline = stable_diffusion(tmp_path / "words")
+    pipeline.save_pretrained(tmp_path / "old")
+    CLIPImageProcessor().save_pretrained(tmp_path / "old" / "feature_extractor")
+    CLIPConfig().save_pretrained(tmp_path / "old" / "safety_checker")  # without weights: it cannot be loaded
+    index = json.loads((tmp_path / "old" / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (tmp_path / "old" / "model_index.json").write_text(json.dumps(index))
+    found = load_pipeline(tmp_path / "old")
+    assert found.safety_checker is None and found.feature_extractor is not None
+    save_diffusers(tmp_path / "old", found.unet, tmp_path / "new", card="---\nlicense: mit\n---\n# A model\n")
+    assert (tmp_path / "new" / "safety_checker" / "config.json").is_file()
+    assert (tmp_path / "new" / "README.md").read_text() == "---\nlicense: mit\n---\n# A model\n"
+    assert same(load_pipeline(tmp_path / "new").unet, found.unet)
+
+
+def test_pipelines_that_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    (tmp_path / "words").mkdir()
+    place = tmp_path / "pipeline"
+    stable_diffusion(tmp_path / "words").save_pretrained(place)
+    with pytest.raises(ModelError, match="holds a DiTPipeline; supported are StableDiffusionPipeline and Stable"):
+        load_pipeline(folder)
+    with pytest.raises(CheckpointError, match="holds no pipeline: it has no model_index.json"):
+        load_pipeline(place / "unet")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_pipeline(tmp_path / "no" / "such" / "folder")
+    for name, weight in (("unet", "conv_in.bias"), ("text_encoder", "final_layer_norm.bias")):
+        path = next((place / name).glob("*.safetensors"))
+        whole, state = path.read_bytes(), load_file(path)
+        lost = next(key for key in state if key.endswith(weight))
+        save_file({key: tensor for key, tensor in state.items() if key != lost}, path, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=rf"the {name} in .* lacks 1 of its weights, .*{weight}"):
+            load_pipeline(place)
+        path.write_bytes(whole[:1000])
+        with pytest.raises(CheckpointError, match=f"the {name} in .* cannot be read"):
+            load_pipeline(place)
+        path.write_bytes(whole)
+    (place / "tokenizer" / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="the pipeline in .* cannot be read"):
+        load_pipeline(place)
 
 
 # ── another noise predictor ──
@@ -287,6 +361,22 @@ def test_the_schedule_is_the_tasks(pipeline: Any, folder: Path) -> None:
 def test_defaults_of_a_schedule_are_its_classes(folder: Path) -> None:
     (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
     assert schedule_of(folder) == {"timesteps": 1000, "schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+def test_what_is_predicted_is_told_where_the_task_allows_several(pipeline: Any, folder: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    both = ("epsilon", "v_prediction")
+    assert schedule_of(pipeline, both) == {**schedule_of(pipeline), "prediction": "epsilon"}
+    pipeline.scheduler = DDIMScheduler(prediction_type="v_prediction")
+    assert schedule_of(pipeline, both)["prediction"] == "v_prediction"
+    with pytest.raises(ModelError, match="predicts 'v_prediction', as its scheduler says; only noise"):
+        schedule_of(pipeline)
+    pipeline.scheduler = DDIMScheduler(prediction_type="sample")
+    with pytest.raises(ModelError, match=r"only noise \('epsilon'\) and velocity \('v_prediction'\) can be"):
+        schedule_of(pipeline, both)
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "PNDMScheduler"}')
+    assert schedule_of(folder, both)["prediction"] == "epsilon"
 
 
 @pytest.mark.parametrize(

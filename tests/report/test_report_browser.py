@@ -11,6 +11,7 @@ import pytest
 from example_comparison import METHODS, write_example_comparison
 from example_generator import DIGITS, example_generator_comparison, write_example_generator
 from example_run import FASHION, write_example_run
+from example_text import example_text_comparison, write_example_text
 from PIL import Image
 
 from untrain.report import write_report
@@ -134,8 +135,22 @@ def test_browser_shows_the_pictures_of_generators(tmp_path):
         assert picture["alt"]
 
 
-def test_browser_opens_a_comparison_of_generators(tmp_path):
+@pytest.mark.parametrize("kind", ["classifier", "nudity"])
+def test_browser_shows_prompts_and_their_pictures(tmp_path, kind):
+    run = tmp_path / "run"
+    long = "a very long prompt, " * 15 + "w" * 200
+    write_example_text(run, kind=kind, forgotten=(EVIL, "日本語"), retained=(long, "b"), tile=128)
+    found = opened(tmp_path, write_report(run).read_text(encoding="utf-8"))
+    check(found, ["loss-curves", "mask-density-0", "mask-density-1", "time-bars"])
+    assert len(found["pictures"]) == 2 * 4 * 2
+    for picture in found["pictures"]:
+        assert picture["whole"], picture
+        assert picture["width"] > 300, picture
+
+
+@pytest.mark.parametrize("example", [example_generator_comparison, example_text_comparison])
+def test_browser_opens_a_comparison_of_what_makes_images(tmp_path, example):
     folder = tmp_path / "compared"
     folder.mkdir()
-    (folder / "comparison.json").write_text(json.dumps(example_generator_comparison()))
+    (folder / "comparison.json").write_text(json.dumps(example()))
     check(opened(tmp_path, write_report(folder).read_text(encoding="utf-8")), [])

@@ -22,7 +22,6 @@ from untrain.errors import DataError
 from untrain.evaluation.accuracy import accuracy
 from untrain.evaluation.evaluate import Predictions, predictions
 from untrain.evaluation.membership import entropy_attack
-from untrain.kinds.generators import Generators
 from untrain.pipeline import Workshop, make
 
 FEWEST = 20
@@ -63,7 +62,7 @@ def benches_of(shop: Workshop, own: float) -> Sequence[Bench]:
     Raises:
         DataError: if too little is left to judge by.
     """
-    return [GeneratorBench(shop)] if isinstance(shop.kind, Generators) else _classifier_benches(shop, own)
+    return _classifier_benches(shop, own) if shop.kind.holds_out else [GeneratorBench(shop)]
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,16 @@ class GeneratorBench(Bench):
         return found["models"]["model"]
 
     def criterion(self, seen: Any, original: Any) -> float:
-        """Mean of FA, of the points of RA that were lost, and of the per cent by which the distance grew."""
-        lost = max(0.0, original["RA"] - seen["RA"])
-        further = max(0.0, 100 * (seen["FD"] / original["FD"] - 1))
-        return mean([seen["FA"], lost, further]) or 0.0
+        """Mean of FA, of the points of RA that were lost, and of the per cent by which the distance to real images
+        grew. What could not be had is left out: a detector of nudity knows no RA, and images of prompts are not
+        compared with real ones.
+        """
+        parts = [seen["FA"]]
+        if seen.get("RA") is not None:
+            parts.append(max(0.0, original["RA"] - seen["RA"]))
+        if original.get("FD"):
+            parts.append(max(0.0, 100 * (seen["FD"] / original["FD"] - 1)))
+        return mean(parts) or 0.0
 
     def facts(self) -> Any:
         """How samples are made, and by what they are judged."""

@@ -85,7 +85,7 @@ def own_holdout(recipe: Recipe, group: str) -> float:
 
     With a checkpoint, what is held out is fixed, and each side has half of it.
     """
-    if recipe.model.checkpoint is not None:
+    if not recipe.trains:
         return 0.5
     own = forget_sets(recipe)[group.removeprefix(f"{TUNING}/")].holdout
     return min(0.5, own / group_recipe(recipe, group).forget.holdout)
@@ -153,7 +153,7 @@ def finished(recipe: Recipe, group: str, shop: Workshop) -> list[str]:
     Raises:
         StaleFile: if one was made from others, or is damaged.
     """
-    trains, folder = recipe.model.checkpoint is None, shop.folder
+    trains, folder = recipe.trains, shop.folder
     done = [name for name in retrained_names(shop.recipe) if (folder / f"{name}.safetensors").exists()]
     pipeline.retrained(shop, done)
     if trains and not (folder / f"{ORIGINAL}.safetensors").exists():

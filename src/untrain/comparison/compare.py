@@ -115,7 +115,7 @@ def _checked(recipe: Recipe, jobs: int, cluster: str | None, processes: int, res
     if holds_run(full, resume=resume, other=_OTHER) and (full.folder / f"{ORIGINAL}.safetensors").exists():
         raise FolderError(f"{full.folder} holds a run that is no comparison. Choose another folder with --out.")
     say = partial(Console(stderr=True).print, highlight=False, soft_wrap=True)
-    if full.references > recipe.references:
+    if (full.references or 0) > (recipe.references or 0):
         say(f"references: {full.references}, the least from which a noise floor can be told")
     for entry in full.methods if full.compare.trials else ():
         if entry not in tuned(full):
@@ -134,7 +134,7 @@ def _prepared(recipe: Recipe, processes: int) -> tuple[list[Cell], list[str]]:
     originals, done = {}, []
     for group, shop in shops.items():
         shop.processes = processes
-        if recipe.model.checkpoint is None and not recipe.evaluate_every:
+        if recipe.trains and not recipe.evaluate_every:
             originals[group] = pipeline.original_mark(shop)
         done += [f"{group}/{name}" for name in finished(recipe, group, shop)]
     write_text(made(recipe.folder) / "config.yaml", write(recipe))

@@ -51,12 +51,17 @@ def comparison_recipe(recipe: Recipe) -> Recipe:
     if not recipe.methods:
         raise SettingError("a comparison needs methods: list them under methods.")
     given, chosen = recipe.compare, recipe.forget
-    sets = given.forget_sets or {_named(chosen): {n: v for n, v in asdict(chosen).items() if n in REQUESTS and v}}
+    if recipe.task == "text-to-image" and given.forget_sets:
+        raise SettingError("compare.forget_sets names samples and classes; text-to-image forgets what concepts says.")
+    concepts: dict[str, Any] | None = {"concepts": {}} if recipe.task == "text-to-image" else None
+    own = {name: value for name, value in asdict(chosen).items() if name in REQUESTS and value}
+    sets = concepts or given.forget_sets or {_named(chosen): own}
     tuning = max(given.seeds) + 1 if given.tuning_seed is None and given.trials else given.tuning_seed
-    full = replace(recipe, references=max(2, recipe.references))
+    references = recipe.references or 0
+    full = replace(recipe, references=references if concepts else max(2, references))
     full = replace(full, compare=replace(given, forget_sets=sets, tuning_seed=tuning))
     unseen = all(forget.holdout_from == "train" and forget.holdout > 0 for forget in forget_sets(full).values())
-    if given.trials and recipe.model.checkpoint is not None and not unseen:
+    if given.trials and recipe.model.checkpoint and recipe.task == "classification" and not unseen:
         raise SettingError(
             "compare.trials: a search judges by data that nothing was trained on and nothing is tested on. With "
             "model.checkpoint, hold some of the training data out that the checkpoint has not seen "
@@ -116,7 +121,7 @@ def group_recipe(recipe: Recipe, group: str) -> Recipe:
     forget, seed = forget_sets(recipe)[name], int(recipe.compare.tuning_seed or 0)
     changes: dict[str, Any] = {"references": 0, "evaluate_every": 0}
     if first == TUNING:
-        if recipe.model.checkpoint is None:
+        if recipe.trains:
             share = min(forget.holdout + HELD_OUT, 0.5)
             forget = replace(forget, seed=seed, holdout=share)
     else:
@@ -147,7 +152,7 @@ def plan(recipe: Recipe, originals: Mapping[str, str] | None = None) -> list[Cel
     """
     searches = [group for group in groups(recipe) if group.startswith(f"{TUNING}/")]
     runs = [group for group in groups(recipe) if group not in searches]
-    trains = recipe.model.checkpoint is None
+    trains = recipe.trains
     firsts: dict[str, str] = {}
     cells = []
     for group in [*searches, *runs] if trains else ():

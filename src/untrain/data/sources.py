@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
+from untrain.data.shapes import shapes
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
@@ -356,6 +357,10 @@ SOURCES: dict[str, Kind] = {
         "Fashion-MNIST: 10,000 images of 28×28 pixels in the package, or all 70,000 from idx files in path",
         _fashion,
         ("path",),
+    ),
+    "shapes": Kind(
+        "5,000 rendered images of 32×32 pixels with captions, such as 'a red circle on the left', for text-to-image",
+        lambda request: shapes(request.part),
     ),
     "arrays": Kind(
         "a numpy npz file: x_train, y_train, x_test, y_test, or x and y", _arrays, ("path", "test_fraction")

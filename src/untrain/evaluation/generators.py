@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from untrain.engine import Engine
 from untrain.evaluation.features import Features, Generated, Seen
 from untrain.evaluation.generation import GenerationEvaluation, evaluate_samples
-from untrain.images import Decode, generate_images, to_uint8
+from untrain.images import Conditions, Decode, generate_images, to_uint8
 from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.text_to_image import TextToImage
 
 
 def samples_of(
     module: nn.Module,
-    task: ClassDiffusion,
+    task: ClassDiffusion | TextToImage,
     engine: Engine,
     classes: Sequence[int],
     count: int,
@@ -26,6 +27,7 @@ def samples_of(
     batch_size: int = 256,
     decode: Decode | None = None,
     label: str | None = None,
+    conditions: Conditions | None = None,
 ) -> tuple[Tensor, Tensor]:
     """So many images of each class: uint8 [N, C, H, W], and their classes, [N], both on the CPU.
 
@@ -41,6 +43,7 @@ def samples_of(
         batch_size: images at a time.
         decode: makes images of latents.
         label: of the progress bar; None: no bar.
+        conditions: what the numbers stand for; None: the task's classes.
     """
     counts = dict.fromkeys(classes, count)
     made = generate_images(
@@ -54,6 +57,7 @@ def samples_of(
         engine=engine,
         decode=decode,
         label=label,
+        conditions=conditions,
     )
     parts = [(to_uint8(part.images).cpu(), part.labels) for part in made]
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])

@@ -5,7 +5,7 @@ parameter goes to `fallback`. Which is which is not assumed but found out, batch
 whether a parameter has uses that were not recorded, and a probe shows whether rows belong to samples as they seem to.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
@@ -73,7 +73,7 @@ def fisher_diagonal(
             count = _add_sample_squares(losses, parameters, batches, totals, engine)
     if count == 0:
         raise EmptySet("the Fisher diagonal needs at least one sample, but the batches hold none.")
-    return {name: total.div_(count).contiguous() for name, total in totals.items()}
+    return {name: totals.pop(name).div_(count).contiguous() for name in parameters}
 
 
 def _zeros(parameter: Tensor) -> Tensor:
@@ -126,17 +126,21 @@ def _add_batch_squares(
     count = 0
     device = _device(parameters, engine)
     for number, size, batch in _shares(batches, engine, device):
-        means = [torch.zeros_like(total) for total in totals.values()]
+        grads: Sequence[Tensor | None] = [None] * len(totals)
         if len(next(iter(batch.values()))):
             found = losses(batch)
             check_losses(found, batch, number)
             inspect(found, [])
             grads = torch.autograd.grad(found.sum() / size, list(parameters.values()), allow_unused=True)
-            means = [m if g is None else g.to(m.dtype) for m, g in zip(means, grads, strict=True)]
+        means = [
+            torch.zeros_like(t) if g is None else g.to(t.dtype) for t, g in zip(totals.values(), grads, strict=True)
+        ]
+        del grads
         if engine is not None:
             engine.sum_(means)
         for total, mean in zip(totals.values(), means, strict=True):
             total.addcmul_(mean, mean)
+        del means, mean  # or they would still be there beside the next batch's
         _check_finite(totals, number)
         count += 1
     return count

@@ -1,20 +1,24 @@
 """Kinds of models: what a recipe's stages need to know of a task beyond its per-sample functions. One file a task."""
 
 from untrain.config import Recipe
-from untrain.data.samples import Source
 from untrain.engine import Engine
 from untrain.errors import lookup
-from untrain.kinds.base import Kind
+from untrain.kinds.base import Kind, Load
 from untrain.kinds.classifiers import Classifiers
 from untrain.kinds.generators import Generators
+from untrain.kinds.text import TextGenerators
 
-KINDS: dict[str, type[Kind]] = {"classification": Classifiers, "class-diffusion": Generators}
+KINDS: dict[str, type[Kind]] = {
+    "classification": Classifiers,
+    "class-diffusion": Generators,
+    "text-to-image": TextGenerators,
+}
 """Task name → kind."""
 
 
-def kind_of(recipe: Recipe, engine: Engine, source: Source, test: Source) -> Kind:
-    """The kind of the recipe's task, on its training and test images."""
-    return lookup("task", KINDS, recipe.task)(recipe, engine, source, test)
+def kind_of(recipe: Recipe, engine: Engine, load: Load) -> Kind:
+    """The kind of the recipe's task, on its training and test images, which `load` loads."""
+    return lookup("task", KINDS, recipe.task).open(recipe, engine, load)
 
 
 __all__ = ["KINDS", "Kind", "kind_of"]

@@ -16,6 +16,9 @@ from untrain.methods.base import Method, Problem
 from untrain.models import checkpoints
 from untrain.types import Task
 
+Load = Callable[[], tuple[Source, Source]]
+"""Loads the recipe's training and test data."""
+
 Make = Callable[[str, Method, Problem], nn.Module]
 """Name, method, problem → the model that the method makes; kept in the run folder and read from there next time."""
 
@@ -41,6 +44,21 @@ class Kind(ABC):
         self.images = source
         self.test = test
 
+    @classmethod
+    def open(cls, recipe: Recipe, engine: Engine, load: Load) -> "Kind":
+        """The kind on the recipe's data, which `load` loads where they are needed."""
+        return cls(recipe, engine, *load())
+
+    @property
+    def title(self) -> str:
+        """What the data are called."""
+        return self.recipe.data.name
+
+    @property
+    def checkpoint(self) -> str | None:
+        """Where the original's weights come from; None where the recipe's stages train it."""
+        return self.recipe.model.checkpoint
+
     @property
     def data(self) -> Source:
         """The training samples as the model sees them, in the order of the images."""
@@ -53,6 +71,11 @@ class Kind(ABC):
     @abstractmethod
     def module(self, seed: int) -> nn.Module:
         """The recipe's architecture with new weights, on the engine's device."""
+
+    def original(self, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The model of the checkpoint, and what else that tells."""
+        module = self.module(seed)
+        return module, self.read(module, str(self.checkpoint))
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Reads a user's checkpoint into a module; returns what else it tells."""
@@ -113,3 +136,9 @@ class Kind(ABC):
 
     def keep(self, name: str, module: nn.Module) -> None:  # noqa: B027, weights are enough for most
         """Writes what users of this kind of model expect beside the weights that the run folder holds."""
+
+    def told(self, content: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> None:  # noqa: B027
+        """Hears what was measured, and what is known of how each model was made, once all of it is."""
+
+    def close(self) -> None:  # noqa: B027, most compute nothing that must not stay
+        """Removes what was computed for the run alone; called when it came to its good end."""

@@ -1,11 +1,9 @@
 """Image generators conditioned on a class."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,21 @@ from untrain.data.samples import Relabelled, Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import Engine, seed_of
-from untrain.errors import CheckpointError, DataError, ModelError, SettingError
-from untrain.evaluation.accuracy import accuracy
-from untrain.evaluation.evaluate import predictions
-from untrain.evaluation.features import Features, Real, classifier_features, inception_features
+from untrain.errors import DataError, ModelError, SettingError
+from untrain.evaluation.features import Features, Real, inception_features
 from untrain.evaluation.generation import halves
 from untrain.evaluation.generators import evaluate_generators, samples_of
-from untrain.images import Decode, grid, to_uint8
-from untrain.io import write_bytes, write_text
+from untrain.images import Decode, to_uint8
 from untrain.kinds.base import Kind, Make
-from untrain.kinds.classifiers import classification, classifier
-from untrain.methods.base import Method, Problem
+from untrain.kinds.grids import write_grid
+from untrain.kinds.judges import JUDGE, given_judge, judge_of
+from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
 from untrain.models.denoisers import build_denoiser, from_dit, is_dit_layout, load_weights, local_folder, read_object
 from untrain.models.diffusers_pipelines import class_named, labels_of, save_diffusers, schedule_of
 from untrain.models.latents import decode, encode, latent_shape, load_vae
-from untrain.models.subject import Subject
 from untrain.tasks.class_diffusion import ClassDiffusion, embedded_classes
-
-JUDGE = "judge"
 
 
 class Generators(Kind):
@@ -138,7 +131,7 @@ class Generators(Kind):
                 "data's classes as the model's, or by the model's numbers."
             )
         if self.recipe.judge.checkpoint is not None:
-            self._given_judge()
+            given_judge(self.recipe, self.images, self.engine)
         sampler = self.recipe.generation.sampler
         sampler.visited(self.task.timesteps)
         if sampler.guidance and (not self.recipe.diffusion.drop or rows == count):
@@ -229,40 +222,10 @@ class Generators(Kind):
         wanted = self.recipe.generation.features
         return inception_features(None if wanted == "inception" else wanted)
 
-    # The judge.
-
     def judge(self, split: Split, make: Make) -> tuple[Features, dict[str, Any]]:
         """The classifier that judges samples: the recipe's own, or trained here on all training images."""
-        chosen, task = self.recipe.judge, classification(self.recipe, self.images)
-        if chosen.checkpoint is not None or chosen.name.startswith("hf:"):
-            module = self._given_judge()
-        else:
-            seed = seed_of(self.recipe.seed, JUDGE)
-            rows = torch.cat([split.asked, split.retain]).sort().values
-            stream = Stream(Subset(self.images, rows), "retain", self.engine, self.recipe.batch_size, seed)
-            init = partial(classifier, chosen.name, self.images, seed, self.engine, chosen.options)
-            problem = Problem(Subject(init(), init=init), task, stream, stream, seed=seed)
-            module = make(JUDGE, chosen.train, problem)
-        test = Stream(self.test, "test", self.engine, self.recipe.batch_size)
-        right = accuracy(predictions(module, task, test, self.engine).correct)
-
-        def prepared(images: Tensor) -> Tensor:
-            labels = torch.zeros(len(images), dtype=torch.int64)
-            batch = {"input": images.to(self.engine.device), "label": labels}
-            return task.draw(batch, torch.Generator(), "evaluate")["input"]
-
-        known = {"name": chosen.name, "test_accuracy": right, "hash": checkpoints.state_hash(module)}
-        return classifier_features(module, prepared, chosen.name), known
-
-    def _given_judge(self) -> nn.Module:
-        chosen = self.recipe.judge
-        module = classifier(chosen.name, self.images, 0, self.engine, chosen.options)
-        if chosen.checkpoint is not None:
-            try:
-                checkpoints.load_into(module, checkpoints.load_state(chosen.checkpoint)[0])
-            except CheckpointError as error:
-                raise CheckpointError(f"judge.checkpoint, the classifier that judges samples: {error}") from error
-        return module.eval()
+        rows = torch.cat([split.asked, split.retain]).sort().values
+        return judge_of(self.recipe, self.engine, self.images, Subset(self.images, rows), self.test, make)
 
     # Pictures and folders.
 
@@ -279,18 +242,11 @@ class Generators(Kind):
         return {}
 
     def _write_grid(self, folder: str, name: str, images: Tensor, labels: Tensor) -> None:
-        """A picture of the first images of each class: a row for each class, a column for each noise."""
-        if not self.engine.is_main:
-            return
-        classes, columns = labels.unique().tolist(), self.recipe.generation.columns
-        rows = torch.stack([images[labels == c][:columns] for c in classes])
-        buffer = BytesIO()
-        grid(rows).save(buffer, format="PNG")
-        place = self.recipe.folder / folder
-        place.mkdir(exist_ok=True)
-        about = {"classes": [self.images.classes[c] for c in classes], "columns": rows.shape[1]}
-        write_text(place / f"{name}.json", json.dumps(about))
-        write_bytes(place / f"{name}.png", buffer.getvalue())
+        """A picture of the first images of each class."""
+        if self.engine.is_main:
+            classes, columns = labels.unique().tolist(), self.recipe.generation.columns
+            rows = torch.stack([images[labels == c][:columns] for c in classes])
+            write_grid(self.recipe.folder / folder, name, [self.images.classes[c] for c in classes], rows)
 
     def keep(self, name: str, module: nn.Module) -> None:
         """A folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""

@@ -12,6 +12,7 @@ from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.l1_sparse import L1Sparse
 from untrain.methods.neggrad_plus import NegGradPlus
+from untrain.methods.proximal_gradient import ProximalGradient
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.retrain import Retrain
 from untrain.methods.salun import SalUn
@@ -23,8 +24,8 @@ from untrain.methods.ssd import SSD
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        *(SFRon, SalUn, RandomLabel, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse, Finetune),
-        *(SelectiveAmnesia, ESD, Retrain),
+        *(SFRon, SalUn, RandomLabel, ProximalGradient, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse),
+        *(Finetune, SelectiveAmnesia, ESD, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""

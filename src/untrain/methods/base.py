@@ -216,9 +216,12 @@ class Method(ABC):
     generates: ClassVar[bool] = False
     """Whether it needs a task whose models make images."""
 
-    def wants(self) -> tuple[Variant, ...]:
-        """What it needs with the settings that it has."""
+    def wants(self, task: Task) -> tuple[Variant, ...]:
+        """What it needs of this task with the settings that it has."""
         return self.needs
+
+    def check_task(self, task: Task) -> None:  # noqa: B027 (nothing by default)
+        """Raises a SettingError for a setting that has no meaning on this task; by default each has one."""
 
     @abstractmethod
     def resolved(self, problem: Problem, engine: Engine) -> "Method":
@@ -256,10 +259,13 @@ def check_runs(method: Method | type[Method], task: Task) -> None:
     """A method must find what it needs in the task; to be called before anything is trained.
 
     Raises:
-        SettingError: names method, task, what is missing, and the methods that would run.
+        SettingError: names method, task, what is missing, and the methods that would run; or the setting that has no
+            meaning there.
     """
     missing = _missing(method, task)
     if not missing:
+        if isinstance(method, Method):
+            method.check_task(task)
         return
     from untrain.methods import methods  # known only once every method's module is there
 
@@ -273,7 +279,7 @@ def check_runs(method: Method | type[Method], task: Task) -> None:
 
 def _missing(method: Method | type[Method], task: Task) -> list[str]:
     """What a method needs and the task does not have, in words."""
-    wanted = method.wants() if isinstance(method, Method) else method.needs
+    wanted = method.wants(task) if isinstance(method, Method) else method.needs
     variants = [repr(kind) for kind in wanted if kind not in task.variants]
     missing = [f"{' and '.join(variants)} variants of a batch"] if variants else []
     if method.generates and not isinstance(task, GenerativeTask):

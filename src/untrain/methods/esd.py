@@ -2,7 +2,7 @@
 ICCV 2023). The symbols are theirs: η is the negative guidance, θ* the original.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -13,9 +13,13 @@ from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State
 from untrain.methods.descent import Descent
 from untrain.methods.forgetting import cut, frozen
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
+from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
 from untrain.sampling import Sampler
 from untrain.types import Batch, Variant
+
+RATE = 1e-4
+"""The largest learning rate that is taken where none is given: nothing holds what is retained."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class ESD(Descent):
 
     steps: int | None = 200
     """Optimiser steps (published: 1,000); null: as many as `epochs` says."""
-    optimizer: Optimizer | None = Optimizer("adam", 1e-4)
-    """The published rate is 1e-5, for Stable Diffusion."""
+    optimizer: Optimizer | None = Optimizer("adam")
+    """A learning rate of null is 1e-4, or what fits the model where that is less (published, for Stable Diffusion:
+    1e-5)."""
     decay: Decay = "constant"
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     eta: float = 1.0
@@ -50,6 +55,14 @@ class ESD(Descent):
         """Checks the ranges."""
         super().__post_init__()
         check_above_zero(eta=self.eta, samples=self.samples)
+
+    def resolved(self, problem: Problem, engine: Engine) -> "ESD":
+        """Steps from epochs; the learning rate, where it was left open."""
+        method = super().resolved(problem, engine)
+        optimizer = self.optimizer or Optimizer("adam")
+        if optimizer.lr is None:
+            optimizer = replace(optimizer, lr=min(RATE, with_learning_rate(None, problem, engine).lr or RATE))
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The original weights, and a copy of them as the teacher."""

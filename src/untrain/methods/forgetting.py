@@ -105,8 +105,12 @@ def training_mode(state: State, batch: Batch) -> Iterator[None]:
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """A copy of the module as it is now, in evaluation mode, that no step changes."""
-    return copy.deepcopy(module).eval().requires_grad_(False)
+    """A copy of the module as it is now, in evaluation mode, that no step changes.
+
+    Parameters that nobody trains are shared: where a part of a large model is trained, only that part is copied.
+    """
+    shared = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(module, shared).eval().requires_grad_(False)
 
 
 def divergences_of(state: State, batch: Batch, teacher: nn.Module, temperature: float = 1.0) -> Tensor:

@@ -18,15 +18,15 @@ def generative(problem: Problem) -> GenerativeTask:
 
 
 def check_forgets_a_class(problem: Problem, method: str) -> None:
-    """Methods that forget a condition as such cannot forget some of its samples.
+    """Methods that forget a condition as such (a class, a concept's prompt) cannot forget some of its samples.
 
     Raises:
         SettingError: if the retain set holds the forgotten conditions too.
     """
     if not forgets_a_class(problem):
         raise SettingError(
-            f"{method} forgets whole classes, and the retain set holds samples of the forgotten ones. Move these to "
-            "the forget set, or take another method, such as sfron."
+            f"{method} forgets whole classes or concepts, and the retain set holds samples of the forgotten ones. Move "
+            "these to the forget set, or take another method, such as sfron."
         )
 
 

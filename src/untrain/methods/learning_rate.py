@@ -28,22 +28,27 @@ large takes thirty steps to show. A network that was trained at a peak of 0.1 ri
 at that rate."""
 RUINED = 2.0
 """Nats above the start at which a trial is over."""
+_ADAPTIVE = ("adam", "adamw")
 _RANGES = {"sgd": (1e-3, 1.0), "adam": (1e-5, 1e-2), "adamw": (1e-5, 1e-2)}
 
 
 def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: Engine) -> Optimizer:
-    """The optimiser with a learning rate: the given one, the original training's peak, or what a range test finds.
+    """The optimiser with a learning rate: the given one, the original training's peak, what fits the kind of model where
+    that is known, or what a range test finds.
 
     Without an optimiser, the one that fits the subject. What was decided goes into the problem's notes.
     """
+    own = Optimizer(**problem.subject.defaults(problem.task)["optimizer"])
     if optimizer is None:
-        optimizer = Optimizer(**problem.subject.defaults(problem.task)["optimizer"])
+        optimizer = own
     if optimizer.lr is not None:
         return optimizer
     peak = problem.subject.peak_lr
     if peak is not None:
         _note(problem, f"retain learning rate {peak:g}: the original training's peak")
         return replace(optimizer, lr=peak)
+    if own.lr is not None and optimizer.name in _ADAPTIVE and own.name in _ADAPTIVE:
+        return replace(optimizer, lr=own.lr)  # a range test looks for a rise in nats, which a generator's loss has not
     found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine))
     lr = float(found["lr"])
     _note(problem, f"retain learning rate {lr:.2g}: found by a range test on the retain set")

@@ -4,7 +4,6 @@ A method says how to start and what one step does. The loop does the rest once f
 non-finite losses, checkpoints, resume, evaluation during the run, and clocks.
 """
 
-import io
 import json
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
-from untrain.io import write_bytes
+from untrain.io import writing
 from untrain.methods.base import Method, Problem, State
 
 Watch = Callable[[nn.Module, int], dict[str, float]]
@@ -176,10 +175,20 @@ class _Saver:
             self.save(step) if self.checkpoints else self.keep(step)
 
     def keep(self, step: int) -> None:
-        """Remembers these weights, unless they are not finite."""
-        weights = self.state.module.state_dict()
-        if _finite(weights):
+        """Remembers these weights, unless they are not finite; those that nobody trains are not copied."""
+        weights = {
+            name: tensor.detach()
+            for name, tensor in self.state.module.state_dict(keep_vars=True).items()
+            if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        }
+        if not _finite(weights):
+            return
+        if self.good is None:
             self.good = step, {name: tensor.clone() for name, tensor in weights.items()}
+            return
+        for name, kept in self.good[1].items():  # in place: of a large model there is no room for a second copy
+            kept.copy_(weights[name])
+        self.good = step, self.good[1]
 
     def save(self, step: int) -> None:
         """Writes the whole state, from the main process."""
@@ -197,15 +206,22 @@ class _Saver:
             "clocks": dict(self.engine.clocks),
             "history": [json.dumps(record) for record in self.history],
         }
-        with io.BytesIO() as buffer:
-            torch.save(content, buffer)
-            write_bytes(self.checkpoints.path, buffer.getvalue())
+        _write(self.checkpoints.path, content)
 
     def restore(self) -> str:
         """Puts the last good weights back and says which they are."""
         if self.good is None:
             return "No earlier weights are known to be good."
         step, weights = self.good
-        self.state.module.load_state_dict(weights)
+        self.state.module.load_state_dict(weights, strict=False)
         where = f" and {self.checkpoints.path} holds the whole run at that point" if self.checkpoints else ""
         return f"The model was put back to its last good weights, after step {step}{where}."
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Saves piece by piece, since a large run does not fit into memory a second time; whole or not at all."""
+    with writing(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch raises over the error of a file that cannot be written to
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None

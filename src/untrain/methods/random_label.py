@@ -6,10 +6,11 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from untrain.engine import Engine
-from untrain.methods.base import Problem, Range, Spaces, State
+from untrain.methods.base import Problem, Range, Spaces, State, check_choice
 from untrain.methods.forgetting import Rows
+from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.union import Union
-from untrain.types import Batch, Variant
+from untrain.types import Batch, Task, Variant
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,29 @@ class RandomLabel(Union):
     space: ClassVar[Spaces] = {"optimizer.lr": Range(0.001, 0.2, log=True), "epochs": Range(2.0, 6.0)}
     needs: ClassVar[tuple[Variant, ...]] = ("redirect",)
 
+    teacher: Teacher = "current"
+    """Who says what a redirected sample should be predicted as, where it has no label: the "current" model, as it is in
+    that step, or the "original", of which a copy is kept."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        check_choice("teacher", self.teacher, ("current", "original"))
+
+    def check_task(self, task: Task) -> None:
+        """A teacher can be chosen only where one is asked."""
+        check_teacher(self.teacher, task)
+
     def start(self, problem: Problem, engine: Engine) -> State:
-        """The original weights."""
-        return self.begin(problem, engine, problem.subject.module)
+        """The original weights, and a copy where they teach."""
+        state = self.begin(problem, engine, problem.subject.module)
+        begin_teacher(state, self.teacher)
+        return state
 
     def retain_losses(self, state: State, model: nn.Module, share: Batch, rows: Rows) -> Tensor:
         """The training loss."""
         return state.problem.task.loss(model, share)[rows]
 
     def forget_losses(self, state: State, model: nn.Module, share: Batch, rows: Rows) -> Tensor:
-        """The redirect loss; where it needs a teacher, that is the model as it is now."""
-        return state.problem.task.redirect_loss(model, share, state.module)[rows]
+        """The redirect loss."""
+        return state.problem.task.redirect_loss(model, share, teacher_of(state, self.teacher))[rows]

@@ -69,6 +69,7 @@ def forget_gradient(problem: Problem, engine: Engine) -> Params:
                 found = torch.autograd.grad(losses.sum(), list(named.values()), allow_unused=True)
                 for total, gradient in zip(totals.values(), found, strict=True):
                     total += 0 if gradient is None else gradient
+                del found, gradient  # or they would still be there beside the next batch's
     engine.sum_(totals.values())
     engine.agree_(totals.values())  # to the last bit, since a mask is made of it
-    return {name: total / count for name, total in totals.items()}
+    return {name: total.div_(count) for name, total in totals.items()}

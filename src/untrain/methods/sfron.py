@@ -30,10 +30,11 @@ from untrain.methods.base import (
 from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
-from untrain.methods.sfron_defaults import fitting
+from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
+from untrain.methods.sfron_defaults import fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
-from untrain.types import Batch, Params, Variant
+from untrain.types import Batch, Objective, Params, Task, Variant
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
@@ -52,14 +53,18 @@ class SFRon(Method):
     }
 
     steps: int | None = None
-    """K, outer steps; null: 50 for a generator, else as many as make `epochs` passes over the retain set, but at least
-    40 where a class is forgotten and calibrated."""
+    """K, outer steps; null: 50 for a generator, 100 for text-to-image, else as many as make `epochs` passes over the
+    retain set, but at least 40 where a class is forgotten and calibrated."""
     retain_steps: int | None = None
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
     """Passes over the retain set in the whole run, used where `steps` is null."""
-    objective: Literal["adaptive", "ascent", "redirect"] = "adaptive"
-    """Of the forget step: ascent weighted by 1/ℓ^λ, plain ascent, or descent towards the redirected variant."""
+    objective: Objective | None = None
+    """Of the forget step: "adaptive", ascent weighted by 1/ℓ^λ; plain "ascent"; or "redirect", descent towards the
+    redirected variant. Null: redirect for text-to-image, else adaptive."""
+    teacher: Teacher = "current"
+    """Of redirection: who says what a sample should be predicted as, the "current" model, as it is in that step, or the
+    "original", of which a copy is kept."""
     alpha: float = 1.0
     """α, scale of the forget gradient before it is clipped."""
     decay: AlphaDecay = "cosine"
@@ -110,7 +115,8 @@ class SFRon(Method):
         if self.published:
             self._be_published()
         check_steps(self.steps, self.epochs)
-        check_choice("objective", self.objective, ("adaptive", "ascent", "redirect"))
+        check_choice("objective", self.objective or "adaptive", ("adaptive", "ascent", "redirect"))
+        check_choice("teacher", self.teacher, ("current", "original"))
         check_choice("decay", self.decay, ("cosine", "linear", "exponential", "constant"))
         check_choice("retain_decay", self.retain_decay or "cosine", ("cosine", "constant"))
         check_choice("fisher", self.fisher, ("sample", "batch"))
@@ -127,6 +133,8 @@ class SFRon(Method):
         )
         if self.beta > 1 or self.lam < 0 or (self.floor or 0) < 0:
             raise SettingError("beta must be in (0, 1]; lam and floor must not be negative.")
+        if self.teacher != "current" and self.objective not in (None, "redirect"):
+            raise SettingError(f"teacher is a setting of objective='redirect'; {self.objective!r} asks none.")
         self._check_mask()
 
     def _be_published(self) -> None:
@@ -149,9 +157,19 @@ class SFRon(Method):
         if self.forget_optimizer is not None and self.forget_optimizer.weight_decay:
             raise SettingError("weight decay of forget_optimizer would move unsalient weights: set it to 0.")
 
-    def wants(self) -> tuple[Variant, ...]:
+    def wants(self, task: Task) -> tuple[Variant, ...]:
         """Somewhere to redirect to, where that is the objective."""
-        return ("redirect",) if self.objective == "redirect" else ()
+        return ("redirect",) if objective_of(self, task) == "redirect" else ()
+
+    def check_task(self, task: Task) -> None:
+        """A teacher can be chosen only where one is asked."""
+        objective = objective_of(self, task)
+        if self.teacher != "current" and objective != "redirect":
+            raise SettingError(
+                f"teacher is a setting of objective='redirect', and that of {type(task).__name__} is {objective!r} "
+                "where none is given: give objective='redirect' too, or leave teacher out."
+            )
+        check_teacher(self.teacher, task)
 
     @property
     def total(self) -> int:
@@ -172,6 +190,7 @@ class SFRon(Method):
             with engine.clock("calibration"):
                 problem.remember("calibration", lambda: self.calibration.measure(problem, engine))
         state = State(problem, engine, problem.subject.module)
+        begin_teacher(state, self.teacher)
         retain = self.optimizer or Optimizer()
         if not self.online and self.gamma is not None and not self.published:
             retain = replace(retain, weight_decay=0.0)  # in a joined step it would walk around the mask
@@ -248,7 +267,7 @@ class SFRon(Method):
             "moved" if self.published else self.calibration.statistics_of(gauge, batch, late, problem.task),
         ):
             if self.objective == "redirect":
-                loss = engine.mean(losses_of(state, batch, redirect=state.module))
+                loss = engine.mean(losses_of(state, batch, redirect=teacher_of(state, self.teacher)))
                 return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}
             losses = losses_of(state, batch)
         value = finite(engine, engine.mean(losses), "forget")

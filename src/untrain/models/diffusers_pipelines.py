@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
@@ -21,8 +21,8 @@ from untrain.models.text import SUPPORTED, check_pipeline
 _INDEX = "model_index.json"
 
 
-def load_pipeline(source: str | Path, *, config: str | Path | None = None, dtype: torch.dtype = torch.float32) -> Any:
-    """A text-to-image pipeline with its weights, in evaluation mode, on the CPU.
+def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> Any:
+    """A text-to-image pipeline with its weights, in evaluation mode, on the CPU, in float32 whatever the file has.
 
     It comes without a safety checker, which is of no use here: it blackens the very images that show what is left of a
     concept. `save_diffusers` copies the checker that lies in the original's folder.
@@ -30,7 +30,6 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None, dtype
     Args:
         source: a folder that diffusers saved, a hub id, or a single file (see `load_single_file`).
         config: of a single file, where its configuration and tokenizer are.
-        dtype: of all weights.
 
     Raises:
         CheckpointError: if it is missing, damaged, not whole, or no pipeline.
@@ -41,7 +40,7 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None, dtype
     if path.is_file() or (path.suffix in ENDINGS and not path.is_dir()):
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist. Check the path.")
-        return load_single_file(path, config, dtype)
+        return load_single_file(path, config)
     if config is not None:
         raise SettingError(f"config is for single files, and {source} has its own configuration: leave it out.")
     folder = local_folder(source)
@@ -49,11 +48,11 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None, dtype
         raise CheckpointError(f"{source} holds no pipeline: it has no {_INDEX}. Give the folder that has all parts.")
     index = read_object(folder / _INDEX)
     kind = _supported(index, source)
-    parts = {name: _part(folder, name, index[name], dtype) for name in _WEIGHTED if _is_entry(index.get(name))}
+    parts = {name: _part(folder, name, index[name]) for name in _WEIGHTED if _is_entry(index.get(name))}
     if "safety_checker" in index:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        made = kind.from_pretrained(folder, torch_dtype=dtype, **parts)
+        made = kind.from_pretrained(folder, **parts)
     except _UNREADABLE as error:
         raise CheckpointError(f"the pipeline in {source} cannot be read: {error}") from error
     check_pipeline(made)
@@ -79,13 +78,13 @@ def _supported(index: Mapping[str, Any], source: str | Path) -> Any:
     return kind
 
 
-def _part(folder: Path, name: str, entry: Sequence[str], dtype: torch.dtype) -> Any:
+def _part(folder: Path, name: str, entry: Sequence[str]) -> Any:
     """A part with weights, all of which must be in its folder: the libraries draw missing ones at random."""
     import safetensors
 
     try:
-        kind = getattr(__import__(entry[0]), entry[1])
-        made, found = kind.from_pretrained(folder / name, torch_dtype=dtype, output_loading_info=True)
+        kind = getattr(import_module(entry[0]), entry[1])
+        made, found = kind.from_pretrained(folder / name, output_loading_info=True)
     except (safetensors.SafetensorError, *_UNREADABLE) as error:
         raise CheckpointError(f"the {name} in {folder} cannot be read: {error}") from error
     wrong = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in found.get(kind) or ()]
@@ -94,7 +93,7 @@ def _part(folder: Path, name: str, entry: Sequence[str], dtype: torch.dtype) -> 
             f"the {name} in {folder} lacks {len(wrong)} of its weights, or has them in another shape ({wrong[0]}): it "
             "is damaged, or was saved for another configuration than beside it. Get the folder again."
         )
-    return made
+    return made.float()
 
 
 def with_denoiser(pipeline: Any, module: nn.Module) -> Any:

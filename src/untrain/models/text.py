@@ -101,13 +101,16 @@ class Prompts(NamedTuple):
         return hash_json([list(self.texts), hash_tensors(held)])
 
 
-def encode_prompts(pipeline: Any, texts: Sequence[str], image_size: int, *, batch_size: int = 32) -> Prompts:
+def encode_prompts(
+    pipeline: Any, texts: Sequence[str], image_size: int, *, cut: bool = False, batch_size: int = 32
+) -> Prompts:
     """The embedded texts, each once and in order of appearance, behind the empty one.
 
     Args:
         pipeline: its text encoders work where they are, in evaluation mode.
         texts: at least one, without the empty one.
         image_size: height and width of the images, which SDXL is told.
+        cut: whether the pipeline may cut texts that are too long, as published evaluations do; else they are an error.
         batch_size: texts at once.
 
     Raises:
@@ -115,7 +118,7 @@ def encode_prompts(pipeline: Any, texts: Sequence[str], image_size: int, *, batc
     """
     check_pipeline(pipeline)
     wanted = list(dict.fromkeys(texts))
-    for text in wanted:
+    for text in () if cut else wanted:
         _check_length(pipeline, text)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
     encoders = [part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part]

@@ -31,7 +31,7 @@ from untrain.report.comparison_figures import ORIGINAL, RETRAINED, Cloud, Distan
 from untrain.report.drawing import Figure, Floats
 from untrain.report.figures import ROWS, Histogram
 from untrain.report.generator_verdict import generator_comparison_verdict
-from untrain.report.measures import CLASSIFICATION, GENERATION, Measure
+from untrain.report.measures import CLASSIFICATION, GENERATION, GENERATORS, TEXT, Measure
 from untrain.report.sections import (
     Part,
     Section,
@@ -177,11 +177,11 @@ def tuning_section(compared: Compared) -> Section | None:
 
 
 def left_out_section(_: Compared) -> Section:
-    """Which figures a comparison of generators does not have."""
+    """Which figures a comparison of models that make images does not have."""
     words = (
         "Forgetting against utility, the parts of the distance, time against quality, loss histograms and accuracies "
-        "by class are measures of classifiers, so they are not drawn here. Pictures, and what is recognised of each "
-        "class, are in the reports of the single runs, which untrain report FOLDER makes."
+        "by class are measures of classifiers, so they are not drawn here. Pictures, and what is recognised in them, "
+        "are in the reports of the single runs, which untrain report FOLDER makes."
     )
     return figure_section("figures", "Figures", "", Part([words]))
 
@@ -382,6 +382,7 @@ _LAST = (tuning_section, settings_section)
 SECTIONS: dict[str, tuple[Callable[[Compared], Section | None], ...]] = {
     CLASSIFICATION: (*_FIRST, *PLOTS, *_LAST),
     GENERATION: (*_FIRST, left_out_section, *_LAST),
+    TEXT: (*_FIRST, left_out_section, *_LAST),
 }
 """Task → the sections of its page."""
 
@@ -413,9 +414,9 @@ def _verdict_of(one: ForgetSet) -> tuple[Verdict, list[dict[str, str]]]:
     means = {entry.name: _means(entry) for entry in one.entries}
     original = next((means[entry.name] for entry in one.of_role("original")), {})
     target = means[one.target.name] if one.target else {}
-    if one.task == GENERATION:
+    if one.task in GENERATORS:
         said = generator_comparison_verdict(one)
-        return said, generator_tiles(original, means[said.method], target, {}) if said.method is not None else []
+        return said, generator_tiles(one.task, original, means[said.method], target) if said.method is not None else []
     said = comparison_verdict(one)
     floor = {key: stat.mean for key, stat in one.floor.items()}
     return said, tiles_of(original, means[said.method], target, floor) if said.method is not None else []

@@ -13,8 +13,10 @@ import numpy as np
 from untrain.io import write_bytes
 from untrain.report import figures, generator_page
 from untrain.report.comparison_page import is_comparison, write_comparison_report
+from untrain.report.drawing import clean
 from untrain.report.figures import Clock, Curves
-from untrain.report.measures import CLASSIFICATION, GENERATION
+from untrain.report.generator_case import case_of
+from untrain.report.measures import CLASSIFICATION, GENERATION, GENERATORS, TEXT
 from untrain.report.run import Run, read_run
 from untrain.report.sections import (
     Folded,
@@ -63,9 +65,16 @@ LEDES = {
     "class, which alone would show what all values should be.",
     (GENERATION, ""): "The first value says whether the class is gone, the others what it cost the classes that "
     "should stay.",
+    (TEXT, TARGET): "The first value says whether the concept is gone, the others what it cost the prompts that should "
+    "stay. The retrained pipeline never saw the concept, so its row is the target; the small numbers are the "
+    "differences to it.",
+    (TEXT, "original"): "The first value says whether the concept is gone, the others what it cost the prompts that "
+    "should stay; the small numbers are the differences to the original.",
+    (TEXT, ""): "The first value says whether the concept is gone, the others what it cost the prompts that should "
+    "stay.",
 }
 """What stands above the table: by task, and by the model that values are held against."""
-UNITS = {CLASSIFICATION: "nats", GENERATION: ""}
+UNITS = {CLASSIFICATION: "nats", GENERATION: "", TEXT: ""}
 """Of the loss: cross-entropy, or the error of the predicted noise."""
 FLOOR_NOTE = (
     "Noise floor: how far models that were retrained with other seeds are from each other. No method can be told from "
@@ -115,7 +124,7 @@ def page_of(run: Run) -> str:
 
 def verdict_section(run: Run) -> Section:
     """What the numbers say, in one sentence, with the four values it rests on."""
-    said, tiles = generator_page.verdict_of(run) if run.task == GENERATION else _verdict_of(run)
+    said, tiles = generator_page.verdict_of(run) if run.task in GENERATORS else _verdict_of(run)
     remarks = [*said.remarks, *_seed_remark(run)]
     return Section("verdict", "Verdict", render("verdict.html.j2", verdict=said, remarks=remarks, tiles=tiles))
 
@@ -159,8 +168,9 @@ def curves_section(run: Run) -> Section:
         "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
         "on the rest low."
     )
-    if run.task == GENERATION:
-        lede = f"{lede} A method that redirects the class to something else lowers both: there, low is right."
+    if run.task in GENERATORS:
+        what = "concept" if run.task == TEXT else "class"
+        lede = f"{lede} A method that redirects the {what} to something else lowers both: there, low is right."
     notes = _left_out([c.label for c in losses[PANELS:]])
     if run.unreadable:
         notes.append(f"{run.unreadable} unreadable lines of history.jsonl were left out.")
@@ -265,7 +275,8 @@ def settings_section(run: Run) -> Section:
     head = {k: run.manifest[k] for k in ("untrain", "created", "device", "threads", "seed") if k in run.manifest}
     head |= {f"data {k}": v for k, v in data.items() if k != "classes"} | {f"split {k}": v for k, v in split.items()}
     groups = [("Run", flat(head)), ("Versions", flat(mapping(run.manifest.get("versions"))))]
-    measured = {k: run.evaluation[k] for k in ("judge", "features", "sampler") if run.evaluation.get(k)}
+    by = () if run.task == TEXT else ("judge", "features", "sampler")  # which has a section of its own for them
+    measured = {k: run.evaluation[k] for k in by if run.evaluation.get(k)}
     groups += [("Measured with", flat(measured)), ("Evaluation", flat(mapping(run.evaluation.get("settings"))))]
     models = [_model_settings(str(name), mapping(made)) for name, made in mapping(run.manifest.get("models")).items()]
     html = render(
@@ -299,6 +310,20 @@ SECTIONS: dict[str, tuple[Callable[[Run], Section | None], ...]] = {
         times_section,
         settings_section,
     ),
+    TEXT: (
+        verdict_section,
+        generator_page.grids_section,
+        table_section,
+        measures_section,
+        generator_page.parts_section,
+        generator_page.classes_section,
+        generator_page.snapshots_section,
+        generator_page.setup_section,
+        curves_section,
+        mask_section,
+        times_section,
+        settings_section,
+    ),
 }
 """Task → the sections of its page."""
 
@@ -310,11 +335,14 @@ def _facts(run: Run) -> list[str]:
     """The line under the title: what was forgotten, of what, when and where."""
     sizes, split = mapping(run.evaluation.get("sizes")), mapping(run.manifest.get("split"))
     known = {str(key): int(n) for key, value in sizes.items() if (n := number(value)) is not None}
-    facts = []
+    facts, text = [], run.task == TEXT
     if "forget" in known and "retain" in known:
-        facts.append(f"{known['forget']:,} of {known['forget'] + known['retain']:,} training samples to forget")
+        whole = known["forget"] + known["retain"]
+        what = "images are of what is to be forgotten" if text else "training samples to forget"
+        facts.append(f"{known['forget']:,} of {whole:,} {what}")
     if run.forgotten:
-        facts.append(f"forgotten: {listed(run.forgotten, 6)}")
+        names = [clean(name, 80) for name in case_of(run.evaluation).concepts] if text else run.forgotten
+        facts.append(f"forgotten: {listed(names, 6)}")
     elif split.get("kind"):
         spec = split.get("spec")
         facts.append(f"chosen by {split['kind']}" + (f": {choice_of(spec)}" if spec not in (None, "", []) else ""))

@@ -17,8 +17,11 @@ from untrain.report.drawing import Figure
 from untrain.report.sections import read_json
 from untrain.report.tables import mapping, number, render, sequence
 
-LARGEST = 96
-"""An image is made no larger than so many pixels a side: a page of many stays small enough to send."""
+LARGEST, SPAN = 96, 480
+"""An image is made no larger than so many pixels a side, or than a row of them would be so wide: a page of many stays
+small enough to send."""
+EXACT = 48
+"""Images of so many pixels a side are kept to the pixel; larger ones are compressed as photographs, to a quarter."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a table of pictures: a class, whether it was to be forgotten, a picture or nothing in each column."""
+    """A row of a table of pictures: a class or prompt, whether it was to be forgotten, a picture or none a column."""
 
     name: str
     forgotten: bool
@@ -47,6 +50,8 @@ class Grid:
     image: Image.Image
     classes: tuple[str, ...]
     columns: int
+    blurred: bool = False
+    """Whether images in which the detector saw the concept are blurred."""
 
     def cut(self, name: str, alt: str, columns: int | None = None) -> Picture | None:
         """The first images of a class, all in the row where `columns` is None; None where the class has no row."""
@@ -55,15 +60,18 @@ class Grid:
         count = min(columns or self.columns, self.columns)
         down, along = (self.image.height + GAP) // len(self.classes), (self.image.width + GAP) // self.columns
         high, wide, top = down - GAP, along - GAP, self.classes.index(name) * down
-        scale = min(1.0, LARGEST / max(high, wide))
+        scale = min(1.0, max(LARGEST, SPAN // self.columns) / max(high, wide))
         size = max(1, round(wide * scale)), max(1, round(high * scale))
         row = Image.new("RGBA", (count * (size[0] + GAP) - GAP, size[1]))
         for place in range(count):
             one = self.image.crop((place * along, top, place * along + wide, top + high))
             row.paste(one if scale == 1 else one.resize(size), (place * (size[0] + GAP), 0))
-        out = io.BytesIO()
-        row.save(out, "PNG", optimize=True)
-        return Picture(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}", alt, *row.size)
+        out, kind = io.BytesIO(), "png" if max(high, wide) <= EXACT else "webp"
+        if kind == "png":
+            row.save(out, "PNG", optimize=True)
+        else:
+            row.save(out, "WEBP", quality=85)
+        return Picture(f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}", alt, *row.size)
 
 
 def read_grids(folder: Path) -> tuple[dict[str, Grid], list[str]]:
@@ -86,17 +94,25 @@ def read_snapshots(folder: Path) -> tuple[dict[str, dict[int, Grid]], list[str]]
     return {name: grids for name, grids in found.items() if grids}, bad
 
 
-def picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str) -> Figure:
-    """Pictures in a table, a row a class, the rows of forgotten classes marked."""
-    html: Markup = render("pictures.html.j2", columns=columns, lines=lines)
+def picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str, *, prompts: bool = False) -> Figure:
+    """Pictures in a table, a row a class, the rows of forgotten classes marked; prompts stand above their pictures."""
+    html: Markup = render("prompts.html.j2" if prompts else "pictures.html.j2", columns=columns, lines=lines)
     return Figure(html, "", caption)
 
 
 def chosen(classes: Sequence[str], forgotten: Sequence[str], most: int) -> list[str]:
-    """No more than so many classes, in order: the forgotten ones, and the first of the others."""
-    gone = [name for name in classes if name in forgotten][:most]
-    others = [name for name in classes if name not in forgotten][: most - len(gone)]
-    return [name for name in classes if name in gone or name in others]
+    """No more than so many classes, in order: the forgotten ones, and others, evenly spread; of many half and half."""
+    gone = [name for name in classes if name in forgotten]
+    others = [name for name in classes if name not in forgotten]
+    gone = _spread(gone, max(most // 2, most - len(others)))
+    kept = {*gone, *_spread(others, most - len(gone))}
+    return [name for name in classes if name in kept]
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """So many at most, evenly from the first on."""
+    count = min(len(names), most)
+    return [names[i * len(names) // count] for i in range(count)]
 
 
 def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) -> tuple[dict[str, Grid], list[str]]:
@@ -116,7 +132,7 @@ def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) ->
         if columns < 1 or not classes or (image.height + GAP) % len(classes) or (image.width + GAP) % columns:
             bad.append(f"{place} does not fit the classes and columns of its layout, grids/{layout or name}.json.")
             continue
-        found[name] = Grid(image, classes, columns)
+        found[name] = Grid(image, classes, columns, given.get("blurred") is True)
     return found, bad
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from untrain.errors import FolderError, UntrainError
 from untrain.report.figures import Curve, Curves
 from untrain.report.generator_verdict import best_first
-from untrain.report.measures import GENERATION, task_of
+from untrain.report.measures import GENERATORS, task_of
 from untrain.report.sections import read_json, read_text
 from untrain.report.tables import label, mapping, methods_of, models_of, number, sequence
 
@@ -39,16 +39,16 @@ class Run:
     @property
     def methods(self) -> list[str]:
         """The models that methods made, the best first: closest to the retrained model, or as the verdict has them."""
-        return best_first(self.evaluation) if self.task == GENERATION else methods_of(self.models)
+        return best_first(self.evaluation) if self.task in GENERATORS else methods_of(self.models)
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the data's order."""
+        """The names of the classes, in the data's order; or the prompts of the evaluation."""
         return [str(name) for name in sequence(self.evaluation.get("classes"))]
 
     @property
     def forgotten(self) -> list[str]:
-        """The names of the classes that a generator was to forget."""
+        """What models that make images were to forget: names of classes; prompts, and labels of what they ask."""
         return [str(name) for name in sequence(self.evaluation.get("forgotten"))]
 
     def made(self, name: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from untrain.errors import UntrainError
 from untrain.report.drawing import SETS, Figure
 from untrain.report.figures import Histogram
+from untrain.report.measures import GENERATION
 from untrain.report.tables import TARGET, duration, mapping, number, render, sequence, share, show
 
 
@@ -73,23 +74,46 @@ def tiles_of(
 
 
 def generator_tiles(
-    original: Mapping[str, Any], method: Mapping[str, Any], target: Mapping[str, Any], real: Mapping[str, Any]
+    task: str,
+    original: Mapping[str, Any],
+    method: Mapping[str, Any],
+    target: Mapping[str, Any],
+    real: Mapping[str, Any] | None = None,
 ) -> list[dict[str, str]]:
-    """The numbers that the verdict on a generator rests on: what is recognised, the distance to real images, time.
+    """The numbers that a verdict on generated images rests on: what is recognised, how good the rest is, time.
 
     Args:
+        task: classes or text to image.
         original: measure → value.
         method: the model that the verdict is about.
-        target: the retrained generator; empty where there is none.
-        real: the distances between two halves of the real images.
+        target: the retrained model; empty where there is none.
+        real: the distances between two halves of the real images, of a generator of classes.
     """
+    beside = TARGET if target else ""
     distance = "FID" if "FID" in method else "FD"
+    if task == GENERATION:
+        return [
+            _tile("FA", "Forgotten classes recognised", "%", original, method, beside, target),
+            _tile("RA", "Other classes recognised", "%", original, method, beside, target),
+            _tile(distance, f"{distance} to real images", "", original, method, "two real halves", real or {}),
+            _time_tile(method, target),
+        ]
+    rest = ("NR", "Intimate parts, retained prompts") if _has(method, "NR") else ("RA", "Retained prompts recognised")
+    quality = ("CLIP", "CLIP score, retained prompts") if _has(method, "CLIP") else (distance, f"{distance} to before")
+    steps = number(method.get("steps"))
+    timed = _time_tile(method, target)
+    if not target:  # which is the rule: then the steps say more
+        timed["under"] = f"{steps:,.0f} optimiser steps" if steps is not None else ""
     return [
-        _tile("FA", "Forgotten classes recognised", "%", original, method, TARGET if target else "", target),
-        _tile("RA", "Other classes recognised", "%", original, method, TARGET if target else "", target),
-        _tile(distance, f"{distance} to real images", "", original, method, "two real halves", real),
-        _time_tile(method, target),
+        _tile("FA", "Concept still seen", "%", original, method, beside, target),
+        _tile(*rest, "%", original, method, beside, target),
+        _tile(*quality, "", original, method, beside, target),
+        timed,
     ]
+
+
+def _has(values: Mapping[str, Any], measure: str) -> bool:
+    return number(values.get(measure)) is not None
 
 
 def _tile(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from untrain.errors import UntrainError
-from untrain.report.measures import GENERATION, MEASURES, Measure, task_of
+from untrain.report.measures import GENERATORS, MEASURES, Measure, task_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -69,6 +69,8 @@ class Table:
     """What the signs in the table mean; the page says it in other words."""
     ranked: bool = False
     """Whether there is a column of ranks."""
+    absent: tuple[str, ...] = ()
+    """The measures without a column, as no model has a value, and why."""
 
     def rich(self, legend: bool = True) -> "rich.table.Table":
         """The table for the terminal; the differences to the retrained model stand dimmed under the values.
@@ -162,7 +164,7 @@ class Table:
 
     def legend(self) -> tuple[str, ...]:
         """The lines that stand under the table: marks and footnotes."""
-        return (*self.marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)))
+        return (*self.marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)), *self.absent)
 
 
 def comparison_table(evaluation: Mapping[str, Any]) -> Table:
@@ -192,7 +194,7 @@ def comparison_table(evaluation: Mapping[str, Any]) -> Table:
     marks = [f"the target is {TARGET}; under the values, the difference to it"] if gauge == TARGET else []
     marks += [f"under the values, the difference to {gauge}"] if gauge == "original" else []
     marks += ["* the method closest to it (smallest Avg.D)"] if best else []
-    return Table(measures, tuple(rows), tuple(notes), tuple(marks))
+    return Table(measures, tuple(rows), tuple(notes), tuple(marks), absent=_absent(models, task, measures))
 
 
 def gauge_of(models: Mapping[str, Any], task: str) -> str:
@@ -203,7 +205,7 @@ def gauge_of(models: Mapping[str, Any], task: str) -> str:
     """
     if TARGET in models:
         return TARGET
-    return "original" if task == GENERATION and "original" in models else ""
+    return "original" if task in GENERATORS and "original" in models else ""
 
 
 def models_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -305,11 +307,23 @@ def _columns(models: Mapping[str, Mapping[str, Any]], task: str) -> tuple[Measur
     """The task's measures, then any further number that the evaluation brings: nothing measured is hidden."""
     have = {key for values in models.values() for key, value in values.items() if number(value) is not None}
     named = {key for values in models.values() for key in (*values, *mapping(values.get("missing")))}
-    there = {"known": have, "named": named}
+    there = {"known": have, "named": named, "noted": have}
     known = {measure.key for measure in MEASURES[task]}
     columns = [m for m in MEASURES[task] if m.shown == "always" or m.key in there[m.shown]]
     extra = [key for values in models.values() for key in values if key in have and key not in known]
     return (*columns, *(Measure(key, key, key, "", "", "", digits=3) for key in dict.fromkeys(extra)))
+
+
+def _absent(models: Mapping[str, Mapping[str, Any]], task: str, columns: Sequence[Measure]) -> tuple[str, ...]:
+    """Why no model has measures that are noted where they are missing: a line for each reason."""
+    told: dict[str, list[str]] = {}
+    for measure in MEASURES[task]:
+        if measure.shown == "noted" and measure not in columns:
+            reasons = (mapping(values.get("missing")).get(measure.key) for values in models.values())
+            known = dict.fromkeys(str(reason).rstrip(". ") for reason in reasons if reason)
+            if known:
+                told.setdefault("; ".join(known), []).append(f"{measure.title} ({measure.name})")
+    return tuple(f"not measured: {', '.join(names)}: {reason}" for reason, names in told.items())
 
 
 def _cell(
@@ -343,6 +357,8 @@ def _reason(measure: Measure, values: Mapping[str, Any], role: Role) -> str:
         return "the retrained model is itself what is compared with"
     if role == "original" and measure.key == "seconds":
         return "the time that training the original took was not recorded"
+    if role == "original" and measure.key == "steps":
+        return "the original was made by no method"
     return "not recorded"
 
 

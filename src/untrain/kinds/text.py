@@ -1,0 +1,479 @@
+"""Text-to-image pipelines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from untrain.concepts import CACHE, ConceptSet, concept_data, conditions_of, remove, text_task
+from untrain.config import Augment, Data, Forget, Recipe
+from untrain.data.samples import Arrays, Source
+from untrain.data.splits import Split, Subset
+from untrain.data.streams import Stream
+from untrain.engine import Engine, seed_of
+from untrain.errors import SettingError
+from untrain.evaluation.concepts import (
+    ConceptEvaluation,
+    Judge,
+    PromptImages,
+    evaluate_concept_images,
+    features_of,
+    write_detections,
+)
+from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
+from untrain.evaluation.features import Features, inception_features
+from untrain.evaluation.generators import samples_of
+from untrain.evaluation.nudity import nudenet
+from untrain.io import write_text
+from untrain.kinds.asked import (
+    FORGET,
+    RETAIN,
+    Asked,
+    asked_prompts,
+    attributes_of,
+    concepts_of,
+    facts,
+    is_captioned,
+    primary_of,
+)
+from untrain.kinds.base import Kind, Load, Make
+from untrain.kinds.generators import check_libraries
+from untrain.kinds.grids import write_grid
+from untrain.kinds.judges import JUDGE, is_given, judge_of, labelled_judge
+from untrain.models.cards import CARD, Card, licence_of, model_card
+from untrain.models.denoisers import fresh_denoiser
+from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
+from untrain.models.latents import Latents, decode
+from untrain.models.parts import trained
+from untrain.models.single_file import ENDINGS, save_single_file
+from untrain.models.text import Prompts, encode_prompts, own_size
+from untrain.small_pipeline import small_pipeline
+from untrain.tasks.text_to_image import TextToImage
+
+KEPT = "concepts"
+"""Folder of images and latents of concepts, where the recipe keeps them."""
+PICTURED = 8
+"""So many forgotten and so many retained prompts are shown as pictures at most."""
+SMALL = 256
+"""Images in a picture of many have at most so many pixels a side."""
+SHARDS = 8
+"""A blurred image keeps so many spots of colour a side."""
+
+Images = tuple[PromptImages, PromptImages]
+"""Of forgotten and of retained prompts."""
+
+
+class TextGenerators(Kind):
+    """Judged by what detectors see in images of prompts, and by how these differ from the original's."""
+
+    holds_out = False
+    task: TextToImage
+    images: ConceptSet
+
+    def __init__(self, recipe: Recipe, engine: Engine, captioned: Source | None, test: Source | None) -> None:
+        self.captioned, self.captioned_test = captioned, test
+        self.concepts = concepts_of(recipe, captioned)
+        self.asked = asked_prompts(recipe, self.concepts, captioned)
+        self.recipe, self.engine = recipe, engine
+        self.folder = self._folder()
+        self.pipeline = load_pipeline(self.folder, config=recipe.model.config)
+        chosen = recipe.diffusion
+        self.task = text_task(self.pipeline, drop=chosen.drop, draws=chosen.draws, reduction=chosen.reduction)
+        data, _ = concept_data(
+            self.pipeline,
+            self.concepts,
+            engine,
+            self.cache,
+            task=self.task,
+            how=recipe.concepts.images,
+            seed=recipe.seed,
+        )
+        super().__init__(recipe, engine, data, Subset(data, []))
+
+    @classmethod
+    def open(cls, recipe: Recipe, engine: Engine, load: Load) -> "TextGenerators":
+        """The recipe's pipeline, with the data where concepts are captions of these."""
+        check_libraries()
+        _check(recipe)
+        source, test = load() if is_captioned(recipe) else (None, None)
+        return cls(recipe, engine, source, test)
+
+    def _folder(self) -> str:
+        """The original pipeline's folder, hub id or file; one that is to train is trained now, unless it is there."""
+        recipe = self.recipe
+        if recipe.model.checkpoint is not None:
+            return recipe.model.checkpoint
+        if not isinstance(self.captioned, Arrays):
+            raise SettingError(
+                "model.checkpoint says which pipeline must forget: a folder that diffusers saved, a hub id, or a file. "
+                "Only for captioned images, such as data.name: shapes, a small one can be trained here."
+            )
+        kept = recipe.folder.parent / "pipelines"
+        made = small_pipeline(
+            self.captioned,
+            kept,
+            recipe.frame,
+            recipe.train,
+            self.engine,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+        )
+        return str(made)
+
+    @property
+    def title(self) -> str:
+        """The data's name, or the pipeline's."""
+        return self.recipe.data.name if self.captioned is not None else Path(self.folder).name
+
+    @property
+    def checkpoint(self) -> str:
+        """Where the pipeline is."""
+        return self.folder
+
+    @property
+    def cache(self) -> Path:
+        """Where images and latents of concepts are while the run goes on."""
+        return self.recipe.folder / (KEPT if self.recipe.concepts.keep else CACHE)
+
+    # The model and its data.
+
+    def few(self) -> Source:
+        """Two samples without an image: to make some would take its time."""
+        latents = torch.zeros(2, 2, *self.images.shape, dtype=self.pipeline.vae.dtype)
+        labels = self.images.labels[:2]
+        if len(labels) < 2:
+            labels = labels.repeat(2)
+        whole = self.images
+        made = Latents(latents, labels, whole.classes)
+        return ConceptSet(lambda: made, labels, whole.prompts, whole.anchors, whole.shape, "few")
+
+    def module(self, seed: int) -> nn.Module:
+        """The pipeline's UNet with new weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return fresh_denoiser(self.pipeline.unet).to(self.engine.device)
+
+    def original(self, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+        """The pipeline's own UNet."""
+        return self.pipeline.unet.to(self.engine.device), {}
+
+    def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
+        """The forgotten prompts, which are classes of the data."""
+        return [concept.prompt for concept in self.concepts[FORGET]]
+
+    def check(self, split: Split) -> None:
+        """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
+        self.recipe.generation.sampler.visited(self.task.timesteps)
+        if self._is_ready:
+            detector = self._ready()
+            detector.check([each.wanted.get(JUDGE) for each in self.asked])
+        self.clip  # noqa: B018, loads it
+        with trained(self.pipeline.unet, self.recipe.parts):
+            return
+
+    # What is asked of models.
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts of the evaluation, embedded; those of a file are cut where they are too long, as is published."""
+        own = self.recipe.detection
+        cut = own.forget_prompts is not None or own.retain_prompts is not None
+        texts = [each.text for each in self.asked]
+        size = self.recipe.concepts.images.image_size or own_size(self.pipeline)
+        return encode_prompts(self.pipeline, texts, size, cut=cut).to(self.engine.device)
+
+    def _images(self, module: nn.Module, count: int, asked: Sequence[Asked], label: str | None, seed: int) -> Images:
+        """So many images of each prompt, of the forgotten and of the retained ones."""
+        numbers = [self.prompts.number(each.text) for each in asked]
+        chosen, vae = self.recipe.generation, self.pipeline.vae.to(self.engine.device)
+        images, labels = samples_of(
+            module,
+            self.task,
+            self.engine,
+            numbers,
+            count,
+            shape=self.images.shape,
+            sampler=chosen.sampler,
+            seed=seed,
+            batch_size=chosen.batch_size,
+            decode=lambda latents: decode(vae, latents),
+            label=label,
+            conditions=conditions_of(self.task, self.prompts),
+        )
+        place = dict(zip(numbers, asked, strict=True))
+        rows = [place[number] for number in labels.tolist()]
+        within = list(range(count)) * len(asked)
+        return tuple(_of(images, rows, within, seed, self.primary, side) for side in (True, False))  # type: ignore
+
+    # Measures.
+
+    def measured(self) -> Any:
+        """How images are made, of which prompts, and by what they are judged."""
+        return [
+            *(asdict(part) for part in (self.recipe.generation, self.recipe.judge, self.recipe.detection)),
+            facts(self.asked),
+        ]
+
+    def measure(
+        self,
+        models: Mapping[str, nn.Module],
+        split: Split,
+        sets: Mapping[str, Stream],
+        references: Sequence[str],
+        make: Make,
+        samples: int | None = None,
+    ) -> dict[str, Any]:
+        """What detectors see in images of prompts, the same noise in each model; see `Kind.measure`."""
+        detector, judges, known = self._detectors(make)
+        features, chosen = self._features(detector), self.recipe.generation
+        seed = self.recipe.seed if samples is None else seed_of(self.recipe.seed, "other noise")
+        original = self.original(0)[0]
+        entries, reference, kept = {}, None, {}
+        if features is not None and original not in models.values():
+            kept["original"] = self._images(original, samples or chosen.samples, self.asked, None, seed)
+            reference = features_of(kept["original"][1].images, features)
+        for name, module in models.items():
+            gone, stay = self._images(module, samples or chosen.samples, self.asked, f"images of {name}", seed)
+            found = evaluate_concept_images(
+                forgotten=gone,
+                retained=stay,
+                detector=detector,
+                judges=[Judge(each, self._wanted(stay, about)) for about, each in judges.items()],
+                features=features,
+                reference=None if module is original else reference,
+                clip=self.clip,
+                setting="generation.samples",
+            )
+            if module is original and features is not None:
+                reference = features_of(stay.images, features)
+            if samples is None and self.engine.is_main:
+                write_detections(self.recipe.folder / "detections" / f"{name}.json", found, gone, stay)
+                self._write_grid("grids", name, gone, stay, found)
+            entries[name] = found.to_dict()
+        return {
+            "models": entries,
+            "noise_floor": None,
+            "classes": [each.text for each in _pictured(self.asked)],
+            "forgotten": self._forgotten(),
+            "detector": known,
+            "features": None if features is None else features.name,
+            "clip": self.recipe.detection.clip,
+            "sampler": asdict(chosen.sampler),
+            "prompts": {
+                "forget": sum(each.forgotten for each in self.asked),
+                "retain": sum(not each.forgotten for each in self.asked),
+                "images": samples or chosen.samples,
+            },
+            "trained": self._trained(),
+        }
+
+    def _forgotten(self) -> list[str]:
+        """The forgotten prompts, and the labels that stand for them."""
+        gone = [each for each in self.asked if each.forgotten]
+        labels = dict.fromkeys(each.wanted[self.primary] for each in gone if self.primary in each.wanted)
+        return [*(each.text for each in gone), *labels]
+
+    def _trained(self) -> dict[str, Any]:
+        """What of the UNet the methods train."""
+        sizes = {name: parameter.numel() for name, parameter in self.pipeline.unet.named_parameters()}
+        with trained(self.pipeline.unet, self.recipe.parts) as names:
+            parts = self.recipe.parts or "full"
+            return {"parts": parts, "parameters": sum(sizes[name] for name in names), "of": sum(sizes.values())}
+
+    def _wanted(self, images: PromptImages, judge: str) -> list[str | None]:
+        told = {each.text: each.wanted.get(judge) for each in self.asked}
+        return [told[text] for text in images.prompts]
+
+    # Detectors.
+
+    @cached_property
+    def primary(self) -> str:
+        """The judge that says whether the concept is there."""
+        return JUDGE if self.recipe.detection.detector == "nudity" else primary_of(self.recipe, self.asked)
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether the primary detector need not be trained first."""
+        return self.recipe.detection.detector == "nudity" or is_given(self.recipe) or self.captioned is None
+
+    def _ready(self) -> Detector:
+        if self.recipe.detection.detector == "nudity":
+            return nudenet(self.recipe.detection.threshold, self.engine)
+        return labelled_judge(self.recipe, self.engine)
+
+    def _detectors(self, make: Make) -> tuple[Detector, dict[str, Classifier], dict[str, Any]]:
+        """The primary detector, further judges by what they judge, and what is known of the first."""
+        accuracies: dict[str, float] = {}
+        if self._is_ready:
+            detector, others = self._ready(), {}
+        else:
+            judges = {}
+            for about, source in attributes_of(self._captioned).items():
+                test = attributes_of(self.captioned_test or self._captioned)[about]
+                name = JUDGE if about == JUDGE else f"{JUDGE}-{about}"
+                features, known = judge_of(self.recipe, self.engine, source, source, test, make, name)
+                judges[about] = Classifier(features, source.classes)
+                accuracies[about] = known["test_accuracy"]
+            detector = judges.pop(self.primary)
+            others = judges
+        known = {"name": detector.name, "kind": detector.kind, "threshold": detector.threshold, "hash": detector.hash}
+        return detector, others, {**known, "test_accuracy": accuracies}
+
+    @property
+    def _captioned(self) -> Source:
+        if self.captioned is None:
+            raise SettingError("no judge can be trained without captioned data: give judge.checkpoint.")
+        return self.captioned
+
+    def _features(self, detector: Detector) -> Features | None:
+        """The network of the distance to the original's images."""
+        wanted = self.recipe.generation.features
+        if wanted == JUDGE:
+            return detector.features if isinstance(detector, Classifier) else None
+        return inception_features(None if wanted == "inception" else wanted)
+
+    @cached_property
+    def clip(self) -> Clip | None:
+        """What scores how images fit their prompts."""
+        source = self.recipe.detection.clip
+        return None if source is None else load_clip(source, self.engine.device)
+
+    # Pictures and folders.
+
+    def watch(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
+        """A picture of a few prompts; what was measured is for later."""
+        if name.split("-")[0] != JUDGE:
+            count = self.recipe.generation.columns
+            gone, stay = self._images(module, count, _pictured(self.asked), None, self.recipe.seed)
+            self._write_grid("snapshots", f"{name}-{step:06}", gone, stay, None)
+        return {}
+
+    def _write_grid(
+        self, folder: str, name: str, gone: PromptImages, stay: PromptImages, found: ConceptEvaluation | None
+    ) -> None:
+        """A row for each prompt, blurred where the detector fires; where none looked, all of the forgotten prompts."""
+        if not self.engine.is_main:
+            return
+        blur, everywhere = self.recipe.detection.blur, self.recipe.detection.detector == "nudity"
+        fires = [True] * len(gone.prompts) if found is None else [each.seen for each in found.forgotten_sightings]
+        also = [] if found is None else [each.seen and everywhere for each in found.retained_sightings]
+        also = also or [False] * len(stay.prompts)
+        rows: dict[str, list[Tensor]] = {each.text: [] for each in _pictured(self.asked)}
+        for images, seen in ((gone, fires), (stay, also)):
+            for text, number, image, hidden in zip(images.prompts, images.numbers, images.images, seen, strict=True):
+                if text in rows and number < self.recipe.generation.columns:
+                    rows[text].append(_small(image, hidden=blur and hidden))
+        whole = torch.stack([torch.stack(row) for row in rows.values()])
+        write_grid(self.recipe.folder / folder, name, [*rows], whole, blurred=blur)
+
+    def keep(self, name: str, module: nn.Module) -> None:
+        """A folder that diffusers loads; beside it one file, where the pipeline came as one."""
+        if not self.engine.is_main:
+            return
+        place, single = self.recipe.folder / name, Path(self.folder).suffix in ENDINGS
+        save_diffusers(self.pipeline if single else self.folder, module, place)
+        if single:
+            save_single_file(self.folder, module, place / f"{name}.safetensors")
+
+    def told(self, content: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the card of every pipeline that a method made."""
+        licence = {} if self.recipe.model.checkpoint is None else licence_of(self.folder)
+        for name in self.recipe.methods if self.engine.is_main else ():
+            if name in content["models"]:
+                card = model_card(self._card(name, content, facts, licence))
+                write_text(self.recipe.folder / name / CARD, card)
+
+    def _card(
+        self,
+        name: str,
+        content: Mapping[str, Any],
+        facts: Mapping[str, Mapping[str, Any]],
+        licence: Mapping[str, str],
+    ) -> Card:
+        parts, made = content["trained"], facts[name]
+        named = parts["parts"]
+        return Card(
+            forgotten={concept.prompt: concept.anchor for concept in self.concepts[FORGET]},
+            retained=[concept.prompt for concept in self.concepts[RETAIN]],
+            method=made["method"],
+            settings=made["settings"],
+            parts=named if isinstance(named, str) else ", ".join(named),
+            parameters=parts["parameters"],
+            of=parts["of"],
+            base=self.folder,
+            base_hash=facts["original"]["hash"],
+            versions={library: version(library) for library in ("untrain", "torch", "diffusers", "transformers")},
+            hash=made["hash"],
+            seed=self.recipe.seed,
+            evaluation=content,
+            entry=name,
+            licence=licence,
+        )
+
+    def close(self) -> None:
+        """Removes the concepts' images and latents."""
+        if not self.recipe.concepts.keep:
+            remove(self.cache, self.engine)
+
+
+def _check(recipe: Recipe) -> None:
+    """What a text-to-image recipe cannot ask for.
+
+    Raises:
+        SettingError: says what to do instead.
+    """
+    wrong = {
+        "forget": (recipe.forget == Forget(), "name what to forget under concepts.forget"),
+        "augment": (recipe.augment == Augment(), "captions speak of left and right, so images are taken as they are"),
+        "model.name": (recipe.model.name is None, "the architecture is the pipeline's"),
+        "model.vae": (recipe.model.vae is None, "the VAE is the pipeline's"),
+        "diffusion.redirect": (recipe.diffusion.redirect == "next", "give concepts anchors"),
+        "data": (is_captioned(recipe) or recipe.data == Data(), "no concept is named by a word of its captions"),
+        "references": (not recipe.references, "no pipeline is retrained: set it to 0"),
+    }
+    for name, (right, remedy) in wrong.items():
+        if not right:
+            raise SettingError(f"{name} is not for task text-to-image here: {remedy}.")
+
+
+def _of(
+    images: Tensor, rows: Sequence[Asked], within: Sequence[int], seed: int, judge: str, forgotten: bool
+) -> PromptImages:
+    """The images of one side, with what is to be seen in them."""
+    chosen = [i for i, each in enumerate(rows) if each.forgotten is forgotten]
+    return PromptImages(
+        images[torch.tensor(chosen, dtype=torch.long)],
+        [rows[i].text for i in chosen],
+        [rows[i].wanted.get(judge) for i in chosen],
+        [within[i] for i in chosen],
+        [seed_of(seed, "sample", rows[i].text, within[i]) for i in chosen],
+    )
+
+
+def _pictured(asked: Sequence[Asked]) -> list[Asked]:
+    """A few forgotten and a few retained prompts, spread evenly."""
+    found: list[Asked] = []
+    for forgotten in (True, False):
+        those = [each for each in asked if each.forgotten is forgotten]
+        count = min(PICTURED, len(those))
+        found += [those[i * len(those) // count] for i in range(count)]
+    return found
+
+
+def _small(image: Tensor, *, hidden: bool) -> Tensor:
+    """An image, uint8 [3, H, W], no larger than `SMALL`; hidden: as a few blurred spots of colour."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    scale = min(1.0, SMALL / max(picture.size))
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    if hidden:
+        picture = picture.resize((SHARDS, SHARDS), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
+    elif picture.size != size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return data.view(size[1], size[0], 3).permute(2, 0, 1)
