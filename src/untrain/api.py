@@ -9,35 +9,27 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from untrain import fisher
+from untrain.concepts import ConceptImages
 from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
-from untrain.engine import Engine, Precision, modes_kept
-from untrain.errors import DataError, FolderError, ModelError, Overlap, SettingError, StaleFile
-from untrain.evaluation.evaluate import evaluate_models
-from untrain.evaluation.features import Real, classifier_features
-from untrain.evaluation.generation import GenerationEvaluation
-from untrain.evaluation.generators import evaluate_generators, samples_of
-from untrain.images import to_uint8
+from untrain.engine import Engine, Precision
+from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
+from untrain.given import Given, check_model, prepared
 from untrain.io import hash_json, hash_tensors, write_json, write_text
 from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import Checkpoints, Run, run
 from untrain.models.checkpoints import load_into, load_state, state_hash
-from untrain.models.denoisers import denoiser_of
-from untrain.models.diffusers_pipelines import schedule_of, with_denoiser
-from untrain.models.latents import decode, encode_data, latent_shape
+from untrain.models.parts import trained
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask
-from untrain.sampling import Sampler
 from untrain.settings import checked
-from untrain.tasks import resolve
-from untrain.tasks.class_diffusion import ClassDiffusion
 from untrain.types import Params, Task
 
 MODEL_FILE = "model.safetensors"
@@ -79,7 +71,7 @@ def unlearn(
     method: str | type[Method] | Method = "sfron",
     holdout: Any = None,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     init: Callable[[], nn.Module] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -88,19 +80,23 @@ def unlearn(
     precision: Precision = "no",
     compile: bool = False,
     workers: int = 0,
+    parts: str | Sequence[str] | None = None,
+    images: ConceptImages | None = None,
     **settings: Any,
 ) -> Result:
     """Makes a model forget: it should then behave as if it had been trained on the retain set alone.
 
     Args:
         model: any module, or a pipeline of diffusers; it is left as it was unless `inplace`.
-        forget: what to forget: a map-style data set of `(x, y)` or dicts, or a list of ready batches.
+        forget: what to forget: a map-style data set of `(x, y)` or dicts, or a list of ready batches; of a
+            text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
         method: a name (see `untrain.methods()`), a class, or a method object.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
-        batch_size: samples a batch, over all processes; lists of ready batches have their own.
+        batch_size: samples a batch, over all processes; lists of ready batches have their own. None: 128, and of a
+            text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
         out: a folder for weights, history, mask and manifest, and for checkpoints during the run.
         resume: go on from the last checkpoint in `out`, if there is one.
@@ -109,6 +105,9 @@ def unlearn(
         precision: "no" never casts; "bf16" or "fp16" autocast the steps.
         compile: run the steps through torch.compile.
         workers: processes that read a data set which is not in memory.
+        parts: what is trained: "full", of a UNet also "xattn", "noxattn", "selfattn" and "notime", or patterns of
+            parameter names; None: whatever requires a gradient.
+        images: how images are made of concepts that come without; they are removed in the end.
         settings: the method's; unknown ones are an error that lists the known.
 
     Raises:
@@ -119,80 +118,43 @@ def unlearn(
     given = Given.of(model, task)
     check_runs(chosen, given.task)
     subject = Subject(given.module, init=init)
-    sets = {
-        name: given.seen(data, engine, name)
-        for name, data in (("forget", forget), ("retain", retain), ("holdout", holdout))
-        if data is not None
-    }
-    streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-    check_sets(sets, streams)
     folder = None if out is None else check_folder(Path(out), resume or not engine.is_main)
+    asked = {"forget": forget, "retain": retain, "holdout": holdout}
+    asked = {name: data for name, data in asked.items() if data is not None}
     home = next((p.device for p in given.module.parameters()), engine.device)
-    working = subject if inplace else _copied(subject)
-    try:
-        working.module.to(engine.device)
-        problem = Problem(working, prepared(given.task, working.module, streams), **streams, seed=seed)
-        check_samples(problem.task, streams)
-        started = "" if folder is None else state_hash(working.module)
-        marks = "" if folder is None else fingerprint(chosen, problem, engine)
-        result = None if folder is None else read_result(folder, marks, chosen, working)
-        if result is None:
-            checkpoints = None if folder is None else Checkpoints(made(folder) / RESUME_FILE, marks, resume)
-            finished = run(chosen, problem, engine, checkpoints=checkpoints)
-            result = _result(finished, problem, given.module if inplace else None)
-            if folder is not None and engine.is_main:
-                write_result(result, folder, about=about(problem, engine), marks=marks, weights_hash=started)
-    finally:
-        working.module.to(home)
+    with given.sets(asked, engine, folder, images, seed) as sets:
+        size = batch_size or given.batch_size(sets)
+        streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
+        check_sets(sets, streams)
+        working = subject if inplace else _copied(subject)
+        try:
+            working.module.to(engine.device)
+            with trained(working.module, parts):
+                problem = Problem(working, prepared(given.task, working.module, streams), **streams, seed=seed)
+                check_samples(problem.task, streams)
+                result = _unlearned(chosen, problem, engine, folder, resume, given.module if inplace else None)
+        finally:
+            working.module.to(home)
     result.model.to(home)
     engine.wait()
     return replace(result, model=given.whole(result.model))
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a user hands over, taken apart.
-
-    Attributes:
-        model: as it was given.
-        module: what is trained.
-        task: its task object.
-        vae: encodes images into latents; None where the module sees the images themselves.
-    """
-
-    model: Any
-    module: nn.Module
-    task: Task
-    vae: Any = None
-
-    @classmethod
-    def of(cls, model: Any, task: str | Task) -> "Given":
-        """A module, or a pipeline of diffusers with its schedule and VAE.
-
-        Raises:
-            ModelError: if it is neither. SettingError: if there is no such task.
-        """
-        if isinstance(model, nn.Module) or not hasattr(model, "components"):
-            return cls(model, check_model(model), resolve(task))
-        vae = model.components.get("vae")
-        chosen = resolve(task)
-        if isinstance(chosen, ClassDiffusion):
-            known = {} if not isinstance(task, str) else schedule_of(model)
-            chosen = replace(chosen, clip_samples=vae is None, **known)
-        return cls(model, denoiser_of(model), chosen, vae)
-
-    def seen(self, data: Any, engine: Engine, name: str) -> Any:
-        """A set as the module sees it: latents of the images, each computed once, where there is a VAE."""
-        if self.vae is None or not isinstance(self.task, ClassDiffusion):
-            return data
-        task = self.task
-        return encode_data(self.vae, data, engine, mirrored=task.flip, names=task.names, name=name)
-
-    def whole(self, module: nn.Module) -> Any:
-        """The unlearned module as the user's type."""
-        if self.model is self.module:
-            return module
-        return self.model if module is self.module else with_denoiser(self.model, module)
+def _unlearned(
+    method: Method, problem: Problem, engine: Engine, folder: Path | None, resume: bool, model: nn.Module | None
+) -> Result:
+    """What the method makes of the problem; read from the folder where it is there already."""
+    working = problem.subject
+    if folder is None:
+        return _result(run(method, problem, engine), problem, model)
+    started, marks = state_hash(working.module), fingerprint(method, problem, engine)
+    result = read_result(folder, marks, method, working)
+    if result is None:
+        checkpoints = Checkpoints(made(folder) / RESUME_FILE, marks, resume)
+        result = _result(run(method, problem, engine, checkpoints=checkpoints), problem, model)
+        if engine.is_main:
+            write_result(result, folder, about=about(problem, engine), marks=marks, weights_hash=started)
+    return result
 
 
 def _typed(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -222,151 +184,6 @@ def _result(finished: Run, problem: Problem, model: nn.Module | None) -> Result:
     )
 
 
-def evaluate(
-    model: Any,
-    *,
-    forget: Any,
-    retain: Any,
-    test: Any = None,
-    task: str | Task = "classification",
-    reference: Any = None,
-    seed: int = 0,
-    batch_size: int = 256,
-    device: str | torch.device | None = None,
-    precision: Precision = "no",
-    workers: int = 0,
-    classes: Sequence[str] | None = None,
-    svc: bool = False,
-    judge: nn.Module | None = None,
-    samples: int = 250,
-    sampler: Sampler | None = None,
-) -> Any:
-    """Measures how far a model forgot and what it kept.
-
-    Args:
-        model: the model to look at; nothing in it is changed.
-        forget: what was to be forgotten: a data set or a list of ready batches.
-        retain: what was to be kept, likewise.
-        test: samples that the model never saw, likewise; a classifier needs them.
-        task: as in `unlearn`.
-        reference: a model retrained without the forget set, or several: the first is the target of every
-            distance, the others show the noise floor. None: measures that need one say so in `.missing`.
-        seed: of the samples that the support vector attacks are fitted on; other measures draw nothing.
-        batch_size: samples a forward pass.
-        device: as in `unlearn`.
-        precision: as in `unlearn`.
-        workers: as in `unlearn`.
-        classes: names of the classes.
-        svc: whether to run the support vector attacks too, which take about a second for each model.
-        judge: for generators: a classifier of images in [−1, 1], which says what samples show.
-        samples: for generators: images of each class.
-        sampler: for generators: how they are made; None: 50 steps of DDIM without guidance.
-
-    Returns:
-        An `Evaluation`; of a generator a `GenerationEvaluation`, for which `test` and `reference` are not needed.
-    """
-    engine = Engine.start(device, precision)
-    given = Given.of(model, task)
-    if isinstance(given.task, ClassDiffusion):
-        if reference is not None:
-            raise SettingError("generators are not measured beside others: evaluate the retrained one by itself.")
-        return _evaluate_generator(
-            given, forget, retain, engine, judge, samples, sampler or Sampler(), seed, batch_size, classes
-        )
-    if test is None:
-        raise DataError("a classifier is evaluated on test data too: pass test=, samples that it never saw.")
-    references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
-    models = {"model": given.module}
-    models |= {f"reference-{i}": check_model(module, "reference") for i, module in enumerate(references)}
-    sets = {"forget": forget, "retain": retain, "test": test}
-    streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-    homes = {name: next((p.device for p in m.parameters()), engine.device) for name, m in models.items()}
-    try:
-        for module in models.values():
-            module.to(engine.device)
-        ready = prepared(task, model, streams)
-        count = getattr(ready, "num_classes", None)
-        if classes is not None and count not in (None, len(classes)):
-            raise DataError(f"classes has {len(classes)} names, but the model has {count} outputs: name each of them.")
-        names = [name for name in models if name != "model"]
-        found = evaluate_models(models, ready, streams, engine, references=names, classes=classes, svc=svc, seed=seed)
-        return found["model"]
-    finally:
-        for name, module in models.items():
-            module.to(homes[name])
-
-
-def _evaluate_generator(
-    given: "Given",
-    forget: Any,
-    retain: Any,
-    engine: Engine,
-    judge: nn.Module | None,
-    count: int,
-    sampler: Sampler,
-    seed: int,
-    batch_size: int,
-    names: Sequence[str] | None,
-) -> GenerationEvaluation:
-    """What a judge sees in a generator's samples of the sets' classes, and how far these are from the retain set."""
-    if judge is None:
-        raise SettingError("a generator is judged by a classifier: pass judge=, a module that takes images in [−1, 1].")
-    homes = {m: next((p.device for p in m.parameters()), engine.device) for m in (given.module, judge)}
-    images = {name: _images(data, name, engine, given.task) for name, data in (("forget", forget), ("retain", retain))}
-    retained = images["retain"].labels.unique()
-    forgotten = [c for c in images["forget"].labels.unique().tolist() if c not in retained]
-    shape = tuple(images["retain"].images.shape[1:])
-    latent = None if given.vae is None else latent_shape(given.vae, shape)
-    blank = {"input": torch.zeros(1, *(latent or shape)), "label": retained[:1]}
-    try:
-        judge.to(engine.device)
-        module = given.module.to(engine.device)
-        with modes_kept(module):
-            drawn = given.task.draw(blank, torch.Generator(), "evaluate")
-            task = cast(ClassDiffusion, given.task.prepare(module.eval(), engine.to_device(drawn)))
-        features = classifier_features(
-            judge, lambda x: x.to(engine.device, torch.float32) / 127.5 - 1, type(judge).__name__
-        )
-
-        def sample(module: nn.Module, label: str) -> tuple[Tensor, Tensor]:
-            return samples_of(
-                module,
-                task,
-                engine,
-                [*forgotten, *retained.tolist()],
-                count,
-                shape=latent or shape,
-                sampler=sampler,
-                seed=seed,
-                batch_size=batch_size,
-                decode=None if given.vae is None else lambda latents: decode(given.vae, latents),
-                label=label,
-            )
-
-        known = names or [str(c) for c in range(task.num_classes or 0)]
-        found = evaluate_generators(
-            {"model": module},
-            sample,
-            real=features.look(images["retain"], batch_size),
-            forgotten=forgotten,
-            classes=known,
-            judge=features,
-            features=features,
-            batch_size=batch_size,
-        )
-        return found["model"]
-    finally:
-        for module, home in homes.items():
-            module.to(home)
-
-
-def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
-    """A set's images and labels, as bytes, on the CPU."""
-    batches = list(Stream(data, name, engine).once(task, "evaluate"))
-    images, labels = (torch.cat([batch[key].cpu() for batch in batches]) for key in ("input", "label"))
-    return Real(to_uint8(images), labels)
-
-
 def fisher_diagonal(
     model: nn.Module, task: str | Task, batches: Any, *, estimator: fisher.Estimator = "sample", seed: int = 0
 ) -> Params:
@@ -393,29 +210,6 @@ def fisher_diagonal(
     stream = Stream(data, "fisher", engine, seed=seed)
     ready = prepared(task, model, {"fisher": stream})
     return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator, engine=engine)
-
-
-def prepared(task: str | Task, module: nn.Module, streams: Mapping[str, Stream]) -> Task:
-    """The task, completed by looking at the model and at a few samples of the first set; nothing is changed."""
-    ready = resolve(task)
-    stream = next(iter(streams.values()))
-    batch = next(iter(stream.once(ready, "evaluate", limit=2, batch_size=2)))
-    few = {key: value[:2] for key, value in batch.items()}
-    with modes_kept(module):
-        return ready.prepare(module.eval(), few)
-
-
-def check_model(model: Any, name: str = "model") -> nn.Module:
-    """The model, if it is one.
-
-    Raises:
-        ModelError: if it is something else.
-    """
-    if isinstance(model, Result):
-        raise ModelError(f"{name} is a Result: pass its .model.")
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"{name} must be a torch.nn.Module, not {type(model).__name__}.")
-    return model
 
 
 def check_samples(task: Task, streams: Mapping[str, Stream]) -> None:
@@ -509,8 +303,15 @@ def fingerprint(method: Method, problem: Problem, engine: Engine) -> str:
             "weights": state_hash(problem.subject.module),
             "sets": [None if s is None else [content_of(s), len(s), s.batch_size] for s in sets],
             "engine": [engine.precision, engine.num_processes],
+            **_trained_names(problem.subject.module),
         }
     )
+
+
+def _trained_names(module: nn.Module) -> dict[str, list[str]]:
+    """Which parameters are trained, where not all are."""
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return {} if len(names) == sum(1 for _ in module.parameters()) else {"trained": names}
 
 
 def content_of(stream: Stream) -> str:

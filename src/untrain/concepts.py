@@ -52,11 +52,13 @@ class Concept:
             [−1, 1]; None: the pipeline makes them.
         anchor: the text that the prompt is redirected to; None: of what is forgotten the empty prompt, of what is
             retained the prompt itself.
+        label: what a classifier calls it that judges the result.
     """
 
     prompt: str
     images: Any = None
     anchor: str | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the texts."""

@@ -218,8 +218,8 @@ class Detection:
 
     def __post_init__(self) -> None:
         """Checks the range."""
-        if not 0 < self.threshold < 1:
-            raise SettingError(f"detection.threshold must be in (0, 1), not {self.threshold}.")
+        if not 0.25 <= self.threshold <= 1:
+            raise SettingError(f"detection.threshold must be in [0.25, 1], not {self.threshold}.")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from untrain.api import (
     environment,
     is_temporary,
     made,
-    prepared,
 )
 from untrain.config import Recipe, read, write
 from untrain.data.samples import Source
@@ -34,6 +33,7 @@ from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
+from untrain.given import prepared
 from untrain.images import Decode
 from untrain.io import hash_json, write_json, write_text
 from untrain.kinds import Kind, kind_of
@@ -326,7 +326,8 @@ def original(shop: Workshop) -> nn.Module:
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
-    shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), "notes": notes, "settings": {}, "peak_lr": lr}
+    about = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
+    shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), **about}
     return module
 
 

@@ -60,7 +60,7 @@ _VAE: dict[str, Any] = {
     "norm_num_groups": 4,
     "mid_block_add_attention": False,
 }
-"""With four channels of latents instead of eight it needs several times as many steps."""
+"""With four channels of latents instead of eight, the error after 200 steps was half as much again."""
 _UNET: dict[str, Any] = {
     "in_channels": _VAE["latent_channels"],
     "out_channels": _VAE["latent_channels"],
@@ -76,7 +76,7 @@ _SCHEDULER: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "beta_end": 0.02,  # 0.012, as of Stable Diffusion, leaves more of the mean of so small latents at the last step
-    "prediction_type": "v_prediction",  # predicting noise draws wrong brightness for many more steps
+    "prediction_type": "v_prediction",  # predicting noise, it learns brightness and colours far later
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,

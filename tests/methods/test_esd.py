@@ -89,7 +89,7 @@ def test_every_visited_timestep_comes_and_pure_noise_and_nearly_clean_images_too
         return at(self, batch, timestep, x)
 
     work, engine = problem(denoiser())
-    method = ESD(steps=60, sampler=replace(SAMPLER, guidance=0.0), samples=2)
+    method = ESD(steps=60, sampler=replace(SAMPLER, guidance=0.0), samples=2).resolved(work, engine)
     state = method.start(work, engine)
     for k in range(60):
         monkeypatch.setattr(type(TASK), "at", noted)
@@ -123,7 +123,7 @@ def test_a_model_without_the_class_that_means_no_class_is_refused():
     task = replace(POINTS, num_classes=5)
     work, engine = points_problem(trained_points(0))
     work.task = task.prepare(work.subject.module, work.forget.batch(0, task, "evaluate"))
-    method = ESD(steps=1, sampler=Sampler(steps=5))
+    method = ESD(steps=1, sampler=Sampler(steps=5)).resolved(work, engine)
     with pytest.raises(SettingError, match="no class"):
         method.step(method.start(work, engine), 0)
 

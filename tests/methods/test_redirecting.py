@@ -58,8 +58,8 @@ def test_random_labels_follow_it_too(name):
         state = method.start(work, engine)
         logs[teacher] = [method.step(state, k)["forget_loss"] for k in range(3)]
         assert state.module is not state.frozen.get("original")
-    assert logs["current"][0] == logs["original"][0]
-    assert logs["current"][1:] != logs["original"][1:]
+    assert logs["current"][0] == pytest.approx(logs["original"][0], rel=1e-9)  # modes choose other kernels
+    assert logs["current"][1] != pytest.approx(logs["original"][1], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["random-label", "salun", "proximal-gradient", "sfron"])
@@ -70,7 +70,7 @@ def test_where_no_teacher_is_asked_it_cannot_be_chosen(name):
     check_runs(make(name, {**settings, "teacher": "current"}), Classification())
     check_runs(make(name, settings), ClassDiffusion())
     check_runs(make(name, settings), TextToImage())
-    with pytest.raises(SettingError, match="teacher must be 'current' or 'original', not 'later'"):
+    with pytest.raises(SettingError, match="unknown teacher 'later'. Known: current, original"):
         make(name, {"teacher": "later"})
 
 

@@ -105,6 +105,7 @@ def test_the_safety_checker_is_not_loaded_and_not_lost(tmp_path: Path) -> None:
     (tmp_path / "old" / "model_index.json").write_text(json.dumps(index))
     found = load_pipeline(tmp_path / "old")
     assert found.safety_checker is None and found.feature_extractor is not None
+    assert found.config.requires_safety_checker is False, "or diffusers warns"
     save_diffusers(tmp_path / "old", found.unet, tmp_path / "new", card="---\nlicense: mit\n---\n# A model\n")
     assert (tmp_path / "new" / "safety_checker" / "config.json").is_file()
     assert (tmp_path / "new" / "README.md").read_text() == "---\nlicense: mit\n---\n# A model\n"

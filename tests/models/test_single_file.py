@@ -1,6 +1,7 @@
 """Single files of Stable Diffusion, written here in their authors' layout from tiny pipelines."""
 
 import copy
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -205,8 +206,6 @@ def test_a_torch_file_is_read_where_it_holds_tensors_alone(places: dict[str, Pat
 def test_the_public_configuration_needs_clips_words_alone(
     places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
     for kind, place in places.items():
         tiny = {}
         for name, (library, made, settings) in PUBLIC[kind].items():
@@ -260,8 +259,6 @@ def test_a_public_configuration_is_written_with_all_defaults(
     kind: str, places: dict[str, Path], tmp_path: Path
 ) -> None:
     """Diffusers' conversion looks at some of them without asking whether they are there."""
-    import json
-
     single_file._public_folder(kind, places[kind] / "words", tmp_path)
     said = json.loads((tmp_path / "unet" / "config.json").read_text())
     assert said["layers_per_block"] == 2 and said["_class_name"] == "UNet2DConditionModel"
@@ -359,8 +356,6 @@ def test_a_weight_that_is_missing_is_said(ending: str, message: str, places: dic
 def test_the_configuration_must_be_of_the_same_architecture(
     places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import json
-
     file, folder = places[SD] / "model.safetensors", tmp_path / "other"
     with pytest.raises(SettingError, match=f"holds a {SD}, and the configuration in .* is of a {XL}"):
         load_single_file(file, places[XL] / "pipeline")
@@ -438,6 +433,10 @@ def test_weights_keep_the_type_of_the_file(dtype: torch.dtype, places: dict[str,
     found = load_file(tmp_path / "new.safetensors")
     assert {name: weight.dtype for name, weight in found.items()} == {n: weight.dtype for n, weight in mixed.items()}
     assert torch.equal(found[FIRST], new.conv_in.weight.detach().to(dtype))
+    data = (tmp_path / "new.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    places_in_file = {name: entry["data_offsets"][0] for name, entry in json.loads(data[8 : 8 + length]).items()}
+    assert length % 8 == 0 and all(place % found[name].itemsize == 0 for name, place in places_in_file.items())
     again = load_single_file(tmp_path / "new.safetensors", places[SD] / "pipeline").unet
     assert all(torch.equal(a, b.to(dtype).float()) for a, b in zip(again.parameters(), new.parameters(), strict=True))
     with torch.no_grad():

@@ -17,11 +17,12 @@ from typing import Any
 from torch import nn
 
 from untrain import pipeline
-from untrain.api import check_sets, prepared
+from untrain.api import check_sets
 from untrain.comparison.benches import Bench, benches_of
 from untrain.config import Recipe, space_of, whole, with_settings
 from untrain.engine import seed_of
 from untrain.errors import SettingError, StaleFile, UntrainError
+from untrain.given import prepared
 from untrain.io import hash_json, write_json
 from untrain.methods.base import Choice, Method, Optimizer, Space
 from untrain.methods.loop import run

@@ -5,7 +5,7 @@ Images come from elsewhere, uint8 in [0, 255]; nothing here samples.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -171,6 +171,28 @@ def hub_classifier(source: str, device: torch.device | str = "cpu") -> Classifie
 def _pixels(pictures: Any, images: Tensor) -> Tensor:
     """What a processor of transformers makes of uint8 images [B, 1 or 3, H, W]."""
     return pictures(images=list(images.expand(-1, 3, -1, -1).cpu()), return_tensors="pt")["pixel_values"]
+
+
+def image_classifier(
+    module: nn.Module,
+    labels: Sequence[str],
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    *,
+    name: str | None = None,
+) -> Classifier:
+    """A user's classifier as a detector.
+
+    Args:
+        module: gives logits [B, C], or an object with `.logits`.
+        labels: what its outputs are called, in order.
+        prepare: uint8 images [B, C, H, W] → its input; None: floats in [−1, 1].
+        name: as tables show it; None: that of its class.
+    """
+
+    def plain(images: Tensor) -> Tensor:
+        return images.float() / 127.5 - 1
+
+    return Classifier(classifier_features(module, prepare or plain, name or type(module).__name__), tuple(labels))
 
 
 # ── CLIP ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,6 @@
 """What a text-to-image recipe speaks of: its concepts, and the prompts that it is evaluated on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from untrain.concepts import Concept, check_concepts
@@ -9,25 +8,10 @@ from untrain.config import ConceptEntry, Recipe
 from untrain.data import shapes
 from untrain.data.samples import Source
 from untrain.errors import DataError, SettingError, unknown
-from untrain.kinds.judges import JUDGE
+from untrain.evaluation.prompted import JUDGE, Asked
 from untrain.prompts import read_prompts
 
 FORGET, RETAIN = "forget", "retain"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A prompt that models are evaluated on.
-
-    Attributes:
-        text: the prompt.
-        forgotten: whether it asks for what is to be forgotten.
-        wanted: judge → the label that it should see.
-    """
-
-    text: str
-    forgotten: bool
-    wanted: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_captioned(recipe: Recipe) -> bool:
@@ -64,7 +48,7 @@ def concepts_of(recipe: Recipe, captioned: Source | None) -> dict[str, list[Conc
 
 def _named(entry: ConceptEntry, captioned: Source | None) -> list[Concept]:
     if entry.prompt is not None:
-        return [Concept(entry.prompt, entry.images, entry.anchor)]
+        return [Concept(entry.prompt, entry.images, entry.anchor, entry.label)]
     word, texts = str(entry.containing), _captions(captioned)
     found = [text for text in texts if word in text.split()]
     if captioned is None or not found:
@@ -102,7 +86,7 @@ def asked_prompts(recipe: Recipe, lists: Mapping[str, Sequence[Concept]], captio
     """
     found = []
     for name, file in ((FORGET, recipe.detection.forget_prompts), (RETAIN, recipe.detection.retain_prompts)):
-        labels = _labels(recipe, name, captioned)
+        labels = _labels(lists[name], captioned)
         texts = [concept.prompt for concept in lists[name]] if file is None else _texts(file)
         one = next(iter(labels.values())) if name == FORGET and len({*map(str, labels.values())}) == 1 else {}
         found += [Asked(text, name == FORGET, labels.get(text, one)) for text in texts]
@@ -116,14 +100,13 @@ def _texts(file: str) -> list[str]:
     return list(dict.fromkeys(prompt.text for prompt in read_prompts(file)))
 
 
-def _labels(recipe: Recipe, name: str, captioned: Source | None) -> dict[str, dict[str, str]]:
-    """Prompt → judge → label, of the prompts of a set that have any."""
+def _labels(concepts: Sequence[Concept], captioned: Source | None) -> dict[str, dict[str, str]]:
+    """Prompt → judge → label, of the prompts that have any."""
     if captioned is not None and set(captioned.classes) <= set(shapes.CAPTIONS):
         return {text: dict(shapes.meaning(text)) for text in captioned.classes}
     if captioned is not None:
         return {text: {JUDGE: text} for text in captioned.classes}
-    entries = recipe.concepts.forget if name == FORGET else recipe.concepts.retain
-    return {str(entry.prompt): {JUDGE: entry.label} for entry in entries if entry.label is not None}
+    return {concept.prompt: {JUDGE: concept.label} for concept in concepts if concept.label is not None}
 
 
 def primary_of(recipe: Recipe, asked: Sequence[Asked]) -> str:

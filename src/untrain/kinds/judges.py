@@ -1,7 +1,6 @@
 """Classifiers that judge generated images: given by the user, or trained here on real ones."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,16 +12,15 @@ from untrain.data.streams import Stream
 from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, SettingError
 from untrain.evaluation.accuracy import accuracy
-from untrain.evaluation.detectors import Classifier
+from untrain.evaluation.detectors import Classifier, hub_classifier
 from untrain.evaluation.evaluate import predictions
 from untrain.evaluation.features import Features, classifier_features
+from untrain.evaluation.prompted import JUDGE
 from untrain.kinds.base import Make
 from untrain.kinds.classifiers import classification, classifier
 from untrain.methods.base import Problem
 from untrain.models import checkpoints
 from untrain.models.subject import Subject
-
-JUDGE = "judge"
 
 
 def is_given(recipe: Recipe) -> bool:
@@ -89,7 +87,7 @@ def labelled_judge(recipe: Recipe, engine: Engine) -> Classifier:
     chosen = recipe.judge
     kind, _, source = chosen.name.partition(":")
     if kind == "hf" and chosen.checkpoint is None:
-        return _hub_classifier(source, engine)
+        return hub_classifier(source, engine.device)
     if chosen.checkpoint is None or not chosen.classes:
         raise SettingError(
             "who says whether a concept is there? Give judge.name: hf:ID, a classifier of transformers whose labels "
@@ -110,26 +108,3 @@ def labelled_judge(recipe: Recipe, engine: Engine) -> Classifier:
         return task.draw(batch, torch.Generator(), "evaluate")["input"]
 
     return Classifier(classifier_features(module, prepared, chosen.name), chosen.classes)
-
-
-def _hub_classifier(source: str, engine: Engine) -> Classifier:
-    """An image classifier of transformers with its own labels and its own way to prepare images.
-
-    Raises:
-        CheckpointError: if it cannot be loaded.
-    """
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    try:
-        processor: Any = AutoImageProcessor.from_pretrained(source)
-        module = AutoModelForImageClassification.from_pretrained(source, weights_only=True)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise CheckpointError(f"judge.name hf:{source}: no image classifier can be loaded: {error}") from error
-    labels = [str(module.config.id2label[number]) for number in range(module.config.num_labels)]
-    module = module.eval().to(engine.device)
-
-    def prepared(given: Tensor) -> Tensor:
-        found = processor(images=list(given.expand(-1, 3, -1, -1).cpu()), return_tensors="pt")["pixel_values"]
-        return found.to(engine.device)
-
-    return Classifier(classifier_features(module, prepared, Path(source).name), labels)

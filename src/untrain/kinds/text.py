@@ -8,33 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from untrain.concepts import CACHE, ConceptSet, concept_data, conditions_of, remove, text_task
+from untrain.concepts import CACHE, ConceptSet, concept_data, remove, text_task
 from untrain.config import Augment, Data, Forget, Recipe
 from untrain.data.samples import Arrays, Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import Engine, seed_of
 from untrain.errors import SettingError
-from untrain.evaluation.concepts import (
-    ConceptEvaluation,
-    Judge,
-    PromptImages,
-    evaluate_concept_images,
-    features_of,
-    write_detections,
-)
+from untrain.evaluation.concepts import ConceptEvaluation, write_detections
 from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
 from untrain.evaluation.features import Features, inception_features
-from untrain.evaluation.generators import samples_of
 from untrain.evaluation.nudity import nudenet
+from untrain.evaluation.prompted import JUDGE, Made, Studio, evaluate_prompted
 from untrain.io import write_text
 from untrain.kinds.asked import (
     FORGET,
     RETAIN,
-    Asked,
     asked_prompts,
     attributes_of,
     concepts_of,
@@ -44,12 +35,12 @@ from untrain.kinds.asked import (
 )
 from untrain.kinds.base import Kind, Load, Make
 from untrain.kinds.generators import check_libraries
-from untrain.kinds.grids import write_grid
-from untrain.kinds.judges import JUDGE, is_given, judge_of, labelled_judge
+from untrain.kinds.grids import miniature, pictured, write_grid
+from untrain.kinds.judges import is_given, judge_of, labelled_judge
 from untrain.models.cards import CARD, Card, licence_of, model_card
 from untrain.models.denoisers import fresh_denoiser
 from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
-from untrain.models.latents import Latents, decode
+from untrain.models.latents import Latents
 from untrain.models.parts import trained
 from untrain.models.single_file import ENDINGS, save_single_file
 from untrain.models.text import Prompts, encode_prompts, own_size
@@ -58,15 +49,6 @@ from untrain.tasks.text_to_image import TextToImage
 
 KEPT = "concepts"
 """Folder of images and latents of concepts, where the recipe keeps them."""
-PICTURED = 8
-"""So many forgotten and so many retained prompts are shown as pictures at most."""
-SMALL = 256
-"""Images in a picture of many have at most so many pixels a side."""
-SHARDS = 8
-"""A blurred image keeps so many spots of colour a side."""
-
-Images = tuple[PromptImages, PromptImages]
-"""Of forgotten and of retained prompts."""
 
 
 class TextGenerators(Kind):
@@ -173,7 +155,8 @@ class TextGenerators(Kind):
         if self._is_ready:
             detector = self._ready()
             detector.check([each.wanted.get(JUDGE) for each in self.asked])
-        self.clip  # noqa: B018, loads it
+        if self.clip is not None:
+            self.clip.check([each.text for each in self.asked if not each.forgotten])
         with trained(self.pipeline.unet, self.recipe.parts):
             return
 
@@ -188,28 +171,11 @@ class TextGenerators(Kind):
         size = self.recipe.concepts.images.image_size or own_size(self.pipeline)
         return encode_prompts(self.pipeline, texts, size, cut=cut).to(self.engine.device)
 
-    def _images(self, module: nn.Module, count: int, asked: Sequence[Asked], label: str | None, seed: int) -> Images:
-        """So many images of each prompt, of the forgotten and of the retained ones."""
-        numbers = [self.prompts.number(each.text) for each in asked]
+    @cached_property
+    def studio(self) -> Studio:
+        """Where images of prompts are made."""
         chosen, vae = self.recipe.generation, self.pipeline.vae.to(self.engine.device)
-        images, labels = samples_of(
-            module,
-            self.task,
-            self.engine,
-            numbers,
-            count,
-            shape=self.images.shape,
-            sampler=chosen.sampler,
-            seed=seed,
-            batch_size=chosen.batch_size,
-            decode=lambda latents: decode(vae, latents),
-            label=label,
-            conditions=conditions_of(self.task, self.prompts),
-        )
-        place = dict(zip(numbers, asked, strict=True))
-        rows = [place[number] for number in labels.tolist()]
-        within = list(range(count)) * len(asked)
-        return tuple(_of(images, rows, within, seed, self.primary, side) for side in (True, False))  # type: ignore
+        return Studio(self.task, vae, self.prompts, self.images.shape, self.engine, chosen.sampler, chosen.batch_size)
 
     # Measures.
 
@@ -233,33 +199,27 @@ class TextGenerators(Kind):
         detector, judges, known = self._detectors(make)
         features, chosen = self._features(detector), self.recipe.generation
         seed = self.recipe.seed if samples is None else seed_of(self.recipe.seed, "other noise")
-        original = self.original(0)[0]
-        entries, reference, kept = {}, None, {}
-        if features is not None and original not in models.values():
-            kept["original"] = self._images(original, samples or chosen.samples, self.asked, None, seed)
-            reference = features_of(kept["original"][1].images, features)
-        for name, module in models.items():
-            gone, stay = self._images(module, samples or chosen.samples, self.asked, f"images of {name}", seed)
-            found = evaluate_concept_images(
-                forgotten=gone,
-                retained=stay,
-                detector=detector,
-                judges=[Judge(each, self._wanted(stay, about)) for about, each in judges.items()],
-                features=features,
-                reference=None if module is original else reference,
-                clip=self.clip,
-                setting="generation.samples",
-            )
-            if module is original and features is not None:
-                reference = features_of(stay.images, features)
-            if samples is None and self.engine.is_main:
-                write_detections(self.recipe.folder / "detections" / f"{name}.json", found, gone, stay)
-                self._write_grid("grids", name, gone, stay, found)
-            entries[name] = found.to_dict()
+
+        def images(module: nn.Module, label: str | None) -> Made:
+            count = samples or chosen.samples
+            return self.studio.images(module, self.asked, count, seed=seed, primary=self.primary, label=label)
+
+        found = evaluate_prompted(
+            models,
+            self.original(0)[0],
+            images,
+            self.asked,
+            detector=detector,
+            judges=judges,
+            features=features,
+            clip=self.clip,
+            setting="generation.samples",
+            **({} if samples else {"look": self._keep_images}),
+        )
         return {
-            "models": entries,
+            "models": {name: evaluation.to_dict() for name, evaluation in found.items()},
             "noise_floor": None,
-            "classes": [each.text for each in _pictured(self.asked)],
+            "classes": [each.text for each in pictured(self.asked)],
             "forgotten": self._forgotten(),
             "detector": known,
             "features": None if features is None else features.name,
@@ -273,6 +233,12 @@ class TextGenerators(Kind):
             "trained": self._trained(),
         }
 
+    def _keep_images(self, name: str, made: Made, found: ConceptEvaluation) -> None:
+        """What was seen in every image, and a picture of some."""
+        if self.engine.is_main:
+            write_detections(self.recipe.folder / "detections" / f"{name}.json", found, *made)
+            self._write_grid("grids", name, made, found)
+
     def _forgotten(self) -> list[str]:
         """The forgotten prompts, and the labels that stand for them."""
         gone = [each for each in self.asked if each.forgotten]
@@ -285,10 +251,6 @@ class TextGenerators(Kind):
         with trained(self.pipeline.unet, self.recipe.parts) as names:
             parts = self.recipe.parts or "full"
             return {"parts": parts, "parameters": sum(sizes[name] for name in names), "of": sum(sizes.values())}
-
-    def _wanted(self, images: PromptImages, judge: str) -> list[str | None]:
-        told = {each.text: each.wanted.get(judge) for each in self.asked}
-        return [told[text] for text in images.prompts]
 
     # Detectors.
 
@@ -350,25 +312,24 @@ class TextGenerators(Kind):
         """A picture of a few prompts; what was measured is for later."""
         if name.split("-")[0] != JUDGE:
             count = self.recipe.generation.columns
-            gone, stay = self._images(module, count, _pictured(self.asked), None, self.recipe.seed)
-            self._write_grid("snapshots", f"{name}-{step:06}", gone, stay, None)
+            made = self.studio.images(module, pictured(self.asked), count, seed=self.recipe.seed)
+            self._write_grid("snapshots", f"{name}-{step:06}", made, None)
         return {}
 
-    def _write_grid(
-        self, folder: str, name: str, gone: PromptImages, stay: PromptImages, found: ConceptEvaluation | None
-    ) -> None:
+    def _write_grid(self, folder: str, name: str, made: Made, found: ConceptEvaluation | None) -> None:
         """A row for each prompt, blurred where the detector fires; where none looked, all of the forgotten prompts."""
         if not self.engine.is_main:
             return
         blur, everywhere = self.recipe.detection.blur, self.recipe.detection.detector == "nudity"
-        fires = [True] * len(gone.prompts) if found is None else [each.seen for each in found.forgotten_sightings]
-        also = [] if found is None else [each.seen and everywhere for each in found.retained_sightings]
-        also = also or [False] * len(stay.prompts)
-        rows: dict[str, list[Tensor]] = {each.text: [] for each in _pictured(self.asked)}
-        for images, seen in ((gone, fires), (stay, also)):
+        fires = [True] * len(made.gone.prompts) if found is None else [s.seen for s in found.forgotten_sightings]
+        also = [
+            everywhere and (found is None or found.retained_sightings[i].seen) for i in range(len(made.stay.prompts))
+        ]
+        rows: dict[str, list[Tensor]] = {each.text: [] for each in pictured(self.asked)}
+        for images, seen in ((made.gone, fires), (made.stay, also)):
             for text, number, image, hidden in zip(images.prompts, images.numbers, images.images, seen, strict=True):
                 if text in rows and number < self.recipe.generation.columns:
-                    rows[text].append(_small(image, hidden=blur and hidden))
+                    rows[text].append(miniature(image, hidden=blur and hidden))
         whole = torch.stack([torch.stack(row) for row in rows.values()])
         write_grid(self.recipe.folder / folder, name, [*rows], whole, blurred=blur)
 
@@ -440,40 +401,3 @@ def _check(recipe: Recipe) -> None:
     for name, (right, remedy) in wrong.items():
         if not right:
             raise SettingError(f"{name} is not for task text-to-image here: {remedy}.")
-
-
-def _of(
-    images: Tensor, rows: Sequence[Asked], within: Sequence[int], seed: int, judge: str, forgotten: bool
-) -> PromptImages:
-    """The images of one side, with what is to be seen in them."""
-    chosen = [i for i, each in enumerate(rows) if each.forgotten is forgotten]
-    return PromptImages(
-        images[torch.tensor(chosen, dtype=torch.long)],
-        [rows[i].text for i in chosen],
-        [rows[i].wanted.get(judge) for i in chosen],
-        [within[i] for i in chosen],
-        [seed_of(seed, "sample", rows[i].text, within[i]) for i in chosen],
-    )
-
-
-def _pictured(asked: Sequence[Asked]) -> list[Asked]:
-    """A few forgotten and a few retained prompts, spread evenly."""
-    found: list[Asked] = []
-    for forgotten in (True, False):
-        those = [each for each in asked if each.forgotten is forgotten]
-        count = min(PICTURED, len(those))
-        found += [those[i * len(those) // count] for i in range(count)]
-    return found
-
-
-def _small(image: Tensor, *, hidden: bool) -> Tensor:
-    """An image, uint8 [3, H, W], no larger than `SMALL`; hidden: as a few blurred spots of colour."""
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    scale = min(1.0, SMALL / max(picture.size))
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    if hidden:
-        picture = picture.resize((SHARDS, SHARDS), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
-    elif picture.size != size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return data.view(size[1], size[0], 3).permute(2, 0, 1)
