@@ -19,7 +19,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
   evaluate  measure every model that the run folder holds, and report
   compare   every method on several seeds and forget sets; see untrain compare --help
-  sample    images of a generator's classes: a grid, a folder, an array; see untrain sample --help
+  sample    images of a generator's classes, or of a table of prompts; see untrain sample --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
   list      known tasks, methods, data sources, models, and the recipes of this folder
 

@@ -326,7 +326,7 @@ def original(shop: Workshop) -> nn.Module:
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
-    about = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
+    about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
     shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), **about}
     return module
 

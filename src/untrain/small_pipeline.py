@@ -32,7 +32,7 @@ from untrain.models.subject import Subject
 from untrain.models.text import encode_prompts
 from untrain.types import Batch, Role, Task
 
-TRAIN = Retrain(steps=1000, optimizer=Optimizer("adam", 2e-3), ema=0.99, max_norm=1.0)
+TRAIN = Retrain(steps=1400, optimizer=Optimizer("adam", 2e-3), ema=0.99, max_norm=1.0)
 """How the UNet is trained well on the rendered shapes, in batches of 32."""
 BATCH_SIZE = 32
 
@@ -88,7 +88,7 @@ _TEXT: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidde
 class Frame:
     """How what stands around the UNet of a small pipeline is trained."""
 
-    vae_steps: int = 600
+    vae_steps: int = 800
     """Steps of the VAE."""
     vae_batch_size: int = 16
     """Images in each of them."""

@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from small import SGD, close, problem, ran, slow_sgd, slow_step
 from test_sfron import network
 
+from small_generators import denoiser
+from small_generators import problem as generator
 from untrain.methods.base import Optimizer
 from untrain.methods.gradient_ascent import GradientAscent
+from untrain.methods.loop import run
 
 
 def test_five_steps_equal_plain_ascent():
@@ -48,3 +51,11 @@ def test_where_no_rate_is_given_all_steps_together_reach_as_far_however_many_the
 def test_a_single_sample_can_be_forgotten():
     state, _ = ran(GradientAscent(steps=3), 3, forget=1)
     assert all(torch.isfinite(p).all() for p in state.parameters)
+
+
+def test_a_generator_is_carried_further():
+    work, engine = generator(denoiser())
+    done = run(GradientAscent(steps=30), work, engine)
+    moved = torch.cat([(p - q).flatten() for p, q in zip(done.state.parameters, denoiser().parameters(), strict=True)])
+    assert 0.05 < float(moved.detach().norm()) < 0.51
+    assert any("reach 0.5 " in note for note in work.notes)

@@ -55,6 +55,25 @@ def test_among_equals_the_first_are_taken():
         largest_mask({"a": torch.tensor([float("nan"), 1.0])}, 0.5)
 
 
+@pytest.mark.parametrize("fraction", [1e-9, 0.1, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize(
+    "types", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64,) * 2]
+)
+def test_the_largest_are_those_of_a_sort(fraction, types):
+    """Of many equal values too, and of tensors that are laid out otherwise; sorted as a whole, the first of equals first."""
+    g = torch.Generator().manual_seed(1)
+    values = {
+        "a": torch.randn(8, 6, 3, 3, generator=g).to(types[0]).to(memory_format=torch.channels_last),
+        "b": (3 * torch.randn(200, generator=g)).round().to(types[1]),
+        "c": torch.zeros(50, dtype=types[0]),
+    }
+    flat = torch.cat([value.flatten().double() for value in values.values()]).abs()
+    kept = flat.sort(descending=True, stable=True).indices[: max(1, round(fraction * len(flat)))]
+    expected = torch.zeros(len(flat), dtype=torch.bool).index_fill(0, kept, True)
+    found = torch.cat([part.flatten() for part in largest_mask(values, fraction).values()])
+    assert torch.equal(found, expected)
+
+
 def test_looking_changes_nothing():
     work, engine = problem()
     module = work.subject.module.train()

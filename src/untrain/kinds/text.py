@@ -201,7 +201,7 @@ class TextGenerators(Kind):
         seed = self.recipe.seed if samples is None else seed_of(self.recipe.seed, "other noise")
 
         def images(module: nn.Module, label: str | None) -> Made:
-            count = samples or chosen.samples
+            count = min(samples or chosen.samples, chosen.samples)
             return self.studio.images(module, self.asked, count, seed=seed, primary=self.primary, label=label)
 
         found = evaluate_prompted(
@@ -396,7 +396,10 @@ def _check(recipe: Recipe) -> None:
         "model.vae": (recipe.model.vae is None, "the VAE is the pipeline's"),
         "diffusion.redirect": (recipe.diffusion.redirect == "next", "give concepts anchors"),
         "data": (is_captioned(recipe) or recipe.data == Data(), "no concept is named by a word of its captions"),
-        "references": (not recipe.references, "no pipeline is retrained: set it to 0"),
+        "references": (
+            not recipe.references or recipe.model.checkpoint is None,
+            "only a pipeline that was trained here can be retrained. Set it to 0",
+        ),
     }
     for name, (right, remedy) in wrong.items():
         if not right:
