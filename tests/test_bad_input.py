@@ -252,7 +252,7 @@ def test_unknown_names_list_the_known(attempt):
         ({"steps": 2.5}, "steps must be a whole number or null, not 2.5"),
         ({"retain_steps": True}, "retain_steps must be a whole number or null, not True"),
         ({"alpha": "2"}, "alpha must be a number, not '2'"),
-        ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect', not 'climb'"),
+        ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect' or null, not 'climb'"),
         ({"optimizer": "sgd"}, r"optimizer must be untrain.Optimizer\(…\) or .*, not 'sgd'"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, r"optimizer must be untrain.Optimizer.*, not SGD\."),
         ({"optimizer": {"lrr": 0.1}}, "unknown field of optimizer 'lrr'. Did you mean 'lr'"),

@@ -123,16 +123,22 @@ def unlearn(
     asked = {name: data for name, data in asked.items() if data is not None}
     home = next((p.device for p in given.module.parameters()), engine.device)
     with given.sets(asked, engine, folder, images, seed) as sets:
-        size = batch_size or given.batch_size(sets)
+        size = given.batch_size(sets) if batch_size is None else batch_size
         streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
         check_sets(sets, streams)
         working = subject if inplace else _copied(subject)
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
-                problem = Problem(working, prepared(given.task, working.module, streams), **streams, seed=seed)
-                check_samples(problem.task, streams)
-                result = _unlearned(chosen, problem, engine, folder, resume, given.module if inplace else None)
+                problem = Problem(working, given.task, **streams, seed=seed)
+                saver, result = None, None
+                if folder is not None:
+                    saver = Checkpoints(folder / RESUME_FILE, fingerprint(chosen, problem, engine), resume)
+                    result = read_result(folder, saver.fingerprint, chosen, working)
+                if result is None:  # only now are images made and samples looked at
+                    problem = replace(problem, task=prepared(given.task, working.module, streams))
+                    check_samples(problem.task, streams)
+                    result = _unlearned(chosen, problem, engine, saver, given.module if inplace else None)
         finally:
             working.module.to(home)
     result.model.to(home)
@@ -141,19 +147,16 @@ def unlearn(
 
 
 def _unlearned(
-    method: Method, problem: Problem, engine: Engine, folder: Path | None, resume: bool, model: nn.Module | None
+    method: Method, problem: Problem, engine: Engine, checkpoints: Checkpoints | None, model: nn.Module | None
 ) -> Result:
-    """What the method makes of the problem; read from the folder where it is there already."""
-    working = problem.subject
-    if folder is None:
+    """What the method makes of the problem; written beside its checkpoints, where there are any."""
+    if checkpoints is None:
         return _result(run(method, problem, engine), problem, model)
-    started, marks = state_hash(working.module), fingerprint(method, problem, engine)
-    result = read_result(folder, marks, method, working)
-    if result is None:
-        checkpoints = Checkpoints(made(folder) / RESUME_FILE, marks, resume)
-        result = _result(run(method, problem, engine, checkpoints=checkpoints), problem, model)
-        if engine.is_main:
-            write_result(result, folder, about=about(problem, engine), marks=marks, weights_hash=started)
+    started, folder = state_hash(problem.subject.module), made(checkpoints.path.parent)
+    result = _result(run(method, problem, engine, checkpoints=checkpoints), problem, model)
+    if engine.is_main:
+        facts = about(problem, engine)
+        write_result(result, folder, about=facts, marks=checkpoints.fingerprint, weights_hash=started)
     return result
 
 
@@ -303,9 +306,16 @@ def fingerprint(method: Method, problem: Problem, engine: Engine) -> str:
             "weights": state_hash(problem.subject.module),
             "sets": [None if s is None else [content_of(s), len(s), s.batch_size] for s in sets],
             "engine": [engine.precision, engine.num_processes],
+            "task": _settings_of(problem.task),
             **_trained_names(problem.subject.module),
         }
     )
+
+
+def _settings_of(task: Task) -> Any:
+    """What of a task can be told: its type, and of a dataclass its fields; of what is no JSON, the type."""
+    fields: Any = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
+    return [type(task).__qualname__, json.loads(json.dumps(fields, default=lambda value: type(value).__qualname__))]
 
 
 def _trained_names(module: nn.Module) -> dict[str, list[str]]:

@@ -368,11 +368,12 @@ def replace_seed(stream: Stream, seed: int) -> Stream:
 
 def unlearned(shop: Workshop, start: nn.Module, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
     """What the recipe's methods make of the original; None: each of them."""
-    sets = method_sets(shop)
-    check_sets({name: stream.data for name, stream in sets.items()}, sets)
-    prepared(shop.task, start, sets)
+    sets, names = method_sets(shop), [*shop.recipe.methods] if names is None else names
+    if any(not (shop.folder / f"{name}.safetensors").exists() for name in names):  # else no sample need be had
+        check_sets({name: stream.data for name, stream in sets.items()}, sets)
+        prepared(shop.task, start, sets)
     made = {}
-    for name in shop.recipe.methods if names is None else names:
+    for name in names:
         made[name] = make(shop, name, shop.recipe.methods[name], unlearning(shop, start, sets))
     return made
 

@@ -14,9 +14,10 @@ from torch.utils.data import TensorDataset
 import untrain.io
 from untrain.data.streams import Stream
 from untrain.engine import Engine
-from untrain.errors import FolderError
-from untrain.methods import fishers, make, salun, sfron
+from untrain.errors import Diverged, FolderError
+from untrain.methods import base, fishers, make, salun, sfron
 from untrain.methods.base import Problem
+from untrain.methods.finetune import Finetune
 from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
 from untrain.tasks.classification import Classification
@@ -132,6 +133,31 @@ def test_good_weights_are_kept_once_and_only_those_that_are_trained(tmp_path):
     assert most < 5 * trained + 0.1 * everything  # gradient, momentum, what is kept, and what a step needs
     moved = [not torch.equal(p, q) for p, q in zip(done.state.module.parameters(), original, strict=True)]
     assert moved == [name.startswith("6.") for name, _ in done.state.module.named_parameters()]
+
+
+class Exploding(Finetune):
+    """Its loss becomes NaN at the last of four steps."""
+
+    def step(self, state, k):
+        if k == 3:
+            with torch.no_grad():
+                state.parameters[0].fill_(float("nan"))
+        return super().step(state, k)
+
+
+def test_of_a_large_model_the_last_good_weights_are_those_of_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "LARGE", 1000)
+    method = Exploding(steps=4, optimizer=SGD)
+    with pytest.raises(Diverged, match=r"No earlier weights are known to be good: of a model as large.*Give a folder"):
+        run(method, problem(wide()), ENGINE)
+    work = problem(wide())
+    saver = Checkpoints(tmp_path / "resume.pt", "mark", every=0.0)
+    with pytest.raises(Diverged, match=r"put back to its last good weights, after step 3 and .*resume.pt holds"):
+        run(method, work, ENGINE, checkpoints=saver)
+    saved = torch.load(saver.path, weights_only=True)["state"]["module"]
+    found = work.subject.module.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in found.items())
+    assert all(bool(value.isfinite().all()) for value in found.values())
 
 
 class FullDisk:

@@ -122,6 +122,7 @@ def test_sfron_redirects_by_default_and_its_rate_fits_the_size(pipes):
     found = SFRon().resolved(work, ENGINE)
     assert (found.objective, found.teacher, found.calibrate, found.retain_steps) == ("redirect", "current", False, 1)
     assert found.optimizer == found.forget_optimizer == Optimizer("adam", 3e-4)
+    assert (found.total, found.retain_decay, found.retain_max_norm) == (100, "constant", 1.0)
     assert SFRon(objective="adaptive").resolved(work, ENGINE).objective == "adaptive"
 
 

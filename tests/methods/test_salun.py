@@ -60,7 +60,7 @@ def test_among_equals_the_first_are_taken():
     "types", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64,) * 2]
 )
 def test_the_largest_are_those_of_a_sort(fraction, types):
-    """Of many equal values too, and of tensors that are laid out otherwise; sorted as a whole, the first of equals first."""
+    """Of many equal values too, and of tensors laid out otherwise; sorted as a whole, the first of equals first."""
     g = torch.Generator().manual_seed(1)
     values = {
         "a": torch.randn(8, 6, 3, 3, generator=g).to(types[0]).to(memory_format=torch.channels_last),

@@ -88,12 +88,17 @@ def asked_prompts(recipe: Recipe, lists: Mapping[str, Sequence[Concept]], captio
     for name, file in ((FORGET, recipe.detection.forget_prompts), (RETAIN, recipe.detection.retain_prompts)):
         labels = _labels(lists[name], captioned)
         texts = [concept.prompt for concept in lists[name]] if file is None else _texts(file)
-        one = next(iter(labels.values())) if name == FORGET and len({*map(str, labels.values())}) == 1 else {}
+        one = {} if file is None or name == RETAIN else _common([labels.get(c.prompt, {}) for c in lists[name]])
         found += [Asked(text, name == FORGET, labels.get(text, one)) for text in texts]
     both = {asked.text for asked in found if asked.forgotten} & {a.text for a in found if not a.forgotten}
     if both:
         raise DataError(f"{min(both)!r} is evaluated as forgotten and as retained: leave it out of one of the two.")
     return found
+
+
+def _common(wanted: Sequence[dict[str, str]]) -> dict[str, str]:
+    """Judge → label, where all concepts have the same: a prompt of a file asks for it in other words."""
+    return {judge: label for judge, label in wanted[0].items() if all(w.get(judge) == label for w in wanted)}
 
 
 def _texts(file: str) -> list[str]:
@@ -121,7 +126,8 @@ def primary_of(recipe: Recipe, asked: Sequence[Asked]) -> str:
         for judge, label in each.wanted.items():
             labels.setdefault(judge, set()).add(label)
     words = {entry.containing for entry in recipe.concepts.forget}
-    fitting = [judge for judge, seen in labels.items() if seen <= words or len(labels) == 1]
+    told = {judge: all(words & {label, *label.split()} for label in seen) for judge, seen in labels.items()}
+    fitting = [judge for judge, fits in told.items() if fits or len(labels) == 1]
     if len(fitting) != 1 or any(fitting[0] not in each.wanted for each in gone):
         raise SettingError(
             "no judge can tell whether the forgotten concepts are there: give each of concepts.forget a label that the "

@@ -1,7 +1,7 @@
 """Text-to-image pipelines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -152,9 +152,9 @@ class TextGenerators(Kind):
     def check(self, split: Split) -> None:
         """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
         self.recipe.generation.sampler.visited(self.task.timesteps)
+        primary = self.primary
         if self._is_ready:
-            detector = self._ready()
-            detector.check([each.wanted.get(JUDGE) for each in self.asked])
+            self._ready().check([each.wanted.get(primary) for each in self.asked])
         if self.clip is not None:
             self.clip.check([each.text for each in self.asked if not each.forgotten])
         with trained(self.pipeline.unet, self.recipe.parts):
@@ -395,7 +395,7 @@ def _check(recipe: Recipe) -> None:
         "model.name": (recipe.model.name is None, "the architecture is the pipeline's"),
         "model.vae": (recipe.model.vae is None, "the VAE is the pipeline's"),
         "diffusion.redirect": (recipe.diffusion.redirect == "next", "give concepts anchors"),
-        "data": (is_captioned(recipe) or recipe.data == Data(), "no concept is named by a word of its captions"),
+        "data": (is_captioned(recipe) or _of_judge(recipe) == Data(), "leave it out, or name concepts by containing"),
         "references": (
             not recipe.references or recipe.model.checkpoint is None,
             "only a pipeline that was trained here can be retrained. Set it to 0",
@@ -404,3 +404,10 @@ def _check(recipe: Recipe) -> None:
     for name, (right, remedy) in wrong.items():
         if not right:
             raise SettingError(f"{name} is not for task text-to-image here: {remedy}.")
+
+
+def _of_judge(recipe: Recipe) -> Data:
+    """The section without what it says of a judge's inputs, where that has its weights already."""
+    if recipe.judge.checkpoint is None:
+        return recipe.data
+    return replace(recipe.data, image_size=None, mean=None, std=None)

@@ -29,8 +29,8 @@ class GradientAscent(Descent):
     epochs: float = 5.0
     """Passes over the forget set, used where `steps` is null."""
     optimizer: Optimizer | None = Optimizer("sgd", None, 0.9)
-    """A learning rate of null is chosen such that all steps together carry the weights no further than 0.05, or 0.5 of a
-    generator."""
+    """A learning rate of null is chosen such that all steps together carry the weights no further than 0.05, or, of a
+    generator, 0.5."""
     decay: Decay = "constant"
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     max_norm: float | None = 0.1

@@ -33,8 +33,8 @@ _RANGES = {"sgd": (1e-3, 1.0), "adam": (1e-5, 1e-2), "adamw": (1e-5, 1e-2)}
 
 
 def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: Engine) -> Optimizer:
-    """The optimiser with a learning rate: the given one, the original training's peak, what fits the kind of model where
-    that is known, or what a range test finds.
+    """The optimiser with a learning rate: the given one, the original training's peak, what fits the kind of model
+    where that is known, or what a range test finds.
 
     Without an optimiser, the one that fits the subject. What was decided goes into the problem's notes.
     """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
 from untrain.io import writing
+from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 
 Watch = Callable[[nn.Module, int], dict[str, float]]
@@ -174,27 +175,38 @@ class _Saver:
         elif step % max(1, total // 10) == 0:
             self.save(step) if self.checkpoints else self.keep(step)
 
-    def keep(self, step: int) -> None:
-        """Remembers these weights, unless they are not finite; those that nobody trains are not copied."""
+    def keep(self, step: int) -> bool:
+        """Remembers these weights, unless they are not finite, which it says; those that nobody trains are not copied.
+
+        Of a large model there is no copy in memory: beside two optimisers it would not fit.
+        """
         weights = {
             name: tensor.detach()
             for name, tensor in self.state.module.state_dict(keep_vars=True).items()
             if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
         }
         if not _finite(weights):
-            return
+            return False
+        if self.large:
+            return True
         if self.good is None:
             self.good = step, {name: tensor.clone() for name, tensor in weights.items()}
-            return
-        for name, kept in self.good[1].items():  # in place: of a large model there is no room for a second copy
+            return True
+        for name, kept in self.good[1].items():  # in place, or for a moment there would be two copies
             kept.copy_(weights[name])
         self.good = step, self.good[1]
+        return True
+
+    @property
+    def large(self) -> bool:
+        """Whether so many weights are trained that memory is short."""
+        return sum(parameter.numel() for parameter in self.state.parameters) >= base.LARGE
 
     def save(self, step: int) -> None:
         """Writes the whole state, from the main process."""
-        self.keep(step)
+        finite = self.keep(step)
         self.last = time.monotonic()
-        if self.checkpoints is None or not self.engine.is_main or self.good is None or self.good[0] != step:
+        if self.checkpoints is None or not self.engine.is_main or not finite:
             return
         problem = self.state.problem
         content = {
@@ -210,8 +222,15 @@ class _Saver:
 
     def restore(self) -> str:
         """Puts the last good weights back and says which they are."""
+        if self.good is None and self.checkpoints and self.checkpoints.path.exists():
+            saved = torch.load(self.checkpoints.path, map_location="cpu", weights_only=True, mmap=True)
+            self.good = saved["step"], saved["state"]["module"]
         if self.good is None:
-            return "No earlier weights are known to be good."
+            return "No earlier weights are known to be good" + (
+                ": of a model as large as this none are kept in memory. Give a folder for checkpoints."
+                if self.large
+                else "."
+            )
         step, weights = self.good
         self.state.module.load_state_dict(weights, strict=False)
         where = f" and {self.checkpoints.path} holds the whole run at that point" if self.checkpoints else ""
