@@ -121,25 +121,31 @@ def hash_json(value: Any) -> str:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Holds a folder for this process until the block ends or the process dies, however it dies.
 
+    Args:
+        folder: must be there.
+        wait: for another process on this machine that holds it; else that is an error.
+
     Raises:
-        FolderError: if another process on this machine holds it.
+        FolderError: if another process holds it.
     """
     path = folder / ".lock.tmp"  # by its name a temporary file, which is no part of a run
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except OSError as error:
-            raise FolderError(_BUSY.format(folder)) from error
-        if not held:  # who had it before has just removed the file
-            raise FolderError(_BUSY.format(folder))
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                raise FolderError(_BUSY.format(folder)) from error
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+            if not wait:  # who had it before has just removed the file
+                raise FolderError(_BUSY.format(folder))
 
 
 _BUSY = "another process is at work in {}. Wait for it, stop it, or choose another folder with --out."

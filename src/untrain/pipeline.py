@@ -327,6 +327,7 @@ def original(shop: Workshop) -> nn.Module:
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
     about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
+    about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
     shop.facts[ORIGINAL] = {"hash": weights.state_hash(module), **about}
     return module
 
@@ -430,7 +431,7 @@ def make(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Modu
         "settings": asdict(finished.method),
         "notes": problem.notes,
         "mask": None if mask is None else dict(zip(("density", "layers"), density(mask), strict=True)),
-        "steps": len(finished.history),
+        "steps": finished.method.updates,
         "seconds": finished.seconds,
         "clocks": finished.clocks,
         "hash": weights.state_hash(module),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from untrain.api import made
 from untrain.concepts import CACHE, ConceptSet, concept_data, remove, text_task
 from untrain.config import Augment, Data, Forget, Recipe
 from untrain.data.samples import Arrays, Source
@@ -22,7 +23,7 @@ from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
 from untrain.evaluation.features import Features, inception_features
 from untrain.evaluation.nudity import nudenet
 from untrain.evaluation.prompted import JUDGE, Made, Studio, evaluate_prompted
-from untrain.io import write_text
+from untrain.io import alone, write_text
 from untrain.kinds.asked import (
     FORGET,
     RETAIN,
@@ -38,13 +39,13 @@ from untrain.kinds.generators import check_libraries
 from untrain.kinds.grids import miniature, pictured, write_grid
 from untrain.kinds.judges import is_given, judge_of, labelled_judge
 from untrain.models.cards import CARD, Card, licence_of, model_card
-from untrain.models.denoisers import fresh_denoiser
+from untrain.models.denoisers import fresh_denoiser, read_object
 from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
 from untrain.models.latents import Latents
 from untrain.models.parts import trained
 from untrain.models.single_file import ENDINGS, save_single_file
 from untrain.models.text import Prompts, encode_prompts, own_size
-from untrain.small_pipeline import small_pipeline
+from untrain.small_pipeline import RECORD, small_pipeline
 from untrain.tasks.text_to_image import TextToImage
 
 KEPT = "concepts"
@@ -96,17 +97,12 @@ class TextGenerators(Kind):
                 "model.checkpoint says which pipeline must forget: a folder that diffusers saved, a hub id, or a file. "
                 "Only for captioned images, such as data.name: shapes, a small one can be trained here."
             )
-        kept = recipe.folder.parent / "pipelines"
-        made = small_pipeline(
-            self.captioned,
-            kept,
-            recipe.frame,
-            recipe.train,
-            self.engine,
-            seed=recipe.seed,
-            batch_size=recipe.batch_size,
-        )
-        return str(made)
+        kept = made(recipe.folder.parent / "pipelines")
+        how = {"seed": recipe.seed, "batch_size": recipe.batch_size}
+        if self.engine.num_processes > 1:  # they train it together
+            return str(small_pipeline(self.captioned, kept, recipe.frame, recipe.train, self.engine, **how))
+        with alone(kept, wait=True):  # another run may be training the same one
+            return str(small_pipeline(self.captioned, kept, recipe.frame, recipe.train, self.engine, **how))
 
     @property
     def title(self) -> str:
@@ -142,8 +138,11 @@ class TextGenerators(Kind):
             return fresh_denoiser(self.pipeline.unet).to(self.engine.device)
 
     def original(self, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-        """The pipeline's own UNet."""
-        return self.pipeline.unet.to(self.engine.device), {}
+        """The pipeline's own UNet, and the seconds that training it took, where that was done here."""
+        record = Path(self.folder) / RECORD
+        told = read_object(record) if record.is_file() else {}
+        seconds = {"seconds": told["seconds"]["unet"]} if "seconds" in told else {}
+        return self.pipeline.unet.to(self.engine.device), seconds
 
     def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
         """The forgotten prompts, which are classes of the data."""

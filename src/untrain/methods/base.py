@@ -240,6 +240,11 @@ class Method(ABC):
     def total(self) -> int:
         """How many steps a run takes."""
 
+    @property
+    def updates(self) -> int:
+        """How many steps its optimisers take in a run."""
+        return self.total
+
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "Method":
         """The method with these settings; an unknown one is an error that lists the known."""

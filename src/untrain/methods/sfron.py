@@ -176,6 +176,11 @@ class SFRon(Method):
         """K, outer steps."""
         return self.steps or 0
 
+    @property
+    def updates(self) -> int:
+        """Of an outer step, one of forgetting and each of retaining."""
+        return self.total * (1 + (self.retain_steps or 1)) if self.online else self.total
+
     def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
         optimizer = with_learning_rate(self.optimizer, problem, engine)
