@@ -48,7 +48,7 @@ def save_judge(path: Path, labels: Sequence[str] = LABELS, *, always: str | None
 
 def save_text_recipe(folder: Path) -> Path:
     """Writes the recipe, its pipeline and its judge, which always says “circle”; returns the recipe's path."""
-    pipeline = stable_diffusion(folder)
+    pipeline = stable_diffusion(folder).to(torch.float32)
     pipeline.save_pretrained(folder / "pipe")
     save_judge(folder / "judge.safetensors", always="circle")
     path = folder / "tiny.yaml"

@@ -1,5 +1,6 @@
 """The command line: `untrain run RECIPE.yaml [--key value …]` and its parts."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on what else could be installed is for developers
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -98,6 +98,8 @@ class Model:
     config: str | None = None
     """Of a text-to-image pipeline in a single file: folder or hub id of a pipeline of the same architecture, or a
     folder with CLIP's vocab.json and merges.txt."""
+    gradient_checkpointing: bool = False
+    """Of text-to-image: compute activations a second time instead of keeping them: slower, in much less memory."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the model's builder."""
 

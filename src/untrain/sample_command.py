@@ -15,7 +15,7 @@ from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
 from untrain.images import Decode, ImageSet, write_folder, write_grid, write_npz
 from untrain.models.checkpoints import state_hash
 from untrain.models.denoisers import load_denoiser, local_folder, read_object
-from untrain.models.diffusers_pipelines import labels_of, load_pipeline, schedule_of
+from untrain.models.diffusers_pipelines import hush, labels_of, load_pipeline, schedule_of
 from untrain.models.latents import decode, load_vae
 from untrain.models.text import SUPPORTED
 from untrain.prompts import PromptSampler, read_prompts, sample_prompts
@@ -210,6 +210,7 @@ def _of_prompts(
     sampler = PromptSampler(**given)
     engine = Engine.start(device, precision)
     path = _place(source, model, "folder", out)
+    hush()
     pipeline = load_pipeline(origin, config=config).to(engine.device)
     made = sample_prompts(pipeline, table, path, sampler, engine=engine, count=count, batch_size=batch_size)
     _say(path, made, len(table) * count, engine)

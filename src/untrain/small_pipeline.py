@@ -389,7 +389,8 @@ class _Training:
         problem = Problem(subject, task, stream, stream, seed=seed)
         checkpoints = Checkpoints(self._saved(part), self.fingerprint, resume=True, every=SAVED_EVERY)
         try:
-            done = run(method, problem, self.engine, checkpoints=checkpoints)
+            title = f"training the pipeline's {part}"
+            done = run(method, problem, self.engine, checkpoints=checkpoints, title=title)
         except Diverged as error:
             raise Diverged(f"the {part} of the small pipeline: {error}") from error
         return done.state.module, done.seconds

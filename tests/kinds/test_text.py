@@ -17,7 +17,7 @@ from PIL import Image
 
 from command_line import files, table, untrain, weights
 from test_resume import killed_at
-from text_recipes import RECIPE, save_judge, save_text_recipe
+from text_recipes import save_text_recipe
 from untrain import concepts
 from untrain.concepts import CACHE
 from untrain.data.shapes import ATTRIBUTES, CAPTIONS, captions_with
@@ -157,18 +157,11 @@ def test_grids_are_blurred_where_the_detector_fires(recipe: Path, done: Path, tm
     assert all(read(done / f"grids/{name}.json") == about for name in ("original", "sfron"))
     plain = ran(recipe, tmp_path / "run", "--detection.blur", "false")
     assert read(plain / "grids/sfron.json") == about | {"blurred": False}
-    for hidden, shown in zip(*(tiles(folder / "grids/sfron.png") for folder in (done, plain)), strict=True):
-        for a, b in zip(hidden, shown, strict=True):
-            same = np.array_equal(a, b)
-            assert same == (hidden is not tiles_first(done, hidden)), "of the forgotten prompt alone"
-    blurred, sharp = (tiles(folder / "grids/sfron.png")[0][0] for folder in (done, plain))
-    assert np.abs(np.diff(blurred, axis=1)).mean() < np.abs(np.diff(sharp, axis=1)).mean()
-
-
-def tiles_first(folder: Path, row: list[np.ndarray]) -> Any:
-    """The row itself, if it is the grid's first, which is the forgotten prompt's."""
-    first = tiles(folder / "grids/sfron.png")[0]
-    return row if all(np.array_equal(a, b) for a, b in zip(first, row, strict=True)) else None
+    rows = [tiles(folder / "grids/sfron.png") for folder in (done, plain)]
+    alike = [[np.array_equal(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(*rows, strict=True)]
+    assert alike == [[False] * 2, [True] * 2, [True] * 2], "of the forgotten prompt alone"
+    blurred, sharp = (np.abs(np.diff(image[0][0], axis=1)).mean() for image in rows)
+    assert blurred < sharp
 
 
 def test_snapshots_hide_what_nobody_looked_at(done: Path) -> None:
@@ -186,8 +179,6 @@ def test_diffusers_loads_what_was_unlearned(recipe: Path, done: Path) -> None:
     assert moved and all(".attn2." in name for name in moved), "cross-attention alone"
     mask = load_state(done / "sfron.mask.safetensors")[0]
     assert mask.keys() == {name for name in found if ".attn2." in name}
-    for name in moved:
-        assert torch.equal(found[name][~mask[name].bool()], start[name][~mask[name].bool()]) or not mask[name].all()
     for part in ("vae", "text_encoder"):
         assert state_hash(getattr(after, part)) == state_hash(getattr(before, part))
     after.set_progress_bar_config(disable=True)
@@ -202,7 +193,7 @@ def test_nothing_of_what_is_forgotten_stays(done: Path) -> None:
     assert not (done / CACHE).exists() and not (done / "concepts").exists()
     pictures = [path.relative_to(done).parts[0] for path in done.rglob("*.png")]
     assert {*pictures} == {"grids", "snapshots"}
-    assert not [path for path in done.rglob("latents-*")]
+    assert not list(done.rglob("latents-*"))
     history = [json.loads(line) for line in (done / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in history] == [0, 1]
 
@@ -267,11 +258,14 @@ def test_a_run_is_sampled_from_a_table(done: Path, tmp_path: Path) -> None:
 def test_several_concepts_files_of_prompts_and_methods(recipe: Path, tmp_path: Path) -> None:
     """Prompts of a file have no label of their own: the forgotten ones have the concepts' common one."""
     more = "[{prompt: a red circle, anchor: a red square, label: circle}, {prompt: a blue circle, label: circle}]"
+    esd = "{steps: 1, sampler: {steps: 2, guidance: 1.0}}"
     asked = {"forget": "a round thing\na ball\n", "retain": "a red square\na house\n"}
     for name, text in asked.items():
         (tmp_path / f"{name}.csv").write_text(f"prompt\n{text}")
     (tmp_path / "two.yaml").write_text(
-        recipe.read_text().replace("sfron: {steps: 2}", "sfron: {steps: 1}\n  esd: {steps: 1}\n  finetune: {steps: 1}")
+        recipe.read_text().replace(
+            "  sfron: {steps: 2}", f"  sfron: {{steps: 1}}\n  esd: {esd}\n  finetune: {{steps: 1}}"
+        )
     )
     words = [f for name in asked for f in (f"--detection.{name}_prompts", str(tmp_path / f"{name}.csv"))]
     out = ran(tmp_path / "two.yaml", tmp_path / "run", "--concepts.forget", more, *words)
@@ -286,10 +280,7 @@ def test_several_concepts_files_of_prompts_and_methods(recipe: Path, tmp_path: P
 
 def test_nudity_is_looked_for_by_part(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NudeNet's own network; it finds no one in noise. And one that finds something in every other image."""
-    words = ("--detection.detector", "nudity", "--judge.checkpoint", "null", "--data", "null")
-    words = (*words, "--generation.features", "judge")
-    text = recipe.read_text().replace("label: ", "label: ").replace("data: {image_size: 16", "data: {image_size: 16")
-    lines = [line for line in text.splitlines() if not line.startswith(("data:", "judge:"))]
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith(("data:", "judge:"))]
     (tmp_path / "nude.yaml").write_text("\n".join([*lines, "detection: {detector: nudity, threshold: 0.7}"]))
     found = ran(tmp_path / "nude.yaml", tmp_path / "real")
     content = read(found / "evaluation.json")

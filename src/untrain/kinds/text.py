@@ -40,7 +40,7 @@ from untrain.kinds.grids import miniature, pictured, write_grid
 from untrain.kinds.judges import is_given, judge_of, labelled_judge
 from untrain.models.cards import CARD, Card, licence_of, model_card
 from untrain.models.denoisers import fresh_denoiser, read_object
-from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
+from untrain.models.diffusers_pipelines import hush, load_pipeline, save_diffusers
 from untrain.models.latents import Latents
 from untrain.models.parts import trained
 from untrain.models.single_file import ENDINGS, save_single_file
@@ -66,6 +66,8 @@ class TextGenerators(Kind):
         self.recipe, self.engine = recipe, engine
         self.folder = self._folder()
         self.pipeline = load_pipeline(self.folder, config=recipe.model.config)
+        if recipe.model.gradient_checkpointing:
+            self.pipeline.unet.enable_gradient_checkpointing()
         chosen = recipe.diffusion
         self.task = text_task(self.pipeline, drop=chosen.drop, draws=chosen.draws, reduction=chosen.reduction)
         data, _ = concept_data(
@@ -84,6 +86,7 @@ class TextGenerators(Kind):
         """The recipe's pipeline, with the data where concepts are captions of these."""
         check_libraries()
         _check(recipe)
+        hush()
         source, test = load() if is_captioned(recipe) else (None, None)
         return cls(recipe, engine, source, test)
 

@@ -85,6 +85,7 @@ def run(
     checkpoints: Checkpoints | None = None,
     evaluate: Watch | None = None,
     evaluate_every: int = 0,
+    title: str | None = None,
 ) -> Run:
     """Runs a method from its start, or from its last checkpoint, to its last step.
 
@@ -95,6 +96,7 @@ def run(
         checkpoints: where to save, and whether to go on from there; None: nowhere.
         evaluate: measures the module during the run, after so many steps; its time counts as evaluation.
         evaluate_every: steps between two such measurements; 0: none.
+        title: of the progress bar; None: the method's name.
 
     Raises:
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
@@ -116,7 +118,8 @@ def run(
         state.load_state_dict(saved["state"])
         first, history = saved["step"], [json.loads(line) for line in saved["history"]]
         engine.clocks.update(saved["clocks"])
-    _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every)
+    title = title or method.name
+    _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every, title)
     if state.averaged is not None:
         state.module.load_state_dict(state.averaged.state_dict())
     engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
@@ -133,10 +136,11 @@ def _steps(
     checkpoints: Checkpoints | None,
     evaluate: Watch | None,
     evaluate_every: int,
+    title: str,
 ) -> None:
     saver = _Saver(checkpoints, state, engine, history)
     saver.save(first)
-    with engine.progress(method.name, method.total, first) as bar:
+    with engine.progress(title, method.total, first) as bar:
         for k in range(first, method.total):
             try:
                 with engine.clock("steps"), engine.seeded(seed_of(state.problem.seed, "step", k)):

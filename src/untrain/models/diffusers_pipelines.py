@@ -21,6 +21,17 @@ from untrain.models.text import SUPPORTED, check_pipeline
 _INDEX = "model_index.json"
 
 
+def hush() -> None:
+    """From now on, the libraries load and save pipelines without bars of their own; downloads keep theirs."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    from huggingface_hub.utils import enable_progress_bars
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    enable_progress_bars()
+
+
 def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> Any:
     """A text-to-image pipeline with its weights, in evaluation mode, on the CPU, in float32 whatever the file has.
 
