@@ -22,6 +22,7 @@ def test_it_measures_what_fits_and_computes_the_rest() -> None:
     needed, measured = done.stdout.split("\nSeconds (of the processor), peak GiB;")
     small, large = ("sd-tiny", "xattn", "two-adams"), ("sd-1", "xattn", "two-adams")
     assert set(rows(needed)) == {small, large}
+    assert "more than 1 GiB would be needed: sd-1, xattn, two-adams." in needed
     assert set(rows(measured)) == {small}
     figures = rows(needed)[large]
     trained = 43_962_560  # of the UNet's 859,520,964, as public counts have it

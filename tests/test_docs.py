@@ -3,6 +3,7 @@
 import copy
 import re
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,35 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from test_readme import README, ROOT, blocks, check_untrain, commands, generator_things, users_things
-from untrain import Optimizer, Task, fisher_diagonal, methods
-from untrain.config import Augment, Comparison, Data, Diffusion, Forget, Generation, Judge, Model, Recipe, read
+from test_readme import (
+    README,
+    ROOT,
+    blocks,
+    check_untrain,
+    commands,
+    few_images,
+    generator_things,
+    text_to_image_things,
+    users_things,
+)
+from untrain import ConceptImages, Optimizer, Task, fisher_diagonal, methods
+from untrain.config import (
+    Augment,
+    Comparison,
+    ConceptEntry,
+    Concepts,
+    Data,
+    Detection,
+    Diffusion,
+    Forget,
+    Generation,
+    Judge,
+    Model,
+    Recipe,
+    read,
+)
 from untrain.data.sources import SOURCES
+from untrain.evaluation.concepts import ConceptEvaluation
 from untrain.evaluation.evaluate import Evaluation
 from untrain.methods import METHODS
 from untrain.methods.calibration import Calibration
@@ -21,6 +47,7 @@ from untrain.methods.retrain import Retrain
 from untrain.models.classifiers import MODELS
 from untrain.models.denoisers import DENOISERS
 from untrain.sampling import Sampler
+from untrain.small_pipeline import Frame
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]
@@ -69,6 +96,7 @@ NAMESPACES = {
     "own-model-and-data.md": namespace_of_own_model,
     "adding-a-task.md": namespace_of_adding_a_task,
     "generators.md": generator_things,
+    "text-to-image.md": lambda: text_to_image_things(ROOT / "docs/text-to-image.md", Path.cwd()),
     "add-a-method.md": users_things,  # what its Python does is checked in test_docs_add_a_method.py
 }
 OWN_METHODS = "add-a-method.md"
@@ -101,6 +129,13 @@ def test_python_runs(page, monkeypatch, tmp_path):
         assert type(result.model) is type(things["model"])
         assert (result.method.retain_steps, result.method.floor, result.method.retain_max_norm) == (1, 1e-3, 1.0)
         assert None not in (scores.FA, scores.RA, scores.FD, scores.precision)
+    if page.name == "text-to-image.md":
+        few_images(monkeypatch)
+        things = executed(page)
+        assert (tmp_path / "sd-without-nudity" / "model_index.json").exists()
+        assert type(things["scores"]) is ConceptEvaluation
+        assert things["scores"].samples == {"forgotten": 4, "retained": 4}
+        assert things["pipe"].unet.is_gradient_checkpointing
 
 
 def test_the_added_task_is_a_task_and_forgets():
@@ -175,6 +210,11 @@ SECTIONS = {
     "diffusion": Diffusion,
     "generation": Generation,
     "judge": Judge,
+    "concepts": Concepts,
+    "A concept": ConceptEntry,
+    "Images of concepts": ConceptImages,
+    "detection": Detection,
+    "frame": Frame,
     "Samplers": Sampler,
     "train": Retrain,
     "calibration": Calibration,

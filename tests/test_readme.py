@@ -13,9 +13,11 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 import untrain
+from small_pipelines import stable_diffusion, text_encoder
 from untrain.cli import COMMANDS
 from untrain.config import read
 from untrain.models.denoisers import build_denoiser
+from untrain.small_pipeline import tokenizer_of
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -114,6 +116,37 @@ def generator_things():
     return {**things, **{name: copy.deepcopy(things[name]) for name in ("model", "pipeline", "classifier")}}
 
 
+def text_to_image_things(page, place):
+    """Saves a tiny pipeline where a page loads one from, and images; the texts of the page's concepts are its words.
+
+    A namespace with nothing in it is given: pages on text-to-image load what they need.
+    """
+    from diffusers import DDIMScheduler
+    from PIL import Image
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        (place / "tokenizer").mkdir()
+        pipeline = stable_diffusion(place / "tokenizer")
+        tokens = tokenizer_of(re.findall(r'"(an? [a-z ]+)"', page.read_text(encoding="utf-8")))
+        schedule = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+        pipeline.register_modules(tokenizer=tokens, text_encoder=text_encoder(tokens, 12), scheduler=schedule)
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        part.float()
+    pipeline.save_pretrained(place / "path/to/stable-diffusion")
+    images = place / "path/to/images"
+    images.mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(images / f"{i}.png")
+    return {"model": None}
+
+
+def few_images(monkeypatch):
+    """Of concepts without images, few are made: the default is a thousand."""
+    few = untrain.ConceptImages(count=6, sampler=untrain.Sampler(steps=3, guidance=6.5), batch_size=6)
+    monkeypatch.setattr("untrain.given.ConceptImages", lambda: few)
+
+
 def mean_loss(model, samples):
     x, y = next(iter(DataLoader(samples, len(samples))))
     with torch.no_grad():
@@ -122,7 +155,7 @@ def mean_loss(model, samples):
 
 def test_the_python_of_the_readme_does_what_it_says(capsys):
     code, *others = blocks(README, "python")
-    assert len(others) == 1, "the README has two blocks of Python, and every one must be run"
+    assert len(others) == 2, "the README has three blocks of Python, and every one must be run"
     assert len([line for line in code.splitlines() if line.strip()]) <= 5
     things = users_things()
     before = copy.deepcopy(things["model"].state_dict())
@@ -147,7 +180,7 @@ def test_the_python_of_the_readme_for_generators(capsys, monkeypatch, tmp_path):
     from diffusers import DiTPipeline
 
     monkeypatch.chdir(tmp_path)
-    _, code = blocks(README, "python")
+    _, code, _ = blocks(README, "python")
     things = {"untrain": untrain, **generator_things()}
     pipeline = things["pipeline"]
     before = copy.deepcopy(pipeline.transformer.state_dict())
@@ -163,6 +196,29 @@ def test_the_python_of_the_readme_for_generators(capsys, monkeypatch, tmp_path):
     assert any(not torch.equal(before[name], tensor) for name, tensor in made.items())
     assert scores.samples == {"forgotten": 250, "retained": 500}
     assert f"forgotten class {scores.FA:.1f} %" in capsys.readouterr().out
+
+
+def test_the_python_of_the_readme_for_text_to_image(monkeypatch, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    monkeypatch.chdir(tmp_path)
+    few_images(monkeypatch)
+    *_, code = blocks(README, "python")
+    things = {"untrain": untrain, **text_to_image_things(README, tmp_path)}
+    exec(compile(code, "README.md", "exec"), things)
+    pipe, result = things["pipe"], things["result"]
+
+    original = StableDiffusionPipeline.from_pretrained(tmp_path / "path/to/stable-diffusion").unet.state_dict()
+    assert all(torch.equal(original[name], tensor) for name, tensor in pipe.unet.state_dict().items())
+    assert type(result.model) is StableDiffusionPipeline
+    assert len(result.history) == 100
+    assert (result.method.objective, result.method.retain_steps) == ("redirect", 1)
+    saved = StableDiffusionPipeline.from_pretrained(tmp_path / "sd-without-nudity").unet.state_dict()
+    moved = {name for name, tensor in saved.items() if not torch.equal(tensor, original[name])}
+    assert all(torch.equal(saved[name], tensor) for name, tensor in result.model.unet.state_dict().items())
+    assert moved and all(".attn2." in name for name in moved), "cross-attention alone"
+    losses = [record["forget_loss"] for record in result.history]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10]), "what is drawn of the prompt nears what is drawn of its anchor"
 
 
 def test_the_same_seed_gives_the_same_result():

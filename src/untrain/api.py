@@ -20,8 +20,8 @@ from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
-from untrain.given import Given, check_model, prepared
-from untrain.io import hash_json, hash_tensors, write_json, write_text
+from untrain.given import Given, check_model, check_trainable, prepared
+from untrain.io import hash_json, hash_tensors, made, write_json, write_text
 from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import Checkpoints, Run, run
@@ -130,6 +130,7 @@ def unlearn(
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
+                check_trainable(working.module)
                 problem = Problem(working, given.task, **streams, seed=seed)
                 saver, result = None, None
                 if folder is not None:
@@ -281,19 +282,6 @@ def check_folder(folder: Path, resume: bool) -> Path:
 def is_temporary(path: Path) -> bool:
     """Whether a file is what a stopped process left half-written; the next one writes it anew."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def made(folder: Path) -> Path:
-    """The folder, made where it is missing.
-
-    Raises:
-        FolderError: if it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"{folder} cannot be made: {error.strerror}. Choose another folder.") from error
-    return folder
 
 
 def fingerprint(method: Method, problem: Problem, engine: Engine) -> str:

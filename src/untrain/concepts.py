@@ -9,7 +9,7 @@ folder, which goes when the run ends.
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from untrain.data.splits import Subset
 from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.images import Conditions, generate_images, is_picture, missing_of, pixels_of, png
-from untrain.io import hash_json, hash_tensors, write_bytes
+from untrain.io import alone, hash_json, hash_tensors, made, write_bytes
 from untrain.models import checkpoints
 from untrain.models.diffusers_pipelines import schedule_of
 from untrain.models.latents import POSTERIOR, Latents, decode, encode, latent_shape
@@ -110,6 +110,8 @@ def images_of(concept: Concept, number: int, texts: Sequence[str]) -> Source:
     """
     given, about = concept.images, f"the images of {concept.prompt!r}"
     if isinstance(given, str | Path):
+        if not Path(given).is_dir():
+            raise DataError(f"{about}: {given} is no folder. Give one, or a list of files.")
         given = sorted(path for path in Path(given).glob("*") if path.suffix.lower() in ENDINGS)
     if isinstance(given, Tensor):
         if given.ndim != 4 or given.shape[1] != 3:
@@ -429,6 +431,13 @@ class _Maker:
         self, concepts: Sequence[Concept], sources: Sequence[Source | None], labels: Tensor, origin: str
     ) -> Latents:
         """The posteriors of all concepts' images; read from the folder if they are there."""
+        own = alone(made(self.folder), wait=True) if self.engine.is_main else nullcontext()
+        with own:  # another method of a comparison may be making the same ones
+            return self._latents(concepts, sources, labels, origin)
+
+    def _latents(
+        self, concepts: Sequence[Concept], sources: Sequence[Source | None], labels: Tensor, origin: str
+    ) -> Latents:
         path, engine = self.folder / f"latents-{origin[:16]}.safetensors", self.engine
         there = torch.tensor([int(_is_whole(path, origin))], device=engine.device)
         engine.agree_([there])

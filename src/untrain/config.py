@@ -265,7 +265,7 @@ class Recipe:
     detection: Detection = Detection()
     parts: str | list[str] | None = None
     """What of the model its methods train: full, xattn, noxattn, selfattn or notime of a UNet, or patterns of parameter
-    names, such as [*.attn2.*]; null: all that can be."""
+    names, such as ["*.attn2.*"]; null: all that can be."""
     references: int | None = None
     """Retrained models: the first is the target, further ones show the noise floor. 0: none; null: 1, and 0 for
     text-to-image."""
@@ -347,6 +347,8 @@ def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
     methods, content = _checked(place)
     over = tuple(flag.split("=")[0].removeprefix("--") for flag in flags if flag.startswith("--"))
     place.lines = {name: line for name, line in place.lines.items() if name not in over}
+    for name in over:
+        _drop_list(content, name)
     parser = _parser(methods)
     try:
         given = parser.parse_args(["--content", yaml.safe_dump(content, sort_keys=False), *flags])
@@ -365,6 +367,15 @@ def read(path: str | Path | None, flags: Sequence[str] = ()) -> Recipe:
     recipe = Recipe(**chosen)
     _check_ranges(recipe, place)
     return replace(recipe, compare=_checked_comparison(recipe, place))
+
+
+def _drop_list(content: dict[str, Any], name: str) -> None:
+    """Takes a list out that a flag gives: the parser would fill the flag's entries up with what it held."""
+    *sections, last = name.split(".")
+    for section in sections:
+        content = content.get(section, {}) if isinstance(content, dict) else {}
+    if isinstance(content, dict) and isinstance(content.get(last), list):
+        del content[last]
 
 
 def write(recipe: Recipe) -> str:

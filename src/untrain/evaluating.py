@@ -11,12 +11,12 @@ from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision, modes_kept
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.evaluation.concepts import ConceptEvaluation
-from untrain.evaluation.detectors import Classifier, Detector, load_clip
+from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
 from untrain.evaluation.evaluate import evaluate_models
 from untrain.evaluation.features import Real, classifier_features
 from untrain.evaluation.generation import GenerationEvaluation
 from untrain.evaluation.generators import evaluate_generators, samples_of
-from untrain.evaluation.prompted import Studio, asked_of, evaluate_prompted
+from untrain.evaluation.prompted import JUDGE, Asked, Studio, asked_of, evaluate_prompted
 from untrain.given import Given, check_model, prepared
 from untrain.images import to_uint8
 from untrain.models.latents import decode, latent_shape
@@ -205,6 +205,8 @@ def _evaluate_pipeline(
     lists = {name: [g] if isinstance(g, Concept) else list(g) for name, g in (("forget", forget), ("retain", retain))}
     check_concepts(lists)
     asked = [asked_of(concept, forgotten=name == "forget") for name, each in lists.items() for concept in each]
+    scorer = None if clip is None else load_clip(clip, engine.device)
+    _check_asked(asked, judge, scorer)
     original = None if reference is None else Given.of(reference, given.task).module
     size, vae = own_size(given.model), given.vae
     shape = latent_shape(vae, (int(vae.config.in_channels), size, size))
@@ -223,9 +225,24 @@ def _evaluate_pipeline(
             detector=judge,
             judges={},
             features=judge.features if isinstance(judge, Classifier) and original is not None else None,
-            clip=None if clip is None else load_clip(clip, engine.device),
+            clip=scorer,
         )
         return found["model"]
     finally:
         for part, home in homes.items():
             part.to(home)
+
+
+def _check_asked(asked: Sequence[Asked], judge: Detector, clip: Clip | None) -> None:
+    """Labels and texts must fit before anything is sampled.
+
+    Raises:
+        SettingError: if a classifier is not told what to look for. UnknownName: if it has no such label.
+        DataError: if a text is too long for CLIP.
+    """
+    untold = next((each.text for each in asked if each.forgotten and JUDGE not in each.wanted), None)
+    if untold is not None and judge.kind == "classifier":
+        raise SettingError(f"{judge.name} looks for labels: give the concept {untold!r} a label= that it knows.")
+    judge.check([each.wanted.get(JUDGE) for each in asked])
+    if clip is not None:
+        clip.check([each.text for each in asked if not each.forgotten])

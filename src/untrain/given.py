@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from untrain.concepts import CACHE, Concept, ConceptImages, concept_data, text_task, until_done
@@ -131,3 +132,17 @@ def check_model(model: Any, name: str = "model") -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{name} must be a torch.nn.Module, not {type(model).__name__}.")
     return model
+
+
+def check_trainable(module: nn.Module) -> None:
+    """Refuses weights that an optimiser would ruin.
+
+    Raises:
+        ModelError: if a trained parameter is in half precision.
+    """
+    half = [name for name, p in module.named_parameters() if p.requires_grad and p.dtype == torch.float16]
+    if half:
+        raise ModelError(
+            f"{len(half)} parameters are in float16, such as {half[0]}: small steps vanish in it and large ones "
+            'overflow. Load the model in float32, and save memory by precision="fp16" or "bf16".'
+        )

@@ -27,6 +27,19 @@ _REMEDIES = {
 }
 
 
+def made(folder: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        FolderError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be made: {error.strerror}. Choose another folder.") from error
+    return folder
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes a file whole: into a temporary file of the same folder, which then takes the file's name.
 

@@ -24,7 +24,6 @@ from untrain.api import (
     content_of,
     environment,
     is_temporary,
-    made,
 )
 from untrain.config import Recipe, read, write
 from untrain.data.samples import Source
@@ -35,7 +34,7 @@ from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
 from untrain.given import prepared
 from untrain.images import Decode
-from untrain.io import hash_json, write_json, write_text
+from untrain.io import hash_json, made, write_json, write_text
 from untrain.kinds import Kind, kind_of
 from untrain.kinds.generators import Generators
 from untrain.kinds.judges import JUDGE

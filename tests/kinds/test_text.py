@@ -113,7 +113,7 @@ def test_a_run_measures_every_model(done: Path) -> None:
         assert entry["by_class"] == {"recognised": {"circle": 100.0, "square": 0.0, "cross": 0.0}}
         assert entry["samples"] == {"forgotten": 2, "retained": 4}
         assert all((entry[key] is None) == (key in entry["missing"]) for key in ("FA5", "NR", "CLIP", "FD"))
-        assert entry["steps"] == (None if name == "original" else 2)
+        assert entry["steps"] == (None if name == "original" else 4), "two of each kind"
         assert (entry["seconds"] is None) == (name == "original")
     missing = {name: entry["missing"]["FD"] for name, entry in content["models"].items()}
     assert missing["original"] == "it is the distance to the original's own images"
@@ -463,3 +463,40 @@ def test_another_word_is_judged_by_its_own_judge(shapes: Path, word: str, primar
     assert content["forgotten"] == [*captions_with(**{primary: label}), label]
     entry = content["models"]["sfron"]
     assert entry["by_class"]["recognised"][label] == entry["FA"]
+
+
+# Compared, with a search.
+
+
+def test_methods_are_compared(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cells side by side, which need the same images: one makes them, the other waits."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    path, out = tmp_path / "two.yaml", tmp_path / "run"
+    path.write_text(recipe.read_text().replace("  sfron: {steps: 2}", "  sfron: {steps: 1}\n  finetune: {steps: 1}"))
+    words = ("compare", path, "--out", out, "--compare.seeds", "[0, 1]", "--compare.trials", "2")
+    code, said, err = untrain(*words, "--jobs", "2")
+    assert code == 0, err
+    assert "retrained" not in said, "there is no such pipeline"
+    content = read(out / "comparison.json")
+    assert (content["task"], content["classes"], [*content["forget_sets"]]) == ("text-to-image", TEXTS, ["concepts"])
+    found = content["forget_sets"]["concepts"]
+    assert [*found["models"]] == ["original", "sfron", "finetune"]
+    for name, model in found["models"].items():
+        assert model["measures"]["FA"]["values"] == [100.0, 100.0]
+        assert [cell["state"] for cell in model["cells"]] == ["done", "done"]
+        assert ("steps" in model["measures"]) == (name != "original")
+    for name in ("sfron", "finetune"):
+        (first, second) = found["tuning"][name]["trials"]
+        assert first["criterion"] == 50.0 and second["error"] is None, "mean of FA 100 and nothing of RA lost"
+    tables = [f"comparison.{suffix}" for suffix in ("csv", "json", "md", "tex", "txt")]
+    assert files(out) == ["cells", *tables, "config.yaml", "manifest.json", "report.html", "tuning"]
+    assert not list(out.rglob(CACHE)), "nothing of what is forgotten stays"
+    for seed in (0, 1):
+        cell = out / f"cells/concepts/seed-{seed}"
+        assert {"detections", "evaluation.json", "grids", "sfron", "finetune"} <= set(files(cell))
+        assert "README.md" in files(cell / "sfron")
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    code, _, err = untrain(*words, "--resume")
+    assert code == 0, err
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == stamps
+    assert not list(out.rglob(CACHE))

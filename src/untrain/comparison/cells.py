@@ -189,7 +189,10 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
 
 
 def _evaluate(recipe: Recipe, group: str, shop: Workshop) -> None:
-    """Measures every model of a group that is there; without the target, nothing is measured beside it."""
+    """Measures every model of a group that is there; without the target, nothing is measured beside it.
+
+    Whatever was computed for the group's methods alone is removed, as at the end of an ordinary run.
+    """
 
     def there(name: str) -> bool:
         return (shop.folder / f"{name}.safetensors").exists()
@@ -202,7 +205,9 @@ def _evaluate(recipe: Recipe, group: str, shop: Workshop) -> None:
     mark = pipeline.evaluation_mark(shop, models)
     if (read_evaluation(shop.folder) or {}).get("mark") == mark:
         return
-    pipeline.evaluated(shop, models)
+    content = pipeline.evaluated(shop, models)
     pipeline.write_manifest(shop)
+    shop.kind.told(content, shop.facts)
+    shop.kind.close()
     if shop.engine.is_main:
         write_text(shop.folder / "config.yaml", write(shop.recipe))  # with the settings that were chosen

@@ -1,5 +1,6 @@
 """`untrain compare`: every method on the same forget sets, originals and seeds, and what that shows."""
 
+import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -11,16 +12,17 @@ from typing import Any
 from rich.console import Console
 
 from untrain import pipeline
-from untrain.api import environment, made
+from untrain.api import environment
 from untrain.comparison.cells import LastLoaded, cell_of, finished, folder_of, opened, perform
 from untrain.comparison.plan import Cell, comparison_recipe, groups, plan, tuned
 from untrain.comparison.scheduler import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
 from untrain.comparison.summary import comparison_content
 from untrain.comparison.tuning import check_optuna
+from untrain.concepts import CACHE
 from untrain.config import Recipe, write
 from untrain.engine import Bar, Engine
 from untrain.errors import FolderError, SettingError, UntrainError
-from untrain.io import alone, write_json, write_text
+from untrain.io import alone, made, write_json, write_text
 from untrain.pipeline import ORIGINAL, holds_run
 from untrain.report import comparison_tables, terminal, write_comparison_report
 
@@ -71,6 +73,8 @@ def _compared(
     content = comparison_content(recipe, outcomes)
     write_json(recipe.folder / "comparison.json", content)
     path = report(recipe.folder, content)
+    for group in groups(recipe):  # a search's, too, which other searches work on
+        shutil.rmtree(folder_of(recipe, group) / CACHE, ignore_errors=True)
     _warn_once(outcomes)
     failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
     if failed:

@@ -17,7 +17,7 @@ from untrain.pipeline import ORIGINAL, RETRAINED, retrained_names
 
 DISTANCES = {"AvgD": False, "KL": False, "JS": False, "ToW": True}
 """Measures beside the target, which have a noise floor and ranks; whether more is better."""
-_NOT_MEASURES = ("missing", "by_class", "losses", "clocks", "samples")
+_NOT_MEASURES = ("missing", "by_class", "losses", "clocks", "samples", "by_part")
 
 
 def comparison_content(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -47,11 +47,12 @@ def _forget_set(recipe: Recipe, name: str, outcomes: Mapping[str, Outcome]) -> d
         (read_evaluation(folder_of(recipe, group)) if done else None) or {}
         for group, done in zip(groups, over, strict=True)
     ]
-    roles = {ORIGINAL: "original", **dict.fromkeys(retrained_names(recipe), "reference"), RETRAINED: "target"}
+    roles = {ORIGINAL: "original", **dict.fromkeys(retrained_names(recipe), "reference")}
+    roles |= {RETRAINED: "target"} if RETRAINED in roles else {}
     roles |= dict.fromkeys(recipe.methods, "method")
     entries = {model: [e.get("models", {}).get(model) for e in found] for model in roles}
     measures = {model: _measures(cells) for model, cells in entries.items()}
-    target = measures[RETRAINED]
+    target = measures.get(RETRAINED, {})
     models = {
         model: {
             "role": role,

@@ -41,6 +41,9 @@ def concepts_of(recipe: Recipe, captioned: Source | None) -> dict[str, list[Conc
     if not given.retain and captioned is not None:
         taken = {concept.prompt for concept in gone}
         kept = [_caption(text, captioned) for text in _captions(captioned) if text not in taken]
+        if not kept:
+            words = ", ".join(repr(entry.containing or entry.prompt) for entry in given.forget)
+            raise SettingError(f"concepts.forget takes every caption of the data ({words}): leave some to keep.")
     lists = {FORGET: gone, RETAIN: kept}
     check_concepts(lists)
     return lists

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from untrain.api import made
 from untrain.concepts import CACHE, ConceptSet, concept_data, remove, text_task
 from untrain.config import Augment, Data, Forget, Recipe
 from untrain.data.samples import Arrays, Source
@@ -23,7 +22,7 @@ from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
 from untrain.evaluation.features import Features, inception_features
 from untrain.evaluation.nudity import nudenet
 from untrain.evaluation.prompted import JUDGE, Made, Studio, evaluate_prompted
-from untrain.io import alone, write_text
+from untrain.io import alone, made, write_text
 from untrain.kinds.asked import (
     FORGET,
     RETAIN,
@@ -154,9 +153,11 @@ class TextGenerators(Kind):
     def check(self, split: Split) -> None:
         """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
         self.recipe.generation.sampler.visited(self.task.timesteps)
+        self.recipe.concepts.images.sampler.visited(self.task.timesteps)
         primary = self.primary
         if self._is_ready:
             self._ready().check([each.wanted.get(primary) for each in self.asked])
+        _ = self.inception  # is read, so that weights that are not there are missed now
         if self.clip is not None:
             self.clip.check([each.text for each in self.asked if not each.forgotten])
         with trained(self.pipeline.unet, self.recipe.parts):
@@ -199,7 +200,8 @@ class TextGenerators(Kind):
     ) -> dict[str, Any]:
         """What detectors see in images of prompts, the same noise in each model; see `Kind.measure`."""
         detector, judges, known = self._detectors(make)
-        features, chosen = self._features(detector), self.recipe.generation
+        chosen = self.recipe.generation
+        features = None if samples else self._features(detector)  # a search has no use for the distance
         seed = self.recipe.seed if samples is None else seed_of(self.recipe.seed, "other noise")
 
         def images(module: nn.Module, label: str | None) -> Made:
@@ -297,10 +299,14 @@ class TextGenerators(Kind):
 
     def _features(self, detector: Detector) -> Features | None:
         """The network of the distance to the original's images."""
+        own = detector.features if isinstance(detector, Classifier) else None
+        return own if self.recipe.generation.features == JUDGE else self.inception
+
+    @cached_property
+    def inception(self) -> Features | None:
+        """Inception-v3, where the distance is measured in it."""
         wanted = self.recipe.generation.features
-        if wanted == JUDGE:
-            return detector.features if isinstance(detector, Classifier) else None
-        return inception_features(None if wanted == "inception" else wanted)
+        return None if wanted == JUDGE else inception_features(None if wanted == "inception" else wanted)
 
     @cached_property
     def clip(self) -> Clip | None:

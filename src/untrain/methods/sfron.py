@@ -53,8 +53,8 @@ class SFRon(Method):
     }
 
     steps: int | None = None
-    """K, outer steps; null: 50 for a generator, 100 for text-to-image, else as many as make `epochs` passes over the
-    retain set, but at least 40 where a class is forgotten and calibrated."""
+    """K, outer steps; null: 50 for a generator, for text-to-image 100, or 1,000 from 100 million weights on; else as
+    many as make `epochs` passes over the retain set, but at least 40 where a class is forgotten and calibrated."""
     retain_steps: int | None = None
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from untrain.methods.base import Optimizer, Problem
+from untrain.methods.base import LARGE, Optimizer, Problem
 from untrain.methods.calibration import forgets_a_class
 from untrain.types import GenerativeTask, Objective, Task
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class
 GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
 TEXT_STEPS = 100  # a concept of a small text-to-image pipeline: 2 % of its images are left after 50, none after 100
+LARGE_TEXT_STEPS = 1000  # as published for Stable Diffusion, at the rate that its size has
 GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
@@ -26,7 +27,7 @@ def fitting(method: "SFRon", problem: Problem) -> dict[str, Any]:
     """
     own = {"optimizer": method.optimizer, "objective": objective_of(method, problem.task)}
     if isinstance(problem.task, GenerativeTask):
-        return own | for_generator(method, TEXT_STEPS if _own(problem.task) == "redirect" else GENERATOR_STEPS)
+        return own | for_generator(method, _generator_steps(problem))
     return own | for_classifier(method, problem)
 
 
@@ -38,6 +39,13 @@ def objective_of(method: "SFRon", task: Task) -> Objective:
 def _own(task: Task) -> Objective:
     own: Objective = getattr(task, "objective", "adaptive")
     return own
+
+
+def _generator_steps(problem: Problem) -> int:
+    if _own(problem.task) != "redirect":
+        return GENERATOR_STEPS
+    weights = sum(parameter.numel() for parameter in problem.subject.module.parameters())
+    return LARGE_TEXT_STEPS if weights >= LARGE else TEXT_STEPS
 
 
 def for_generator(method: "SFRon", steps: int) -> dict[str, Any]:

@@ -1,0 +1,322 @@
+"""`untrain.unlearn` and `untrain.evaluate` on text-to-image pipelines, as a user calls them."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from PIL import Image
+from torch import Tensor, nn
+
+import untrain
+from small_pipelines import TEXTS, raw
+from untrain import concepts
+from untrain.concepts import CACHE, concept_data
+from untrain.engine import Engine
+from untrain.errors import DataError, FolderError, ModelError, SettingError, StaleFile, UnknownName
+from untrain.methods import loop
+from untrain.models.checkpoints import state_hash
+
+FEW = untrain.ConceptImages(count=3, sampler=untrain.Sampler(2, guidance=1.0), batch_size=2)
+FORGET = untrain.Concept(TEXTS[0], anchor=TEXTS[1], label="circle")
+RETAIN = untrain.Concept(TEXTS[1], label="square")
+SETS = {"forget": FORGET, "retain": RETAIN}
+QUICK = {"task": "text-to-image", "images": FEW, "steps": 2, "batch_size": 2, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def bits(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in after.items() if not torch.equal(value, before[name])}
+
+
+def pictures(count: int, size: int = 16) -> Tensor:
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each concept was given, call by call."""
+    made: list[int] = []
+    generate = concepts.generate_images
+
+    def counting(model: Any, task: Any, counts: Any, *given: Any, **more: Any) -> Any:
+        made.append(len(counts[1]))
+        return generate(model, task, counts, *given, **more)
+
+    monkeypatch.setattr(concepts, "generate_images", counting)
+    return made
+
+
+# A pipeline forgets.
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_pipeline_forgets_a_concept(pipe: Any, tmp_path: Path, inplace: bool) -> None:
+    given = copy.deepcopy(pipe)
+    hashes = {name: state_hash(getattr(given, name)) for name in ("unet", "vae", "text_encoder")}
+    before, grads = bits(given.unet), [p.requires_grad for p in given.unet.parameters()]
+    result = untrain.unlearn(given, **SETS, **QUICK, parts="xattn", inplace=inplace)
+    assert isinstance(result.model, StableDiffusionPipeline)
+    assert (result.model is given) == inplace and (result.model.unet is given.unet) == inplace
+    assert (state_hash(given.unet) == hashes["unet"]) != inplace
+    assert all(state_hash(getattr(given, name)) == hashes[name] for name in ("vae", "text_encoder"))
+    changed = moved(before, bits(result.model.unet))
+    assert changed and all(".attn2." in name for name in changed), "cross-attention alone"
+    assert result.mask is not None and result.mask.keys() == {name for name in before if ".attn2." in name}
+    assert [p.requires_grad for p in result.model.unet.parameters()] == grads, "as before"
+    assert len(result.history) == 2 and {"forget_loss", "retain_loss"} <= result.history[0].keys()
+    result.model.save_pretrained(tmp_path)
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float64)
+    assert not moved(bits(result.model.unet), bits(loaded.unet))
+    loaded.set_progress_bar_config(disable=True)
+    assert loaded("a red circle", num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+
+
+def test_sdxl_forgets_too(xl: Any) -> None:
+    before = bits(xl.unet)
+    result = untrain.unlearn(xl, **SETS, **QUICK, parts="xattn")
+    assert isinstance(result.model, StableDiffusionXLPipeline)
+    assert not moved(before, bits(xl.unet)) and moved(before, bits(result.model.unet))
+
+
+def test_the_same_seed_gives_the_same_weights(pipe: Any) -> None:
+    first, again, other = (
+        bits(untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", seed=seed).model.unet) for seed in (3, 3, 4)
+    )
+    assert not moved(first, again) and moved(first, other)
+
+
+def test_several_concepts_with_and_without_images(pipe: Any, tmp_path: Path, counted: list[int]) -> None:
+    for i, image in enumerate(pictures(2)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+    forget = [FORGET, untrain.Concept("a ball", images=tmp_path), untrain.Concept("a disc", images=pictures(4))]
+    retain = [RETAIN, untrain.Concept(TEXTS[2], images=pictures(3).float() / 127.5 - 1)]
+    result = untrain.unlearn(pipe, forget=forget, retain=retain, **QUICK, parts="xattn", fisher_samples=None)
+    assert counted == [3, 3], "of the two that came without"
+    assert moved(bits(pipe.unet), bits(result.model.unet))
+
+
+@pytest.mark.parametrize("method", ["salun", "esd", "gradient-ascent", "random-label", "proximal-gradient", "finetune"])
+def test_every_method_of_the_task(pipe: Any, method: str) -> None:
+    own = {"sampler": untrain.Sampler(2, guidance=2.0)} if method == "esd" else {}
+    result = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", method=method, **own)
+    changed = moved(bits(pipe.unet), bits(result.model.unet))
+    assert changed and all(".attn2." in name for name in changed)
+
+
+def test_a_task_object_has_the_users_settings_and_the_pipelines_schedule(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    run = loop.run
+
+    def watched(method: Any, problem: Any, *given: Any, **more: Any) -> Any:
+        seen.append(problem.task)
+        return run(method, problem, *given, **more)
+
+    monkeypatch.setattr("untrain.api.run", watched)
+    by_object = untrain.unlearn(pipe, **SETS, **{**QUICK, "task": untrain.TextToImage(drop=0.0)}, parts="xattn")
+    by_name = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn")
+    assert seen[0].drop == 0.0 < seen[1].drop
+    assert (seen[0].timesteps, seen[0].beta_end, seen[0].prediction) == (20, 0.2, "epsilon")
+    assert moved(bits(by_object.model.unet), bits(by_name.model.unet))
+
+
+def test_a_bare_unet_with_ready_batches(pipe: Any) -> None:
+    """The same as the pipeline on concepts, to the last bit, where the batches hold what it would have made."""
+    task = concepts.text_task(pipe)
+    rows = [{key: value[i : i + 2] for key, value in raw(pipe).items()} for i in (0, 2, 4)]
+    result = untrain.unlearn(pipe.unet, forget=rows[:1], retain=rows[1:], task=task, steps=2, device="cpu")
+    assert isinstance(result.model, UNet2DConditionModel)
+    assert moved(bits(pipe.unet), bits(result.model)) and result.model is not pipe.unet
+    with pytest.raises(DataError, match="the forget set is concepts: these need task='text-to-image' and a whole pip"):
+        untrain.unlearn(pipe.unet, **SETS, task=task, steps=2, device="cpu")
+    with pytest.raises(SettingError, match="images= says how a text-to-image pipeline makes images"):
+        untrain.unlearn(pipe.unet, forget=rows[:1], retain=rows[1:], task=task, images=FEW, steps=2, device="cpu")
+
+
+def test_a_pipeline_is_its_unet_on_latents_that_were_made_by_hand(pipe: Any, tmp_path: Path) -> None:
+    data, rows = concept_data(pipe, SETS, Engine.start("cpu"), tmp_path, how=FEW)
+    sets = {name: torch.utils.data.Subset(data, positions.tolist()) for name, positions in rows.items()}
+    more = {"steps": 2, "batch_size": 2, "device": "cpu", "parts": "xattn"}
+    theirs = untrain.unlearn(pipe.unet, **sets, task=concepts.text_task(pipe), **more)
+    ours = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn")
+    assert not moved(bits(ours.model.unet), bits(theirs.model))
+
+
+# Folders.
+
+
+class Stopped(Exception):
+    """What ends a run in the middle."""
+
+
+def test_a_run_that_was_stopped_makes_nothing_twice(
+    pipe: Any, tmp_path: Path, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bits(untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn").model.unet)
+    counted.clear()
+    out, write = tmp_path / "out", concepts.write_bytes
+
+    def stopping(path: Path, data: bytes) -> None:
+        if len([*out.rglob("*.png")]) == 4:
+            raise Stopped
+        write(path, data)
+
+    monkeypatch.setattr(concepts, "write_bytes", stopping)
+    with pytest.raises(Stopped):
+        untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out)
+    assert len([*(out / CACHE).rglob("*.png")]) == 4 and counted == [3, 3]
+
+    monkeypatch.setattr(concepts, "write_bytes", write)
+    steps = type(untrain.methods()["sfron"]()).step
+
+    def stopped(self: Any, state: Any, k: int) -> Any:
+        if k == 1:
+            raise Stopped
+        return steps(self, state, k)
+
+    monkeypatch.setattr(untrain.methods()["sfron"], "step", stopped)
+    with pytest.raises(Stopped):
+        untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out)
+    assert counted == [3, 3, 0, 2] and (out / "resume.pt").exists()
+    assert len([*(out / CACHE).rglob("*.png")]) == 6
+
+    monkeypatch.setattr(untrain.methods()["sfron"], "step", steps)
+    with pytest.raises(FolderError, match="already holds a run.*resume=True"):
+        untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out)
+    with pytest.raises(StaleFile, match="belongs to a run with other data, weights or settings"):
+        untrain.unlearn(pipe, **SETS, **QUICK, parts="selfattn", out=out, resume=True)
+    done = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out, resume=True)
+    assert counted == [3, 3, 0, 2], "images and latents were there"
+    assert not moved(whole, bits(done.model.unet)) and len(done.history) == 2
+    assert not (out / CACHE).exists() and not (out / "resume.pt").exists()
+
+
+def test_a_finished_run_is_read(pipe: Any, tmp_path: Path, counted: list[int]) -> None:
+    first = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("history.jsonl", "manifest.json", "mask.safetensors", "model.safetensors")
+    ]
+    counted.clear()
+    again = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=tmp_path, resume=True)
+    assert counted == [] and not moved(bits(first.model.unet), bits(again.model.unet))
+    for other in (
+        {"parts": "selfattn"},
+        {"parts": "xattn", "task": untrain.TextToImage(drop=0.0)},
+        {"parts": "xattn", "seed": 1},
+        {"parts": "xattn", "images": untrain.ConceptImages(4, FEW.sampler)},
+        {"parts": "xattn", "retain": untrain.Concept(TEXTS[2])},
+    ):
+        with pytest.raises(StaleFile, match=r"model\.safetensors was made from other data, weights or settings"):
+            untrain.unlearn(pipe, **{**SETS, **QUICK, **other}, out=tmp_path, resume=True)
+    assert counted == [] and not (tmp_path / CACHE).exists(), "refused before any image was made"
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"forget": []}, DataError, "the forget set names no concept"),
+        ({"forget": untrain.Concept("x" * 30)}, DataError, "32 tokens and the tokenizer has a window of 24, so '.*cut"),
+        ({"forget": [TEXTS[0]]}, DataError, "must be concepts, untrain.Concept"),
+        ({"forget": RETAIN}, DataError, "'a red square' is in two sets"),
+        ({"holdout": RETAIN}, SettingError, "leave holdout out for a pipeline"),
+        ({"parts": "attn7"}, UnknownName, "unknown part 'attn7'.*xattn"),
+        ({"parts": ["*.attn7.*"]}, SettingError, r"no parameter is called '\*\.attn7\.\*'"),
+        ({"task": "classification"}, DataError, "these need task='text-to-image'"),
+        ({"retain": untrain.Concept("b", images=pictures(2, 32))}, DataError, "not of the size .* resize them"),
+        ({"batch_size": 0}, SettingError, "batch_size must be at least 1"),
+    ],
+)
+def test_what_cannot_be_asked(
+    pipe: Any, tmp_path: Path, wrong: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(error, match=message):
+        untrain.unlearn(pipe, **{**SETS, **QUICK, "out": out, **wrong})
+    assert not list(out.rglob("*.png"))
+
+
+# Evaluation.
+
+
+class Reddish(nn.Module):
+    """Says “circle” of what has more red than blue, else “square”; by how much is its feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(1, 2, bias=False)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((x[:, 0] - x[:, 2]).mean((1, 2))[:, None])
+
+
+def measured(model: Any, **more: Any) -> Any:
+    judge = untrain.image_classifier(Reddish(), ("circle", "square"))
+    quick = {"samples": 6, "sampler": untrain.Sampler(2, guidance=1.0), "device": "cpu", "judge": judge}
+    return untrain.evaluate(model, **{**SETS, "task": "text-to-image", **quick, **more})
+
+
+def test_a_pipeline_is_measured(pipe: Any) -> None:
+    result = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn").model
+    before = {name: state_hash(getattr(result, name)) for name in ("unet", "vae", "text_encoder")}
+    found = measured(result, reference=pipe)
+    assert isinstance(found, untrain.ConceptEvaluation)
+    assert found.samples == {"forgotten": 6, "retained": 6}
+    seen = [sighting.seen for sighting in found.forgotten_sightings]
+    assert found.FA == pytest.approx(100 * sum(seen) / 6)
+    assert found.by_class["recognised"] == {"circle": found.FA, "square": found.RA}
+    assert found.FD is not None and found.FD > 0 and found.FID is None
+    assert found.missing.keys() == {"FA5", "NR", "CLIP"}
+    assert {name: state_hash(getattr(result, name)) for name in before} == before
+    assert measured(result, reference=pipe) == found, "the same seed"
+    assert measured(result, seed=1, reference=pipe).FD != found.FD
+    assert measured(pipe, reference=copy.deepcopy(pipe)).FD == pytest.approx(0, abs=1e-6)
+
+
+def test_without_the_original_there_is_no_distance(pipe: Any) -> None:
+    found = measured(pipe)
+    assert found.FD is None and "no network was chosen" in found.missing["FD"]
+    assert "NudeNet" in found.missing["NR"] and found.missing["CLIP"] == "no CLIP model was chosen"
+    few = measured(pipe, reference=pipe, samples=1)
+    assert few.FD is None and few.missing["FD"] == "it is the distance to the original's own images"
+
+
+def test_nudity_is_looked_for(pipe: Any) -> None:
+    found = measured(pipe, judge=untrain.nudenet(), reference=pipe)
+    assert (found.FA, found.NR) == (0.0, 0.0) and found.by_part is not None and not any(found.by_part.values())
+    assert found.RA is None and {"RA", "FA5"} <= found.missing.keys()
+
+
+def test_what_cannot_be_measured(pipe: Any) -> None:
+    with pytest.raises(SettingError, match=r"judged by a detector: pass judge=untrain.nudenet\(\)"):
+        measured(pipe, judge=None)
+    with pytest.raises(SettingError, match="judged by a detector"):
+        measured(pipe, judge=Reddish())
+    with pytest.raises(ModelError, match="made by a whole pipeline"):
+        measured(pipe.unet)
+    with pytest.raises(UnknownName, match="none of the 2 classes is called 'cross'"):
+        measured(pipe, retain=untrain.Concept(TEXTS[2], label="cross"))
+    with pytest.raises(SettingError, match="looks for labels: give the concept 'a red circle' a label="):
+        measured(pipe, forget=untrain.Concept(TEXTS[0]))
+    with pytest.raises(DataError, match="in two sets"):
+        measured(pipe, retain=FORGET)
