@@ -91,6 +91,8 @@ def test_sdxl_forgets_too(xl: Any) -> None:
     result = untrain.unlearn(xl, **SETS, **QUICK, parts="xattn")
     assert isinstance(result.model, StableDiffusionXLPipeline)
     assert not moved(before, bits(xl.unet)) and moved(before, bits(result.model.unet))
+    found = measured(result.model, reference=xl)
+    assert found.samples == {"forgotten": 6, "retained": 6} and found.FD is not None
 
 
 def test_the_same_seed_gives_the_same_weights(pipe: Any) -> None:

@@ -62,6 +62,10 @@ ONE = "{{prompt: a red circle, label: circle{}}}"
         (("--concepts.retain", "[]"), ("concepts.retain is empty: name what the pipeline must keep",)),
         (("--concepts.forget", '[{prompt: ""}]'), ("a concept's prompt must be a text that says something, not ''",)),
         (("--concepts.forget", "[{prompt: a}]"), ("concepts.forget a label that the judge knows", "nudity")),
+        (
+            ("--concepts.forget", f"[{ONE.format('')}, {{prompt: a}}]"),
+            ("concepts.forget a label that the judge knows",),
+        ),
         (("--concepts.forget", f"[{{prompt: {'x' * 30}, label: circle}}]"), ("window of 24", "Shorten it")),
         (("--concepts.forget", "[{prompt: a, containing: b}]"), ("either prompt or containing",)),
         (("--concepts.forget", "[{label: circle}]"), ("either prompt or containing",)),

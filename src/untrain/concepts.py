@@ -37,8 +37,8 @@ from untrain.types import Batch
 
 CACHE = ".concepts.tmp"
 """Folder of images and latents within a run's; by its name a temporary one, which is no part of a run."""
-PIXELS = 1 << 20
-"""So many are encoded at once, of small images."""
+PIXELS = 1 << 18
+"""So many are encoded at once: one image of 512 × 512, or many small ones."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -454,7 +454,7 @@ class _Maker:
                 for concept, source in zip(concepts, sources, strict=True)
             ]
             joined = _Joined(whole, labels)
-            at_once = max(self.how.batch_size, PIXELS // (joined.shape[1] * joined.shape[2]))
+            at_once = max(1, PIXELS // (joined.shape[1] * joined.shape[2]))
             encoded = encode(pipeline.vae, joined, engine, batch_size=at_once)
         finally:
             for part, home in homes.items():

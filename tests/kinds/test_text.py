@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
+from safetensors.torch import save_file
+from test_single_file import as_one
 
 from command_line import files, table, untrain, weights
+from small_pipelines import stable_diffusion_xl
 from test_resume import killed_at
 from text_recipes import save_text_recipe
 from untrain import concepts
@@ -257,7 +260,11 @@ def test_a_run_is_sampled_from_a_table(done: Path, tmp_path: Path) -> None:
 
 def test_several_concepts_files_of_prompts_and_methods(recipe: Path, tmp_path: Path) -> None:
     """Prompts of a file have no label of their own: the forgotten ones have the concepts' common one."""
-    more = "[{prompt: a red circle, anchor: a red square, label: circle}, {prompt: a blue circle, label: circle}]"
+    (tmp_path / "balls").mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(tmp_path / f"balls/{i}.png")
+    given = f"{{prompt: a blue circle, label: circle, images: {tmp_path}/balls}}"
+    more = f"[{{prompt: a red circle, anchor: a red square, label: circle}}, {given}]"
     esd = "{steps: 1, sampler: {steps: 2, guidance: 1.0}}"
     asked = {"forget": "a round thing\na ball\n", "retain": "a red square\na house\n"}
     for name, text in asked.items():
@@ -270,7 +277,7 @@ def test_several_concepts_files_of_prompts_and_methods(recipe: Path, tmp_path: P
     words = [f for name in asked for f in (f"--detection.{name}_prompts", str(tmp_path / f"{name}.csv"))]
     out = ran(tmp_path / "two.yaml", tmp_path / "run", "--concepts.forget", more, *words)
     content = read(out / "evaluation.json")
-    assert content["sizes"] == {"forget": 6, "retain": 6, "holdout": 0, "test": 0}
+    assert content["sizes"] == {"forget": 7, "retain": 6, "holdout": 0, "test": 0}
     assert content["classes"] == ["a round thing", "a ball", "a red square", "a house"]
     assert content["forgotten"] == ["a round thing", "a ball", "circle"]
     assert [*content["models"]] == ["original", "sfron", "esd", "finetune"]
@@ -303,6 +310,29 @@ def test_nudity_is_looked_for_by_part(recipe: Path, tmp_path: Path, monkeypatch:
     rows = tiles(tmp_path / "found/grids/sfron.png"), tiles(tmp_path / "real/grids/sfron.png")
     unlike = [[not np.array_equal(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(*rows, strict=True)]
     assert unlike == [[True, False]] * 3, "blurred where it fires, on retained prompts too"
+
+
+def test_a_pipeline_in_one_file_becomes_one_file_too(recipe: Path, done: Path, tmp_path: Path) -> None:
+    """The same weights as from the folder; the file has the original's layout."""
+    pipe = recipe.parent / "pipe"
+    save_file(as_one(load_pipeline(pipe)), tmp_path / "one.safetensors", {"format": "pt"})
+    out = ran(recipe, tmp_path / "run", "--model.checkpoint", tmp_path / "one.safetensors", "--model.config", pipe)
+    made = load_state(out / "sfron.safetensors")[0]
+    assert same(made, load_state(done / "sfron.safetensors")[0])
+    assert same(load_pipeline(out / "sfron").unet.state_dict(), made)
+    assert same(load_pipeline(out / "sfron/sfron.safetensors", config=pipe).unet.state_dict(), made)
+
+
+def test_sdxl_goes_the_same_way(recipe: Path, tmp_path: Path) -> None:
+    stable_diffusion_xl(tmp_path).to(torch.float32).save_pretrained(tmp_path / "xl")
+    out = ran(recipe, tmp_path / "run", "--model.checkpoint", tmp_path / "xl")
+    before, after = (StableDiffusionXLPipeline.from_pretrained(folder) for folder in (tmp_path / "xl", out / "sfron"))
+    moved = [
+        name
+        for name, value in after.unet.state_dict().items()
+        if not torch.equal(value, before.unet.state_dict()[name])
+    ]
+    assert moved and all(".attn2." in name for name in moved)
 
 
 # Killed, and in two processes.

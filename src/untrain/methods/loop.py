@@ -20,6 +20,9 @@ from untrain.io import writing
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 
+SHARE = 20
+"""Between two saved states of a large model at least so many times as long as one took passes."""
+
 Watch = Callable[[nn.Module, int], dict[str, float]]
 """Looks at a module during a run, after so many steps; returns what to log."""
 
@@ -68,7 +71,7 @@ class Checkpoints:
             return None
         remedy = "Remove it to start that run anew, or choose another folder."
         try:
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            saved = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             stored = saved["fingerprint"]
         except Exception as error:  # whatever a damaged file makes torch raise
             raise StaleFile(f"{self.path} is damaged and cannot be continued. {remedy}") from error
@@ -119,7 +122,11 @@ def run(
         first, history = saved["step"], [json.loads(line) for line in saved["history"]]
         engine.clocks.update(saved["clocks"])
     title = title or method.name
-    _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every, title)
+    try:
+        _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every, title)
+    finally:
+        for parameter in state.module.parameters():
+            parameter.grad = None  # the last one tells of the data, and is as large as the model
     if state.averaged is not None:
         state.module.load_state_dict(state.averaged.state_dict())
     engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
@@ -171,10 +178,17 @@ class _Saver:
     history: list[dict[str, Any]]
     good: tuple[int, dict[str, Tensor]] | None = None
     last: float = 0.0
+    took: float = 0.0
 
     def maybe(self, step: int, total: int) -> None:
-        """Saves when the time has come; keeps weights every tenth of the run."""
-        if self.checkpoints and time.monotonic() - self.last >= self.checkpoints.every:
+        """Saves when the time has come; keeps weights every tenth of the run.
+
+        Of a large model the state takes long to write: a twentieth of the run at most goes into that.
+        """
+        waited = time.monotonic() - self.last
+        if self.checkpoints and self.large and waited < SHARE * self.took:
+            return
+        if self.checkpoints and waited >= self.checkpoints.every:
             self.save(step)
         elif step % max(1, total // 10) == 0:
             self.save(step) if self.checkpoints else self.keep(step)
@@ -209,7 +223,7 @@ class _Saver:
     def save(self, step: int) -> None:
         """Writes the whole state, from the main process."""
         finite = self.keep(step)
-        self.last = time.monotonic()
+        started = self.last = time.monotonic()
         if self.checkpoints is None or not self.engine.is_main or not finite:
             return
         problem = self.state.problem
@@ -223,6 +237,8 @@ class _Saver:
             "history": [json.dumps(record) for record in self.history],
         }
         _write(self.checkpoints.path, content)
+        self.last = time.monotonic()
+        self.took = self.last - started
 
     def restore(self) -> str:
         """Puts the last good weights back and says which they are."""

@@ -3,8 +3,11 @@
 No file is ever allowed to run code: torch files are read with `weights_only`.
 """
 
+import errno
 import json
+import os
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.errors import CheckpointError
-from untrain.io import hash_tensors, write_bytes
+from untrain.io import hash_tensors, writing
 
 State = dict[str, Tensor]
 """Name → tensor, parameters and buffers, as `nn.Module.state_dict` gives them."""
@@ -46,9 +49,26 @@ def save(
     strange = [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]
     if strange:
         raise CheckpointError(f"{path} cannot hold {', '.join(map(repr, strange))}: only tensors can be written.")
-    apart = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     text = json.dumps({} if metadata is None else metadata, sort_keys=True)
-    write_bytes(path, safetensors.torch.save(apart, {"untrain": text}))
+    with writing(path) as file:
+        try:
+            safetensors.torch.save_file(_apart(state), file.name, {"untrain": text})
+        except safetensors.SafetensorError as error:  # the system's own is told in its text alone
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number) if found else str(error)) from error
+
+
+def _apart(state: Mapping[str, Tensor]) -> State:
+    """Weights on the CPU, contiguous, none in another's memory; copied only where they have to be."""
+    found: State = {}
+    taken: set[int] = set()
+    for name, tensor in state.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        found[name] = plain.clone() if place in taken else plain
+        taken.add(place)
+    return found
 
 
 def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:

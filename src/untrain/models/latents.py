@@ -232,13 +232,15 @@ def encode_data(
     return Latents(posterior, joined["label"], numbers=joined["index"])
 
 
-def decode(vae: Any, latents: Tensor, *, batch_size: int = 16, advance: Callable[[], None] = lambda: None) -> Tensor:
+def decode(
+    vae: Any, latents: Tensor, *, batch_size: int | None = None, advance: Callable[[], None] = lambda: None
+) -> Tensor:
     """Images of latents, uint8 [B, 3, H, W] on the CPU; computed where the VAE is, in evaluation mode, no gradient.
 
     Args:
         vae: an AutoencoderKL of diffusers.
         latents: [B, C, h, w], as a noise predictor makes them.
-        batch_size: images at once.
+        batch_size: images at once; None: 16, or as few as make a million pixels.
         advance: called after each batch.
 
     Raises:
@@ -252,6 +254,7 @@ def decode(vae: Any, latents: Tensor, *, batch_size: int = 16, advance: Callable
     factor = _factor(config)
     empty = (0, int(config.out_channels), factor * latents.shape[2], factor * latents.shape[3])
     images = [torch.empty(empty, dtype=torch.uint8)]
+    batch_size = batch_size or max(1, min(16, (1 << 20) // (empty[2] * empty[3])))
     with _working(vae, vae.device):
         for part in latents.split(batch_size) if len(latents) else ():
             pixels = vae.decode(part.to(vae.device, vae.dtype) / scale + shift).sample.float()
