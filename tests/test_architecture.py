@@ -30,7 +30,19 @@ ORDER = [
         "methods",
         "small_pipeline",
     ),
-    *("evaluation", "report", "given", "api", "evaluating", "config", "kinds", "pipeline", "sample_command", "comparison", "cli"),
+    *(
+        "evaluation",
+        "report",
+        "given",
+        "api",
+        "evaluating",
+        "config",
+        "kinds",
+        "pipeline",
+        "sample_command",
+        "comparison",
+        "cli",
+    ),
 ]
 """Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
 `sampling` is mathematics of arrays alone,

@@ -130,7 +130,10 @@ def test_a_published_preset_comes_back(recipe, tmp_path):
         ("seed: true\n", r"line 1: seed must be a whole number, not True"),
         ("compile: 1\n", r"line 1: compile must be true or false, not 1"),
         ("precision: fp8\n", r"line 1: precision must be 'no' or 'bf16' or 'fp16', not 'fp8'"),
-        ("task: speech\n", r"line 1: task must be 'classification' or 'class-diffusion' or 'text-to-image', not 'speech'"),
+        (
+            "task: speech\n",
+            r"line 1: task must be 'classification' or 'class-diffusion' or 'text-to-image', not 'speech'",
+        ),
         ("train: 3\n", r"line 1: train must be a mapping of steps, epochs, .* to values, not 3"),
         ("train: {optimizer: null}\n", r"line 1: train.optimizer must not be null"),
         ("train:\n  optimizer: {name: lion}\n", r"line 2: unknown optimizer 'lion'. Known: adam, adamw, sgd"),
