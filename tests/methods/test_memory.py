@@ -15,7 +15,7 @@ import untrain.io
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, FolderError
-from untrain.methods import base, fishers, make, salun, sfron
+from untrain.methods import base, fishers, loop, make, salun, sfron
 from untrain.methods.base import Problem
 from untrain.methods.finetune import Finetune
 from untrain.methods.loop import Checkpoints, run
@@ -147,6 +147,7 @@ class Exploding(Finetune):
 
 def test_of_a_large_model_the_last_good_weights_are_those_of_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "LARGE", 1000)
+    monkeypatch.setattr(loop, "SHARE", 0.0)  # no pause between two saved states
     method = Exploding(steps=4, optimizer=SGD)
     with pytest.raises(Diverged, match=r"No earlier weights are known to be good: of a model as large.*Give a folder"):
         run(method, problem(wide()), ENGINE)
