@@ -397,7 +397,7 @@ def peak_lr(shop: Workshop) -> float | None:
     optimizer = shop.recipe.train.optimizer
     if shop.kind.checkpoint is None:
         return None if optimizer is None else optimizer.lr
-    return shop.facts[ORIGINAL].get("peak_lr")
+    return shop.facts.get(ORIGINAL, {}).get("peak_lr")
 
 
 def make(shop: Workshop, name: str, method: Method, problem: Problem) -> nn.Module:
