@@ -75,6 +75,15 @@ def test_a_model_of_an_earlier_run_tells_its_learning_rate(recipe, tmp_path):
     assert "its optimiser's learning rate was 0.03125" in shop.facts["original"]["notes"]
 
 
+def test_a_reference_can_be_made_before_the_original_is_looked_at(recipe, tmp_path):
+    """As a comparison does it, whose cells are processes of their own."""
+    pipeline.original(opened(recipe, tmp_path / "a"))
+    shop = opened(recipe, tmp_path / "b", "--model.checkpoint", str(tmp_path / "a" / "original.safetensors"))
+    made = pipeline.retrained(shop)
+    assert [*made] == pipeline.retrained_names(shop.recipe)
+    assert shop.facts["retrained"]["peak_lr"] is None
+
+
 def test_a_folder_is_looked_at_before_data_are_loaded_and_made_after_all_is_well(recipe, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     opened(recipe, folder)
