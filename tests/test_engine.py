@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from untrain.engine import Engine, generator_of, seed_of
+from untrain.engine import Engine, generator_of, hosted, seed_of
 from untrain.errors import SettingError
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -78,3 +78,17 @@ def test_mixed_precision_trains_close_to_full(precision):
         engine.scaler.unscale_(torch.optim.SGD(model.parameters(), 0.1))
         gradients.append(model.weight.grad.flatten().clone())
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_modules_are_hosted_and_go_home_whatever_happens():
+    """The meta device stands for another machine's."""
+    here, empty = torch.nn.Linear(2, 2), torch.nn.Identity()
+    there = torch.device("meta")
+    with pytest.raises(KeyError), hosted(torch.device("cpu"), here, empty):
+        raise KeyError
+    assert next(here.parameters()).device.type == "cpu"
+    away = torch.nn.Linear(2, 2, device=there)
+    with hosted(there, away, here):
+        assert next(here.parameters()).device == there
+        here.to_empty(device="cpu")  # what lies on the meta device has no content to bring home
+    assert next(here.parameters()).device.type == "cpu" and next(away.parameters()).device == there

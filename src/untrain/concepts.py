@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from untrain.data.encoded import FileRows
 from untrain.data.samples import Arrays, Images, Source
 from untrain.data.splits import Subset
-from untrain.engine import Engine, seed_of
+from untrain.engine import Engine, hosted, seed_of
 from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.images import Conditions, generate_images, is_picture, missing_of, pixels_of, png
 from untrain.io import alone, hash_json, hash_tensors, made, write_bytes
@@ -444,10 +444,7 @@ class _Maker:
         if int(there):
             return Latents(checkpoints.load_state(path)[0]["posterior"], labels, self.prompts.texts, origin=origin)
         pipeline = self.pipeline
-        homes = {part: part.device for part in (pipeline.unet, pipeline.vae)}
-        try:
-            for part in homes:
-                part.to(engine.device)
+        with hosted(engine.device, pipeline.unet, pipeline.vae):
             prompts = self.prompts.to(engine.device)
             whole = [
                 self._made(concept, prompts) if source is None else source
@@ -456,9 +453,6 @@ class _Maker:
             joined = _Joined(whole, labels)
             at_once = max(1, PIXELS // (joined.shape[1] * joined.shape[2]))
             encoded = encode(pipeline.vae, joined, engine, batch_size=at_once)
-        finally:
-            for part, home in homes.items():
-                part.to(home)
         batch = encoded.batch(torch.arange(len(encoded)))
         posterior = torch.stack([batch[name].cpu() for name in POSTERIOR], 1)
         if engine.is_main:

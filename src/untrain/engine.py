@@ -227,6 +227,19 @@ def modes_kept(module: nn.Module) -> Iterator[nn.Module]:
             layer.training = mode
 
 
+@contextmanager
+def hosted(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Inside the block the modules are on a device; afterwards each is where its first parameter was before."""
+    homes = [(module, next((p.device for p in module.parameters()), device)) for module in modules]
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module, home in homes:
+            module.to(home)
+
+
 def seed_of(seed: int, *names: object) -> int:
     """A seed for one purpose: a hash of the run's seed and names, so that no two purposes share numbers."""
     text = "/".join(map(str, (seed, *names)))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from untrain.concepts import Concept, check_concepts
 from untrain.data.streams import Stream
-from untrain.engine import Engine, Precision, modes_kept
+from untrain.engine import Engine, Precision, hosted, modes_kept
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.evaluation.concepts import ConceptEvaluation
 from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
@@ -94,10 +94,7 @@ def evaluate(
     models |= {f"reference-{i}": check_model(module, "reference") for i, module in enumerate(references)}
     sets = {"forget": forget, "retain": retain, "test": test}
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-    homes = {name: next((p.device for p in m.parameters()), engine.device) for name, m in models.items()}
-    try:
-        for module in models.values():
-            module.to(engine.device)
+    with hosted(engine.device, *models.values()):
         ready = prepared(task, model, streams)
         count = getattr(ready, "num_classes", None)
         if classes is not None and count not in (None, len(classes)):
@@ -105,9 +102,6 @@ def evaluate(
         names = [name for name in models if name != "model"]
         found = evaluate_models(models, ready, streams, engine, references=names, classes=classes, svc=svc, seed=seed)
         return found["model"]
-    finally:
-        for name, module in models.items():
-            module.to(homes[name])
 
 
 def _evaluate_generator(
@@ -125,16 +119,14 @@ def _evaluate_generator(
     """What a judge sees in a generator's samples of the sets' classes, and how far these are from the retain set."""
     if not isinstance(judge, nn.Module):
         raise SettingError("a generator is judged by a classifier: pass judge=, a module that takes images in [−1, 1].")
-    homes = {m: next((p.device for p in m.parameters()), engine.device) for m in (given.module, judge)}
     images = {name: _images(data, name, engine, given.task) for name, data in (("forget", forget), ("retain", retain))}
     retained = images["retain"].labels.unique()
     forgotten = [c for c in images["forget"].labels.unique().tolist() if c not in retained]
     shape = tuple(images["retain"].images.shape[1:])
     latent = None if given.vae is None else latent_shape(given.vae, shape)
     blank = {"input": torch.zeros(1, *(latent or shape)), "label": retained[:1]}
-    try:
-        judge.to(engine.device)
-        module = given.module.to(engine.device)
+    module = given.module
+    with hosted(engine.device, module, judge):
         with modes_kept(module):
             drawn = given.task.draw(blank, torch.Generator(), "evaluate")
             task = cast(ClassDiffusion, given.task.prepare(module.eval(), engine.to_device(drawn)))
@@ -169,9 +161,6 @@ def _evaluate_generator(
             batch_size=batch_size,
         )
         return found["model"]
-    finally:
-        for module, home in homes.items():
-            module.to(home)
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
@@ -212,10 +201,7 @@ def _evaluate_pipeline(
     shape = latent_shape(vae, (int(vae.config.in_channels), size, size))
     prompts = encode_prompts(given.model, [each.text for each in asked], size).to(engine.device)
     parts = [part for part in (given.module, original, vae) if part is not None]
-    homes = {part: next(part.parameters()).device for part in parts}
-    try:
-        for part in parts:
-            part.to(engine.device)
+    with hosted(engine.device, *parts):
         studio = Studio(cast(TextToImage, given.task), vae, prompts, shape, engine, sampler, batch_size)
         found = evaluate_prompted(
             {"model": given.module},
@@ -228,9 +214,6 @@ def _evaluate_pipeline(
             clip=scorer,
         )
         return found["model"]
-    finally:
-        for part, home in homes.items():
-            part.to(home)
 
 
 def _check_asked(asked: Sequence[Asked], judge: Detector, clip: Clip | None) -> None:
