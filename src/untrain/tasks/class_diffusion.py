@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import generator_of, modes_kept
+from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.sampling import Sampler, denoise, noise_of
-from untrain.tasks.diffusion import LATENTS, Diffusion
+from untrain.sampling import Sampler
+from untrain.tasks.diffusion import LATENTS, Diffusion, generated
 from untrain.types import Batch, Role, Variant
 
 MIRRORED = ("mirrored_mean", "mirrored_std")
@@ -254,20 +254,13 @@ class ClassDiffusion(Diffusion):
             until: stop at this timestep and give x_t; −1: give x₀.
             advance: called after each step.
         """
-        like = batch["input"]
 
-        def noise() -> Tensor:
-            return noise_of(generators, like.shape[1:]).to(like)
+        def predict(x: Tensor, timestep: Tensor) -> Tensor:
+            return self._guided(model, self.at(batch, timestep, x), sampler.guidance)
 
-        def predict(x: Tensor, t: int) -> Tensor:
-            return self._guided(model, self.at(batch, torch.full_like(batch["condition"], t), x), sampler.guidance)
-
-        with torch.no_grad(), modes_kept(model):
-            model.eval()
-            clip = self.clip_samples
-            return denoise(
-                predict, noise(), self.alphas_cumprod, sampler, noise=noise, clip=clip, until=until, advance=advance
-            )
+        kept, clip = self.alphas_cumprod, self.clip_samples
+        parts = (model, batch["input"], generators, sampler, predict)
+        return generated(*parts, alphas_cumprod=kept, clip=clip, until=until, advance=advance)
 
     def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
         """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""

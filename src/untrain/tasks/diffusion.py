@@ -4,14 +4,17 @@ Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, whos
 x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from untrain.engine import modes_kept
 from untrain.errors import SettingError
+from untrain.sampling import Sampler, denoise, noise_of
 from untrain.types import Batch
 
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -88,6 +91,43 @@ class Diffusion:
     def divergence(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
         """Squared distance of predictions, [B]; up to a factor the KL of the two Gaussians. No temperature."""
         return self.squared(outputs, targets)
+
+
+def generated(
+    model: nn.Module,
+    like: Tensor,
+    generators: Sequence[torch.Generator],
+    sampler: Sampler,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    *,
+    alphas_cumprod: Tensor,
+    clip: bool,
+    until: int = -1,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """What a task's `generate` gives, [B, C, H, W]: the model in evaluation mode, then put back; no gradient flows.
+
+    Args:
+        model: predicts noise.
+        like: [B, C, H, W] of the images' shape, type and device.
+        generators: of each image's noise, on the CPU.
+        sampler: steps, η.
+        predict: (x_t, timesteps [B]) → the predicted noise, guided.
+        alphas_cumprod: ᾱ_t, [T].
+        clip: whether the guessed x₀ is kept in [−1, 1].
+        until: stop at this timestep and give x_t; −1: give x₀.
+        advance: called after each step.
+    """
+
+    def noise() -> Tensor:
+        return noise_of(generators, like.shape[1:]).to(like)
+
+    def at(x: Tensor, t: int) -> Tensor:
+        return predict(x, torch.full((len(like),), t, device=like.device)).to(x.dtype)
+
+    with torch.no_grad(), modes_kept(model):
+        model.eval()
+        return denoise(at, noise(), alphas_cumprod, sampler, noise=noise, clip=clip, until=until, advance=advance)
 
 
 @lru_cache(maxsize=8)

@@ -16,11 +16,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import modes_kept
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.models.text import POOLED, TIME_IDS
-from untrain.sampling import Sampler, denoise, noise_of
-from untrain.tasks.diffusion import LATENTS, Diffusion, Schedule
+from untrain.sampling import Sampler
+from untrain.tasks.diffusion import LATENTS, Diffusion, Schedule, generated
 from untrain.types import Batch, Objective, Role, Variant
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -203,19 +202,13 @@ class TextToImage(Diffusion):
             until: stop at this timestep and give x_t; −1: give x₀.
             advance: called after each step.
         """
-        like = batch["input"]
 
-        def noise() -> Tensor:
-            return noise_of(generators, like.shape[1:]).to(like)
+        def predict(x: Tensor, timestep: Tensor) -> Tensor:
+            return self._guided(model, self.at(batch, timestep, x), sampler.guidance)
 
-        def predict(x: Tensor, t: int) -> Tensor:
-            times = torch.full((len(like),), t, device=like.device)
-            return self._guided(model, self.at(batch, times, x), sampler.guidance).to(x.dtype)
-
-        with torch.no_grad(), modes_kept(model):
-            model.eval()
-            kept = self.alphas_cumprod
-            return denoise(predict, noise(), kept, sampler, noise=noise, clip=False, until=until, advance=advance)
+        kept = self.alphas_cumprod
+        parts = (model, batch["input"], generators, sampler, predict)
+        return generated(*parts, alphas_cumprod=kept, clip=False, until=until, advance=advance)
 
     def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
         """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""
