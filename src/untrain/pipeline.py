@@ -45,6 +45,7 @@ from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
 from untrain.models.subject import Subject
 from untrain.report import comparison_table, write_report
+from untrain.report.measures import MEASURES
 from untrain.saliency import density, save_mask
 from untrain.tasks.class_diffusion import ClassDiffusion
 from untrain.types import Task
@@ -502,9 +503,12 @@ def evaluated(shop: Workshop, models: Mapping[str, nn.Module]) -> dict[str, Any]
     shop.say("[bold]evaluate[/bold]")
     references = [name for name in models if name.split("-")[0] == RETRAINED]
     found = shop.kind.measure(models, shop.split, shop.judged(), references, partial(make, shop))
+    shown = {measure.key for measure in MEASURES[shop.recipe.task]}
     for name, entry in found["models"].items():
         facts = shop.facts.get(name, {})
-        entry |= {"steps": facts.get("steps"), "seconds": facts.get("seconds"), "clocks": facts.get("clocks", {})}
+        entry |= {key: facts.get(key) for key in ("steps", "seconds") if key in shown} | {
+            "clocks": facts.get("clocks", {})
+        }
     content = {
         "task": shop.recipe.task,
         "classes": list(shop.source.classes),

@@ -32,7 +32,7 @@ from untrain.pipeline import open_generator, open_workshop, original
 
 MEASURES = {
     *("FA", "forget_probability", "forget_entropy", "RA", "RA_worst", "FD", "sFD", "CS", "precision", "recall"),
-    *("missing", "samples", "by_class", "steps", "seconds", "clocks"),
+    *("missing", "samples", "by_class", "seconds", "clocks"),
 }
 WHOLE = {
     *("task", "models", "noise_floor", "forgotten", "judge", "features", "sampler", "real"),
