@@ -183,7 +183,7 @@ def made_images(
         pipeline.unet,
         task,
         (torch.full_like(missing, number), missing),
-        _latent_shape(pipeline, how),
+        latent_shape_of(pipeline, how.image_size),
         sampler=how.sampler,
         seed=seed_of(seed, "concept"),
         batch_size=how.batch_size,
@@ -208,9 +208,9 @@ def conditions_of(task: TextToImage, prompts: Prompts) -> Conditions:
     )
 
 
-def _latent_shape(pipeline: Any, how: ConceptImages) -> tuple[int, ...]:
-    """(C, h, w) of the latents of images that are made."""
-    size = how.image_size or own_size(pipeline)
+def latent_shape_of(pipeline: Any, image_size: int | None = None) -> tuple[int, ...]:
+    """(C, h, w) of the latents of images that a pipeline makes; None: of its own size."""
+    size = image_size or own_size(pipeline)
     return latent_shape(pipeline.vae, (int(pipeline.vae.config.in_channels), size, size))
 
 
@@ -324,8 +324,7 @@ def concept_data(
         DataError: a prompt is in both sets, too long, or images do not fit.
     """
     task = text_task(pipeline) if task is None else task
-    lists = {name: [given] if isinstance(given, Concept) else list(given) for name, given in sets.items()}
-    check_concepts(lists)
+    lists = concept_lists(sets)
     texts = [text for each in lists.values() for c in each for text in (c.prompt, c.anchor) if text is not None]
     prompts = encode_prompts(pipeline, texts, how.image_size or own_size(pipeline)).to("cpu")
     maker = _Maker(pipeline, task, prompts, engine, folder, how, seed)
@@ -349,8 +348,13 @@ def concept_data(
     return data, {name: (owners == place).nonzero().flatten() for place, name in enumerate(lists)}
 
 
-def check_concepts(lists: Mapping[str, Sequence[Concept]]) -> None:
-    """Raises if a set is empty or holds something else, or a prompt is there twice."""
+def concept_lists(sets: Mapping[str, Concepts]) -> dict[str, list[Concept]]:
+    """Each set's concepts as a list; a single one is a list of one.
+
+    Raises:
+        EmptySet: if a set has none. DataError: if one holds something else, or a prompt is there twice.
+    """
+    lists = {name: [given] if isinstance(given, Concept) else list(given) for name, given in sets.items()}
     seen: dict[str, str] = {}
     for name, concepts in lists.items():
         if not concepts:
@@ -362,6 +366,7 @@ def check_concepts(lists: Mapping[str, Sequence[Concept]]) -> None:
                 where = f"twice in the {name} set" if seen[concept.prompt] == name else "in two sets"
                 raise DataError(f"{concept.prompt!r} is {where}: a prompt can be there once, with all its images.")
             seen[concept.prompt] = name
+    return lists
 
 
 def _anchors(prompts: Prompts, lists: Mapping[str, Sequence[Concept]]) -> Tensor:
@@ -394,6 +399,11 @@ class _Maker:
         """Hashes of what images are made and encoded by."""
         return {name: checkpoints.state_hash(self.pipeline.components[name]) for name in ("unet", "vae")}
 
+    @cached_property
+    def own_shape(self) -> tuple[int, ...]:
+        """(C, h, w) of the latents of images that are made."""
+        return latent_shape_of(self.pipeline, self.how.image_size)
+
     def shape_of(self, concepts: Sequence[Concept], sources: Sequence[Source | None]) -> tuple[int, ...]:
         """(C, h, w) of all latents.
 
@@ -401,8 +411,7 @@ class _Maker:
             DataError: if they differ; names the first that does.
         """
         shapes = [
-            _latent_shape(self.pipeline, self.how) if source is None else latent_shape(self.pipeline.vae, source.shape)
-            for source in sources
+            self.own_shape if source is None else latent_shape(self.pipeline.vae, source.shape) for source in sources
         ]
         other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
         if other is not None:
@@ -416,7 +425,7 @@ class _Maker:
         """All that decides a concept's made images, as JSON; not how many, so that more can be made later."""
         chosen = torch.tensor([self.prompts.number(concept.prompt), 0])
         embedding = hash_tensors(self.prompts.rows(chosen, chosen))
-        how = [asdict(self.how.sampler), _latent_shape(self.pipeline, self.how), self.seed, self.engine.precision]
+        how = [asdict(self.how.sampler), self.own_shape, self.seed, self.engine.precision]
         return [self.weights, concept.prompt, embedding, asdict(self.task), *how]
 
     def origin(self, concepts: Sequence[Concept], sources: Sequence[Source | None]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from untrain.concepts import Concept, check_concepts
+from untrain.concepts import concept_lists, latent_shape_of
 from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision, hosted, modes_kept
 from untrain.errors import DataError, ModelError, SettingError
@@ -191,15 +191,13 @@ def _evaluate_pipeline(
             "a pipeline is judged by a detector: pass judge=untrain.nudenet(), or untrain.image_classifier(module, "
             "labels) with the concepts' label= among these."
         )
-    lists = {name: [g] if isinstance(g, Concept) else list(g) for name, g in (("forget", forget), ("retain", retain))}
-    check_concepts(lists)
+    lists = concept_lists({"forget": forget, "retain": retain})
     asked = [asked_of(concept, forgotten=name == "forget") for name, each in lists.items() for concept in each]
     scorer = None if clip is None else load_clip(clip, engine.device)
     _check_asked(asked, judge, scorer)
     original = None if reference is None else Given.of(reference, given.task).module
-    size, vae = own_size(given.model), given.vae
-    shape = latent_shape(vae, (int(vae.config.in_channels), size, size))
-    prompts = encode_prompts(given.model, [each.text for each in asked], size).to(engine.device)
+    shape, vae = latent_shape_of(given.model), given.vae
+    prompts = encode_prompts(given.model, [each.text for each in asked], own_size(given.model)).to(engine.device)
     parts = [part for part in (given.module, original, vae) if part is not None]
     with hosted(engine.device, *parts):
         studio = Studio(cast(TextToImage, given.task), vae, prompts, shape, engine, sampler, batch_size)

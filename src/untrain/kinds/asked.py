@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from untrain.concepts import Concept, check_concepts
+from untrain.concepts import Concept, concept_lists
 from untrain.config import ConceptEntry, Recipe
 from untrain.data import shapes
 from untrain.data.samples import Source
@@ -44,9 +44,7 @@ def concepts_of(recipe: Recipe, captioned: Source | None) -> dict[str, list[Conc
         if not kept:
             words = ", ".join(repr(entry.containing or entry.prompt) for entry in given.forget)
             raise SettingError(f"concepts.forget takes every caption of the data ({words}): leave some to keep.")
-    lists = {FORGET: gone, RETAIN: kept}
-    check_concepts(lists)
-    return lists
+    return concept_lists({FORGET: gone, RETAIN: kept})
 
 
 def _named(entry: ConceptEntry, captioned: Source | None) -> list[Concept]:
