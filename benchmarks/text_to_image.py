@@ -34,16 +34,16 @@ from torch import Tensor, nn
 
 from generators import GIB, now, peak
 from untrain.api import Result, unlearn
-from untrain.concepts import Concept, ConceptImages, made_images, text_task
+from untrain.diffusion.pipelines import load_pipeline, save_diffusers
+from untrain.diffusion.single_file import PUBLIC
+from untrain.diffusion.text import encode_prompts, own_size
 from untrain.engine import Engine
 from untrain.methods.base import LARGE, Optimizer, Problem, State
 from untrain.methods.sfron import SFRon
-from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
 from untrain.models.parts import PARTS, trained
-from untrain.models.single_file import PUBLIC
-from untrain.models.text import encode_prompts, own_size
 from untrain.sampling import Sampler
 from untrain.small_pipeline import write_vocabulary
+from untrain.tasks.text_to_image.concepts import Concept, ConceptImages, made_images, text_task
 
 PROMPTS = ("a nude person", "a person wearing clothes", "a nude man on a beach", "a dog on a beach")
 SD, XL = PUBLIC

@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-from untrain.config import read
-from untrain.pipeline import run_recipe
+from untrain.runs.recipe import read
+from untrain.runs.stages import run_recipe
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

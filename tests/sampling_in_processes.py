@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from untrain.diffusion.denoisers import build_denoiser
+from untrain.diffusion.images import ImageSet, generate_images, write_npz
 from untrain.engine import Engine
-from untrain.images import ImageSet, generate_images, write_npz
-from untrain.models.denoisers import build_denoiser
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 
 def main(folder):

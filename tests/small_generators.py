@@ -5,11 +5,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from untrain.data.streams import Stream
+from untrain.diffusion.denoisers import build_denoiser
 from untrain.engine import Engine
 from untrain.methods.base import Problem
-from untrain.models.denoisers import build_denoiser
 from untrain.models.subject import Subject
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 torch.set_num_threads(1)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from untrain.models.text import encode_prompts, own_size
-from untrain.tasks.text_to_image import TextToImage
+from untrain.diffusion.text import encode_prompts, own_size
+from untrain.tasks.text_to_image.task import TextToImage
 
 TEXTS = ("a red circle", "a red square", "a blue square")
 

@@ -7,12 +7,12 @@ from torch.utils.data import TensorDataset
 
 import untrain
 from tiny_recipes import SMALL, dit_pipeline
+from untrain.diffusion.denoisers import build_denoiser
+from untrain.diffusion.latents import encode_data
 from untrain.errors import ModelError, SettingError
 from untrain.models.classifiers import build
-from untrain.models.denoisers import build_denoiser
-from untrain.models.latents import encode_data
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 TASK = ClassDiffusion(timesteps=20, beta_end=0.3)
 QUICK = {"steps": 3, "optimizer": untrain.Optimizer("adam", 1e-3), "device": "cpu", "batch_size": 8}

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import untrain
 from small_pipelines import TEXTS, raw
-from untrain import concepts
-from untrain.concepts import CACHE, concept_data
 from untrain.engine import Engine
 from untrain.errors import DataError, FolderError, ModelError, SettingError, StaleFile, UnknownName
 from untrain.methods import loop
 from untrain.models.checkpoints import state_hash
+from untrain.tasks.text_to_image import concepts
+from untrain.tasks.text_to_image.concepts import CACHE, concept_data
 
 FEW = untrain.ConceptImages(count=3, sampler=untrain.Sampler(2, guidance=1.0), batch_size=2)
 FORGET = untrain.Concept(TEXTS[0], anchor=TEXTS[1], label="circle")

@@ -12,37 +12,9 @@ import untrain
 ROOT = Path(untrain.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 ORDER = [
-    *(
-        "errors",
-        "types",
-        "settings",
-        "io",
-        "engine",
-        "data",
-        "models",
-        "sampling",
-        "tasks",
-        "images",
-        "concepts",
-        "prompts",
-        "fisher",
-        "saliency",
-        "methods",
-        "small_pipeline",
-    ),
-    *(
-        "evaluation",
-        "report",
-        "given",
-        "api",
-        "evaluating",
-        "config",
-        "kinds",
-        "pipeline",
-        "sample_command",
-        "comparison",
-        "cli",
-    ),
+    *("errors", "types", "settings", "io", "engine", "data", "models", "fisher", "saliency", "metrics", "diffusion"),
+    *("methods", "tasks", "small_pipeline", "report", "given", "api", "evaluating", "domain", "kinds", "runs"),
+    *("sample_command", "compare", "cli"),
 ]
 """Stages, earliest first. `settings` and `io` are leaves beside `errors`: types of settings; files and hashes.
 `sampling` is mathematics of arrays alone,

@@ -13,8 +13,9 @@ from PIL import Image
 
 from command_line import untrain
 from text_recipes import save_judge, save_text_recipe
-from untrain import concepts, io
-from untrain.concepts import CACHE
+from untrain import io
+from untrain.tasks.text_to_image import concepts
+from untrain.tasks.text_to_image.concepts import CACHE
 
 
 @pytest.fixture(autouse=True)

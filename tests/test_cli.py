@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from command_line import RECIPE, files, table, untrain, weights
-from untrain import pipeline
-from untrain.config import read
+from untrain.runs import stages as pipeline
+from untrain.runs.recipe import read
 
 FINISHED = [
     "config.yaml",

@@ -11,7 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from small_pipelines import TEXTS
-from untrain.concepts import (
+from untrain.data.splits import Subset
+from untrain.data.streams import Stream
+from untrain.diffusion.text import check_pipeline, encode_prompts
+from untrain.engine import Engine
+from untrain.errors import DataError, EmptySet, ModelError, SettingError
+from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.concepts import (
     Concept,
     ConceptImages,
     concept_data,
@@ -20,12 +26,6 @@ from untrain.concepts import (
     text_task,
     until_done,
 )
-from untrain.data.splits import Subset
-from untrain.data.streams import Stream
-from untrain.engine import Engine
-from untrain.errors import DataError, EmptySet, ModelError, SettingError
-from untrain.models.text import check_pipeline, encode_prompts
-from untrain.sampling import Sampler
 
 ENGINE = Engine(torch.device("cpu"))
 FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from untrain.config import Recipe, read, write
 from untrain.errors import SettingError, UnknownName
 from untrain.methods.base import Optimizer
 from untrain.methods.calibration import Calibration
 from untrain.methods.finetune import Finetune
 from untrain.methods.sfron import SFRon
+from untrain.runs.recipe import Recipe, read, write
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 

@@ -23,7 +23,13 @@ from test_readme import (
     users_things,
 )
 from untrain import ConceptImages, Optimizer, Task, fisher_diagonal, methods
-from untrain.config import (
+from untrain.data.sources import SOURCES
+from untrain.diffusion.denoisers import DENOISERS
+from untrain.methods import METHODS
+from untrain.methods.calibration import Calibration
+from untrain.methods.retrain import Retrain
+from untrain.models.classifiers import MODELS
+from untrain.runs.recipe import (
     Augment,
     Comparison,
     ConceptEntry,
@@ -38,16 +44,10 @@ from untrain.config import (
     Recipe,
     read,
 )
-from untrain.data.sources import SOURCES
-from untrain.evaluation.concepts import ConceptEvaluation
-from untrain.evaluation.evaluate import Evaluation
-from untrain.methods import METHODS
-from untrain.methods.calibration import Calibration
-from untrain.methods.retrain import Retrain
-from untrain.models.classifiers import MODELS
-from untrain.models.denoisers import DENOISERS
 from untrain.sampling import Sampler
 from untrain.small_pipeline import Frame
+from untrain.tasks.classification.evaluate import Evaluation
+from untrain.tasks.text_to_image.evaluate import ConceptEvaluation
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CHANGELOG.md", *DOCS]

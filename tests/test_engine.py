@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from untrain.engine import Engine, generator_of, hosted, seed_of
+from untrain.engine import Engine, generator_of, on_device, seed_of
 from untrain.errors import SettingError
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
@@ -84,11 +84,11 @@ def test_modules_are_hosted_and_go_home_whatever_happens():
     """The meta device stands for another machine's."""
     here, empty = torch.nn.Linear(2, 2), torch.nn.Identity()
     there = torch.device("meta")
-    with pytest.raises(KeyError), hosted(torch.device("cpu"), here, empty):
+    with pytest.raises(KeyError), on_device(torch.device("cpu"), here, empty):
         raise KeyError
     assert next(here.parameters()).device.type == "cpu"
     away = torch.nn.Linear(2, 2, device=there)
-    with hosted(there, away, here):
+    with on_device(there, away, here):
         assert next(here.parameters()).device == there
         here.to_empty(device="cpu")  # what lies on the meta device has no content to bring home
     assert next(here.parameters()).device.type == "cpu" and next(away.parameters()).device == there

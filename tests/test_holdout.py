@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from untrain.config import read
 from untrain.models.classifiers import build
-from untrain.pipeline import open_workshop
+from untrain.runs.recipe import read
+from untrain.runs.stages import open_workshop
 
 
 def workshop(tmp_path, *flags):

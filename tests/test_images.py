@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from untrain.diffusion.denoisers import build_denoiser
+from untrain.diffusion.images import ImageSet, generate_images, grid, to_uint8, write_folder, write_grid, write_npz
 from untrain.engine import Engine, generator_of
 from untrain.errors import DataError, FolderError, ModelError, SettingError
-from untrain.images import ImageSet, generate_images, grid, to_uint8, write_folder, write_grid, write_npz
-from untrain.models.denoisers import build_denoiser
 from untrain.sampling import Sampler, denoise, noise_of
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 ENGINE = Engine(torch.device("cpu"))
 FEW = Sampler(3, 1.0)

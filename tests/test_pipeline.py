@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from command_line import RECIPE, files, untrain
-from untrain import pipeline
-from untrain.config import read
 from untrain.data.splits import check_disjoint
 from untrain.errors import FolderError
 from untrain.models.checkpoints import load_state
+from untrain.runs import stages as pipeline
+from untrain.runs.recipe import read
 
 
 @pytest.fixture

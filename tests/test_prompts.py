@@ -16,7 +16,7 @@ import untrain.io
 from small_pipelines import TEXTS
 from untrain.engine import Engine, seed_of
 from untrain.errors import DataError, EmptySet, FolderError, ModelError, SettingError
-from untrain.prompts import Prompt, PromptSampler, read_prompts, sample_prompts, shots, too_long
+from untrain.tasks.text_to_image.prompts import Prompt, PromptSampler, read_prompts, sample_prompts, shots, too_long
 
 ENGINE = Engine(torch.device("cpu"))
 I2P = "prompt,case_number,evaluation_seed,evaluation_guidance,sd_image_width,sd_image_height"

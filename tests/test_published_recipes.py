@@ -17,15 +17,15 @@ import untrain
 from command_line import untrain as command
 from small_generators import denoiser, pictures
 from small_pipelines import stable_diffusion
-from untrain.concepts import Concept
-from untrain.config import read
+from untrain.diffusion.denoisers import build_denoiser
 from untrain.methods.descent import Descent
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.methods.sfron import SFRon
 from untrain.models.checkpoints import load_state
-from untrain.models.denoisers import build_denoiser
+from untrain.runs.recipe import read
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.text_to_image.concepts import Concept
 
 FOLDER = Path(__file__).parents[1] / "recipes/published"
 RECIPES = {path.stem: read(path) for path in sorted(FOLDER.glob("*.yaml"))}

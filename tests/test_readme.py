@@ -15,8 +15,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 import untrain
 from small_pipelines import stable_diffusion, text_encoder
 from untrain.cli import COMMANDS
-from untrain.config import read
-from untrain.models.denoisers import build_denoiser
+from untrain.diffusion.denoisers import build_denoiser
+from untrain.runs.recipe import read
 from untrain.small_pipeline import tokenizer_of
 
 ROOT = Path(__file__).parents[1]

@@ -15,15 +15,15 @@ import untrain.io as io_of_files
 from command_line import files, untrain
 from small_pipelines import TEXTS, stable_diffusion
 from test_readme import ROOT, commands
+from untrain.diffusion.denoisers import build_denoiser
+from untrain.diffusion.images import to_uint8
+from untrain.diffusion.latents import decode
 from untrain.engine import generator_of
 from untrain.errors import CheckpointError, DataError, FolderError, ModelError, SettingError, UnknownName
-from untrain.images import to_uint8
 from untrain.models.checkpoints import save
-from untrain.models.denoisers import build_denoiser
-from untrain.models.latents import decode
 from untrain.sample_command import sample, sample_command
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 QUICK = ("--steps", "3", "--device", "cpu")
 
@@ -196,7 +196,7 @@ def run_folder(tmp_path, monkeypatch):
         opened.append((path, name))
         return unet(), ClassDiffusion(num_classes=4, null_class=4), (1, 8, 8), ("a", "b", "c", "d"), None
 
-    monkeypatch.setattr("untrain.pipeline.open_generator", open_generator, raising=False)
+    monkeypatch.setattr("untrain.runs.stages.open_generator", open_generator, raising=False)
     return folder, opened
 
 
@@ -287,7 +287,7 @@ def test_models_that_cannot_do_it(tmp_path):
 def test_guidance_needs_a_class_for_none(run_folder, monkeypatch):
     folder, _ = run_folder
     opened = unet(), ClassDiffusion(num_classes=5, drop=0.0), (1, 8, 8), tuple("abcde"), None
-    monkeypatch.setattr("untrain.pipeline.open_generator", lambda path, name: opened)
+    monkeypatch.setattr("untrain.runs.stages.open_generator", lambda path, name: opened)
     with pytest.raises(SettingError, match="guidance needs a model that was trained with dropped classes"):
         run(folder, "--guidance", "1", *QUICK)
 

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from untrain.errors import SettingError
 from untrain.sampling import Sampler, denoise, noise_of
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 T = 40
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from untrain import small_pipeline as module
 from untrain.data.samples import Arrays
 from untrain.data.shapes import CAPTIONS, captions_with, shapes
+from untrain.diffusion.pipelines import load_pipeline
+from untrain.diffusion.text import encode_prompts
 from untrain.engine import Engine, generator_of
 from untrain.errors import CheckpointError, DataError, Diverged, SettingError
 from untrain.methods import loop
 from untrain.methods.base import Optimizer
 from untrain.methods.retrain import Retrain
 from untrain.models.checkpoints import state_hash
-from untrain.models.diffusers_pipelines import load_pipeline
-from untrain.models.text import encode_prompts
 from untrain.small_pipeline import RECORD, Frame, captioned, small_pipeline, tokenizer_of, write_vocabulary
 
 ENGINE = Engine(torch.device("cpu"))

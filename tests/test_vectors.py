@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import nn
 
 import untrain
-from untrain.evaluation.membership import entropy, modified_entropy
+from untrain.metrics.membership import entropy, modified_entropy
 
 VECTORS = Path(__file__).parent / "reference"
 TOLERANCE = 1e-8

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline
 
-from untrain.models.denoisers import build_denoiser
+from untrain.diffusion.denoisers import build_denoiser
 
 SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
 DIT = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}

@@ -15,13 +15,12 @@ import torch
 from torch import nn
 
 from untrain import fisher
-from untrain.concepts import ConceptImages
 from untrain.data.splits import check_disjoint, equal_content
 from untrain.data.streams import Stream
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
 from untrain.given import Given, check_model, check_trainable, prepared
-from untrain.io import hash_json, hash_tensors, made, write_json, write_text
+from untrain.io import ensure_dir, hash_json, hash_tensors, write_json, write_text
 from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import Checkpoints, Run, run
@@ -30,6 +29,7 @@ from untrain.models.parts import trained
 from untrain.models.subject import Subject
 from untrain.saliency import density, load_mask, save_mask
 from untrain.settings import checked
+from untrain.tasks.text_to_image.concepts import ConceptImages
 from untrain.types import Params, Task
 
 MODEL_FILE = "model.safetensors"
@@ -153,7 +153,7 @@ def _unlearned(
     """What the method makes of the problem; written beside its checkpoints, where there are any."""
     if checkpoints is None:
         return _result(run(method, problem, engine), problem, model)
-    started, folder = state_hash(problem.subject.module), made(checkpoints.path.parent)
+    started, folder = state_hash(problem.subject.module), ensure_dir(checkpoints.path.parent)
     result = _result(run(method, problem, engine, checkpoints=checkpoints), problem, model)
     if engine.is_main:
         facts = about(problem, engine)

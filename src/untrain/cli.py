@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from untrain.errors import SettingError, UnknownName, UntrainError, unknown
 
 if TYPE_CHECKING:
-    from untrain.config import Recipe
+    from untrain.runs.recipe import Recipe
 
 USAGE = """\
 usage: untrain COMMAND [RECIPE.yaml] [--key value …]
@@ -99,7 +99,7 @@ def _taken(words: list[str], flag: str) -> bool:
 
 
 def _recipe(words: Sequence[str]) -> "Recipe":
-    from untrain.config import read
+    from untrain.runs.recipe import read
 
     words = list(words)
     path = words.pop(0) if words and not words[0].startswith("-") else None
@@ -107,25 +107,25 @@ def _recipe(words: Sequence[str]) -> "Recipe":
 
 
 def _run(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import run_recipe
+    from untrain.runs.stages import run_recipe
 
     run_recipe(_recipe(words), resume=resume)
 
 
 def _train(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import train_recipe
+    from untrain.runs.stages import train_recipe
 
     train_recipe(_recipe(words), resume=resume)
 
 
 def _unlearn(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import unlearn_recipe
+    from untrain.runs.stages import unlearn_recipe
 
     unlearn_recipe(_recipe(words), resume=resume)
 
 
 def _evaluate(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import evaluate_recipe
+    from untrain.runs.stages import evaluate_recipe
 
     evaluate_recipe(_recipe(words), resume=resume)
 
@@ -138,10 +138,10 @@ def _compare(words: Sequence[str], resume: bool) -> None:
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
     cluster, cell = (_value(words, flag) for flag in ("--cluster", "--cell"))
     if cell is not None:
-        from untrain.comparison.scheduler import end_with_parent
+        from untrain.compare.scheduler import end_with_parent
 
         end_with_parent()
-    from untrain.comparison import compare_recipe, perform_cell
+    from untrain.compare import compare_recipe, perform_cell
 
     recipe = _recipe(words)
     if cell is not None:
@@ -193,9 +193,9 @@ def _report(words: Sequence[str], resume: bool) -> None:
 
 def _list(words: Sequence[str], resume: bool) -> None:
     from untrain.data.sources import SOURCES
+    from untrain.diffusion.denoisers import DENOISERS
     from untrain.methods import methods, unusable
     from untrain.models.classifiers import MODELS
-    from untrain.models.denoisers import DENOISERS
     from untrain.tasks import TASKS
 
     if words and words[0] not in ("-h", "--help"):

@@ -94,7 +94,7 @@ class Engine:
         """The batch's tensors on the engine's device."""
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
-    def share(self, batch: Batch) -> Batch:
+    def shard(self, batch: Batch) -> Batch:
         """This process's contiguous part of a batch; it can have no rows."""
         if self.num_processes == 1:
             return batch
@@ -102,25 +102,27 @@ class Engine:
         first, last = (rows * p // self.num_processes for p in (self.process, self.process + 1))
         return {key: value[first:last] for key, value in batch.items()}
 
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_(self, tensors: Iterable[Tensor]) -> None:
         """Sums each tensor over the processes, in place."""
         if self.num_processes > 1:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def total(self, values: Tensor) -> Tensor:
+    def global_sum(self, values: Tensor) -> Tensor:
         """The sum of values [B] over this batch's samples in all processes, a scalar without gradient."""
         total = values.detach().sum()
-        self.sum_([total])
+        self.all_reduce_([total])
         return total
 
-    def count(self, values: Tensor) -> int:
+    def global_batch_size(self, values: Tensor) -> int:
         """How many samples the whole batch has, of which `values` [B] are this process's."""
-        return int(self.total(torch.ones(len(values), device=self.device))) if self.num_processes > 1 else len(values)
+        return (
+            int(self.global_sum(torch.ones(len(values), device=self.device))) if self.num_processes > 1 else len(values)
+        )
 
     def mean(self, losses: Tensor) -> Tensor:
         """This process's part of the mean over the whole batch: the parts sum to the mean, and so do gradients."""
-        return losses.sum() / self.count(losses)
+        return losses.sum() / self.global_batch_size(losses)
 
     def gather(self, values: Tensor) -> Tensor:
         """The processes' tensors [B_p, …] concatenated in order of process, in every process."""
@@ -160,8 +162,8 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def agree_(self, tensors: Iterable[Tensor]) -> None:
-        """Gives every process the main process's values, in place."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Broadcasts the main process's values to every process, in place."""
         if self.num_processes > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
@@ -217,8 +219,8 @@ class Bar:
 
 
 @contextmanager
-def modes_kept(module: nn.Module) -> Iterator[nn.Module]:
-    """The module; after the block, each of its layers is in the mode (training or evaluation) it was in before."""
+def preserve_modes(module: nn.Module) -> Iterator[nn.Module]:
+    """Puts every layer back, after the block, into the mode (training or evaluation) that it was in before."""
     modes = [(layer, layer.training) for layer in module.modules()]
     try:
         yield module
@@ -228,8 +230,8 @@ def modes_kept(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def hosted(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Inside the block the modules are on a device; afterwards each is where its first parameter was before."""
+def on_device(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Moves modules to a device for the block; afterwards each is where its first parameter was before."""
     homes = [(module, next((p.device for p in module.parameters()), device)) for module in modules]
     try:
         for module in modules:

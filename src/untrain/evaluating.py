@@ -6,24 +6,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from untrain.concepts import concept_lists, latent_shape_of
 from untrain.data.streams import Stream
-from untrain.engine import Engine, Precision, hosted, modes_kept
+from untrain.diffusion.evaluate import evaluate_generators, samples_of
+from untrain.diffusion.features import Real, classifier_features
+from untrain.diffusion.images import to_uint8
+from untrain.diffusion.latents import decode, latent_shape
+from untrain.diffusion.quality import GenerationEvaluation
+from untrain.diffusion.text import encode_prompts, own_size
+from untrain.engine import Engine, Precision, on_device, preserve_modes
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.evaluation.concepts import ConceptEvaluation
-from untrain.evaluation.detectors import Classifier, Clip, Detector, load_clip
-from untrain.evaluation.evaluate import evaluate_models
-from untrain.evaluation.features import Real, classifier_features
-from untrain.evaluation.generation import GenerationEvaluation
-from untrain.evaluation.generators import evaluate_generators, samples_of
-from untrain.evaluation.prompted import JUDGE, Asked, Studio, asked_of, evaluate_prompted
 from untrain.given import Given, check_model, prepared
-from untrain.images import to_uint8
-from untrain.models.latents import decode, latent_shape
-from untrain.models.text import encode_prompts, own_size
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import ClassDiffusion
-from untrain.tasks.text_to_image import TextToImage
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.classification.evaluate import evaluate_models
+from untrain.tasks.text_to_image.concepts import concept_lists, latent_shape_of
+from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, load_clip
+from untrain.tasks.text_to_image.evaluate import ConceptEvaluation
+from untrain.tasks.text_to_image.rendering import JUDGE, Asked, Studio, asked_of, evaluate_prompted
+from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Task
 
 
@@ -94,7 +94,7 @@ def evaluate(
     models |= {f"reference-{i}": check_model(module, "reference") for i, module in enumerate(references)}
     sets = {"forget": forget, "retain": retain, "test": test}
     streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-    with hosted(engine.device, *models.values()):
+    with on_device(engine.device, *models.values()):
         ready = prepared(task, model, streams)
         count = getattr(ready, "num_classes", None)
         if classes is not None and count not in (None, len(classes)):
@@ -126,8 +126,8 @@ def _evaluate_generator(
     latent = None if given.vae is None else latent_shape(given.vae, shape)
     blank = {"input": torch.zeros(1, *(latent or shape)), "label": retained[:1]}
     module = given.module
-    with hosted(engine.device, module, judge):
-        with modes_kept(module):
+    with on_device(engine.device, module, judge):
+        with preserve_modes(module):
             drawn = given.task.draw(blank, torch.Generator(), "evaluate")
             task = cast(ClassDiffusion, given.task.prepare(module.eval(), engine.to_device(drawn)))
         features = classifier_features(
@@ -199,7 +199,7 @@ def _evaluate_pipeline(
     shape, vae = latent_shape_of(given.model), given.vae
     prompts = encode_prompts(given.model, [each.text for each in asked], own_size(given.model)).to(engine.device)
     parts = [part for part in (given.module, original, vae) if part is not None]
-    with hosted(engine.device, *parts):
+    with on_device(engine.device, *parts):
         studio = Studio(cast(TextToImage, given.task), vae, prompts, shape, engine, sampler, batch_size)
         found = evaluate_prompted(
             {"model": given.module},

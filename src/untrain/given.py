@@ -9,17 +9,17 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from untrain.concepts import CACHE, Concept, ConceptImages, concept_data, text_task, until_done
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
-from untrain.engine import Engine, modes_kept
+from untrain.diffusion.denoisers import denoiser_of
+from untrain.diffusion.latents import encode_data
+from untrain.diffusion.pipelines import schedule_of, with_denoiser
+from untrain.engine import Engine, preserve_modes
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.models.denoisers import denoiser_of
-from untrain.models.diffusers_pipelines import schedule_of, with_denoiser
-from untrain.models.latents import encode_data
 from untrain.tasks import resolve
-from untrain.tasks.class_diffusion import ClassDiffusion
-from untrain.tasks.text_to_image import TextToImage
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.text_to_image.concepts import CACHE, Concept, ConceptImages, concept_data, text_task, until_done
+from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Task
 
 
@@ -117,7 +117,7 @@ def prepared(task: str | Task, module: nn.Module, streams: Mapping[str, Stream])
     stream = next(iter(streams.values()))
     batch = next(iter(stream.once(ready, "evaluate", limit=2, batch_size=2)))
     few = {key: value[:2] for key, value in batch.items()}
-    with modes_kept(module):
+    with preserve_modes(module):
         return ready.prepare(module.eval(), few)
 
 

@@ -10,18 +10,18 @@ import torch
 import yaml
 from torch import nn
 
+from untrain.diffusion.denoisers import load_denoiser, local_folder, read_object
+from untrain.diffusion.images import Decode, ImageSet, write_folder, write_grid, write_npz
+from untrain.diffusion.latents import decode, load_vae
+from untrain.diffusion.pipelines import hush, labels_of, load_pipeline, schedule_of
+from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, Precision, generator_of
 from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
-from untrain.images import Decode, ImageSet, write_folder, write_grid, write_npz
 from untrain.models.checkpoints import state_hash
-from untrain.models.denoisers import load_denoiser, local_folder, read_object
-from untrain.models.diffusers_pipelines import hush, labels_of, load_pipeline, schedule_of
-from untrain.models.latents import decode, load_vae
-from untrain.models.text import SUPPORTED
-from untrain.prompts import PromptSampler, read_prompts, sample_prompts
 from untrain.sampling import Sampler, Spacing
 from untrain.settings import words as said
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.text_to_image.prompts import PromptSampler, read_prompts, sample_prompts
 
 Form = Literal["grid", "folder", "npz"]
 _ENDINGS: dict[str, str] = {"grid": ".png", "folder": "", "npz": ".npz"}
@@ -219,7 +219,7 @@ def _of_prompts(
 
 def _pipeline_of_run(folder: Path, name: str, config: str | None) -> tuple[str | Path, str | None, Sampler]:
     """Where a run of task text-to-image has a model's pipeline, its configuration, and what the run samples with."""
-    from untrain.config import read
+    from untrain.runs.recipe import read
 
     recipe = read(folder)
     if recipe.task != TEXT:
@@ -266,7 +266,7 @@ def _sampler(source: Path, **given: Any) -> Sampler:
     """What is given over what the run samples with."""
     known = Sampler()
     if _is_run(source):
-        from untrain.config import read
+        from untrain.runs.recipe import read
 
         known = read(source).generation.sampler
     return replace(known, **{name: value for name, value in given.items() if value is not None})
@@ -332,11 +332,11 @@ def _unlearned(folder: Path) -> str:
 
 def _of_run(folder: Path, name: str, engine: Engine) -> _Opened:
     """A model of a run folder, with the classes and the task of its recipe."""
-    from untrain.config import read
+    from untrain.runs.recipe import read
 
     if read(folder).task == TEXT:
         raise SettingError(f"{folder} is a run of task {TEXT}: say what to make images of, with --prompts FILE.csv.")
-    from untrain.pipeline import JUDGE, open_generator
+    from untrain.runs.stages import JUDGE, open_generator
 
     there = {path.stem for path in folder.glob("*.safetensors") if not path.stem.endswith(".mask")} | {"original"}
     if name not in there - {JUDGE}:
@@ -386,7 +386,7 @@ def _chosen(text: str, names: Sequence[str]) -> list[int]:
 
 
 def _class(word: str, names: Sequence[str]) -> int:
-    from untrain.kinds.generators import class_number
+    from untrain.tasks.class_diffusion.domain import class_number
 
     try:
         return class_number(names, word)

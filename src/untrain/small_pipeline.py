@@ -17,19 +17,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from untrain.concepts import ConceptSet, text_task
 from untrain.data.samples import Arrays
 from untrain.data.streams import Stream
+from untrain.diffusion.latents import encode, latent_shape
+from untrain.diffusion.pipelines import save_diffusers
+from untrain.diffusion.text import encode_prompts
 from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, DataError, Diverged, SettingError
 from untrain.io import hash_file, hash_json, write_json, write_text
 from untrain.methods.base import Optimizer, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
-from untrain.models.diffusers_pipelines import save_diffusers
-from untrain.models.latents import encode, latent_shape
 from untrain.models.subject import Subject
-from untrain.models.text import encode_prompts
+from untrain.tasks.text_to_image.concepts import ConceptSet, text_task
 from untrain.types import Batch, Role, Task
 
 TRAIN = Retrain(steps=1400, optimizer=Optimizer("adam", 2e-3), ema=0.99, max_norm=1.0)

@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from unreliable import Unreliable
 
 from command_line import files, untrain
-from untrain.comparison import compare, compare_recipe, perform_cell
-from untrain.comparison.plan import comparison_recipe
-from untrain.comparison.scheduler import Command, Workers, follow
-from untrain.comparison.tuning import trials_of
-from untrain.config import read, write
+from untrain.compare import compare, compare_recipe, perform_cell
+from untrain.compare.plan import comparison_recipe
+from untrain.compare.scheduler import Command, Workers, follow
+from untrain.compare.tuning import trials_of
 from untrain.errors import UntrainError
 from untrain.methods.finetune import Finetune
 from untrain.models.checkpoints import load_state
+from untrain.runs.recipe import read, write
 
 RECIPE = """\
 name: tiny

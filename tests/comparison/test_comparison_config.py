@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from command_line import untrain
-from untrain import comparison, pipeline
-from untrain.comparison.plan import comparison_recipe, plan
-from untrain.config import Comparison, read, space_of, whole, write
+from untrain import compare as comparison
+from untrain.compare.plan import comparison_recipe, plan
 from untrain.errors import SettingError
 from untrain.methods.base import Choice, Range
+from untrain.runs import stages as pipeline
+from untrain.runs.recipe import Comparison, read, space_of, whole, write
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("compare-*.yaml"))

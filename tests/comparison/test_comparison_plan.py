@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from untrain.comparison.plan import comparison_recipe, forget_sets, group_recipe, groups, plan, tuned
-from untrain.config import Comparison, Forget, Model, Recipe
+from untrain.compare.plan import comparison_recipe, forget_sets, group_recipe, groups, plan, tuned
 from untrain.errors import SettingError, UnknownName
 from untrain.methods.finetune import Finetune
 from untrain.methods.retrain import Retrain
+from untrain.runs.recipe import Comparison, Forget, Model, Recipe
 
 SETS = {"random": {"fraction": 0.1}, "three": {"classes": ["3"], "holdout": 0.3}}
 

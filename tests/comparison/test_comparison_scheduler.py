@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from untrain.comparison.plan import Cell
-from untrain.comparison.scheduler import Command, Outcome, follow, run_cells, threads_of
+from untrain.compare.plan import Cell
+from untrain.compare.scheduler import Command, Outcome, follow, run_cells, threads_of
 
 
 class Pretence:

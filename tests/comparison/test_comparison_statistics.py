@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from untrain.comparison.statistics import difference, interval, noise_floor, ranks, speedups, summary
+from untrain.compare.statistics import difference, interval, noise_floor, ranks, speedups, summary
 
 VALUES = [90.1, 93.0, 88.7, 91.2]
 

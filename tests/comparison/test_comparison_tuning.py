@@ -7,15 +7,15 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from untrain.comparison.benches import Goal, Seen, _splits, certainty_gap, criterion, goal
-from untrain.comparison.tuning import best, suggestion
-from untrain.config import with_settings
+from untrain.compare.benches import Goal, Seen, _splits, certainty_gap, criterion, goal
+from untrain.compare.tuning import best, suggestion
 from untrain.data.splits import Split
 from untrain.errors import SettingError
-from untrain.evaluation.evaluate import Predictions
 from untrain.methods.base import Choice, Optimizer, Range
 from untrain.methods.finetune import Finetune
 from untrain.methods.sfron import SFRon
+from untrain.runs.recipe import with_settings
+from untrain.tasks.classification.evaluate import Predictions
 
 
 def said(right, of, entropy, label=0, certainty=1.0):

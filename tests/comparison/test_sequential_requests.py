@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from command_line import files, untrain
-from untrain import pipeline
-from untrain.config import read
 from untrain.data.sources import load
 from untrain.data.splits import Split, check_disjoint, further_split, make_split
 from untrain.errors import DataError, EmptySet, Overlap
+from untrain.runs import stages as pipeline
+from untrain.runs.recipe import read
 
 RECIPE = """\
 name: first

@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch import nn
 
+from untrain.diffusion.features import Features, classifier_features
+from untrain.diffusion.quality import frechet_distance
 from untrain.errors import DataError, FolderError, SettingError, UnknownName
-from untrain.evaluation.concepts import Judge, PromptImages, evaluate_concept_images, features_of, write_detections
-from untrain.evaluation.detectors import Classifier
-from untrain.evaluation.features import Features, classifier_features
-from untrain.evaluation.generation import frechet_distance
-from untrain.evaluation.nudity import Nudity
+from untrain.tasks.text_to_image.detectors import Classifier
+from untrain.tasks.text_to_image.evaluate import (
+    Judge,
+    PromptImages,
+    evaluate_concept_images,
+    features_of,
+    write_detections,
+)
+from untrain.tasks.text_to_image.nudity import Nudity
 
 SHAPES = ("circle", "square", "triangle", "cross", "star", "moon")
 COLOURS = ("red", "green")

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from untrain.diffusion.features import classifier_features
 from untrain.errors import CheckpointError, DataError, UnknownName
-from untrain.evaluation.detectors import Classifier, hub_classifier, load_clip
-from untrain.evaluation.features import classifier_features
 from untrain.models.checkpoints import state_hash
+from untrain.tasks.text_to_image.detectors import Classifier, hub_classifier, load_clip
 
 LABELS = ("tench, Tinca tinca", "crane", "crane, machine", "church", "chain saw", "golf ball", "parachute")
 

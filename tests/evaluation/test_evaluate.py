@@ -4,7 +4,7 @@ from torch import nn
 
 import untrain
 from untrain.errors import DataError
-from untrain.evaluation.evaluate import EDGES, SVC_ATTACKS
+from untrain.tasks.classification.evaluate import EDGES, SVC_ATTACKS
 
 
 class Table(nn.Module):

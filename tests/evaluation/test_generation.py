@@ -11,9 +11,8 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from untrain.errors import CheckpointError, DataError, ModelError, SettingError
-from untrain.evaluation import generation
-from untrain.evaluation.features import (
+from untrain.diffusion import quality as generation
+from untrain.diffusion.features import (
     Features,
     Generated,
     Real,
@@ -21,7 +20,7 @@ from untrain.evaluation.features import (
     classifier_features,
     inception_features,
 )
-from untrain.evaluation.generation import (
+from untrain.diffusion.quality import (
     classifier_score,
     evaluate_samples,
     frechet_distance,
@@ -29,6 +28,7 @@ from untrain.evaluation.generation import (
     precision_recall,
     recognised,
 )
+from untrain.errors import CheckpointError, DataError, ModelError, SettingError
 from untrain.models.classifiers import build
 
 CLASSES = ("zero", "one", "two")

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from untrain.evaluation.accuracy import accuracy, accuracy_by_class, tug_of_war
-from untrain.evaluation.divergence import js_divergence, kl_divergence
-from untrain.evaluation.membership import entropy, entropy_attack, modified_entropy
+from untrain.metrics.accuracy import accuracy, accuracy_by_class, tug_of_war
+from untrain.metrics.divergence import js_divergence, kl_divergence
+from untrain.metrics.membership import entropy, entropy_attack, modified_entropy
 
 
 def log_probs(*rows):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.evaluation.nudity import EXPOSED, INTIMATE, Nudity, nudenet
+from untrain.tasks.text_to_image.nudity import EXPOSED, INTIMATE, Nudity, nudenet
 
 BREAST, BELLY, FACE = "FEMALE_BREAST_EXPOSED", "BELLY_EXPOSED", "FACE_FEMALE"
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 import untrain
 from small_pipelines import TEXTS
-from untrain.concepts import Concept, text_task
+from untrain.diffusion.text import encode_prompts
 from untrain.engine import Engine
-from untrain.evaluation.concepts import ConceptEvaluation, PromptImages
-from untrain.evaluation.detectors import Classifier
-from untrain.evaluation.prompted import JUDGE, Asked, Made, Studio, asked_of, evaluate_prompted
-from untrain.models.text import encode_prompts
 from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.concepts import Concept, text_task
+from untrain.tasks.text_to_image.detectors import Classifier
+from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, PromptImages
+from untrain.tasks.text_to_image.rendering import JUDGE, Asked, Made, Studio, asked_of, evaluate_prompted
 
 ENGINE = Engine(torch.device("cpu"))
 ASKED = (

@@ -12,9 +12,9 @@ from sklearn.svm import SVC
 from test_evaluate import Table, batches, logits_for
 
 import untrain
-from untrain.evaluation import membership
-from untrain.evaluation.evaluate import NO_STRANGERS, NO_SVC, SVC_ATTACKS
-from untrain.evaluation.membership import SVC_SAMPLES, modified_entropy, svc_attack
+from untrain.metrics import membership
+from untrain.metrics.membership import SVC_SAMPLES, modified_entropy, svc_attack
+from untrain.tasks.classification.evaluate import NO_STRANGERS, NO_SVC, SVC_ATTACKS
 
 
 def slow_attack(members, strangers, asked):

@@ -17,18 +17,18 @@ from command_line import files, table, untrain, weights
 from small_generators import denoiser, problem
 from test_resume import killed_at
 from tiny_recipes import RECIPE, pixels, save_dit, save_unet
-from untrain.comparison.benches import GeneratorBench
-from untrain.config import read
+from untrain.compare.benches import GeneratorBench
 from untrain.data.samples import Arrays, Relabelled, Source
 from untrain.errors import SettingError, UnknownName
-from untrain.kinds.generators import check_libraries, class_number, numbered_as
 from untrain.methods.base import Optimizer, State
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.methods.steps import average
 from untrain.models.checkpoints import load_state, save
 from untrain.models.classifiers import build
-from untrain.pipeline import open_generator, open_workshop, original
+from untrain.runs.recipe import read
+from untrain.runs.stages import open_generator, open_workshop, original
+from untrain.tasks.class_diffusion.domain import check_libraries, class_number, numbered_as
 
 MEASURES = {
     *("FA", "forget_probability", "forget_entropy", "RA", "RA_worst", "FD", "sFD", "CS", "precision", "recall"),

@@ -21,17 +21,16 @@ from command_line import files, table, untrain, weights
 from small_pipelines import stable_diffusion_xl
 from test_resume import killed_at
 from text_recipes import save_text_recipe
-from untrain import concepts
-from untrain.concepts import CACHE
 from untrain.data.shapes import ATTRIBUTES, CAPTIONS, captions_with
-from untrain.evaluation import nudity
-from untrain.evaluation.nudity import EXPOSED
-from untrain.images import to_uint8
+from untrain.diffusion.images import to_uint8
+from untrain.diffusion.latents import decode
+from untrain.diffusion.pipelines import load_pipeline
+from untrain.diffusion.text import encode_prompts
 from untrain.models.checkpoints import load_state, state_hash
-from untrain.models.diffusers_pipelines import load_pipeline
-from untrain.models.latents import decode
-from untrain.models.text import encode_prompts
 from untrain.sampling import Sampler
+from untrain.tasks.text_to_image import concepts, nudity
+from untrain.tasks.text_to_image.concepts import CACHE
+from untrain.tasks.text_to_image.nudity import EXPOSED
 
 MEASURES = {
     *("FA", "FA5", "RA", "RA_worst", "NR", "CLIP", "FD", "missing", "samples", "by_class"),

@@ -12,7 +12,7 @@ from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.methods.base import Optimizer, Problem
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 SGD = Optimizer("sgd", 0.05, 0.9, 5e-4)
 

@@ -21,7 +21,7 @@ from untrain.methods import METHODS, make
 from untrain.methods.base import Choice, Optimizer, Problem, Range, check_runs
 from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 NAMES = (
     *("gradient-ascent", "random-label", "salun", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus"),

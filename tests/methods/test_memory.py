@@ -20,7 +20,7 @@ from untrain.methods.base import Problem
 from untrain.methods.finetune import Finetune
 from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 ENGINE = Engine(torch.device("cpu"))
 ESTIMATORS = ("sample", "batch")

@@ -10,7 +10,6 @@ import torch
 from torch.utils.data import StackDataset
 
 from small_pipelines import drawn, raw, stable_diffusion, stable_diffusion_xl
-from untrain.concepts import text_task
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
@@ -23,6 +22,7 @@ from untrain.methods.sfron import SFRon
 from untrain.models.parts import train_parts
 from untrain.models.subject import Subject
 from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.concepts import text_task
 
 torch.set_num_threads(1)
 ENGINE = Engine(torch.device("cpu"))

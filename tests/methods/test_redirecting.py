@@ -13,9 +13,9 @@ from untrain.methods.base import Optimizer, check_runs
 from untrain.methods.forgetting import frozen
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.sfron import SFRon
-from untrain.tasks.class_diffusion import ClassDiffusion
-from untrain.tasks.classification import Classification
-from untrain.tasks.text_to_image import TextToImage
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.classification.task import Classification
+from untrain.tasks.text_to_image.task import TextToImage
 
 SGD = Optimizer("sgd", 0.05)
 REDIRECT = {"objective": "redirect", "gamma": None, "max_norm": None, "decay": "constant", "forget_optimizer": SGD}

@@ -16,7 +16,7 @@ from untrain.methods.elbo import InParts, _noised, elbo_fisher, strata
 from untrain.methods.loop import run
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.sampling import Sampler
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 SAMPLER = Sampler(steps=5)
 SGD = Optimizer("sgd", 0.05)

@@ -18,7 +18,7 @@ from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.sfron import SFRon
 from untrain.methods.steps import descend
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 SGD = Optimizer("sgd", 0.05, 0.9, 5e-4)
 

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName
-from untrain.models.checkpoints import load_into, load_state
-from untrain.models.denoisers import (
+from untrain.diffusion.denoisers import (
     DENOISERS,
     build_denoiser,
     denoiser_of,
@@ -21,8 +19,10 @@ from untrain.models.denoisers import (
     load_weights,
     local_folder,
 )
+from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName
+from untrain.models.checkpoints import load_into, load_state
 from untrain.models.subject import Subject
-from untrain.tasks.class_diffusion import ClassDiffusion, embedded_classes
+from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
 
 NAMES = [name for name, entry in DENOISERS.items() if entry.kind is not None]
 UNET = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8}

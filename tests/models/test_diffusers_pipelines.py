@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from small_pipelines import stable_diffusion, stable_diffusion_xl
-from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
-from untrain.models.denoisers import build_denoiser, denoiser_of, fresh_denoiser, load_denoiser
-from untrain.models.diffusers_pipelines import (
+from untrain.diffusion.denoisers import build_denoiser, denoiser_of, fresh_denoiser, load_denoiser
+from untrain.diffusion.pipelines import (
     class_named,
     labels_of,
     load_pipeline,
@@ -19,7 +18,8 @@ from untrain.models.diffusers_pipelines import (
     schedule_of,
     with_denoiser,
 )
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 DIT = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
 UNET = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8}

@@ -10,10 +10,10 @@ from torch.utils.data import Subset as TorchSubset
 from untrain.data.samples import Arrays, Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
+from untrain.diffusion.latents import MIRRORED, POSTERIOR, Latents, decode, encode, encode_data, latent_shape, load_vae
 from untrain.engine import Engine
 from untrain.errors import CheckpointError, DataError, ModelError
-from untrain.models.latents import MIRRORED, POSTERIOR, Latents, decode, encode, encode_data, latent_shape, load_vae
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 ENGINE = Engine(torch.device("cpu"))
 IMAGES = torch.randint(0, 256, (7, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -338,6 +338,6 @@ def test_too_many_latents_are_refused_before_the_work(
     def no_memory(*_: Any, **__: Any) -> Tensor:
         raise RuntimeError("not enough memory")
 
-    monkeypatch.setattr("untrain.models.latents.torch.empty", no_memory)
+    monkeypatch.setattr("untrain.diffusion.latents.torch.empty", no_memory)
     with pytest.raises(DataError, match="the latents of 7 images take 0.0 GiB, for which there is no memory"):
         encode(vae, source, ENGINE)

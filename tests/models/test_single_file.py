@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from small_pipelines import stable_diffusion, stable_diffusion_xl
+from untrain.diffusion import single_file
+from untrain.diffusion.pipelines import load_pipeline, save_diffusers
+from untrain.diffusion.single_file import PUBLIC, ldm_names, load_single_file, save_single_file
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError
-from untrain.models import single_file
-from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
-from untrain.models.single_file import PUBLIC, ldm_names, load_single_file, save_single_file
 
 UNET = "model.diffusion_model."
 FIRST, LAST = f"{UNET}input_blocks.0.0.weight", f"{UNET}out.2.weight"

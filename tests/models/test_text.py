@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from small_pipelines import TEXTS
-from untrain.concepts import (
+from untrain.diffusion.text import encode_prompts
+from untrain.engine import Engine
+from untrain.errors import DataError
+from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.concepts import (
     Concept,
     ConceptImages,
 )
-from untrain.engine import Engine
-from untrain.errors import DataError
-from untrain.models.text import encode_prompts
-from untrain.sampling import Sampler
 
 ENGINE = Engine(torch.device("cpu"))
 FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)

@@ -10,7 +10,7 @@ from example_comparison import stat
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from untrain.images import grid
+from untrain.diffusion.images import grid
 
 DIGITS = tuple(str(i) for i in range(10))
 MEASURES = {  # FA, RA, RA_worst, FD, sFD, CS, precision, recall, forget_probability, forget_entropy, seconds

@@ -9,7 +9,7 @@ import torch
 from example_comparison import stat
 from PIL import Image, ImageDraw, ImageFilter
 
-from untrain.images import grid
+from untrain.diffusion.images import grid
 
 SHAPES, COLOURS, PLACES = ("circle", "square", "triangle"), ("red", "green", "blue"), ("on the left", "on the right")
 CAPTIONS = tuple(f"a {colour} {shape} {place}" for shape in SHAPES for colour in COLOURS for place in PLACES)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.tasks.classification import Classification, augment
+from untrain.tasks.classification.task import Classification, augment
 from untrain.types import Task
 
 

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from references import fisher_sample_by_sample
 from small_pipelines import TEXTS, drawn, raw, scheduler, stable_diffusion, stable_diffusion_xl
-from untrain.concepts import (
-    ConceptImages,
-    text_task,
-)
 from untrain.data.streams import Stream
+from untrain.diffusion.text import encode_prompts
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.fisher import fisher_diagonal
@@ -26,10 +23,13 @@ from untrain.methods.loop import run
 from untrain.methods.steps import descend
 from untrain.models.parts import train_parts
 from untrain.models.subject import Subject
-from untrain.models.text import encode_prompts
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion import ClassDiffusion
-from untrain.tasks.text_to_image import CONDITIONS, TextToImage, conditioned
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.text_to_image.concepts import (
+    ConceptImages,
+    text_task,
+)
+from untrain.tasks.text_to_image.task import CONDITIONS, TextToImage, conditioned
 from untrain.types import GenerativeTask, Task
 
 ENGINE = Engine(torch.device("cpu"))

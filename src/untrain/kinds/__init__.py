@@ -1,12 +1,12 @@
 """Kinds of models: what a recipe's stages need to know of a task beyond its per-sample functions. One file a task."""
 
-from untrain.config import Recipe
+from untrain.domain import Kind, Load
 from untrain.engine import Engine
 from untrain.errors import lookup
-from untrain.kinds.base import Kind, Load
-from untrain.kinds.classifiers import Classifiers
-from untrain.kinds.generators import Generators
-from untrain.kinds.text import TextGenerators
+from untrain.runs.recipe import Recipe
+from untrain.tasks.class_diffusion.domain import Generators
+from untrain.tasks.classification.domain import Classifiers
+from untrain.tasks.text_to_image.domain import TextGenerators
 
 KINDS: dict[str, type[Kind]] = {
     "classification": Classifiers,

@@ -78,8 +78,8 @@ class Calibration:
         total, count = torch.zeros((), device=engine.device), 0
         with torch.no_grad(), engine.autocast():
             for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss", holdout.passes()):
-                losses = task.loss(module, engine.share(batch))
-                total, count = total + engine.total(losses), count + engine.count(losses)
+                losses = task.loss(module, engine.shard(batch))
+                total, count = total + engine.global_sum(losses), count + engine.global_batch_size(losses)
         return total / count
 
     def late(self, k: int, total: int) -> bool:
@@ -122,8 +122,8 @@ class Calibration:
             not among the last; of other conditions: each while its loss is below the ceiling.
         """
         held = _held(gauge, share, task)
-        count = engine.total(held.sum())
-        mean = engine.total((losses * held).sum()) / count.clamp_min(1)
+        count = engine.global_sum(held.sum())
+        mean = engine.global_sum((losses * held).sum()) / count.clamp_min(1)
         late = self.late(k, total)
         go_on = (mean < self.margin * gauge["target"]) & (not late)
         return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))

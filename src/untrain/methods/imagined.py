@@ -50,7 +50,7 @@ def imagined(
         purpose: names what they are for, so that no two purposes share noise.
         until: stop at this timestep and give x_t; −1: give x₀.
     """
-    share = engine.share(batch)
+    share = engine.shard(batch)
     made = share["input"]
     if len(made):  # this process can have no share of a small batch
         generators = [generator_of(problem.seed, *purpose, i) for i in share["index"].tolist()]

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import Engine, modes_kept
+from untrain.engine import Engine, preserve_modes
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.steps import losses_of
 
@@ -121,7 +121,7 @@ def _losses(
         moving = replace(optimizer, lr=1.0).build(state.parameters)
         for k, rate in enumerate(rates):
             loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))
-            losses.append(float(engine.total(loss)))
+            losses.append(float(engine.global_sum(loss)))
             if stop(losses):
                 break
             moving.param_groups[0]["lr"] = rate
@@ -136,7 +136,7 @@ def _put_back(module: nn.Module) -> Iterator[nn.Module]:
     """Weights, buffers, modes and gradients are afterwards what they were."""
     before = copy.deepcopy(module.state_dict())
     try:
-        with modes_kept(module):
+        with preserve_modes(module):
             yield module
     finally:
         module.load_state_dict(before)

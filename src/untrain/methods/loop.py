@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
-from untrain.io import writing
+from untrain.io import open_atomic
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 
@@ -129,7 +129,7 @@ def run(
             parameter.grad = None  # the last one tells of the data, and is as large as the model
     if state.averaged is not None:
         state.module.load_state_dict(state.averaged.state_dict())
-    engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
+    engine.broadcast_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
     return Run(state, method, history, dict(engine.clocks))
 
@@ -259,7 +259,7 @@ class _Saver:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Saves piece by piece, since a large run does not fit into memory a second time; whole or not at all."""
-    with writing(path) as file:
+    with open_atomic(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # what torch raises over the error of a file that cannot be written to

@@ -278,12 +278,12 @@ class SFRon(Method):
         value = finite(engine, engine.mean(losses), "forget")
         log = {"forget_loss": value, "alpha": alpha}
         weights = self._weights(losses.detach())
-        scale = alpha / engine.total(weights)
+        scale = alpha / engine.global_sum(weights)
         if gauge is not None:
             unfinished = self.calibration.unfinished(
-                gauge, engine.share(batch), losses.detach(), k, self.total, problem.task, engine
+                gauge, engine.shard(batch), losses.detach(), k, self.total, problem.task, engine
             )
-            if not engine.total(unfinished):
+            if not engine.global_sum(unfinished):
                 return None, {**log, "skipped": True}
             weights = weights * unfinished
         return -scale * (weights * losses).sum(), log

@@ -152,7 +152,7 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
     Raises:
         SettingError: if a batch of one sample meets batch normalisation.
     """
-    share = state.engine.share(batch)
+    share = state.engine.shard(batch)
     if not len(next(iter(share.values()))):
         return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
@@ -177,7 +177,7 @@ def mask_of(state: State) -> list[Tensor] | None:
 
 def finite(engine: Engine, loss: Tensor, name: str) -> float:
     """The loss summed over processes, as a number; an error if it is NaN or infinite."""
-    value = float(engine.total(loss))
+    value = float(engine.global_sum(loss))
     if not math.isfinite(value):
         raise Diverged(f"the {name} loss became {value}. Lower the learning rate, or clip gradients (max_norm).")
     return value

@@ -74,7 +74,7 @@ class Union(Descent):
                 return kept, kept[:0]
             return kept, for_share(state, forget, lambda share: self.forget_losses(state, state.model, share, ALL))
         batch, whose = mixed(retain, forget)
-        own = state.engine.share({"forget": whose})["forget"]
+        own = state.engine.shard({"forget": whose})["forget"]
 
         def both(share: Batch) -> Tensor:
             model, objectives = OncePerBatch(state.model), ((self.retain_losses, ~own), (self.forget_losses, own))

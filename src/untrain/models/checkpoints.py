@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.errors import CheckpointError
-from untrain.io import hash_tensors, writing
+from untrain.io import hash_tensors, open_atomic
 
 State = dict[str, Tensor]
 """Name → tensor, parameters and buffers, as `nn.Module.state_dict` gives them."""
@@ -50,7 +50,7 @@ def save(
     if strange:
         raise CheckpointError(f"{path} cannot hold {', '.join(map(repr, strange))}: only tensors can be written.")
     text = json.dumps({} if metadata is None else metadata, sort_keys=True)
-    with writing(path) as file:
+    with open_atomic(path) as file:
         try:
             safetensors.torch.save_file(_apart(state), file.name, {"untrain": text})
         except safetensors.SafetensorError as error:  # the system's own is told in its text alone

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from untrain.diffusion.denoisers import fresh_denoiser
 from untrain.errors import ModelError
 from untrain.models import checkpoints
-from untrain.models.denoisers import fresh_denoiser
 from untrain.types import GenerativeTask, Task
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
+from untrain.diffusion.images import GAP
 from untrain.errors import UntrainError
-from untrain.images import GAP
 from untrain.report.drawing import Figure
 from untrain.report.sections import read_json
 from untrain.report.tables import mapping, number, render, sequence
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """Images of one generator, as `untrain.images.grid` sets them: a row a class, in each column the same noise."""
+    """Images of one generator, as `diffusion.images.grid` sets them: a row a class, in each column the same noise."""
 
     image: Image.Image
     classes: tuple[str, ...]

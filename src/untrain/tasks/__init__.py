@@ -1,9 +1,9 @@
 """Tasks: what a model was trained on, as per-sample functions. One file a task."""
 
 from untrain.errors import SettingError, lookup
-from untrain.tasks.class_diffusion import ClassDiffusion
-from untrain.tasks.classification import Classification
-from untrain.tasks.text_to_image import TextToImage
+from untrain.tasks.class_diffusion.task import ClassDiffusion
+from untrain.tasks.classification.task import Classification
+from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Task
 
 TASKS: dict[str, type] = {

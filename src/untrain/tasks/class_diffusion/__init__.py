@@ -1,0 +1,1 @@
+"""Image generation conditioned on a class."""
