@@ -219,7 +219,7 @@ def sample(pipe: Any, engine: Engine, place: Path, arguments: argparse.Namespace
     """One image of the first prompt, with guidance."""
     size = arguments.size or own_size(pipe)
     prompts = encode_prompts(pipe, PROMPTS[:1], size).to(engine.device)
-    how = ConceptImages(count=1, sampler=Sampler(steps=arguments.sampler_steps, guidance=6.5), image_size=size)
+    how = ConceptImages(count=1, sampler=Sampler(steps=arguments.sampler_steps, guidance_scale=7.5), image_size=size)
     made_images(pipe, text_task(pipe), prompts, 1, engine, how=how, seed=0, place=place)
 
 

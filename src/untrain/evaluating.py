@@ -79,7 +79,7 @@ def evaluate(
     engine = Engine.start(device, precision)
     given = Given.of(model, task)
     if isinstance(given.task, TextToImage):
-        how = sampler or Sampler(50, guidance=6.5)
+        how = sampler or Sampler(50, guidance_scale=7.5)
         return _evaluate_pipeline(given, forget, retain, engine, judge, samples, how, seed, batch_size, reference, clip)
     if isinstance(given.task, ClassDiffusion):
         if reference is not None:

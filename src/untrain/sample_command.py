@@ -86,7 +86,7 @@ def sample(
     steps: int | None = None,
     eta: float | None = None,
     spacing: Spacing | None = None,
-    guidance: float | None = None,
+    guidance_scale: float | None = None,
     width: int | None = None,
     height: int | None = None,
     batch_size: int | None = None,
@@ -114,8 +114,8 @@ def sample(
             are steps of the pipeline's own scheduler.
         eta: noise that is put back at each step, η in [0, 1]; 0: DDIM, 1: DDPM. Not with --prompts.
         spacing: of the visited timesteps; quadratic: more of them near 0. Not with --prompts.
-        guidance: s in (1 + s) ε(x, c) − s ε(x, ∅); 0: the condition alone. With --prompts the scale 1 + s, as
-            pipelines and tables count it; null: what the run samples with, and 7.5 for others. A prompt's
+        guidance_scale: as diffusers counts it; 1: the condition alone. Null: what the run samples with; for others
+            none, and with --prompts 7.5. A prompt's
             evaluation_guidance goes before.
         width: of a prompt's image in pixels, where the table does not say; null: what the pipeline was trained at.
         height: likewise.
@@ -137,7 +137,7 @@ def sample(
     for name, value in {"count": count, "batch-size": batch_size}.items():
         if value is not None and value < 1:
             raise SettingError(f"--{name} must be at least 1, not {value}.")
-    chosen: dict[str, Any] = {"steps": steps, "guidance": guidance}
+    chosen: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale}
     place = Path(source)
     if prompts is None:
         _refuse({"width": width, "height": height, "config": config}, "goes with --prompts alone")
@@ -204,7 +204,7 @@ def _of_prompts(
     origin: str | Path = source
     if _is_run(source):
         origin, config, known = _pipeline_of_run(source, model or _unlearned(source), config)
-        given = {"steps": known.steps, "guidance": 1 + known.guidance} | given
+        given = {"steps": known.steps, "guidance_scale": known.guidance_scale} | given
     elif model is not None:
         raise _no_run(source)
     sampler = PromptSampler(**given)

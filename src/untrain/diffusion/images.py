@@ -126,10 +126,10 @@ def _check(task: ClassDiffusion, sampler: Sampler, labels: Iterable[int]) -> Non
     unknown = [c for c in labels if c < 0 or (task.num_classes is not None and c >= task.num_classes)]
     if unknown:
         raise DataError(f"there is no class {unknown[0]}: the model has {task.num_classes}, numbered from 0.")
-    if sampler.guidance and task.null_class is None:
+    if sampler.is_guided and task.null_class is None:
         raise SettingError(
             "guidance needs a model that was trained with dropped classes; this one has no class that stands for "
-            "“no class”. Leave guidance at 0."
+            "“no class”. Leave guidance_scale at 1."
         )
 
 

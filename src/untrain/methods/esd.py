@@ -46,8 +46,8 @@ class ESD(Descent):
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     eta: float = 1.0
     """η, negative guidance."""
-    sampler: Sampler = Sampler(steps=50, guidance=2.0)
-    """How x_t is made. A guidance of 2 here, (1 + 2) ε(x, c) − 2 ε(x, ∅), is the published start guidance of 3."""
+    sampler: Sampler = Sampler(steps=50, guidance_scale=3.0)
+    """How x_t is made, at the published start guidance of 3."""
     samples: int = 8
     """Images x_t made in each step, all at the same t (published: 1)."""
 

@@ -56,7 +56,7 @@ class SelectiveAmnesia(Descent):
     replay_samples: int = 1000
     """Images to replay, where the model makes them."""
     sampler: Sampler = Sampler(steps=50)
-    """How they are made (published: 1,000 steps, η 1, guidance 2)."""
+    """How they are made (published: 1,000 steps, η 1, guidance scale 3)."""
     fisher_samples: int = 200
     """Images that make the Fisher, of both sets' conditions in proportion of their sizes."""
     fisher_timesteps: int = 50

@@ -256,10 +256,10 @@ def _titled(name: str) -> str:
 def _sampled(run: Run) -> str:
     """How the images were made."""
     sampler = mapping(run.evaluation.get("sampler"))
-    steps, eta, guidance = (number(sampler.get(key)) for key in ("steps", "eta", "guidance"))
+    steps, eta, guidance = (number(sampler.get(key)) for key in ("steps", "eta", "guidance_scale"))
     told = [f"{steps:.0f} steps"] if steps is not None else []
     told += [f"η = {eta:g}"] if eta is not None else []
-    told += [f"guidance {guidance:g}"] if guidance is not None else []
+    told += [f"guidance scale {guidance:g}"] if guidance is not None else []
     return "The same noise in each model" + (f"; sampled with {', '.join(told)}." if told else ".")
 
 

@@ -134,10 +134,10 @@ class Generators(Kind):
             given_judge(self.recipe, self.images, self.engine)
         sampler = self.recipe.generation.sampler
         sampler.visited(self.task.timesteps)
-        if sampler.guidance and (not self.recipe.diffusion.drop or rows == count):
+        if sampler.is_guided and (not self.recipe.diffusion.drop or rows == count):
             raise SettingError(
-                "generation.sampler.guidance needs a model with a class that stands for “no class”, which was trained "
-                "with diffusion.drop > 0. Set guidance to 0."
+                "generation.sampler.guidance_scale needs a model with a class that stands for “no class”, which was trained "
+                "with diffusion.drop > 0. Set guidance_scale to 1."
             )
 
     def forgotten(self, split: Split) -> list[int]:

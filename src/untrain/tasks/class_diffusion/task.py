@@ -256,15 +256,15 @@ class ClassDiffusion(Diffusion):
         """
 
         def predict(x: Tensor, timestep: Tensor) -> Tensor:
-            return self._guided(model, self.at(batch, timestep, x), sampler.guidance)
+            return self._guided(model, self.at(batch, timestep, x), sampler.guidance_scale)
 
         kept, clip = self.alphas_cumprod, self.clip_samples
         parts = (model, batch["input"], generators, sampler, predict)
         return generated(*parts, alphas_cumprod=kept, clip=clip, until=until, advance=advance)
 
-    def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
-        """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""
-        if not guidance:
+    def _guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
+        if scale == 1:
             return self.outputs(model, batch)
         if self.null_class is None:
             raise SettingError(
@@ -273,7 +273,7 @@ class ClassDiffusion(Diffusion):
         none = {**batch, "condition": torch.full_like(batch["condition"], self.null_class)}
         both = {key: torch.cat([batch[key], none[key]]) for key in ("input", "seen", "condition", "timestep")}
         conditional, unconditional = self.outputs(model, both).chunk(2)
-        return (1 + guidance) * conditional - guidance * unconditional
+        return scale * conditional - (scale - 1) * unconditional
 
 
 def _at(values: Tensor, timestep: Tensor, like: Tensor) -> Tensor:

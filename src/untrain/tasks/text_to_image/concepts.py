@@ -31,7 +31,7 @@ from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.io import ensure_dir, exclusive_lock, hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
-from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Batch
 
@@ -67,25 +67,6 @@ class Concept:
                 raise DataError(f"a concept's {name} must be a text that says something, not {text!r}.")
         if self.anchor == self.prompt:
             raise DataError(f"the anchor of {self.prompt!r} is the prompt itself: name what to make of it instead.")
-
-
-@dataclass(frozen=True)
-class ConceptImages:
-    """How images of concepts that come without any are made."""
-
-    count: int = 1000
-    """Images of each concept."""
-    sampler: Sampler = Sampler(steps=100, guidance=6.5)
-    """As published: 100 steps of DDIM at a guidance scale of 7.5, which is 1 + 6.5."""
-    image_size: int | None = None
-    """Height and width, in pixels; null: what the pipeline makes by itself."""
-    batch_size: int = 4
-    """Images at once, over all processes."""
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        if self.count < 1 or self.batch_size < 1 or (self.image_size is not None and self.image_size < 1):
-            raise SettingError("concept images need count, batch_size and image_size ≥ 1.")
 
 
 def text_task(pipeline: Any, **settings: Any) -> TextToImage:

@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("prompt",),
     "case": ("case_number",),
     "seed": ("evaluation_seed", "sd_seed"),
-    "guidance": ("evaluation_guidance", "sd_guidance_scale"),
+    "guidance_scale": ("evaluation_guidance", "sd_guidance_scale"),
     "width": ("sd_image_width",),
     "height": ("sd_image_height",),
 }
@@ -49,7 +49,7 @@ class Prompt:
         text: the prompt.
         case: its number, which names its images.
         seed: of its first image; None: derived from the run's.
-        guidance: scale of guidance; None: the run's.
+        guidance_scale: as diffusers counts it; None: the run's.
         width: of an image in pixels, a multiple of 8; None: the run's.
         height: likewise.
         line: where it stands in the file, from 1.
@@ -58,7 +58,7 @@ class Prompt:
     text: str
     case: int
     seed: int | None = None
-    guidance: float | None = None
+    guidance_scale: float | None = None
     width: int | None = None
     height: int | None = None
     line: int = 0
@@ -145,7 +145,7 @@ def _prompt(path: Path, line: int, row: Sequence[str], places: Mapping[str, int]
         cells["text"],
         number if case is None else case,
         _whole(place, "evaluation_seed", cells.get("seed", ""), 0),
-        _real(place, "evaluation_guidance", cells.get("guidance", "")),
+        _real(place, "evaluation_guidance", cells.get("guidance_scale", "")),
         _whole(place, "sd_image_width", cells.get("width", ""), 8, 8),
         _whole(place, "sd_image_height", cells.get("height", ""), 8, 8),
         line,
@@ -202,8 +202,8 @@ class PromptSampler:
 
     steps: int = 50
     """Steps of the pipeline's own scheduler."""
-    guidance: float = 7.5
-    """Scale of guidance as diffusers counts it: 1 is the prompt alone."""
+    guidance_scale: float = 7.5
+    """As diffusers counts it: 1 is the prompt alone."""
     width: int | None = None
     """Of an image in pixels, a multiple of 8; null: what the pipeline was trained at."""
     height: int | None = None
@@ -213,8 +213,10 @@ class PromptSampler:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if self.steps < 1 or not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise SettingError(f"sampling needs steps ≥ 1 and guidance ≥ 0, not {self.steps} and {self.guidance}.")
+        if self.steps < 1 or not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise SettingError(
+                f"sampling needs steps ≥ 1 and guidance_scale ≥ 0, not {self.steps} and {self.guidance_scale}."
+            )
         for name in ("width", "height"):
             value = getattr(self, name)
             if value is not None and (value < 8 or value % 8):
@@ -227,7 +229,7 @@ class Shot(NamedTuple):
     prompt: Prompt
     number: int
     seed: int
-    guidance: float
+    guidance_scale: float
     width: int | None
     height: int | None
 
@@ -254,8 +256,8 @@ def _shot(prompt: Prompt, number: int, sampler: PromptSampler) -> Shot:
         seed = seed_of(sampler.seed, "prompt", prompt.case, number)
     else:
         seed = prompt.seed if number == 0 else seed_of(prompt.seed, "prompt", number)
-    guidance = sampler.guidance if prompt.guidance is None else prompt.guidance
-    return Shot(prompt, number, seed, guidance, prompt.width or sampler.width, prompt.height or sampler.height)
+    scale = sampler.guidance_scale if prompt.guidance_scale is None else prompt.guidance_scale
+    return Shot(prompt, number, seed, scale, prompt.width or sampler.width, prompt.height or sampler.height)
 
 
 def sample_prompts(
@@ -320,7 +322,7 @@ def _batches(wanted: Sequence[Shot], size: int) -> list[list[Shot]]:
     """Images that can be made together: of one guidance and size."""
     alike: dict[tuple[Any, ...], list[Shot]] = {}
     for shot in wanted:
-        alike.setdefault((shot.guidance, shot.width, shot.height), []).append(shot)
+        alike.setdefault((shot.guidance_scale, shot.width, shot.height), []).append(shot)
     return [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
 
 
@@ -347,7 +349,7 @@ class _Caller:
 
     def __call__(self, batch: Sequence[Shot]) -> list[Image.Image]:
         shot = batch[0]
-        options: dict[str, Any] = {"guidance_scale": shot.guidance, "width": shot.width, "height": shot.height}
+        options: dict[str, Any] = {"guidance_scale": shot.guidance_scale, "width": shot.width, "height": shot.height}
         result = self.pipeline(
             prompt=[each.prompt.text for each in batch],
             num_inference_steps=self.steps,

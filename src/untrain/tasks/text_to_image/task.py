@@ -198,27 +198,27 @@ class TextToImage(Diffusion):
             model: looked at in evaluation mode.
             batch: "condition" says of what, the shape of "input" how large.
             generators: of each image's noise, on the CPU.
-            sampler: steps, η, guidance; a pipeline's guidance scale is 1 + s.
+            sampler: steps, η, guidance scale.
             until: stop at this timestep and give x_t; −1: give x₀.
             advance: called after each step.
         """
 
         def predict(x: Tensor, timestep: Tensor) -> Tensor:
-            return self._guided(model, self.at(batch, timestep, x), sampler.guidance)
+            return self._guided(model, self.at(batch, timestep, x), sampler.guidance_scale)
 
         kept = self.alphas_cumprod
         parts = (model, batch["input"], generators, sampler, predict)
         return generated(*parts, alphas_cumprod=kept, clip=False, until=until, advance=advance)
 
-    def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
-        """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""
-        if not guidance:
+    def _guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
+        if scale == 1:
             return self._noise(self.outputs(model, batch), batch)
         none = conditioned(batch, "empty")
         keys = ("input", "seen", "timestep", *(key for key in CONDITIONS if key in batch))
         both = {key: torch.cat([batch[key], none[key]]) for key in keys}
         conditional, unconditional = self._noise(self.outputs(model, both), both).chunk(2)
-        return (1 + guidance) * conditional - guidance * unconditional
+        return scale * conditional - (scale - 1) * unconditional
 
 
 CONDITIONS = ("condition", f"condition{POOLED}", TIME_IDS)

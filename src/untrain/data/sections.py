@@ -1,0 +1,65 @@
+"""Sections of recipes on data: where samples come from, and which of them are to be forgotten."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images come from."""
+
+    name: str = "fashion"
+    """Source, see `untrain list`."""
+    path: str | None = None
+    """File or folder on this machine."""
+    image_size: int | None = None
+    """Height and width in pixels that images are brought to; null: as they are."""
+    grayscale: bool = False
+    """Decode images into one channel."""
+    limit: int | None = None
+    """Number of training images to use, balanced over classes; null: all."""
+    test_limit: int | None = None
+    """Number of test images to use, balanced over classes; null: all."""
+    test_fraction: float | None = None
+    """Share of every class kept for testing, where the data has no test part."""
+    image_column: str | None = None
+    """A table's image column, where it is not called image or img."""
+    label_column: str | None = None
+    """A table's label column, where it is not called label, labels or fine_label."""
+    config: str | None = None
+    """Configuration of a hub's data set that has several."""
+    mean: list[float] | None = None
+    """Mean of each channel in [0, 1] that images are normalised by; null: measured on the training images. Give what
+    a checkpoint was trained with."""
+    std: list[float] | None = None
+    """Standard deviation of each channel in [0, 1]; goes with mean."""
+
+
+@dataclass(frozen=True)
+class Forget:
+    """What to forget: exactly one of classes, fraction, count, indices and ids."""
+
+    classes: list[str | int] = field(default_factory=list)
+    """Classes by number or name."""
+    fraction: float | None = None
+    """Share of the training set, in (0, 1), chosen at random."""
+    count: int | None = None
+    """Number of random training samples to forget."""
+    indices: str | None = None
+    """A file of sample numbers (csv, txt, npy)."""
+    ids: str | None = None
+    """A file of sample ids (csv, txt)."""
+    holdout: float = 0.1
+    """Share of the data that nothing is ever trained on; it shows how far to forget. 0: none."""
+    holdout_from: Literal["train", "test"] | None = None
+    """Where it is cut from; null: the training data, or, where a checkpoint may have seen all of these, the test data
+    (at most half of them; they are not tested on then)."""
+    seed: int | None = None
+    """Seed of the forget set's choice; null: the recipe's seed."""
+    after: str | None = None
+    """Run folder of the request before this one: what it and those before it forgot stays out of the retain set, its
+    held-out data stay held out, and all that was asked to be forgotten so far is measured."""
+
+
+REQUESTS = ("classes", "fraction", "count", "indices", "ids")
+"""The fields of `Forget` that say what is forgotten."""
