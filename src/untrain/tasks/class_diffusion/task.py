@@ -8,7 +8,7 @@ theirs: x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from untrain.diffusion.process import LATENTS, Diffusion, generated
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
 
 MIRRORED = ("mirrored_mean", "mirrored_std")
-Redirect = Literal["next", "random"]
 
 
 @dataclass(frozen=True)
