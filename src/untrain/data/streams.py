@@ -126,7 +126,7 @@ class Stream:
             choice = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "limit"))
             order = choice[:limit].sort().values
         for k, indices in enumerate(order.split(batch_size)):
-            yield self._gather(indices, f"once-{k}")
+            yield self.gather(indices, f"once-{k}")
 
     def _drawn(self, raw: Batch, task: Task, role: Role, k: object) -> Batch:
         generator = generator_of(self.seed, self.name, role, "draw", k)
@@ -146,7 +146,7 @@ class Stream:
 
     def _read(self, k: int) -> Batch:
         if self.workers == 0 or getattr(self.data, "in_memory", False):
-            return self._gather(self.indices(k), k)
+            return self.gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
             loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
                 cast(Any, _Batches(self)),
@@ -163,7 +163,8 @@ class Stream:
         self._reader = (position + 1, reader)
         return batch
 
-    def _gather(self, indices: Tensor, k: object) -> Batch:
+    def gather(self, indices: Tensor, k: object) -> Batch:
+        """Gathers the samples at these positions of the set; `k` seeds what a data set may draw when it is read."""
         base, positions = _base(self.data, indices)
         if hasattr(base, "batch"):
             batch = base.batch(positions)
@@ -185,7 +186,7 @@ class _Batches:
 
     def __getitem__(self, k: int) -> Batch | UntrainError:
         try:
-            return self.stream._gather(self.stream.indices(k), k)
+            return self.stream.gather(self.stream.indices(k), k)
         except UntrainError as error:  # raised where it is read: torch would put a traceback into its message
             return error
 
