@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from untrain.data.request import divide, request_name
 from untrain.data.samples import Source
 from untrain.data.sections import Forget
-from untrain.data.splits import Split
+from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import CheckpointError, ModelError, SettingError
@@ -123,11 +124,13 @@ class UserModel:
         model: as it was given.
         module: what is trained.
         task: its task object.
+        named: whether the user gave the task's name alone, so that what the model tells takes the place of defaults.
     """
 
-    def __init__(self, model: Any, task: Task) -> None:
+    def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         self.model = model
         self.task = task
+        self.named = named
         self.module = self.trained_module()
 
     def trained_module(self) -> nn.Module:
@@ -156,6 +159,10 @@ class UserModel:
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the samples of a batch where the user does not say."""
         return 128
+
+    def fresh(self) -> nn.Module | None:
+        """Builds the same architecture with new weights, where that takes more than the module itself tells."""
+        return None
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
@@ -277,6 +284,38 @@ class Domain(ABC):
     def save(self, name: str, module: nn.Module) -> None:  # noqa: B027, weights are enough for most
         """Writes what users of this kind of model expect beside the weights that the run folder holds."""
 
+    def stream(self, division: Division, name: str, *, data: Any = None) -> Stream:
+        """Makes one set's batches.
+
+        Args:
+            division: which samples are whose.
+            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", or "asked": all that
+                was asked to be forgotten so far, by requests before this one too, under the name "forget".
+            data: another set under this name; None: the division's.
+        """
+        context = self.context
+        if data is None:
+            data = self._samples(division, name)
+        called = "forget" if name == "asked" else name
+        return Stream(data, called, context.engine, context.batch_size, context.seed, context.workers)
+
+    def _samples(self, division: Division, name: str) -> Source:
+        split = division.split
+        if name in ("test", "holdout"):
+            return division.test if name == "test" else division.holdout
+        parts = {"train": torch.cat([split.forget, split.retain]).sort().values}
+        return Subset(self.data, parts[name] if name in parts else getattr(split, name))
+
+    def method_sets(self, division: Division) -> dict[str, Stream]:
+        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout"."""
+        names = ("forget", "retain", "holdout") if len(division.holdout) else ("forget", "retain")
+        return {name: self.stream(division, name) for name in names}
+
+    def evaluation_sets(self, division: Division) -> dict[str, Stream]:
+        """Returns the sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
+        sets = {"forget": self.stream(division, "asked"), "retain": self.stream(division, "retain")}
+        return sets | ({"test": self.stream(division, "test")} if len(division.test) else {})
+
     # What is asked of the recipe.
 
     def divide(self) -> Division:
@@ -302,13 +341,16 @@ class Domain(ABC):
     def check(self, division: Division) -> None:  # noqa: B027, most have nothing to say
         """Raises what is wrong with the recipe for this kind of model, before anything is made."""
 
+    def check_references(self, count: int) -> None:  # noqa: B027, most can be retrained
+        """Raises why models cannot be retrained as often as a recipe asks."""
+
     @classmethod
     def request_name(cls, sections: Any) -> str:
         """Names the recipe's own forget set, for the folder of a comparison."""
         section = getattr(sections, "forget", None)
         return request_name(section) if isinstance(section, Forget) else "forget"
 
-    @classmethod
+    @classmethod  # noqa: B027, most can be searched
     def check_search(cls, sections: Any) -> None:
         """Raises why settings of methods cannot be searched with these sections."""
 
@@ -400,7 +442,7 @@ class Domain(ABC):
         batch_size: int = 256,
         workers: int = 0,
         classes: Sequence[str] | None = None,
-        options: Any = None,
+        options: Any,
     ) -> Any:
         """Measures a user's model; the evaluation's `to_dict` is what evaluation.json holds of one model.
 
@@ -416,6 +458,11 @@ class Domain(ABC):
             options: the domain's `EvaluateOptions`.
         """
         raise NotImplementedError
+
+    @classmethod
+    def listing(cls) -> Mapping[str, Mapping[str, str]]:
+        """Lists what recipes of this task can name: group (such as "models") → name → description."""
+        return {}
 
     @classmethod
     def sample(cls, source: Path, **options: Any) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +339,21 @@ def _scheduler_config(source: Any) -> Mapping[str, Any] | None:
     if kind is None or not hasattr(kind, "from_config"):
         raise CheckpointError(f"{path} is of an unknown scheduler, {stored.get('_class_name')!r}.")
     return {"_class_name": stored["_class_name"], **kind.from_config(stored).config}
+
+
+def check_libraries() -> None:
+    """What a run needs, before it begins: it would be a pity to miss it at the evaluation.
+
+    Raises:
+        SettingError: names what is missing.
+    """
+    missing = [name for name in ("diffusers", "torchmetrics") if not _importable(name)]
+    if missing:
+        raise SettingError(f"generators need {' and '.join(missing)}: pip install 'untrain[diffusion]'.")
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # taken out of reach in this process
+        return False

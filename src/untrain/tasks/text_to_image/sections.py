@@ -106,6 +106,8 @@ class Concepts:
 class Judge(ImageJudge):
     """The classifier that says what is seen in generated images."""
 
+    attributes: list[str] = field(default_factory=list)
+    """Columns of captioned data that are told apart, each by a classifier of its own; empty: the captions are."""
     classes: list[str] = field(default_factory=list)
     """Names of its classes, in order, where the data do not tell: for a checkpoint."""
     image_size: Annotated[int, Ge(1)] | None = None

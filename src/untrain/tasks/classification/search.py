@@ -1,97 +1,30 @@
-"""What a search judges settings by, without a retrained model; for each kind of model its own bench.
+"""What a search judges a classifier's settings by, without a retrained model.
 
-For classifiers, held-out data show what a retrained model would do. A generator is judged by what it should do: nothing
-recognised of the forgotten class, as much as before of the others, images no further from real ones.
+Held-out data show what a retrained model would do: a trial is held against how the original treats data that it never
+saw, since that is how a retrained model would treat the forget set.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from untrain.api import content_of
-from untrain.compare.statistics import mean
+from untrain.data.checks import content_hash
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
+from untrain.domain import Division, SearchObjective
 from untrain.engine import generator_of
 from untrain.errors import DataError
 from untrain.metrics.accuracy import accuracy
 from untrain.metrics.membership import entropy_attack
-from untrain.runs.stages import Workshop, make
 from untrain.tasks.classification.evaluate import Predictions, predictions
+
+if TYPE_CHECKING:
+    from untrain.tasks.classification.domain import ClassificationDomain
 
 FEWEST = 20
 """Held-out samples below which nothing can be judged by them."""
-SAMPLES = 40
-"""Images of each class that a generator's settings are judged by; the comparison itself draws other ones."""
-
-
-class Bench(ABC):
-    """One forget set of a search.
-
-    Attributes:
-        shop: its workshop, as methods see it.
-    """
-
-    shop: Workshop
-
-    @abstractmethod
-    def seen(self, module: nn.Module) -> Any:
-        """What is seen of a model."""
-
-    @abstractmethod
-    def criterion(self, seen: Any, original: Any) -> float:
-        """How far a model is from what it should be, in points, by what was seen of it; the lower the better."""
-
-    @abstractmethod
-    def facts(self) -> Any:
-        """What the criterion depends on besides the model, as JSON."""
-
-
-def benches_of(shop: Workshop, own: float) -> Sequence[Bench]:
-    """The benches of a search's workshop.
-
-    Args:
-        shop: with the whole of the held-out data.
-        own: the part of these that methods are given, in [0, 1).
-
-    Raises:
-        DataError: if too little is left to judge by.
-    """
-    return _classifier_benches(shop, own) if shop.kind.holds_out else [GeneratorBench(shop)]
-
-
-@dataclass(frozen=True)
-class GeneratorBench(Bench):
-    """A generator's forgotten class."""
-
-    shop: Workshop
-
-    def seen(self, module: nn.Module) -> dict[str, Any]:
-        """FA and RA in %, FD: as an evaluation has them, of fewer samples of other noise."""
-        kind, shop = self.shop.kind, self.shop
-        found = kind.measure({"model": module}, shop.split, shop.judged(), (), partial(make, shop), samples=SAMPLES)
-        return found["models"]["model"]
-
-    def criterion(self, seen: Any, original: Any) -> float:
-        """Mean of FA, of the points of RA that were lost, and of the per cent by which the distance to real images
-        grew. What could not be had is left out: a detector of nudity knows no RA, and images of prompts are not
-        compared with real ones.
-        """
-        parts = [seen["FA"]]
-        if seen.get("RA") is not None:
-            parts.append(max(0.0, original["RA"] - seen["RA"]))
-        if original.get("FD"):
-            parts.append(max(0.0, 100 * (seen["FD"] / original["FD"] - 1)))
-        return mean(parts) or 0.0
-
-    def facts(self) -> Any:
-        """How samples are made, and by what they are judged."""
-        return [self.shop.kind.measured(), SAMPLES]
 
 
 @dataclass(frozen=True)
@@ -112,7 +45,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What a model says about the sets that a trial is judged by.
 
     Attributes:
@@ -157,7 +90,7 @@ class Seen:
         return entropy_attack(self.retain.entropies, outside.entropies, entropies)
 
 
-def goal(original: Seen) -> Goal:
+def goal(original: Observation) -> Goal:
     """The values that a trial should reach, from what the original says.
 
     Of the forget samples whose class is retained, as many should be right as of held-out data, and the attack should
@@ -172,7 +105,7 @@ def goal(original: Seen) -> Goal:
     )
 
 
-def criterion(seen: Seen, original: Seen) -> float:
+def heldout_score(seen: Observation, original: Observation) -> float:
     """How far a model is from what a retrained one would do, in points; the lower the better.
 
     Mean of |FA − FA₀|, |RA − RA₀|, |HA − HA₀|, |MIA − MIA₀| where it can be had, and the distances of the certainty
@@ -198,7 +131,7 @@ def certainty_gap(a: Tensor, b: Tensor) -> float:
     return 100 * float(wasserstein_distance(a.numpy(), b.numpy()))
 
 
-def forget_certainty_gap(seen: Seen, unseen: Tensor) -> float:
+def forget_certainty_gap(seen: Observation, unseen: Tensor) -> float:
     """The same for the forget set: to `unseen` where the class is retained, to no certainty at all where it is not."""
     certainty, held = seen.forget.losses.neg().exp(), seen.held
     share = held.double().mean().item()
@@ -207,55 +140,57 @@ def forget_certainty_gap(seen: Seen, unseen: Tensor) -> float:
     return share * known + (1 - share) * gone
 
 
-@dataclass(frozen=True)
-class ClassifierBench(Bench):
+@dataclass(frozen=True, eq=False)
+class HeldoutObjective(SearchObjective):
     """A classifier's forget set, the held-out data shared out.
 
     Attributes:
-        shop: as methods see it: with their part of the held-out data.
-        judged: the streams of `Seen`, by its names.
+        division: as methods see it: with their part of the held-out data.
+        judged: the streams of `Observation`, by its names.
+        domain: the classifier's.
     """
 
-    shop: Workshop
+    division: Division
     judged: dict[str, Stream]
+    domain: "ClassificationDomain"
 
-    def seen(self, module: nn.Module) -> Seen:
-        """Its predictions on the forget set, the retain set and both halves of the held-out data."""
-        task, engine = self.shop.task, self.shop.engine
-        return Seen(**{name: predictions(module, task, stream, engine) for name, stream in self.judged.items()})
+    def observe(self, module: nn.Module) -> Observation:
+        """Takes its predictions on the forget set, the retain set and both halves of the held-out data."""
+        task, engine = self.domain.task, self.domain.context.engine
+        return Observation(**{name: predictions(module, task, stream, engine) for name, stream in self.judged.items()})
 
-    def criterion(self, seen: Seen, original: Seen) -> float:
-        """See the function `criterion`."""
-        return criterion(seen, original)
+    def score(self, seen: Observation, original: Observation) -> float:
+        """Scores a trial; see `heldout_score`."""
+        return heldout_score(seen, original)
 
     def facts(self) -> Any:
-        """The sets."""
-        return [content_of(stream) for stream in self.judged.values()]
+        """Returns hashes of the sets."""
+        return [content_hash(stream) for stream in self.judged.values()]
 
 
-def _classifier_benches(shop: Workshop, own: float) -> list[ClassifierBench]:
-    """Shares the held-out data out: to the methods, and in two halves to the criterion; for each forget set.
+def heldout_objectives(domain: "ClassificationDomain", division: Division, own: float) -> list[HeldoutObjective]:
+    """Shares the held-out data out: to the methods, and in two halves to the score; for each forget set.
 
     Raises:
         DataError: if too few are left to judge by.
     """
-    order = torch.randperm(len(shop.holdout), generator=generator_of(shop.recipe.seed, "tuning"))
+    context = domain.context
+    order = torch.randperm(len(division.holdout), generator=generator_of(context.seed, "tuning"))
     given = round(own * len(order))
     half = given + (len(order) - given) // 2
-    parts = [Subset(shop.holdout, part.sort().values) for part in (order[:given], order[given:half], order[half:])]
+    parts = [Subset(division.holdout, part.sort().values) for part in (order[:given], order[given:half], order[half:])]
     if len(parts[1]) < FEWEST // 2:
         raise DataError(
             f"only {len(order) - given} held-out samples are left to judge settings by, at least {FEWEST} are needed: "
             "raise forget.holdout, or set compare.trials to 0."
         )
-    recipe, engine = shop.recipe, shop.engine
-    halves = [Stream(part, "holdout", engine, recipe.batch_size, recipe.seed) for part in parts[1:]]
-    benches = []
-    for split in _splits(shop.split, recipe.seed):
-        part = replace(shop, split=split, holdout=parts[0])
-        sets = {"forget": part.stream("forget"), "retain": part.stream("retain")}
-        benches.append(ClassifierBench(part, {**sets, "one": halves[0], "other": halves[1]}))
-    return benches
+    halves = [Stream(part, "holdout", context.engine, context.batch_size, context.seed) for part in parts[1:]]
+    objectives = []
+    for split in _splits(division.split, context.seed):
+        part = replace(division, split=split, holdout=parts[0])
+        sets = {name: domain.stream(part, name) for name in ("forget", "retain")}
+        objectives.append(HeldoutObjective(part, {**sets, "one": halves[0], "other": halves[1]}, domain))
+    return objectives
 
 
 def _splits(split: Split, seed: int) -> list[Split]:
