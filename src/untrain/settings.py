@@ -21,7 +21,7 @@ from untrain.errors import SettingError, UnknownName, unknown
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-REQUIRED = MISSING
+REQUIRED: Any = object()
 """The default of a setting that has none."""
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 """What a generator of random numbers starts from."""
@@ -127,7 +127,8 @@ def settings_of(kind: Any) -> dict[str, Setting]:
     found = {}
     for f in dataclasses.fields(kind):
         if f.init:
-            default = f.default if f.default_factory is MISSING else f.default_factory()
+            default = REQUIRED if f.default is MISSING else f.default
+            default = default if f.default_factory is MISSING else f.default_factory()
             hint = hints[f.name]
             found[f.name] = Setting(f.name, hint | None if default is None else hint, default)
     return found
