@@ -214,7 +214,9 @@ class Findings:
     code: dict[str, str] = field(default_factory=dict)
 
 
-def build(kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: str = "", base: Any = None) -> Any:
+def build(
+    kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: str = "", base: Any = None, word: str = "field"
+) -> Any:
     """Builds a dataclass from settings of any depth; None where something is wrong, which `findings` then holds.
 
     Args:
@@ -223,10 +225,11 @@ def build(kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: st
         findings: is added to.
         prefix: stands before the names in messages.
         base: has what is not given; None: the dataclass's defaults.
+        word: what an unknown name is called in messages.
     """
     known, before = settings_of(kind), len(findings.flaws)
     values = {} if base is None else {name: getattr(base, name) for name in known}
-    values |= read_values(known, given, findings, prefix)
+    values |= read_values(known, given, findings, prefix, word)
     for name, setting in known.items():
         if setting.default is REQUIRED and name not in values:
             findings.flaws.append(Flaw(prefix + name, f"{prefix}{name} must be given: {setting.words}."))
@@ -240,7 +243,7 @@ def build(kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: st
 
 
 def read_values(
-    known: Mapping[str, Setting], given: Mapping[Any, Any], findings: Findings, prefix: str = ""
+    known: Mapping[str, Setting], given: Mapping[Any, Any], findings: Findings, prefix: str = "", word: str = "field"
 ) -> dict[str, Any]:
     """Returns the given values of these settings, each of its type; arguments as of `build`."""
     values = {}
@@ -249,7 +252,7 @@ def read_values(
         if key in known:
             values[key] = _read(known[key], value, findings, name)
         else:
-            findings.flaws.append(Flaw(name, unknown("field", name, [prefix + each for each in known]), UnknownName))
+            findings.flaws.append(Flaw(name, unknown(word, name, [prefix + each for each in known]), UnknownName))
     return values
 
 
@@ -323,7 +326,7 @@ def make(kind: Any, given: Mapping[str, Any]) -> Any:
         SettingError: says what is wrong with the first setting that is.
     """
     findings = Findings()
-    made = build(kind, given, findings)
+    made = build(kind, given, findings, word=f"setting of {getattr(kind, 'name', kind.__name__)}")
     for flaw in findings.flaws:
         raise flaw.error(flaw.text)
     return made

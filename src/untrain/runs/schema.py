@@ -1,5 +1,6 @@
 """JSON schema of recipes, for editors that complete and check YAML."""
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -139,3 +140,8 @@ def _property(setting: Setting, meaning: str, default: Any) -> dict[str, Any]:
         if default is not REQUIRED:
             found["default"] = default
     return {**found, "description": meaning} if meaning else found
+
+
+def schema_text(task: str | None = None) -> str:
+    """Returns the schema as a file holds it."""
+    return json.dumps(schema(task), indent=1, ensure_ascii=False) + "\n"
