@@ -7,6 +7,7 @@ where any number does. An error says it in words of our own. pydantic is importe
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass
 from functools import cache, cached_property
@@ -72,11 +73,11 @@ class Setting:
     def names_code(self) -> bool:
         """Whether its text may be MODULE:NAME."""
         hints = [self.hint, *options(self.hint)]
-        return any(isinstance(extra, Code | type(Code)) for h in hints for extra in getattr(h, "__metadata__", ()))
+        return any(extra is Code for h in hints for extra in getattr(h, "__metadata__", ()))
 
     @cached_property
     def adapter(self) -> "TypeAdapter[Any]":
-        """pydantic's check of a value."""
+        """The check of a value."""
         from pydantic import ConfigDict, TypeAdapter
 
         strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -101,7 +102,7 @@ class Setting:
         mapping = f"a mapping of {', '.join(settings_of(kind))} to values"
         if self.section is None:
             text = "text or " if getattr(kind, "shorthand", None) else ""
-            mapping = f"a list ([…]) of {text}{mapping}"
+            mapping = f"a list ([…], each {text}{mapping})"
         return f"{mapping} or null" if self.nullable else mapping
 
     def fits(self, value: Any) -> bool:
@@ -176,11 +177,11 @@ def _words(schema: Mapping[str, Any]) -> str:
         return " or ".join(repr(choice) for choice in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         inner = _words(schema.get("items", {}))
-        return f"a list ([…]) of {inner}"
+        return f"a list ([…], each {inner})"
     said = _TYPES.get(schema.get("type", ""), "a value")
     limits = [f"{word} {schema[key]}" for key, word in _RANGES.items() if key in schema]
     between = " " if [limit.split()[0] for limit in limits] == ["from", "to"] else " and "
-    return " ".join([said, between.join(limits)]).strip()
+    return " ".join([said, between.join(limits)]).strip().replace(str(2**63 - 1), "2⁶³ − 1")
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,7 +306,7 @@ def _checked(setting: Setting, value: Any, findings: Findings, name: str) -> Any
         return setting.adapter.validate_python(value)
     except ValidationError as error:
         place = error.errors()[0]["loc"]
-        if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[0] in value:
+        if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[-1] != "[key]":
             inner = Setting(str(place[0]), get_args(setting.hint)[1])
             return _checked(inner, value[place[0]], findings, f"{name}.{place[0]}")
     findings.flaws.append(Flaw(name, f"{name} must be {setting.words}, not {_shown(value)}."))
@@ -375,15 +376,19 @@ def rows_of(kind: Any, prefix: str = "", base: Any = None) -> Iterator[Row]:
 
 
 def meanings_of(described: Any) -> dict[str, str]:
-    """Returns what the docstrings of a dataclass or function say of its settings: name → text on one line."""
+    """Returns what the docstrings of a dataclass or function say of its settings: name → text on one line.
+
+    Python's None is null there, as YAML has it.
+    """
     from docstring_parser import parse_from_object
 
     owners = reversed(described.__mro__) if isinstance(described, type) else (described,)
-    found = {}
+    found: dict[str, str] = {}
     for owner in owners:
         if owner is not object:
-            found |= {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
-    return found
+            told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
+            found |= {name: re.sub(r"\bNone\b", "null", text) for name, text in told.items()}
+    return {name: text[:1].upper() + text[1:] if text[:1].isascii() else text for name, text in found.items()}
 
 
 def summary_of(described: Any) -> str:

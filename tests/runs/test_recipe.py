@@ -16,7 +16,7 @@ from untrain.methods.finetune import Finetune
 from untrain.methods.sfron import SFRon
 from untrain.plugins import Plugins
 from untrain.registry import Entry
-from untrain.runs.recipe import Recipe, flat, plan, read, write
+from untrain.runs.recipe import Recipe, flat, read, recipe_fields, write
 from untrain.tasks.classification.sections import ClassificationSections
 from untrain.tasks.text_to_image.sections import ConceptEntry, TextToImageSections
 
@@ -247,7 +247,7 @@ def mine(tmp_path, monkeypatch):
 def test_a_method_of_ones_own_comes_from_the_command_line(recipe, mine, tmp_path):
     found = read(recipe("methods: [sfron]\n"), ["--method", mine, "--methods.mine.speed", "3"])
     assert (found.methods["mine"].name, found.methods["mine"].speed) == ("mine", 3.0)
-    assert list(plan(None, ["--method", mine]).kinds) == ["mine"]
+    assert list(recipe_fields(None, ["--method", mine]).kinds) == ["mine"]
     (tmp_path / "config.yaml").write_text(write(found))
     with pytest.raises(SettingError, match=r"config.yaml, line \d+: methods.mine.method names code.*--methods.mine.m"):
         read(tmp_path)

@@ -30,7 +30,9 @@ def test_the_schema_is_valid():
 
 
 def test_the_schema_beside_the_recipes_is_up_to_date():
-    assert (ROOT / "recipes" / "schema.json").read_text() == schema_text(), "run `untrain schema --out recipes/schema.json`"
+    assert (ROOT / "recipes" / "schema.json").read_text() == schema_text(), (
+        "run `untrain schema --out recipes/schema.json`"
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -122,6 +124,8 @@ def test_every_field_is_described():
                 yield prefix + name
             yield from undescribed(inner.get("properties", {}), f"{prefix}{name}.")
 
-    found = [each for name, one in SCHEMA["$defs"].items() for each in undescribed(one.get("properties", {}), f"{name}: ")]
+    found = [
+        each for name, one in SCHEMA["$defs"].items() for each in undescribed(one.get("properties", {}), f"{name}: ")
+    ]
     assert found == []
     assert all(summary_of(kind) for kind in METHODS.values())

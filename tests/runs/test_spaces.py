@@ -94,7 +94,11 @@ def test_what_is_wrong_is_named_with_file_and_line(recipe, old, new, line, culpr
 
 
 def test_all_that_is_wrong_is_found_at_once(recipe):
-    text = TEXT.replace("[0, 1]", "[]").replace("fraction: 0.1", "fraction: x").replace("epochs: [1, 4]", "epochs: [-1, 4]")
+    text = (
+        TEXT.replace("[0, 1]", "[]")
+        .replace("fraction: 0.1", "fraction: x")
+        .replace("epochs: [1, 4]", "epochs: [-1, 4]")
+    )
     with pytest.raises(SettingError) as caught:
         read(recipe(text))
     assert re.findall(r"recipe.yaml, line (\d+)", str(caught.value)) == ["5", "8", "14"]
