@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from untrain.compare.cells import LastLoaded, perform
+from untrain.compare.cells import Cache, run_cell
 from untrain.compare.plan import Cell
 from untrain.errors import SettingError, UntrainError
 from untrain.runs.recipe import Recipe
@@ -77,7 +77,7 @@ class Pool(Protocol):
 
 
 def run_cells(
-    cells: Sequence[Cell], pool: Pool, done: Sequence[str], told: Callable[[Cell, Outcome], None]
+    cells: Sequence[Cell], pool: Pool, done: Sequence[str], on_over: Callable[[Cell, Outcome], None]
 ) -> dict[str, Outcome]:
     """Runs all cells, each as soon as what it needs is done and what it comes after is over.
 
@@ -87,7 +87,7 @@ def run_cells(
         cells: in the order in which they should be begun.
         pool: where they run; closed in the end, whatever happens.
         done: keys of the cells that were finished before.
-        told: is told of each cell that is over.
+        on_over: called with each cell that is over.
 
     Returns:
         Key → how it ended, for every cell.
@@ -98,8 +98,8 @@ def run_cells(
     finished = False
     try:
         while waiting or running:
-            for cell in _hopeless(waiting, over):
-                told(cell, over[cell.key])
+            for cell in _unrunnable(waiting, over):
+                on_over(cell, over[cell.key])
             for cell in [cell for cell in waiting if _ready(cell, over)][: pool.free()]:
                 waiting.remove(cell)
                 running[pool.begin(cell.key)] = cell
@@ -107,7 +107,7 @@ def run_cells(
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     cell = running.pop(future)
                     over[cell.key] = pool.end(future)
-                    told(cell, over[cell.key])
+                    on_over(cell, over[cell.key])
         finished = True
     finally:
         pool.close(kill=not finished)
@@ -118,7 +118,7 @@ def _ready(cell: Cell, over: Mapping[str, Outcome]) -> bool:
     return all(key in over for key in (*cell.needs, *cell.after))
 
 
-def _hopeless(waiting: list[Cell], over: dict[str, Outcome]) -> list[Cell]:
+def _unrunnable(waiting: list[Cell], over: dict[str, Outcome]) -> list[Cell]:
     """Takes the cells out that need one which is not done, however indirectly."""
     found: list[Cell] = []
     lost = True
@@ -159,7 +159,7 @@ class Workers:
             1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
         )
         with _few_threads(self.threads):  # libraries read these when they are loaded, which is when it is spawned
-            future = worker.submit(attempt, self.recipe, key)
+            future = worker.submit(run_cell_safely, self.recipe, key)
         self.busy[future] = worker
         return future
 
@@ -224,26 +224,26 @@ def _end_with(sentinel: Any) -> None:
 
 
 @cache
-def _loaded() -> LastLoaded:
+def _cache() -> Cache:
     """This process's data."""
-    return LastLoaded()
+    return {}
 
 
-def attempt(recipe: Recipe, key: str) -> Outcome:
+def run_cell_safely(recipe: Recipe, key: str) -> Outcome:
     """Runs one cell in this process. What it says is kept from the terminal, where the bar of all cells stands."""
     began = time.perf_counter()
     error, trace = None, ""
     with warnings.catch_warnings(record=True) as heard, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("default")
         try:
-            perform(recipe, key, _loaded())
+            run_cell(recipe, key, _cache())
         except Exception as failure:  # a cell must not take others with it
-            error, trace = told_of(failure), traceback.format_exc()
+            error, trace = one_line(failure), traceback.format_exc()
     said = tuple(dict.fromkeys(str(warning.message) for warning in heard))
     return Outcome("failed" if error else "done", error, trace, said, time.perf_counter() - began)
 
 
-def told_of(failure: BaseException) -> str:
+def one_line(failure: BaseException) -> str:
     """A failure in one line."""
     return str(failure) if isinstance(failure, UntrainError) else f"{type(failure).__name__}: {failure}"
 

@@ -16,29 +16,29 @@ from typing import Any
 
 from torch import nn
 
-from untrain.api import check_sets
-from untrain.compare.benches import Bench, benches_of
+from untrain.data.checks import check_sets
+from untrain.domain import SearchObjective
 from untrain.engine import seed_of
 from untrain.errors import SettingError, StaleFile, UntrainError
-from untrain.given import prepared
 from untrain.io import hash_json, write_json
 from untrain.methods.base import Choice, Method, Optimizer, Space
 from untrain.methods.loop import run
+from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
-from untrain.runs import stages as pipeline
-from untrain.runs.recipe import Recipe, space_of, whole, with_settings
-from untrain.runs.stages import Workshop
+from untrain.runs import stages
+from untrain.runs.recipe import Recipe, is_whole, space_of, with_settings
+from untrain.runs.stages import Experiment
 from untrain.types import Task
 
 WORST = 100.0
 """What the sampler is told of a trial that failed: the largest distance there can be, in points."""
 
 
-def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> None:
+def search_settings(experiment: Experiment, recipe: Recipe, start: nn.Module, entry: str, own: float) -> None:
     """Tries settings of one entry, its own first, and keeps every trial; goes on where an earlier search stopped.
 
     Args:
-        shop: of the search's run.
+        experiment: the search's run.
         recipe: the comparison.
         start: that run's original.
         entry: which method.
@@ -47,28 +47,33 @@ def search(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: fl
     Raises:
         UntrainError: if no trial worked.
     """
-    benches, method = benches_of(shop, own), recipe.methods[entry]
-    mark, path = _mark(benches, recipe, start, entry), _path(shop.folder, entry)
-    trials = _kept(path, mark)
-    sets = pipeline.method_sets(benches[0].shop)
+    objectives, method = _objectives(experiment, own), recipe.methods[entry]
+    mark, path = _fingerprint(experiment, objectives, recipe, start, entry), _path(experiment.folder.path, entry)
+    trials = _read_trials(path, mark)
+    sets = experiment.domain.method_sets(objectives[0].division)
     check_sets({name: stream.data for name, stream in sets.items()}, sets)
-    prepared(shop.task, start, sets)
+    prepare_task(experiment.domain.task, start, sets)
     space, wanted = space_of(recipe, entry), recipe.compare.trials
-    before = [bench.seen(start) for bench in benches] if len(trials) < wanted else []
+    before = [objective.observe(start) for objective in objectives] if len(trials) < wanted else []
     while len(trials) < wanted:
-        seed = seed_of(shop.recipe.seed, entry, len(trials))
-        settings = suggestion(method, space, trials, seed, wanted) if trials else {}
-        trials.append(_trial(benches, start, method, settings, space, before))
-        if shop.engine.is_main:
-            write_json(path, {"mark": mark, "method": method.name, "trials": trials, "best": best(trials)})
-        shop.say(f"{entry}: trial {len(trials)} of {wanted}: {trials[-1]['criterion']}")
-    shop.engine.wait()
-    if best(trials) is None:
+        seed = seed_of(experiment.recipe.seed, entry, len(trials))
+        settings = suggest(method, space, trials, seed, wanted) if trials else {}
+        trials.append(_try(experiment, objectives, start, method, settings, space, before))
+        if experiment.engine.is_main:
+            write_json(path, {"mark": mark, "method": method.name, "trials": trials, "best": best_trial(trials)})
+        experiment.say(f"{entry}: trial {len(trials)} of {wanted}: {trials[-1]['criterion']}")
+    experiment.engine.wait()
+    if best_trial(trials) is None:
         raise UntrainError(f"none of {wanted} settings of {entry} worked; the first failed: {trials[0]['error']}")
 
 
-def _trial(
-    benches: Sequence[Bench],
+def _objectives(experiment: Experiment, own: float) -> Sequence[SearchObjective]:
+    return experiment.domain.objectives(experiment.division, own, stages.train_helpers(experiment))
+
+
+def _try(
+    experiment: Experiment,
+    objectives: Sequence[SearchObjective],
     start: nn.Module,
     method: Method,
     settings: Mapping[str, Any],
@@ -82,12 +87,12 @@ def _trial(
     began = time.perf_counter()
     error, value = None, None
     try:
-        tried, values = with_settings(method, settings, fitting_optimizer(start, benches[0].shop.task)), []
-        for bench, original in zip(benches, before, strict=True):
-            problem = pipeline.unlearning(bench.shop, start, pipeline.method_sets(bench.shop))
-            made = run(tried, problem, bench.shop.engine)
-            values.append(bench.criterion(bench.seen(made.state.module), original))
-            settings = {name: settings.get(name, _setting(made.method, name)) for name in space}
+        tried, values = with_settings(method, settings, fitting_optimizer(start, experiment.domain.task)), []
+        for objective, original in zip(objectives, before, strict=True):
+            sets = experiment.domain.method_sets(objective.division)
+            done = run(tried, stages.unlearning(experiment, start, sets), experiment.engine)
+            values.append(objective.score(objective.observe(done.state.module), original))
+            settings = {name: settings.get(name, _setting(done.method, name)) for name in space}
         value = sum(values) / len(values)
     except UntrainError as failure:
         error = str(failure)
@@ -108,13 +113,13 @@ def fitting_optimizer(start: nn.Module, task: Task) -> Optimizer:
     return Optimizer(**Subject(start).defaults(task)["optimizer"])
 
 
-def best(trials: Sequence[Mapping[str, Any]]) -> int | None:
+def best_trial(trials: Sequence[Mapping[str, Any]]) -> int | None:
     """The trial with the lowest criterion, the first of equals; None where none worked."""
     worked = [i for i, trial in enumerate(trials) if trial["criterion"] is not None]
     return min(worked, key=lambda i: trials[i]["criterion"], default=None)
 
 
-def suggestion(
+def suggest(
     method: Method, space: Mapping[str, Space], trials: Sequence[Mapping[str, Any]], seed: int, wanted: int
 ) -> dict[str, Any]:
     """What to try next: a pure function of the trials so far and the seed.
@@ -145,7 +150,7 @@ def _distribution(method: Method, name: str, space: Space) -> Any:
 
     if isinstance(space, Choice):
         return CategoricalDistribution(range(len(space.values)))
-    if whole(method, name):
+    if is_whole(method, name):
         return IntDistribution(round(space.low), round(space.high), log=space.log)
     return FloatDistribution(space.low, space.high, log=space.log)
 
@@ -175,16 +180,19 @@ def _path(folder: Path, entry: str) -> Path:
     return folder / f"{entry}.trials.json"
 
 
-def _mark(benches: Sequence[Bench], recipe: Recipe, start: nn.Module, entry: str) -> str:
-    """The fingerprint of all that a search's trials depend on."""
-    shop = benches[0].shop
-    problem = pipeline.unlearning(shop, start, pipeline.method_sets(shop))
+def _fingerprint(
+    experiment: Experiment, objectives: Sequence[SearchObjective], recipe: Recipe, start: nn.Module, entry: str
+) -> str:
+    """Fingerprints all that a search's trials depend on."""
+    sets = experiment.domain.method_sets(objectives[0].division)
+    problem = stages.unlearning(experiment, start, sets)
     space = {name: {type(kind).__name__: asdict(kind)} for name, kind in space_of(recipe, entry).items()}
-    judged = [bench.facts() for bench in benches]
-    return hash_json([pipeline.mark(shop, recipe.methods[entry], problem), space, judged, recipe.compare.trials])
+    judged = [objective.facts() for objective in objectives]
+    trial = experiment.folder.fingerprint(recipe.methods[entry], problem)
+    return hash_json([trial, space, judged, recipe.compare.trials])
 
 
-def _kept(path: Path, mark: str) -> list[dict[str, Any]]:
+def _read_trials(path: Path, mark: str) -> list[dict[str, Any]]:
     """The trials that were run already.
 
     Raises:
@@ -206,13 +214,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise StaleFile(f"{path} cannot be read: {error!r}. Remove it to search again.") from error
 
 
-def finished(shop: Workshop, recipe: Recipe, start: nn.Module, entry: str, own: float) -> bool:
-    """Whether an entry's search is over; one over other inputs is refused as by `search`."""
-    trials = _kept(_path(shop.folder, entry), _mark(benches_of(shop, own), recipe, start, entry))
-    return len(trials) == recipe.compare.trials and best(trials) is not None
+def is_finished(experiment: Experiment, recipe: Recipe, start: nn.Module, entry: str, own: float) -> bool:
+    """Returns whether an entry's search is over; one over other inputs is refused as by `search_settings`."""
+    path = _path(experiment.folder.path, entry)
+    if not path.exists():
+        return False
+    trials = _read_trials(path, _fingerprint(experiment, _objectives(experiment, own), recipe, start, entry))
+    return len(trials) == recipe.compare.trials and best_trial(trials) is not None
 
 
-def trials_of(folder: Path, entry: str) -> dict[str, Any] | None:
+def read_search(folder: Path, entry: str) -> dict[str, Any] | None:
     """An entry's trials and the number of the best; None where there is no trial."""
     path = _path(folder, entry)
     if not path.exists():
@@ -221,9 +232,9 @@ def trials_of(folder: Path, entry: str) -> dict[str, Any] | None:
     return {"trials": content["trials"], "best": content["best"]}
 
 
-def chosen(folder: Path, recipe: Recipe, entry: str) -> dict[str, Any] | None:
+def chosen_settings(folder: Path, recipe: Recipe, entry: str) -> dict[str, Any] | None:
     """The settings that a search chose, by dotted name; {} where its own were best; None where it is not over."""
-    found = trials_of(folder, entry)
+    found = read_search(folder, entry)
     if found is None or len(found["trials"]) < recipe.compare.trials or found["best"] is None:
         return None
     return {} if found["best"] == 0 else dict(found["trials"][found["best"]]["settings"])
