@@ -1,24 +1,13 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from helpers.processes import torchrun
 from untrain.engine import Engine, generator_of, on_device, seed_of
 from untrain.errors import SettingError
 
-SCRIPT = Path(__file__).parent / "two_processes.py"
-
 
 def launched(processes, out):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(out)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(processes, "two_processes", out)
     return torch.load(out, weights_only=True)
 
 

@@ -1,7 +1,6 @@
 """A small pipeline: its vocabulary, its losses, a training that resumes to the same weights, and what is kept."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,6 @@ ENGINE = Engine(torch.device("cpu"))
 FEW = Frame(vae_steps=2, vae_batch_size=4)
 TRAIN = Retrain(steps=3, optimizer=Optimizer("adam", 1e-3), ema=0.9, max_norm=1.0)
 SOURCE = shapes(count=8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(folder: Path, **other: Any) -> Path:
