@@ -54,7 +54,7 @@ def test_starting_takes_little_processor_time(start):
     assert processor_seconds(STARTS[start]) < SECONDS
 
 
-def test_a_lazy_module_gives_what_the_module_has():
+def test_a_lazy_module_gives_what_the_module_has(monkeypatch):
     import torch as real
 
     assert isinstance(torch, LazyModule)
@@ -62,6 +62,8 @@ def test_a_lazy_module_gives_what_the_module_has():
     assert nn.Module is real.nn.Module
     with pytest.raises(AttributeError, match="no_such_name"):
         torch.no_such_name  # noqa: B018
+    monkeypatch.setattr(real, "no_such_name", 3, raising=False)
+    assert torch.no_such_name == 3
 
 
 def test_settings_name_types_that_can_be_looked_up():
