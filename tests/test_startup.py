@@ -23,6 +23,14 @@ STARTS = {
     "the command line": "import untrain.cli",
     "sections of tasks": f"{SECTIONS}; assert len(kinds) >= 3; [kind() for kind in kinds]",
     "methods": f"{METHODS}; assert len(methods) >= 14",
+    "lists of what there is": (
+        "from untrain import registry; [registry.entry(name).title for name in registry.names()]\n"
+        "from untrain.methods import methods, unusable; methods(), unusable()\n"
+        "from untrain.data.sources import SOURCES\n"
+        "from untrain.models.classifiers import MODELS\n"
+        "from untrain.diffusion.denoisers import DENOISERS\n"
+        "assert all(kind.description for table in (SOURCES, MODELS, DENOISERS) for kind in table.values())"
+    ),
     "types of settings": (
         f"{SECTIONS}; {METHODS}; from pydantic import TypeAdapter\n"
         "for kind in [*kinds, *METHODS.values()]: TypeAdapter(kind).validate_python({})"

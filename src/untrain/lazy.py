@@ -12,11 +12,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["nn", "np", "torch"]
+__all__ = ["Image", "nn", "np", "torch"]
 
 if TYPE_CHECKING:  # type checkers see the libraries themselves
     import numpy as np
     import torch
+    from PIL import Image
     from torch import nn
 else:
 
@@ -33,4 +34,4 @@ else:
             self.__dict__ = vars(module)  # the module's own: from now on as fast as the module, and never behind it
             return getattr(module, name)
 
-    np, torch, nn = (LazyModule(name) for name in ("numpy", "torch", "torch.nn"))
+    Image, nn, np, torch = (LazyModule(name) for name in ("PIL.Image", "torch.nn", "numpy", "torch"))
