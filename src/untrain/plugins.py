@@ -1,11 +1,15 @@
 """Code of other distributions, found by entry points: methods and tasks that are installed beside ours."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from untrain.errors import SettingError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 REMEDY = "Mend that distribution or uninstall it."
 OURS = "untrain"
@@ -28,6 +32,8 @@ class Plugins:
 
     def installed(self) -> dict[str, list[EntryPoint]]:
         """Finds the entry points by name, in the order of the path; nothing is imported."""
+        from importlib.metadata import entry_points
+
         found: dict[str, list[EntryPoint]] = {}
         for entry in entry_points(group=self.group):
             same = found.setdefault(entry.name, [])

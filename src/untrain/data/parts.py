@@ -1,16 +1,19 @@
 """Which part of which data is asked for: what every loader reads, and the test part of data that has none."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, SettingError
+from untrain.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Part = Literal["train", "test"]
 

@@ -1,5 +1,7 @@
 """Where samples come from, by name: embedded sets, arrays, image folders, parquet files, the Hugging Face hub."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import lzma
@@ -9,18 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
-from untrain.data.shapes import shapes
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
+from untrain.lazy import nn, np, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 """Files of a class folder that are samples; other files are not looked at."""
@@ -348,6 +350,12 @@ def _check_request(name: str, request: Request, kind: Kind, limit: int | None) -
             raise SettingError(f"{option} means nothing for the data source {name!r}: {known}.")
 
 
+def _shapes(request: Request) -> Source:
+    from untrain.data.shapes import shapes
+
+    return shapes(request.part)
+
+
 _OPTIONS = ("path", "grayscale", "test_fraction", "image_column", "label_column", "config")
 _TABLE = ("grayscale", "image_column", "label_column")
 
@@ -360,7 +368,7 @@ SOURCES: dict[str, Kind] = {
     ),
     "shapes": Kind(
         "5,000 rendered images of 32×32 pixels with captions, such as 'a red circle on the left', for text-to-image",
-        lambda request: shapes(request.part),
+        _shapes,
     ),
     "arrays": Kind(
         "a numpy npz file: x_train, y_train, x_test, y_test, or x and y", _arrays, ("path", "test_fraction")

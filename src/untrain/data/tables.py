@@ -1,17 +1,18 @@
 """Tables of images as the Hugging Face hub lays them out: local parquet files, and sets of the hub itself."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from untrain.data.encoded import HubRows, ParquetRows
 from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
 from untrain.data.samples import Images, Source
 from untrain.errors import DataError, SettingError, UnknownName, unknown
+from untrain.lazy import np
 
 _IMAGES = ("image", "img")  # what columns are usually called
 _LABELS = ("label", "labels", "fine_label")

@@ -4,18 +4,21 @@ Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, whos
 x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.engine import preserve_modes
 from untrain.errors import SettingError
+from untrain.lazy import nn, torch
 from untrain.sampling import Sampler, denoise, noise_of
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 Draws = Literal["antithetic", "uniform"]

@@ -1,21 +1,23 @@
 """What a method is, and what it works on: its settings, the problem, and the state between two steps."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, unknown
+from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
-from untrain.tasks import TASKS
 from untrain.types import GenerativeTask, Task, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim.lr_scheduler import LRScheduler
 
 Decay = Literal["cosine", "constant"]
 
@@ -224,7 +226,7 @@ class Method(ABC):
         """Raises a SettingError for a setting that has no meaning on this task; by default each has one."""
 
     @abstractmethod
-    def resolved(self, problem: Problem, engine: Engine) -> "Method":
+    def resolved(self, problem: Problem, engine: Engine) -> Method:
         """The method with every setting that was left open filled in; what was decided goes into `problem.notes`."""
 
     @abstractmethod
@@ -246,7 +248,7 @@ class Method(ABC):
         return self.total
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> "Method":
+    def from_settings(cls, settings: dict[str, Any]) -> Method:
         """The method with these settings; an unknown one is an error that lists the known."""
         known = [f.name for f in fields(cls)]
         for name in settings:
@@ -274,7 +276,7 @@ def check_runs(method: Method | type[Method], task: Task) -> None:
         return
     from untrain.methods import methods  # known only once every method's module is there
 
-    named = next((name for name, known in TASKS.items() if type(task) is known), type(task).__name__)
+    named = getattr(task, "name", type(task).__name__)
     others = sorted(name for name, other in methods().items() if not _missing(other, task))
     raise SettingError(
         f"method {method.name!r} cannot run on task {named!r}: it needs {' and '.join(missing)}, which this task does "

@@ -3,9 +3,8 @@
 from itertools import chain
 
 from untrain.engine import Engine
-from untrain.fisher import Estimator, fisher_diagonal
 from untrain.methods.base import Problem
-from untrain.types import Params
+from untrain.types import Estimator, Params
 
 
 def fishers_of(
@@ -23,6 +22,8 @@ def fishers_of(
     Returns:
         Two mappings, parameter name → tensor of the parameter's shape, ≥ 0.
     """
+    from untrain.fisher import fisher_diagonal
+
     fishers = []
     for stream in (problem.forget, problem.retain):
         batches = chain.from_iterable(

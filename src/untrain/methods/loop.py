@@ -4,26 +4,29 @@ A method says how to start and what one step does. The loop does the rest once f
 non-finite losses, checkpoints, resume, evaluation during the run, and clocks.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
 from untrain.io import open_atomic
+from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARE = 20
 """Between two saved states of a large model at least so many times as long as one took passes."""
 
-Watch = Callable[[nn.Module, int], dict[str, float]]
+Watch = Callable[["nn.Module", int], dict[str, float]]
 """Looks at a module during a run, after so many steps; returns what to log."""
 
 

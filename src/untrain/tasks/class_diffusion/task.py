@@ -5,18 +5,21 @@ Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020; lear
 theirs: x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.diffusion.process import LATENTS, Diffusion
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
+from untrain.lazy import nn, torch
 from untrain.types import Batch, Role, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MIRRORED = ("mirrored_mean", "mirrored_std")
 Redirect = Literal["next", "random"]
@@ -52,7 +55,7 @@ class ClassDiffusion(Diffusion):
     seed: int = 0
     """Chooses the other class of each sample under `redirect="random"`."""
 
-    def prepare(self, model: nn.Module, batch: Batch) -> "ClassDiffusion":
+    def prepare(self, model: nn.Module, batch: Batch) -> ClassDiffusion:
         """The task with the number of classes and what the model predicts.
 
         Raises:
@@ -77,7 +80,7 @@ class ClassDiffusion(Diffusion):
             raise ModelError(f"learned_variance is {self.learned_variance}, but the model gives {shape[1]} channels.")
         return replace(task, learned_variance=learned)
 
-    def _with_classes(self, model: nn.Module) -> "ClassDiffusion":
+    def _with_classes(self, model: nn.Module) -> ClassDiffusion:
         rows = embedded_classes(model)
         if rows is None and self.num_classes is None:
             raise ModelError(
