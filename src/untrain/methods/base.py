@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
@@ -13,6 +13,7 @@ from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, unknown
 from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
+from untrain.settings import make
 from untrain.types import GenerativeTask, Task, Variant
 
 if TYPE_CHECKING:
@@ -249,17 +250,8 @@ class Method(ABC):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Method:
-        """The method with these settings; an unknown one is an error that lists the known."""
-        known = [f.name for f in fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise SettingError(unknown(f"setting of {cls.name}", name, known))
-        defaults: dict[str, Any] = {f.name: f.default for f in fields(cls)}
-        nested = {
-            name: replace(defaults[name], **value) if isinstance(value, dict) and defaults[name] is not None else value
-            for name, value in settings.items()
-        }
-        return cls(**{n: Optimizer(**v) if isinstance(v, dict) else v for n, v in nested.items()})
+        """The method with these settings; a wrong one is an error that says what is allowed."""
+        return make(cls, settings)
 
 
 def check_runs(method: Method | type[Method], task: Task) -> None:

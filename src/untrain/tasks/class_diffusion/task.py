@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from untrain.diffusion.process import LATENTS, Diffusion
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.lazy import nn, torch
+from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MIRRORED = ("mirrored_mean", "mirrored_std")
-Redirect = Literal["next", "random"]
 
 
 @dataclass(frozen=True)
