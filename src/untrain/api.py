@@ -1,7 +1,7 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from untrain.domain import Domain, UserModel, check_module
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, ModelError, SettingError, unknown
 from untrain.io import write_json
-from untrain.methods import find, make
+from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
 from untrain.models.checkpoints import load_into
@@ -36,7 +36,6 @@ from untrain.runs.folder import (
     read_evaluation,
 )
 from untrain.runs.python import read_python_run, write_python_run
-from untrain.settings import check_settings
 from untrain.types import Params, Task
 
 
@@ -130,7 +129,7 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    chosen = make(method or DEFAULT_METHOD, _check_types(method or DEFAULT_METHOD, settings))
+    chosen = make(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
     subject = Subject(user.module, init=init or _init_of(user))
@@ -253,12 +252,6 @@ def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str]
     data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
     own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
     return {**own, "parts": parts, "manifest": {**own, "data": data}}
-
-
-def _check_types(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A known method's settings, each of its type."""
-    kind = find(method) if isinstance(method, str) else method
-    return check_settings(settings, kind) if isinstance(kind, type) and is_dataclass(kind) else settings
 
 
 def _copy(subject: Subject) -> Subject:

@@ -76,7 +76,7 @@ class Setting:
 
     @cached_property
     def adapter(self) -> "TypeAdapter[Any]":
-        """pydantic's check of a value."""
+        """Pydantic's check of a value."""
         from pydantic import ConfigDict, TypeAdapter
 
         strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)

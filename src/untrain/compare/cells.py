@@ -27,7 +27,8 @@ from untrain.io import write_text
 from untrain.models.checkpoints import load_state
 from untrain.runs import stages
 from untrain.runs.folder import CONFIG, HISTORY, ORIGINAL, RETRAINED, SPLIT, read_evaluation
-from untrain.runs.recipe import Recipe, with_settings, write
+from untrain.runs.recipe import Recipe, write
+from untrain.runs.spaces import with_settings
 from untrain.runs.stages import Experiment, reference_names
 
 Cache = MutableMapping[str, Any]

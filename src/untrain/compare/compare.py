@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 
-from untrain import registry
 from untrain.compare.cells import Cache, find_cell, finished_cells, folder_of, open_group, run_cell
 from untrain.compare.plan import Cell, comparison_recipe, groups, plan, trains_original, tuned
 from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -200,7 +199,7 @@ def _manifest(
 
 def report_comparison(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> Path:
     """Prints the table, and writes it and the page into a comparison's folder; returns the page's path."""
-    presentation = registry.domain(recipe.task).presentation
+    presentation = recipe.domain.presentation
     results = compare_results(recipe, outcomes, presentation)
     write_json(recipe.folder / "comparison.json", results.to_json())
     for suffix, text in comparison_tables(results, presentation).items():

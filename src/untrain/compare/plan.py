@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from untrain import registry
 from untrain.data.sections import REQUESTS, Forget
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.folder import ORIGINAL
-from untrain.runs.recipe import Comparison, Recipe, space_of
+from untrain.runs.recipe import Comparison, Recipe
+from untrain.runs.spaces import space_of
 from untrain.runs.stages import reference_names
 
 EVALUATION, TUNING = "evaluation", "tuning"
@@ -52,7 +52,7 @@ def comparison_recipe(recipe: Recipe) -> Recipe:
     """
     if not recipe.methods:
         raise SettingError("a comparison needs methods: list them under methods.")
-    given, sections, domain = recipe.compare, recipe.sections, registry.domain(recipe.task)
+    given, sections, domain = recipe.compare, recipe.sections, recipe.domain
     chosen = getattr(sections, "forget", None)
     if not isinstance(chosen, Forget):  # what is forgotten is said otherwise, once for all seeds
         sets: dict[str, Any] = {domain.request_name(sections): {}}
@@ -79,7 +79,7 @@ def forget_sets(recipe: Recipe) -> dict[str, Forget | None]:
 
 def trains_original(recipe: Recipe) -> bool:
     """Returns whether the original is trained by the comparison's stages, and does not come from a checkpoint."""
-    return registry.domain(recipe.task).checkpoint_of(recipe.sections) is None
+    return recipe.domain.checkpoint_of(recipe.sections) is None
 
 
 def tuned(recipe: Recipe) -> list[str]:
@@ -130,7 +130,7 @@ def group_recipe(recipe: Recipe, group: str) -> Recipe:
 def _sections_of(recipe: Recipe, forget: Forget | None, seed: int) -> Any:
     """The task's sections for one forget set and seed, which {seed} in the name of a checkpoint stands for."""
     sections = recipe.sections if forget is None else replace(recipe.sections, forget=forget)
-    checkpoint = registry.domain(recipe.task).checkpoint_of(sections)
+    checkpoint = recipe.domain.checkpoint_of(sections)
     if checkpoint is None or "{seed}" not in checkpoint:
         return sections
     return replace(sections, model=replace(sections.model, checkpoint=checkpoint.replace("{seed}", str(seed))))

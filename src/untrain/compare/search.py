@@ -26,7 +26,8 @@ from untrain.methods.loop import run
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.runs import stages
-from untrain.runs.recipe import Recipe, is_whole, space_of, with_settings
+from untrain.runs.recipe import Recipe
+from untrain.runs.spaces import is_integer, space_of, with_settings
 from untrain.runs.stages import Experiment
 from untrain.types import Task
 
@@ -150,7 +151,7 @@ def _distribution(method: Method, name: str, space: Space) -> Any:
 
     if isinstance(space, Choice):
         return CategoricalDistribution(range(len(space.values)))
-    if is_whole(method, name):
+    if is_integer(method, name):
         return IntDistribution(round(space.low), round(space.high), log=space.log)
     return FloatDistribution(space.low, space.high, log=space.log)
 

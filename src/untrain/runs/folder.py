@@ -116,6 +116,8 @@ class RunFolder:
             return kept
         say(f"[bold]{name}[/bold]: {method.name}")
         start, peak_lr = weights.state_hash(problem.subject.module), problem.subject.peak_lr
+        if not how.get("callbacks"):  # TODO
+            how.pop("callbacks", None)
         saver = Checkpoints(resume_file, mark, how.pop("resume", True), how.pop("every", 60.0))
         done = run(method, problem, self.engine, checkpoints=saver, **how)
         mask, module = problem.memo.get("mask"), done.state.module.eval()
@@ -165,7 +167,9 @@ class RunFolder:
         except CheckpointError as error:
             raise StaleFile(f"{path} is damaged: {error} Remove it, and it is made again.") from error
         if mark is not None and facts.get("fingerprint") != mark:
-            raise StaleFile(f"{path} was made from other data, weights or settings. Remove it, or choose another --out.")
+            raise StaleFile(
+                f"{path} was made from other data, weights or settings. Remove it, or choose another --out."
+            )
         weights.load_into(module, state)
         self.facts[name] = facts
         resolved = method if method is None else type(method).from_settings(facts["settings"])

@@ -126,7 +126,9 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """Returns the recipe as YAML holds it: common fields, the task's beside them, every method with its name."""
         own = {name: getattr(self, name) for name in common_settings()}
-        content = {name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in own.items()}
+        content = {
+            name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in own.items()
+        }
         content["task"] = self.code.get("task", self.task)
         content |= asdict(self.sections)
         content["methods"] = {
@@ -156,7 +158,9 @@ def task_entry(name: str) -> registry.Entry:
     if flaw:
         raise SettingError(f"the task {name} {flaw}.")
     if domain.name in registry.names():
-        raise SettingError(f"the task {name} calls itself {domain.name!r}, as one that is installed. Give it another name.")
+        raise SettingError(
+            f"the task {name} calls itself {domain.name!r}, as one that is installed. Give it another name."
+        )
     return registry.entry_of(domain)
 
 
@@ -306,7 +310,9 @@ class _Draft:
                 self.content["methods"][match[1]] = {**(self.content["methods"].get(match[1]) or {}), "method": text}
                 self.origin.flags.add(name)
         taken = ("task", "method", "methods")
-        self.given = [(n, t) for n, t in self.given if n not in taken and not re.fullmatch(r"methods\.[^.]+\.method", n)]
+        self.given = [
+            (n, t) for n, t in self.given if n not in taken and not re.fullmatch(r"methods\.[^.]+\.method", n)
+        ]
         name, entry = self._task()
         self.plan = Plan(name, entry, {})
         self._choose(chosen)

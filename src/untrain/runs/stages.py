@@ -14,7 +14,6 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from untrain import registry
 from untrain.callbacks import Callback
 from untrain.data.checks import check_sets
 from untrain.data.splits import Split
@@ -40,7 +39,7 @@ from untrain.runs.folder import (
     check_folder,
     is_temporary,
 )
-from untrain.runs.recipe import Recipe, flatten, write
+from untrain.runs.recipe import Recipe, write
 
 
 @dataclass(eq=False)
@@ -128,7 +127,7 @@ def open_experiment(
         recipe.evaluate_every,
         {} if cache is None else cache,
     )
-    domain = registry.domain(recipe.task)(recipe.sections, context)
+    domain = recipe.domain(recipe.sections, context)
     division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
@@ -372,7 +371,7 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
 
 
 def set_sizes(division: Division) -> dict[str, int]:
-    """Counts samples in each set; "forget" is all that was asked so far, "earlier" what requests before this one asked."""
+    """Counts samples in each set; "forget" is all that was asked so far, "earlier" what requests before asked."""
     split = division.split
     found = {"forget": len(split.asked), "retain": len(split.retain), "holdout": len(division.holdout)}
     found["test"] = len(division.test)

@@ -22,6 +22,7 @@ from untrain.diffusion.denoisers import (
     from_dit,
     is_dit_layout,
     load_weights,
+    read_object,
 )
 from untrain.diffusion.features import Features, Real, classifier_features, inception_features
 from untrain.diffusion.grids import write_grid
