@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from untrain.api import Result as Result
     from untrain.api import fisher_diagonal as fisher_diagonal
     from untrain.api import unlearn as unlearn
+    from untrain.callbacks import Callback as Callback
+    from untrain.callbacks import TrackerCallback as TrackerCallback
     from untrain.diffusion.quality import GenerationEvaluation as GenerationEvaluation
     from untrain.errors import UntrainError as UntrainError
     from untrain.evaluating import evaluate as evaluate
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from untrain.types import Task as Task
 
 _HOME = {
+    "Callback": "untrain.callbacks",
     "ClassDiffusion": "untrain.tasks.class_diffusion.task",
     "Classification": "untrain.tasks.classification.task",
     "Concept": "untrain.tasks.text_to_image.concepts",
@@ -44,6 +47,7 @@ _HOME = {
     "Sampler": "untrain.sampling",
     "Task": "untrain.types",
     "TextToImage": "untrain.tasks.text_to_image.task",
+    "TrackerCallback": "untrain.callbacks",
     "UntrainError": "untrain.errors",
     "evaluate": "untrain.evaluating",
     "fisher_diagonal": "untrain.api",
