@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from untrain.api import fisher_diagonal as fisher_diagonal
     from untrain.api import unlearn as unlearn
     from untrain.callbacks import Callback as Callback
+    from untrain.callbacks import TrackerCallback as TrackerCallback
     from untrain.diffusion.quality import GenerationEvaluation as GenerationEvaluation
     from untrain.domain import Domain as Domain
     from untrain.errors import UntrainError as UntrainError
@@ -55,6 +56,7 @@ _HOME = {
     "Sampler": "untrain.sampling",
     "Task": "untrain.types",
     "TextToImage": "untrain.tasks.text_to_image.task",
+    "TrackerCallback": "untrain.callbacks",
     "UntrainError": "untrain.errors",
     "evaluate": "untrain.api",
     "fisher_diagonal": "untrain.api",

@@ -102,22 +102,32 @@ def _take(words: list[str], flag: str) -> bool:
     return found
 
 
-def _read(words: Sequence[str]) -> "Recipe":
-    from untrain.runs.recipe import read
+def _read(words: Sequence[str], command: str) -> "Recipe":
+    """Reads the recipe that a command line names, with its flags; shows the help where it is asked for."""
+    from untrain.runs.recipe import plan, read
 
     words = list(words)
     path = words.pop(0) if words and not words[0].startswith("-") else None
+    if any(word in ("-h", "--help") for word in words):
+        from untrain.runs.flags import recipe_help
+
+        print(recipe_help(plan(path, [word for word in words if word not in ("-h", "--help")]), command))
+        raise SystemExit(0)
     return read(path, words)
 
 
 def _run_stages(name: str, words: Sequence[str], resume: bool) -> None:
     words = list(words)
     tracker = _value(words, "--report-to")
-    recipe = _read(words)
-    from untrain.callbacks import tracker_callbacks
+    recipe = _read(words, name.removesuffix("_recipe"))
+    from contextlib import nullcontext
+
+    from untrain.callbacks import TrackerCallback
     from untrain.runs import stages
 
-    getattr(stages, name)(recipe, resume=resume, callbacks=tracker_callbacks(tracker, recipe.folder, recipe.plain()))
+    how: dict[str, Any] = {"folder": recipe.folder / "trackers", "name": recipe.name, "settings": recipe.plain()}
+    with nullcontext() if tracker is None else TrackerCallback(tracker, **how) as callback:
+        getattr(stages, name)(recipe, resume=resume, callbacks=() if callback is None else (callback,))
 
 
 def _run(words: Sequence[str], resume: bool) -> None:
@@ -147,7 +157,7 @@ def _compare(words: Sequence[str], resume: bool) -> None:
         from untrain.compare.pool import end_with_parent
 
         end_with_parent()
-    recipe = _read(words)
+    recipe = _read(words, "compare")
     from untrain.compare import compare_cell, compare_recipe
 
     if cell is not None:
@@ -212,16 +222,18 @@ def _list(words: Sequence[str], resume: bool) -> None:
 
 
 def _schema(words: Sequence[str], resume: bool) -> None:
-    from untrain.runs.recipe import schema_text
+    import json
+
+    from untrain.runs.schema import schema
 
     words = list(words)
     out = _value(words, "--out")
     if words:
         raise SettingError("untrain schema takes --out FILE alone.")
     if out is None:
-        print(schema_text(), end="")
+        print(json.dumps(schema(), indent=2) + "\n", end="")
     else:
-        Path(out).write_text(schema_text(), encoding="utf-8")
+        Path(out).write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")
         print(f"schema: {out}")
 
 
