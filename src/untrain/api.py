@@ -24,7 +24,7 @@ from untrain.models.checkpoints import load_into
 from untrain.models.parts import trained
 from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
-from untrain.report import Results, write_report
+from untrain.report import write_report
 from untrain.runs.folder import (
     EVALUATION,
     ORIGINAL,
@@ -358,7 +358,7 @@ def _keep_evaluation(
     }
     write_json(path / EVALUATION, content)
     folder.write_manifest({key: about[key] for key in ("task", "seed", "batch_size") if key in about})
-    write_report(Results.of_run(content, folder=path), domain.presentation)
+    write_report(path, domain.presentation)
 
 
 def fisher_diagonal(

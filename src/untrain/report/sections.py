@@ -186,9 +186,7 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
         target = one.target
         aims = {key: v for key in presentation.watched if target and (v := target.mean(key)) is not None}
         title, unit = presentation.watched_as
-        drawn.append(
-            figures.draw_watched("accuracy-curves", watched[:PANELS], presentation.watched, aims, title, unit)
-        )
+        drawn.append(figures.draw_watched("accuracy-curves", watched[:PANELS], presentation.watched, aims, title, unit))
     missing = [] if losses else ["There are no curves: history.jsonl is missing or holds no loss."]
     notes = name_left_out([run.label for run in losses[PANELS:]])
     if results.unreadable:
@@ -371,7 +369,11 @@ def _draw_trade_off(one: ForgetSet, results: Results, presentation: "Presentatio
     others = [differences_of(one, entry, (forgetting.key, cost.key)) for entry in one.of_role("reference")]
     points = np.concatenate(others) if others else np.empty((0, 2))
     joined = Cloud("retrained again", trade_offs.RETRAINED, points[:, 0], points[:, 1]) if len(points) else None
-    return trade_offs.draw_trade_off(name, clouds, joined, (forgetting, cost), presentation.ends), "", name_absent(absent)
+    return (
+        trade_offs.draw_trade_off(name, clouds, joined, (forgetting, cost), presentation.ends),
+        "",
+        name_absent(absent),
+    )
 
 
 def _draw_distances(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Drawn:

@@ -31,7 +31,7 @@ from untrain.report.drawing import (
     write_svg,
 )
 from untrain.report.measures import Measure
-from untrain.report.words import capitalize, clean, show_difference, show_duration, uncapitalize
+from untrain.report.words import clean, show_difference, show_duration, uncapitalize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,7 +174,9 @@ def draw_distances(
     plate = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}  # keeps the text apart from the dashed line
     for row, bar in zip(rows, bars):
         beyond = bar.total > limit
-        text = "  ·  ".join([measure.show(bar.total), *([bar.note] * bool(bar.note)), *(["longer than drawn →"] * beyond)])
+        text = "  ·  ".join(
+            [measure.show(bar.total), *([bar.note] * bool(bar.note)), *(["longer than drawn →"] * beyond)]
+        )
         axes.annotate(
             text, (min(bar.total, limit), row), (6, 0), textcoords="offset points", va="center", zorder=5, bbox=plate
         )

@@ -65,12 +65,14 @@ class RunFolder:
         engine: where its models are made; the main process writes.
         facts: model name → what the manifest says of it.
         processes: as how many processes models are made elsewhere, for one that only reads them; None: as many as here.
+        histories: model name → what each step of it logged.
     """
 
     path: Path
     engine: Engine
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: int | None = None
+    histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def weights(self, name: str) -> Path:
         """Returns the file of a model's weights."""
@@ -116,8 +118,6 @@ class RunFolder:
             return kept
         say(f"[bold]{name}[/bold]: {method.name}")
         start, peak_lr = weights.state_hash(problem.subject.module), problem.subject.peak_lr
-        if not how.get("callbacks"):  # TODO
-            how.pop("callbacks", None)
         saver = Checkpoints(resume_file, mark, how.pop("resume", True), how.pop("every", 60.0))
         done = run(method, problem, self.engine, checkpoints=saver, **how)
         mask, module = problem.memo.get("mask"), done.state.module.eval()
@@ -144,7 +144,7 @@ class RunFolder:
                 save(module)
             Subject(module).save(self.weights(name), facts)  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
-        self.facts[name] = facts
+        self.facts[name], self.histories[name] = facts, done.history
         say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in problem.notes))
         self.engine.wait()
         return KeptModel(module, facts, done.method, mask, done.history)
@@ -171,9 +171,9 @@ class RunFolder:
                 f"{path} was made from other data, weights or settings. Remove it, or choose another --out."
             )
         weights.load_into(module, state)
-        self.facts[name] = facts
+        self.facts[name], self.histories[name] = facts, self._history(name)
         resolved = method if method is None else type(method).from_settings(facts["settings"])
-        return KeptModel(module.eval(), facts, resolved, None, self._history(name))  # type: ignore[arg-type]
+        return KeptModel(module.eval(), facts, resolved, None, self.histories[name])  # type: ignore[arg-type]
 
     def read_mask(self, name: str) -> Params | None:
         """Reads a model's mask; None where it has none."""
@@ -189,19 +189,28 @@ class RunFolder:
         records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         return [{key: value for key, value in record.items() if key != "model"} for record in records]
 
-    def write_manifest(self, about: Mapping[str, Any], left_out: Callable[[str], bool] = lambda name: False) -> None:
-        """Writes manifest.json and joins the models' histories into history.jsonl.
+    def history(self, left_out: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Returns the records of history.jsonl: each step of each model that was made or read, but those left out."""
+        return [
+            {"model": name, **record}
+            for name, records in self.histories.items()
+            if name not in left_out
+            for record in records
+        ]
+
+    def write_manifest(self, about: Mapping[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
+        """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest.
 
         Args:
             about: the run's seed, data and split.
-            left_out: names of models whose histories are no part of the run's.
+            left_out: models whose histories are no part of the run's.
         """
-        if not self.engine.is_main:
-            return
         content = {**describe_environment(self.engine), "command": sys.argv[1:], **about, "models": self.facts}
-        write_json(self.path / MANIFEST, content)
-        parts = [self.path / f"{name}.{HISTORY}" for name in self.facts if not left_out(name)]
-        write_text(self.path / HISTORY, "".join(part.read_text(encoding="utf-8") for part in parts if part.exists()))
+        if self.engine.is_main:
+            write_json(self.path / MANIFEST, content)
+            lines = (json.dumps(record) + "\n" for record in self.history(left_out))
+            write_text(self.path / HISTORY, "".join(lines))
+        return content
 
     def read_facts(self) -> None:
         """Reads what the manifest says of the folder's models; nothing where there is none yet.

@@ -385,8 +385,8 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
     return hash_json([version("untrain"), experiment.domain.evaluation_facts(), known])
 
 
-def write_manifest(experiment: Experiment) -> None:
-    """Writes manifest.json and joins the models' histories into history.jsonl."""
+def write_manifest(experiment: Experiment) -> dict[str, Any]:
+    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
     split, domain = experiment.division.split, experiment.domain
     about = {
         "task": experiment.recipe.task,
@@ -394,8 +394,7 @@ def write_manifest(experiment: Experiment) -> None:
         "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
         "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
     }
-    helpers = [*domain.trainings(experiment.division)] if experiment.trained else []
-    experiment.folder.write_manifest(about, lambda name: name in helpers)
+    return experiment.folder.write_manifest(about, [*experiment.trained])
 
 
 def run_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Path:
@@ -441,23 +440,25 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
 
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
     evaluation = evaluate_models(experiment, models)
-    write_manifest(experiment)
+    manifest = write_manifest(experiment)
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
-    path = report_run(experiment.folder.path, evaluation, experiment.domain, experiment.engine)
+    path = report_run(experiment, evaluation, manifest)
     experiment.domain.close()
     return path
 
 
-def report_run(folder: Path, evaluation: Mapping[str, Any], domain: Domain | type[Domain], engine: Engine) -> Path:
+def report_run(experiment: Experiment, evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
     """Prints the table and writes the report; returns the report's path."""
-    if not engine.is_main:
-        return folder / "report.html"
-    results = Results.of_run(evaluation, folder=folder)
-    table, console = run_table(results, domain.presentation), Console()
+    folder, presentation = experiment.folder, experiment.domain.presentation
+    if not experiment.engine.is_main:
+        return folder.path / "report.html"
+    history, config = folder.history([*experiment.trained]), write(experiment.recipe)
+    results = Results.of_run(evaluation, manifest=manifest, history=history, config=config, folder=folder.path)
+    table, console = run_table(results, presentation), Console()
     if console.width >= 100:
         console.print(table.rich())
     else:  # the drawn table would cut its values off
         print(table.text())
-    path = write_report(results, domain.presentation)
+    path = write_report(results, presentation)
     Console().print(f"report: {path}", highlight=False, soft_wrap=True)
     return path

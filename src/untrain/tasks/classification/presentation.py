@@ -8,7 +8,7 @@ import numpy as np
 from untrain.report import sections
 from untrain.report.figures import Figure
 from untrain.report.presentation import TIME, Distance, MakeSection, Measure, Presentation
-from untrain.report.results import ORIGINAL, TARGET, Entry, ForgetSet, Results
+from untrain.report.results import Entry, ForgetSet, Results
 from untrain.report.sections import DRAWN, Drawn, Part, Plot, Section, figure_section, name_absent, name_left_out
 from untrain.tasks.classification.figures import ROWS, draw_class_map, draw_classes
 
@@ -146,7 +146,9 @@ class ClassificationPresentation(Presentation):
             rows, total = _furthest(results.classes, accuracies)
             if total > len(rows) and not notes:
                 gauge = "the retrained model" if one.target else "the original"
-                notes = [f"Shown are the {len(rows)} of {total:,} classes in which each method is furthest from {gauge}."]
+                notes = [
+                    f"Shown are the {len(rows)} of {total:,} classes in which each method is furthest from {gauge}."
+                ]
             drawn.append((entry.label, draw_classes(f"class-accuracies-{place}", entry.label, rows, accuracies)))
         notes += name_left_out([entry.label for entry, _ in by_method[DRAWN:]])
         missing = "The accuracies by class are not in evaluation.json, or no method has been run."
