@@ -209,7 +209,7 @@ def settings_of(kind: griffe.Class) -> list[Setting]:
 
 
 def summary_of(annotation: Any, owner: griffe.Class) -> str:
-    """Returns the first line of the docstring of a class that an annotation names; empty where it names none of ours."""
+    """Returns the first line of the docstring of the class that an annotation names; empty where that is not ours."""
     kinds = [kind for part in alternatives(annotation, owner) if (kind := class_called(part, owner)) is not None]
     return next((kind.docstring.value.splitlines()[0] for kind in kinds if kind.docstring), "")
 
@@ -235,12 +235,12 @@ def typed(setting: Setting, anchors: dict[str, str]) -> str:
 
 
 def alternatives(annotation: Any, owner: griffe.Class) -> list[str]:
-    """Takes a union or a Literal apart, an alias of one too; each part as it is written."""
+    """Takes a union or a Literal apart, an alias of one too; each part as a recipe would write it."""
     if isinstance(annotation, griffe.ExprBinOp):
         return alternatives(annotation.left, owner) + alternatives(annotation.right, owner)
     if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left).endswith("Literal"):
         inner = annotation.slice
-        return [str(one) for one in (inner.elements if isinstance(inner, griffe.ExprTuple) else [inner])]
+        return [str(one).strip("'\"") for one in (inner.elements if isinstance(inner, griffe.ExprTuple) else [inner])]
     if isinstance(annotation, griffe.ExprName):
         target = resolved(annotation.name, owner)
         if target is not None and target.is_attribute and target.value is not None:
@@ -279,9 +279,8 @@ def as_yaml(node: ast.expr, owner: griffe.Class) -> str:
         PluginError: if it is none that can be read.
     """
     if isinstance(node, ast.Constant):
-        known = {None: "null", True: "true", False: "false"}
-        if node.value in known and not isinstance(node.value, int | float) or isinstance(node.value, bool):
-            return known[node.value]
+        if node.value is None or isinstance(node.value, bool):
+            return {None: "null", True: "true", False: "false"}[node.value]
         return '"no"' if node.value == "no" else str(node.value)  # YAML reads no as false
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
@@ -302,5 +301,8 @@ def as_yaml(node: ast.expr, owner: griffe.Class) -> str:
 
 
 def cell(words: str) -> str:
-    """Writes a sentence into a table's cell."""
-    return words.replace("|", "\\|")
+    """Writes a sentence into a table's cell; what Markdown would take for its own marks is escaped outside of code."""
+    parts = re.split(r"(`[^`]*`)", words)
+    return "".join(
+        re.sub(r"([*_|<])", r"\\\1", part) if i % 2 == 0 else part.replace("|", "\\|") for i, part in enumerate(parts)
+    )
