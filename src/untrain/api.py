@@ -228,6 +228,7 @@ def _run_in(
     folder = RunFolder(path, engine)
     if engine.is_main and resume:
         folder.read_facts()
+    mark = folder.fingerprint(method, problem)  # of the task as it was given: to look at samples may take long
     if not folder.holds(method.name):
         problem = _prepare(problem, streams)
         folder = open_folder(path, engine)
@@ -237,7 +238,7 @@ def _run_in(
             write_json(path / SPLIT, split_of_sets(sets, problem.seed))
     name = method.name
     save = lambda module: user.save(path / name, module)  # noqa: E731
-    kept = folder.make_model(name, method, problem, save=save, resume=resume, callbacks=callbacks)
+    kept = folder.make_model(name, method, problem, mark=mark, save=save, resume=resume, callbacks=callbacks)
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)

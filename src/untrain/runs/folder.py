@@ -93,6 +93,7 @@ class RunFolder:
         method: Method,
         problem: Problem,
         *,
+        mark: str | None = None,
         save: Callable[[nn.Module], None] | None = None,
         say: Callable[[str], None] = lambda text: None,
         **how: Any,
@@ -103,6 +104,7 @@ class RunFolder:
             name: of its files.
             method: its settings may be open.
             problem: what the method works on.
+            mark: its fingerprint; None: that of method and problem.
             save: writes what else belongs to it, before its weights.
             say: a line for the person who waits.
             how: more of `methods.loop.run` (resume, every, evaluate, evaluate_every, callbacks).
@@ -110,7 +112,7 @@ class RunFolder:
         Raises:
             StaleFile: if there is one that is damaged, or was made from other inputs.
         """
-        mark, resume_file = self.fingerprint(method, problem), self.path / f"{name}.resume.pt"
+        mark, resume_file = mark or self.fingerprint(method, problem), self.path / f"{name}.resume.pt"
         if self.holds(name):
             kept = self.read_model(name, mark, method, problem.subject.module)
             if self.engine.is_main:
