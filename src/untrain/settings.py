@@ -7,6 +7,7 @@ where any number does. An error says it in words of our own. pydantic is importe
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass
 from functools import cache, cached_property
@@ -72,11 +73,11 @@ class Setting:
     def names_code(self) -> bool:
         """Whether its text may be MODULE:NAME."""
         hints = [self.hint, *options(self.hint)]
-        return any(isinstance(extra, Code | type(Code)) for h in hints for extra in getattr(h, "__metadata__", ()))
+        return any(extra is Code for h in hints for extra in getattr(h, "__metadata__", ()))
 
     @cached_property
     def adapter(self) -> "TypeAdapter[Any]":
-        """Pydantic's check of a value."""
+        """The check of a value."""
         from pydantic import ConfigDict, TypeAdapter
 
         strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -101,7 +102,7 @@ class Setting:
         mapping = f"a mapping of {', '.join(settings_of(kind))} to values"
         if self.section is None:
             text = "text or " if getattr(kind, "shorthand", None) else ""
-            mapping = f"a list ([…]) of {text}{mapping}"
+            mapping = f"a list ([…], each {text}{mapping})"
         return f"{mapping} or null" if self.nullable else mapping
 
     def fits(self, value: Any) -> bool:
@@ -176,11 +177,11 @@ def _words(schema: Mapping[str, Any]) -> str:
         return " or ".join(repr(choice) for choice in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         inner = _words(schema.get("items", {}))
-        return f"a list ([…]) of {inner}"
+        return f"a list ([…], each {inner})"
     said = _TYPES.get(schema.get("type", ""), "a value")
     limits = [f"{word} {schema[key]}" for key, word in _RANGES.items() if key in schema]
     between = " " if [limit.split()[0] for limit in limits] == ["from", "to"] else " and "
-    return " ".join([said, between.join(limits)]).strip()
+    return " ".join([said, between.join(limits)]).strip().replace(str(2**63 - 1), "2⁶³ − 1")
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,7 +215,9 @@ class Findings:
     code: dict[str, str] = field(default_factory=dict)
 
 
-def build(kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: str = "", base: Any = None) -> Any:
+def build(
+    kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: str = "", base: Any = None, word: str = "field"
+) -> Any:
     """Builds a dataclass from settings of any depth; None where something is wrong, which `findings` then holds.
 
     Args:
@@ -223,10 +226,11 @@ def build(kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: st
         findings: is added to.
         prefix: stands before the names in messages.
         base: has what is not given; None: the dataclass's defaults.
+        word: what an unknown name is called in messages.
     """
     known, before = settings_of(kind), len(findings.flaws)
     values = {} if base is None else {name: getattr(base, name) for name in known}
-    values |= read_values(known, given, findings, prefix)
+    values |= read_values(known, given, findings, prefix, word)
     for name, setting in known.items():
         if setting.default is REQUIRED and name not in values:
             findings.flaws.append(Flaw(prefix + name, f"{prefix}{name} must be given: {setting.words}."))
@@ -240,7 +244,7 @@ def build(kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: st
 
 
 def read_values(
-    known: Mapping[str, Setting], given: Mapping[Any, Any], findings: Findings, prefix: str = ""
+    known: Mapping[str, Setting], given: Mapping[Any, Any], findings: Findings, prefix: str = "", word: str = "field"
 ) -> dict[str, Any]:
     """Returns the given values of these settings, each of its type; arguments as of `build`."""
     values = {}
@@ -249,7 +253,7 @@ def read_values(
         if key in known:
             values[key] = _read(known[key], value, findings, name)
         else:
-            findings.flaws.append(Flaw(name, unknown("field", name, [prefix + each for each in known]), UnknownName))
+            findings.flaws.append(Flaw(name, unknown(word, name, [prefix + each for each in known]), UnknownName))
     return values
 
 
@@ -302,7 +306,7 @@ def _checked(setting: Setting, value: Any, findings: Findings, name: str) -> Any
         return setting.adapter.validate_python(value)
     except ValidationError as error:
         place = error.errors()[0]["loc"]
-        if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[0] in value:
+        if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[-1] != "[key]":
             inner = Setting(str(place[0]), get_args(setting.hint)[1])
             return _checked(inner, value[place[0]], findings, f"{name}.{place[0]}")
     findings.flaws.append(Flaw(name, f"{name} must be {setting.words}, not {_shown(value)}."))
@@ -323,7 +327,7 @@ def make(kind: Any, given: Mapping[str, Any]) -> Any:
         SettingError: says what is wrong with the first setting that is.
     """
     findings = Findings()
-    made = build(kind, given, findings)
+    made = build(kind, given, findings, word=f"setting of {getattr(kind, 'name', kind.__name__)}")
     for flaw in findings.flaws:
         raise flaw.error(flaw.text)
     return made
@@ -372,15 +376,19 @@ def rows_of(kind: Any, prefix: str = "", base: Any = None) -> Iterator[Row]:
 
 
 def meanings_of(described: Any) -> dict[str, str]:
-    """Returns what the docstrings of a dataclass or function say of its settings: name → text on one line."""
+    """Returns what the docstrings of a dataclass or function say of its settings: name → text on one line.
+
+    Python's None is null there, as YAML has it.
+    """
     from docstring_parser import parse_from_object
 
     owners = reversed(described.__mro__) if isinstance(described, type) else (described,)
-    found = {}
+    found: dict[str, str] = {}
     for owner in owners:
         if owner is not object:
-            found |= {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
-    return found
+            told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
+            found |= {name: re.sub(r"\bNone\b", "null", text) for name, text in told.items()}
+    return {name: text[:1].upper() + text[1:] if text[:1].isascii() else text for name, text in found.items()}
 
 
 def summary_of(described: Any) -> str:

@@ -71,19 +71,16 @@ Spaces = Mapping[str, Space]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimiser by its name and settings.
-
-    Attributes:
-        name: "sgd", "adam" or "adamw".
-        lr: learning rate; None: taken from the checkpoint's optimiser, else found by a range test on the retain set.
-        momentum: of SGD.
-        weight_decay: L2 penalty (sgd, adam) or decoupled decay (adamw).
-    """
+    """An optimiser by its name and settings."""
 
     name: str = "sgd"
+    """Name: "sgd", "adam" or "adamw"."""
     lr: float | None = None
+    """Learning rate; null: taken from the checkpoint's optimiser, else found by a range test on the retain set."""
     momentum: float = 0.0
+    """Momentum, of sgd alone."""
     weight_decay: float = 0.0
+    """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
 
     def __post_init__(self) -> None:
         """Checks the name and the ranges."""

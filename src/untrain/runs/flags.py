@@ -22,7 +22,7 @@ from untrain.settings import (
 )
 
 if TYPE_CHECKING:
-    from untrain.runs.recipe import Plan
+    from untrain.runs.recipe import RecipeFields
 
 WIDTH = 110
 
@@ -66,16 +66,16 @@ def keys_of(hint: Any, rest: Sequence[str]) -> list[str]:
     return keys
 
 
-def recipe_groups(plan: "Plan") -> Iterator[tuple[str, str, list[Row]]]:
+def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[Row]]]:
     """Describes all fields of a recipe: yields heading, meaning and fields of each group, common ones first.
 
     Args:
-        plan: which task and methods it has.
+        fields: which task and methods it has.
     """
     from untrain.runs.recipe import Recipe, common_settings
 
-    common, own = common_settings(), plan.sections
-    meanings, told = meanings_of(Recipe), meanings_of(plan.entry.Sections)
+    common, own = common_settings(), fields.sections
+    meanings, told = meanings_of(Recipe), meanings_of(fields.entry.Sections)
     first = [*_leaves(common, meanings), Row("method", "text, repeatable", None, _METHOD)]
     yield "", summary_of(Recipe), [*first, *_leaves(own, told)]
     for name, setting in (own | common).items():
@@ -83,7 +83,7 @@ def recipe_groups(plan: "Plan") -> Iterator[tuple[str, str, list[Row]]]:
             meaning = told.get(name) or meanings.get(name) or summary_of(setting.section)
             base = setting.default if isinstance(setting.default, setting.section) else None
             yield name, meaning, list(rows_of(setting.section, f"{name}.", base))
-    for entry, kind in plan.kinds.items():
+    for entry, kind in fields.kinds.items():
         yield f"methods.{entry}", f"{kind.name}: {kind.title}.", list(rows_of(kind, f"methods.{entry}."))
 
 
@@ -95,10 +95,10 @@ def _leaves(known: Mapping[str, Setting], meanings: Mapping[str, str]) -> list[R
     return [Row(n, s.words, s.default, meanings.get(n, "")) for n, s in known.items() if s.section is None]
 
 
-def recipe_help(plan: "Plan", command: str = "run") -> str:
+def recipe_help(fields: "RecipeFields", command: str = "run") -> str:
     """Returns the help of a command that reads a recipe: every field of its task and methods, as flags."""
     lines = [f"usage: untrain {command} RECIPE.yaml [--key value …]", ""]
-    for heading, meaning, rows in recipe_groups(plan):
+    for heading, meaning, rows in recipe_groups(fields):
         lines += textwrap.wrap(f"{heading}: {meaning}" if heading else meaning, WIDTH)
         lines += [line for row in rows for line in _lines(row)] + [""]
     return "\n".join(lines)
@@ -139,7 +139,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
     for name in [name for name, setting in known.items() if setting.default is REQUIRED]:
         if not rest or rest[0].startswith("--"):
             raise SettingError(f"give {name.upper()}: see {command} --help.")
-        given[name] = rest.pop(0)
+        given[name] = value(known[name], rest.pop(0))
     for flag, text in split(rest):
         name = flag.replace("-", "_")
         if name not in known or known[name].default is REQUIRED:

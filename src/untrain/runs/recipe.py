@@ -28,6 +28,8 @@ from untrain.settings import Findings, Flaw, Seed, Setting, build, names_code, r
 if TYPE_CHECKING:
     from untrain.domain import Domain
 
+_CHOICE = re.compile(r"task|methods?|methods\.([^.]+)\.method")
+"""Flags that decide which other flags there are."""
 RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detections", "grids", "samples")
 """What no method can be called, alone or before a hyphen: models and files of every run."""
 
@@ -125,10 +127,8 @@ class Recipe:
 
     def plain(self) -> dict[str, Any]:
         """Returns the recipe as YAML holds it: common fields, the task's beside them, every method with its name."""
-        own = {name: getattr(self, name) for name in common_settings()}
-        content = {
-            name: asdict(value) if hasattr(value, "__dataclass_fields__") else value for name, value in own.items()
-        }
+        content = {name: getattr(self, name) for name in common_settings()}
+        content |= {"train": asdict(self.train), "compare": asdict(self.compare)}
         content["task"] = self.code.get("task", self.task)
         content |= asdict(self.sections)
         content["methods"] = {
@@ -158,9 +158,7 @@ def task_entry(name: str) -> registry.Entry:
     if flaw:
         raise SettingError(f"the task {name} {flaw}.")
     if domain.name in registry.names():
-        raise SettingError(
-            f"the task {name} calls itself {domain.name!r}, as one that is installed. Give it another name."
-        )
+        raise SettingError(f"the task {name} calls itself {domain.name!r}, as an installed one. Give it another name.")
     return registry.entry_of(domain)
 
 
@@ -234,7 +232,7 @@ def read(
 
 
 @dataclass
-class Plan:
+class RecipeFields:
     """Which fields a recipe has.
 
     Attributes:
@@ -252,7 +250,7 @@ class Plan:
         """The task's own fields."""
         return settings_of(self.entry.Sections)
 
-    def children(self, parts: Sequence[str]) -> dict[str, Setting]:
+    def below(self, parts: Sequence[str]) -> dict[str, Setting]:
         """Returns the fields below a dotted name; none where it is no section, or not known."""
         methods = {entry: Setting(entry, kind) for entry, kind in self.kinds.items()}
         known = common_settings() | self.sections | {"methods": Setting("methods", None)}
@@ -260,20 +258,21 @@ class Plan:
             setting = known.get(part)
             if setting is None:
                 return {}
-            known = methods if (i, part) == (0, "methods") else settings_of(setting.section) if setting.section else {}
+            inner = {} if setting.section is None else settings_of(setting.section)
+            known = methods if (i, part) == (0, "methods") else inner
         return known
 
 
-def plan(
+def recipe_fields(
     path: str | Path | None,
     flags: Sequence[str] = (),
     *,
     task: str | None = None,
     methods: Sequence[str] | None = None,
-) -> Plan:
+) -> RecipeFields:
     """Returns which fields a recipe has, whatever is wrong with their values; arguments and errors as of `read`."""
     draft = _Draft(path, flags, task, methods)
-    return draft.plan
+    return draft.fields
 
 
 class _Draft:
@@ -282,7 +281,7 @@ class _Draft:
     Attributes:
         content: its fields, as file and flags give them.
         origin: where each comes from.
-        plan: which fields there are.
+        fields: which fields there are.
         given: flags that are not in the content yet.
         flaws: all that is wrong so far.
         code: dotted name → MODULE:NAME of what the command line names.
@@ -306,15 +305,12 @@ class _Draft:
                 self._set("methods", command_line.parse(text))
         self._list_methods()
         for name, text in self.given:
-            if match := re.fullmatch(r"methods\.([^.]+)\.method", name):
-                self.content["methods"][match[1]] = {**(self.content["methods"].get(match[1]) or {}), "method": text}
+            if entry := (match := _CHOICE.fullmatch(name)) and match[1]:
+                self.content["methods"][entry] = {**(self.content["methods"].get(entry) or {}), "method": text}
                 self.origin.flags.add(name)
-        taken = ("task", "method", "methods")
-        self.given = [
-            (n, t) for n, t in self.given if n not in taken and not re.fullmatch(r"methods\.[^.]+\.method", n)
-        ]
+        self.given = [(name, text) for name, text in self.given if not _CHOICE.fullmatch(name)]
         name, entry = self._task()
-        self.plan = Plan(name, entry, {})
+        self.fields = RecipeFields(name, entry, {})
         self._choose(chosen)
         self._find_methods()
 
@@ -325,7 +321,7 @@ class _Draft:
     def error(self) -> SettingError:
         """Returns one error of all that is wrong."""
         error = self.origin.error(self.flaws)
-        if self.path is not None and self.path.is_dir() and any(f.error is UnknownName for f in self.flaws):
+        if self.path is not None and self.path.is_dir() and any(f.text.startswith("unknown field") for f in self.flaws):
             return type(error)(
                 f"{self.path} holds a run of another version of untrain, or of another program: its recipe has fields "
                 f"that are not known here. Run the recipe anew in another folder.\n{error}"
@@ -379,7 +375,10 @@ class _Draft:
             return
         entries, kept = self.content["methods"], {}
         for name in chosen:
-            kind = method_kind(name) if name not in entries else None
+            try:
+                kind = method_kind(name) if name not in entries else None
+            except SettingError as error:
+                raise type(error)(f"--method: {error}") from error
             found = name if kind is None else kind.name
             settings = dict(entries.get(found) or {})
             if names_code(name):
@@ -410,7 +409,7 @@ class _Draft:
                 if f"{where}.method" not in self.code:
                     continue
             try:
-                self.plan.kinds[entry] = method_kind(name)
+                self.fields.kinds[entry] = method_kind(name)
             except SettingError as error:
                 self.flaws.append(Flaw(f"{where}.method", str(error), type(error)))
 
@@ -420,7 +419,7 @@ class _Draft:
         """Puts a flag over the content."""
         parts = name.split(".")
         for i, part in enumerate(parts):
-            known = self.plan.children(parts[:i])
+            known = self.fields.below(parts[:i])
             if part not in known:
                 self._note_unknown(parts, i)
                 return
@@ -438,17 +437,17 @@ class _Draft:
             held = held[part]
         before = held.get(path[-1])
         merges = setting.section is not None and isinstance(value, Mapping) and isinstance(before, Mapping)
-        held[path[-1]] = {**before, **value} if merges else value
+        held[path[-1]] = {**(before or {}), **value} if merges else value
 
     def _note_unknown(self, parts: Sequence[str], at: int) -> None:
         """An unknown flag; lists those of its group, with what follows where that makes a flag."""
-        known = self.plan.children(parts[:at])
+        known = self.fields.below(parts[:at])
         while not known and at:
             at -= 1
-            known = self.plan.children(parts[:at])
+            known = self.fields.below(parts[:at])
         names = [*known, "method"] if at == 0 else list(known)
         full = [[*parts[:at], each, *parts[at + 1 :]] for each in names]
-        whole = [".".join(each) for each in full if each[-1] in self.plan.children(each[:-1])]
+        whole = [".".join(each) for each in full if each[-1] in self.fields.below(each[:-1])]
         names = whole if whole and len(parts) > at + 1 else [".".join([*parts[:at], each]) for each in names]
         text = unknown("flag", f"--{'.'.join(parts)}", [f"--{each}" for each in names])
         text += self._owner(".".join(parts)) + " Every flag: untrain run RECIPE.yaml --help."
@@ -464,12 +463,12 @@ class _Draft:
             del given["references"]
         if self.path is not None and self.path.is_dir() and "out" not in self.origin.flags:
             given["out"] = str(self.path)
-        own = {name: given.pop(name) for name in self.plan.sections if name in given}
+        own = {name: given.pop(name) for name in self.fields.sections if name in given}
         common = read_values(common_settings() | {"methods": Setting("methods", None)}, given, findings)
-        sections = build(self.plan.entry.Sections, own, findings)
-        methods = {
+        sections = build(self.fields.entry.Sections, own, findings)
+        methods: dict[str, Any] = {
             entry: build(kind, self.content["methods"][entry], findings, prefix=f"methods.{entry}.")
-            for entry, kind in self.plan.kinds.items()
+            for entry, kind in self.fields.kinds.items()
         }
         for name, value in findings.code.items():
             self._note_code(name, value)
@@ -481,13 +480,13 @@ class _Draft:
             common["compare"] = self._compared(comparison, methods)
         if self.flaws:
             return None
-        return Recipe(**common, task=self.plan.task, sections=sections, methods=methods, code=self.code)
+        return Recipe(**common, task=self.fields.task, sections=sections, methods=methods, code=self.code)
 
     def _explained(self, flaw: Flaw) -> Flaw:
         """An unknown field, with the task that has it."""
         if flaw.error is not UnknownName or flaw.name.startswith("methods."):
             return flaw
-        known = [*common_settings(), *self.plan.sections, "methods"]
+        known = [*common_settings(), *self.fields.sections, "methods"]
         text = flaw.text if "." in flaw.name else unknown("field", flaw.name, known)
         return Flaw(flaw.name, text + self._owner(flaw.name), UnknownName)
 
@@ -496,15 +495,15 @@ class _Draft:
         owners = []
         for other in registry.names():
             try:
-                own = Plan(other, registry.entry(other), {})
+                own = RecipeFields(other, registry.entry(other), {})
             except SettingError:  # a distribution that is broken
                 continue
             outer, _, last = name.rpartition(".")
-            if other != self.plan.task and last in own.children(outer.split(".") if outer else []):
+            if other != self.fields.task and last in own.below(outer.split(".") if outer else []):
                 owners.append(other)
         if not owners:
             return ""
-        return f" {name} belongs to task {' and '.join(owners)}; this recipe's task is {self.plan.task}."
+        return f" {name} belongs to task {' and '.join(owners)}; this recipe's task is {self.fields.task}."
 
     # The section `compare`.
 
@@ -515,13 +514,15 @@ class _Draft:
         if given.tuning_seed in given.seeds:
             text = "must not be one of compare.seeds: the search would see the splits that are compared."
             self.flaws.append(Flaw("compare.tuning_seed", f"compare.tuning_seed {text}"))
-        forgets = self.plan.sections.get("forget")
+        forgets = self.fields.sections.get("forget")
         if given.forget_sets and (forgets is None or not issubclass(forgets.section or object, Forget)):
-            text = f"must be empty: it names samples and classes, and recipes of task {self.plan.task} have no forget."
+            text = (
+                f"must be empty: it names samples and classes, and recipes of task {self.fields.task} have no forget."
+            )
             self.flaws.append(Flaw("compare.forget_sets", f"compare.forget_sets {text}"))
             return given
         sets = {name: self._forget_set(name, wanted) for name, wanted in given.forget_sets.items()}
-        self.flaws += flaws_of_spaces(given.spaces, methods, [*self.plan.kinds], searched=given.trials > 0)
+        self.flaws += flaws_of_spaces(given.spaces, methods, [*self.fields.kinds], searched=given.trials > 0)
         return replace(given, forget_sets=sets)
 
     def _forget_set(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -529,7 +530,7 @@ class _Draft:
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or name == "tuning":
             text = "cannot name a forget set: use letters, digits, dots, _ and -, and not tuning."
             findings.flaws.append(Flaw(where, f"{name!r} {text}"))
-        built = build(self.plan.sections["forget"].section, given, findings, prefix=f"{where}.")
+        built = build(self.fields.sections["forget"].section, given, findings, prefix=f"{where}.")
         if built is not None and len([f for f in REQUESTS if given.get(f) not in (None, [])]) != 1:
             findings.flaws.append(Flaw(where, f"{where} must give exactly one of {', '.join(REQUESTS)}."))
         self.flaws += findings.flaws

@@ -1,11 +1,14 @@
 """JSON schema of recipes, for editors that complete and check YAML."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from untrain import registry
 from untrain.data.sections import REQUESTS, Forget
+from untrain.io import write_bytes
 from untrain.methods import methods
+from untrain.runs.flags import arguments, function_help
 from untrain.runs.recipe import RESERVED, Recipe, common_settings
 from untrain.settings import REQUIRED, Setting, meanings_of, settings_of, summary_of
 
@@ -139,3 +142,34 @@ def _property(setting: Setting, meaning: str, default: Any) -> dict[str, Any]:
         if default is not REQUIRED:
             found["default"] = default
     return {**found, "description": meaning} if meaning else found
+
+
+def schema_text(task: str | None = None) -> str:
+    """Returns the schema as a file holds it."""
+    return json.dumps(schema(task), indent=1, ensure_ascii=False) + "\n"
+
+
+def schema_command(words: Sequence[str]) -> None:
+    """Runs `untrain schema [--task NAME] [--out FILE]`.
+
+    Raises:
+        UntrainError: what is wrong with a flag, or with the place to write to.
+    """
+    if any(word in ("-h", "--help") for word in words):
+        print(function_help(write_schema, "untrain schema"))
+    else:
+        write_schema(**arguments(write_schema, words, "untrain schema"))
+
+
+def write_schema(task: str | None = None, out: str | None = None) -> None:
+    """Writes the JSON schema of recipes, by which editors complete and check them.
+
+    Args:
+        task: recipes of this task alone; null: of all tasks.
+        out: file to write; null: print it.
+    """
+    text = schema_text(task)
+    if out is None:
+        print(text, end="")
+    else:
+        write_bytes(out, text.encode())

@@ -110,9 +110,9 @@ def _space(name: str, values: Any) -> Space:
     try:
         if isinstance(values, Mapping) and set(values) == {"choices"} and isinstance(values["choices"], list):
             return Choice(tuple(values["choices"]))
-        if isinstance(values, list) and len(values) in (2, 3) and values[2:] in ([], ["log"]):
-            if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values[:2]):
-                return Range(float(values[0]), float(values[1]), log=len(values) == 3)
+        ends = [v for v in values[:2] if type(v) in (int, float)] if isinstance(values, list) else []
+        if len(ends) == 2 and values[2:] in ([], ["log"]):
+            return Range(float(ends[0]), float(ends[1]), log=len(values) == 3)
     except SettingError as error:
         raise SettingError(f"{name}: {error}") from error
     raise SettingError(f"{name} must be [low, high], [low, high, log] or {{choices: [...]}}, not {values!r}.")
