@@ -10,7 +10,7 @@ from torch import Tensor
 
 from untrain.data.samples import Source
 from untrain.engine import generator_of
-from untrain.errors import DataError, SettingError
+from untrain.errors import DataError, EmptySet, SettingError
 
 Part = Literal["train", "test"]
 
@@ -32,6 +32,7 @@ class Request:
     test_fraction: float | None = None
     image_column: str | None = None
     label_column: str | None = None
+    caption_column: str | None = None
     config: str | None = None
     test_name: str = "test"
 
@@ -64,6 +65,12 @@ def part_of(request: Request, has: Callable[[Part], bool], build: Callable[[Part
             "the share of every class that is kept for testing."
         )
     chosen = _stratified(whole.labels, request.test_fraction)
+    if not chosen.any():
+        largest = int(whole.labels.bincount().max())
+        raise EmptySet(
+            f"{request.path or request.name}: a test_fraction of {request.test_fraction} takes no sample of a class of "
+            f"{largest}, and no class has more. Add a test part, or give a larger share."
+        )
     return whole.select((chosen if request.part == "test" else ~chosen).nonzero().squeeze(1))
 
 
