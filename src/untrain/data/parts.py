@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from untrain.data.samples import Source
 from untrain.engine import generator_of
-from untrain.errors import DataError, SettingError
+from untrain.errors import DataError, EmptySet, SettingError
 from untrain.lazy import torch
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Request:
     test_fraction: float | None = None
     image_column: str | None = None
     label_column: str | None = None
+    caption_column: str | None = None
     config: str | None = None
     test_name: str = "test"
 
@@ -67,6 +68,12 @@ def part_of(request: Request, has: Callable[[Part], bool], build: Callable[[Part
             "the share of every class that is kept for testing."
         )
     chosen = _stratified(whole.labels, request.test_fraction)
+    if not chosen.any():
+        largest = int(whole.labels.bincount().max())
+        raise EmptySet(
+            f"{request.path or request.name}: a test_fraction of {request.test_fraction} takes no sample of a class of "
+            f"{largest}, and no class has more. Add a test part, or give a larger share."
+        )
     return whole.select((chosen if request.part == "test" else ~chosen).nonzero().squeeze(1))
 
 

@@ -1,25 +1,21 @@
-"""Rendered images with captions, "a red circle on the left": data for a text-to-image pipeline that trains in minutes.
+"""Renders images with captions, such as "a red circle on the left".
 
-Every caption is a class of the source, so that splits, streams, latents and labels work on captions as on classes.
 Shapes are drawn from signed distances, so that edges are smooth at any size.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from itertools import product
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
-
-from untrain.data.parts import Part
-from untrain.data.samples import Arrays, Relabelled, Source
-from untrain.engine import generator_of
-from untrain.errors import SettingError, UnknownName, lookup, unknown
 
 SIZE = 32
 """Height and width in pixels."""
-COUNTS: dict[str, int] = {"train": 4000, "test": 1000}
-"""Images of each part."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 45, 40),
@@ -83,7 +79,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {"shape": tuple(SHAPES), "colour": tupl
 
 
 def caption(shape: str, colour: str, place: str) -> str:
-    """The sentence that describes an image."""
+    """Says what an image shows."""
     return f"a {colour} {shape} {place}"
 
 
@@ -95,43 +91,32 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
 CAPTIONS = tuple(MEANINGS)
 
 
-def captions_with(**wanted: str) -> tuple[str, ...]:
-    """The captions that say this: `captions_with(shape="circle")` gives 25.
+class Captioned(NamedTuple):
+    """Images with captions.
 
-    Raises:
-        UnknownName: lists the known attributes or values.
+    Attributes:
+        images: uint8 [N, 3, 32, 32].
+        labels: numbers of their captions in `CAPTIONS`, int64 [N].
     """
-    for name, value in wanted.items():
-        if value not in lookup("attribute", ATTRIBUTES, name):
-            raise UnknownName(unknown(name, value, ATTRIBUTES[name]))
-    return tuple(text for text, meaning in MEANINGS.items() if wanted.items() <= meaning.items())
+
+    images: Tensor
+    labels: Tensor
 
 
-def shapes(part: Part = "train", *, count: int | None = None, seed: int = 0) -> Arrays:
-    """Captioned images: uint8 [N, 3, 32, 32], whose classes are `CAPTIONS`, as equally many of each as there can be.
-
-    Size, centre and grey of the background vary within `SCALES`, `JITTER` and `GREYS`.
+def render_shapes(part: str, count: int) -> Captioned:
+    """Renders images of every caption in turn; size, centre, edge and background vary.
 
     Args:
-        part: training and test images never share a random number.
-        count: images; None: as in `COUNTS`.
-        seed: decides all of them.
-
-    Raises:
-        SettingError: if there is less than one image.
-        UnknownName: if there is no such part.
+        part: "train" or "test", which share no random number. It decides the images; other runs make the same ones.
+        count: how many.
     """
-    count = lookup("part", COUNTS, part) if count is None else count
-    if count < 1:
-        raise SettingError(f"count must be at least 1 image, not {count}.")
-    generator = generator_of(seed, "shapes", part)
+    generator = torch.Generator().manual_seed(("train", "test").index(part))
     labels = torch.arange(count) % len(CAPTIONS)
-    images = render(labels, torch.rand(count, 5, generator=generator))
-    return Arrays(images, labels, CAPTIONS, [f"shapes-{part}-{seed}-{i:05d}" for i in range(count)])
+    return Captioned(render(labels, torch.rand(count, 5, generator=generator)), labels)
 
 
 def render(labels: Tensor, chance: Tensor) -> Tensor:
-    """Images of captions.
+    """Renders images of captions.
 
     Args:
         labels: numbers of captions, int64 [N].
@@ -140,7 +125,7 @@ def render(labels: Tensor, chance: Tensor) -> Tensor:
     Returns:
         uint8 [N, 3, 32, 32].
     """
-    numbers = {name: _numbers(name)[labels] for name in ATTRIBUTES}
+    numbers = {name: _value_numbers(name)[labels] for name in ATTRIBUTES}
     centre = torch.tensor(list(PLACES.values()))[numbers["place"]] + JITTER * (2 * chance[:, :2] - 1)
     scale = (SCALES[0] + (SCALES[1] - SCALES[0]) * chance[:, 2])[:, None, None]
     softness = (SOFTNESS[0] + (SOFTNESS[1] - SOFTNESS[0]) * chance[:, 3])[:, None, None]
@@ -148,42 +133,27 @@ def render(labels: Tensor, chance: Tensor) -> Tensor:
     x = (axis[None, None, :] - centre[:, 0, None, None]) / scale
     y = (axis[None, :, None] - centre[:, 1, None, None]) / scale
     distance = torch.empty(len(labels), SIZE, SIZE)
-    for number, of_shape in enumerate(SHAPES.values()):
+    for number, distance_to in enumerate(SHAPES.values()):
         chosen = numbers["shape"] == number
-        distance[chosen] = of_shape(x[chosen], y[chosen])
+        distance[chosen] = distance_to(x[chosen], y[chosen])
     inside = (0.5 - distance * scale / softness).clamp(0, 1)[:, None]
     colour = torch.tensor(list(COLOURS.values()), dtype=torch.float32)[numbers["colour"]][:, :, None, None]
     grey = (GREYS[0] + (GREYS[1] - GREYS[0]) * chance[:, 4])[:, None, None, None]
     return (inside * colour + (1 - inside) * grey).round().to(torch.uint8)
 
 
-def about(source: Source, attribute: str) -> Relabelled:
-    """The source with an attribute's values as classes: what a judge of shapes, colours or places learns from.
-
-    Args:
-        source: its classes are captions, all or some of `CAPTIONS`.
-        attribute: "shape", "colour" or "place".
-
-    Raises:
-        UnknownName: if there is no such attribute, or a class is no caption.
-    """
-    values = lookup("attribute", ATTRIBUTES, attribute)
-    return Relabelled(source, [values.index(meaning(text)[attribute]) for text in source.classes], values)
+def write_images(data: Captioned, folder: Path) -> None:
+    """Writes images and metadata.jsonl into a new folder: of each image the file name, the caption, what it says."""
+    folder.mkdir(parents=True)
+    rows = []
+    for i, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):
+        name, text = f"{i:05d}.png", CAPTIONS[label]
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+        rows.append({"file_name": name, "text": text, **MEANINGS[text]})
+    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
-def meaning(text: str) -> Mapping[str, str]:
-    """What a caption says: {"shape": …, "colour": …, "place": …}.
-
-    Raises:
-        UnknownName: if it is no caption.
-    """
-    if text not in MEANINGS:
-        first, *_, last = CAPTIONS
-        raise UnknownName(f"{text!r} is no caption of the shapes: they go from {first!r} to {last!r}.")
-    return MEANINGS[text]
-
-
-def _numbers(attribute: str) -> Tensor:
+def _value_numbers(attribute: str) -> Tensor:
     """Number of each caption's value, int64 [captions]."""
     values = ATTRIBUTES[attribute]
     return torch.tensor([values.index(said[attribute]) for said in MEANINGS.values()])
