@@ -23,6 +23,14 @@ STARTS = {
     "the command line": "import untrain.cli",
     "sections of tasks": f"{SECTIONS}; assert len(kinds) >= 3; [kind() for kind in kinds]",
     "methods": f"{METHODS}; assert len(methods) >= 14",
+    "lists of what there is": (
+        "from untrain import registry; [registry.entry(name).title for name in registry.names()]\n"
+        "from untrain.methods import methods, unusable; methods(), unusable()\n"
+        "from untrain.data.sources import SOURCES\n"
+        "from untrain.models.classifiers import MODELS\n"
+        "from untrain.diffusion.denoisers import DENOISERS\n"
+        "assert all(kind.description for table in (SOURCES, MODELS, DENOISERS) for kind in table.values())"
+    ),
     "types of settings": (
         f"{SECTIONS}; {METHODS}; from pydantic import TypeAdapter\n"
         "for kind in [*kinds, *METHODS.values()]: TypeAdapter(kind).validate_python({})"
@@ -54,7 +62,7 @@ def test_starting_takes_little_processor_time(start):
     assert processor_seconds(STARTS[start]) < SECONDS
 
 
-def test_a_lazy_module_gives_what_the_module_has():
+def test_a_lazy_module_gives_what_the_module_has(monkeypatch):
     import torch as real
 
     assert isinstance(torch, LazyModule)
@@ -62,6 +70,8 @@ def test_a_lazy_module_gives_what_the_module_has():
     assert nn.Module is real.nn.Module
     with pytest.raises(AttributeError, match="no_such_name"):
         torch.no_such_name  # noqa: B018
+    monkeypatch.setattr(real, "no_such_name", 3, raising=False)
+    assert torch.no_such_name == 3
 
 
 def test_settings_name_types_that_can_be_looked_up():

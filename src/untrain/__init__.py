@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from untrain.api import Result as Result
+    from untrain.api import evaluate as evaluate
     from untrain.api import fisher_diagonal as fisher_diagonal
     from untrain.api import unlearn as unlearn
+    from untrain.callbacks import Callback as Callback
+    from untrain.callbacks import TrackerCallback as TrackerCallback
     from untrain.diffusion.quality import GenerationEvaluation as GenerationEvaluation
+    from untrain.domain import Domain as Domain
     from untrain.errors import UntrainError as UntrainError
-    from untrain.evaluating import evaluate as evaluate
     from untrain.methods import methods as methods
     from untrain.methods.base import Method as Method
     from untrain.methods.base import Optimizer as Optimizer
+    from untrain.registry import tasks as tasks
+    from untrain.report.presentation import Distance as Distance
+    from untrain.report.presentation import Measure as Measure
+    from untrain.report.presentation import Presentation as Presentation
     from untrain.saliency import saliency_mask as saliency_mask
     from untrain.sampling import Sampler as Sampler
     from untrain.tasks.class_diffusion.task import ClassDiffusion as ClassDiffusion
@@ -31,26 +38,33 @@ if TYPE_CHECKING:
     from untrain.types import Task as Task
 
 _HOME = {
+    "Callback": "untrain.callbacks",
     "ClassDiffusion": "untrain.tasks.class_diffusion.task",
     "Classification": "untrain.tasks.classification.task",
     "Concept": "untrain.tasks.text_to_image.concepts",
     "ConceptEvaluation": "untrain.tasks.text_to_image.evaluate",
     "ConceptImages": "untrain.tasks.text_to_image.concepts",
+    "Distance": "untrain.report.presentation",
+    "Domain": "untrain.domain",
     "Evaluation": "untrain.tasks.classification.evaluate",
     "GenerationEvaluation": "untrain.diffusion.quality",
+    "Measure": "untrain.report.presentation",
     "Method": "untrain.methods.base",
     "Optimizer": "untrain.methods.base",
+    "Presentation": "untrain.report.presentation",
     "Result": "untrain.api",
     "Sampler": "untrain.sampling",
     "Task": "untrain.types",
     "TextToImage": "untrain.tasks.text_to_image.task",
+    "TrackerCallback": "untrain.callbacks",
     "UntrainError": "untrain.errors",
-    "evaluate": "untrain.evaluating",
+    "evaluate": "untrain.api",
     "fisher_diagonal": "untrain.api",
     "image_classifier": "untrain.tasks.text_to_image.detectors",
     "methods": "untrain.methods",
     "nudenet": "untrain.tasks.text_to_image.nudity",
     "saliency_mask": "untrain.saliency",
+    "tasks": "untrain.registry",
     "unlearn": "untrain.api",
 }
 """Public name → the module that it is imported from when it is first asked for; the same as type checkers see above."""

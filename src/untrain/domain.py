@@ -7,7 +7,7 @@ losses and outputs, as any task has them; a new kind of model begins with `task_
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -164,6 +164,9 @@ class UserModel:
         """Builds the same architecture with new weights, where that takes more than the module itself tells."""
         return None
 
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes what users of this kind of model expect beside the weights that a run folder holds."""
+
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
         return module
@@ -218,6 +221,8 @@ class Domain(ABC):
     """What takes a user's model apart."""
     references: ClassVar[int] = 1
     """Retrained models where a recipe does not say; 0 where retraining is out of reach."""
+    recorded: ClassVar[Sequence[str]] = ("seconds",)
+    """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
 
@@ -261,7 +266,12 @@ class Domain(ABC):
     @property
     def checkpoint(self) -> str | None:
         """Where the original's weights come from; None where the stages train it."""
-        return getattr(getattr(self.sections, "model", None), "checkpoint", None)
+        return self.checkpoint_of(self.sections)
+
+    @classmethod
+    def checkpoint_of(cls, sections: Any) -> str | None:
+        """Returns where the original's weights come from by the recipe's sections; None where the stages train it."""
+        return getattr(getattr(sections, "model", None), "checkpoint", None)
 
     def original(self) -> tuple[nn.Module, dict[str, Any]]:
         """Reads the model of the checkpoint, and what else that tells."""
@@ -464,14 +474,14 @@ class Domain(ABC):
         """Lists what recipes of this task can name: group (such as "models") → name → description."""
         return {}
 
-    @classmethod
-    def sample(cls, source: Path, **options: Any) -> Path:
-        """Makes what a model of this kind generates; the function's arguments are the flags of `untrain sample`.
+    sampler: ClassVar[Callable[..., Path] | None] = None
+    """Makes what models of this kind generate, `untrain sample`: a function whose first argument is the source, and
+    whose others, with a default, are flags; None: they generate nothing to sample."""
 
-        Raises:
-            SettingError: where models of this kind generate nothing.
-        """
-        raise SettingError(f"{source} is a run of task {cls.name}, whose models generate nothing to sample.")
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether a folder or file that is no run can be sampled as a model of this task."""
+        return False
 
 
 def beside_references(

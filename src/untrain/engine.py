@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from untrain.errors import SettingError
 from untrain.lazy import nn, torch
+from untrain.progress import Bar, show_progress
 from untrain.types import Batch
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from torch import Tensor
 
 T = TypeVar("T")
@@ -182,51 +182,16 @@ class Engine:
         if self.num_processes > 1:
             torch.distributed.barrier()
 
-    def track(self, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
-        """The items, with a progress bar that moves on with each."""
+    def track(self, items: Iterable[T], label: str, total: int | None) -> Generator[T, None, None]:
+        """The items, with progress that moves on with each; close it where not all items may be taken."""
         with self.progress(label, total) as bar:
             for item in items:
                 yield item
                 bar.advance()
 
-    @contextmanager
-    def progress(self, label: str, total: int | None, start: int = 0) -> Iterator[Bar]:
-        """A progress bar with the time left, on the main process and only where a person looks (a terminal)."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        shown = self.is_main and console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-            yield Bar(progress, progress.add_task(label, total=total, completed=start, note=""))
-
-
-@dataclass
-class Bar:
-    """One line of progress."""
-
-    progress: Progress
-    task: Any
-
-    def advance(self, note: str = "", by: int = 1) -> None:
-        """Moves on by some steps and shows a short note behind the bar."""
-        self.progress.update(self.task, advance=by, note=note)
+    def progress(self, label: str, total: int | None, start: int = 0) -> AbstractContextManager[Bar]:
+        """A bar or lines of progress with the time left, from the main process; see `show_progress`."""
+        return show_progress(label, total, start, quiet=not self.is_main)
 
 
 @contextmanager

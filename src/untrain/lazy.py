@@ -10,21 +10,28 @@ constant) goes into a module that only work imports.
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["nn", "np", "torch"]
+__all__ = ["Image", "nn", "np", "torch"]
 
 if TYPE_CHECKING:  # type checkers see the libraries themselves
     import numpy as np
     import torch
+    from PIL import Image
     from torch import nn
 else:
 
-    class LazyModule(ModuleType):
-        """Stands for a module until something is asked of it; each name is looked up in the module itself."""
+    class LazyModule:
+        """Stands for a module, which is imported when something is first asked of it."""
+
+        __slots__ = ("__dict__", "_name")
+
+        def __init__(self, name: str) -> None:
+            self._name = name
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(import_module(self.__name__), name)
+            module = import_module(self._name)
+            self.__dict__ = vars(module)  # the module's own: from now on as fast as the module, and never behind it
+            return getattr(module, name)
 
-    np, torch, nn = (LazyModule(name) for name in ("numpy", "torch", "torch.nn"))
+    Image, nn, np, torch = (LazyModule(name) for name in ("PIL.Image", "torch.nn", "numpy", "torch"))

@@ -30,6 +30,8 @@ class Data:
     """A table's image column, where it is not called image or img."""
     label_column: str | None = None
     """A table's label column, where it is not called label, labels or fine_label."""
+    caption_column: str | None = None
+    """A table's column of captions, where it is not called text, caption or prompt."""
     config: str | None = None
     """Configuration of a hub's data set that has several."""
     mean: list[float] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,8 +46,8 @@ def elbo_fisher(problem: Problem, engine: Engine, batches: Iterable[Batch], time
     if timesteps > T:
         raise SettingError(f"fisher_timesteps is {timesteps}, but the diffusion has {T}.")
     task = cast(Any, InParts(problem.task, problem.retain.rows))
-    noised = engine.track(_noised(problem, batches, timesteps), "Fisher over timesteps", total)
-    means = fisher_diagonal(problem.subject.module, task, noised, estimator="batch", engine=engine)
+    with closing(engine.track(_noised(problem, batches, timesteps), "Fisher over timesteps", total)) as noised:
+        means = fisher_diagonal(problem.subject.module, task, noised, estimator="batch", engine=engine)
     return {name: value * T**2 for name, value in means.items()}
 
 

@@ -1,5 +1,6 @@
 """Fisher diagonals of the forget and the retain set at the original weights."""
 
+from contextlib import closing
 from itertools import chain
 
 from untrain.engine import Engine
@@ -29,9 +30,10 @@ def fishers_of(
         batches = chain.from_iterable(
             stream.once(problem.task, "fisher", limit=samples, time=time) for time in range(draws)
         )
-        tracked = engine.track(batches, f"Fisher of the {stream.name} set", draws * stream.passes(samples))
-        fishers.append(
-            fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
-        )
+        label, passes = f"Fisher of the {stream.name} set", draws * stream.passes(samples)
+        with closing(engine.track(batches, label, passes)) as tracked:
+            fishers.append(
+                fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
+            )
     forget, retain = fishers
     return forget, retain

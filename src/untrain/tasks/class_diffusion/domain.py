@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Relabelled, Source
+from untrain.data.samples import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
@@ -22,33 +22,35 @@ from untrain.diffusion.denoisers import (
     from_dit,
     is_dit_layout,
     load_weights,
-    local_folder,
     read_object,
 )
 from untrain.diffusion.features import Features, Real, classifier_features, inception_features
 from untrain.diffusion.grids import write_grid
-from untrain.diffusion.images import Conditions, Decode, ImageMaker, to_uint8
+from untrain.diffusion.images import Decode, ImageMaker, to_uint8
 from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
 from untrain.diffusion.latents import decode, encode, encode_data, latent_shape, load_vae
 from untrain.diffusion.pipelines import (
+    INDEX,
     check_libraries,
-    class_named,
-    labels_of,
     save_diffusers,
     schedule_of,
     with_denoiser,
 )
 from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
 from untrain.diffusion.search import SampleObjective
+from untrain.diffusion.text import SUPPORTED
 from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
-from untrain.engine import Engine, on_device, preserve_modes, seed_of
-from untrain.errors import DataError, ModelError, SettingError
+from untrain.engine import Engine, on_device, seed_of
+from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
 from untrain.models.recognition import Recognition
 from untrain.report.presentation import LOSSES as PRESENTATION  # TODO
 from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
+from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
+from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
 from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
 from untrain.types import Task
@@ -100,6 +102,11 @@ class GeneratorModel(UserModel):
             name: encode_data(self.vae, data, engine, mirrored=task.flip, names=task.names, name=name)
             for name, data in given.items()
         }
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes a folder that diffusers loads, where the module is one of its kind."""
+        if hasattr(module, "save_pretrained"):
+            save_diffusers(self.model, module, folder)
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
@@ -407,51 +414,20 @@ class ClassDiffusionDomain(Domain):
             )
         return found["model"]
 
+    sampler = staticmethod(sample_classes)
+
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether diffusers saved a noise predictor or a pipeline of classes there."""
+        index = source / INDEX
+        if index.is_file():
+            return read_object(index).get("_class_name") not in SUPPORTED
+        return (source / "config.json").is_file()
+
     @classmethod
     def listing(cls) -> Mapping[str, Mapping[str, str]]:
         """Lists the generators that recipes can name."""
         return {"generators": {name: kind.description for name, kind in DENOISERS.items()}}
-
-
-def image_maker(
-    task: ClassDiffusion,
-    shape: Sequence[int],
-    sampler: Sampler,
-    engine: Engine,
-    *,
-    seed: int = 0,
-    batch_size: int = 64,
-    decode: Decode | None = None,
-) -> ImageMaker:
-    """Returns what makes images of a task's classes; arguments as of `ImageMaker`.
-
-    Raises:
-        SettingError: if the task cannot be guided, or not be sampled in so many steps.
-    """
-    if sampler.is_guided and task.null_class is None:
-        raise SettingError(
-            "guidance needs a model that was trained with dropped classes; this one has no class that stands for "
-            "“no class”. Leave guidance_scale at 1."
-        )
-
-    def blank(labels: Tensor, shape: Sequence[int]) -> dict[str, Tensor]:
-        unknown = [c for c in labels.tolist() if c < 0 or (task.num_classes is not None and c >= task.num_classes)]
-        if unknown:
-            raise DataError(f"there is no class {unknown[0]}: the model has {task.num_classes}, numbered from 0.")
-        return task.blank(labels, shape)
-
-    conditions = Conditions(blank, lambda c: c)
-    return ImageMaker(task, conditions, tuple(shape), sampler, engine, seed, batch_size, decode)
-
-
-def prepare_generator(
-    task: ClassDiffusion, module: nn.Module, shape: Sequence[int], labels: Tensor, engine: Engine
-) -> ClassDiffusion:
-    """Completes a task by looking at a module, on a batch without images."""
-    blank = {"input": torch.zeros(len(labels), *shape), "label": labels}
-    with preserve_modes(module):
-        drawn = task.draw(blank, torch.Generator(), "evaluate")
-        return task.prepare(module.eval(), engine.to_device(drawn))
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
@@ -465,68 +441,3 @@ def fewest_images(judge: Features, real: Real) -> int:
     """Images of each class that the Fréchet distance in a judge's features needs at least, over all retained ones."""
     features = judge.look(Real(real.images[:1], real.labels[:1])).pooled.shape[1]
     return features // len(real.labels.unique()) + 1
-
-
-def class_names(origin: str, source: Source) -> tuple[str, ...] | None:
-    """What a saved model's classes are called, by number; None where it does not tell and all are in the source.
-
-    Where it names none, and the source's classes are called by some of its numbers, these are the names.
-    """
-    found, rows = labels_of(origin), class_rows(origin)
-    if found is not None or rows is None or len(source.classes) >= rows - 1:
-        return found
-    if all(name.isdecimal() and int(name) < rows - 1 for name in source.classes):
-        return tuple(str(number) for number in range(rows - 1))
-    return None
-
-
-def class_rows(origin: str) -> int | None:
-    """Rows of a saved model's embedding of classes, "no class" included, as its configuration tells; None: it does not.
-
-    Raises:
-        ModelError: if the model is conditioned on no class.
-    """
-    folder = local_folder(origin)
-    path = next((p for inner in ("", "transformer", "unet") if (p := folder / inner / "config.json").is_file()), None)
-    config = {} if path is None else read_object(path)
-    if config.get("_class_name") == "UNet2DModel":
-        rows = config.get("num_class_embeds")
-        if rows is None:
-            raise ModelError(
-                f"{path} is of a model without classes (num_class_embeds is null), and what it should forget is a "
-                "class. Give a class-conditional model."
-            )
-        return int(rows)
-    classes = config.get("num_embeds_ada_norm")  # of a DiT
-    return None if classes is None else int(classes) + 1
-
-
-def renumber(source: Source, names: Sequence[str] | None) -> Source:
-    """A source whose classes have the numbers that a model gives to them.
-
-    Args:
-        source: its classes are named as the model's, or by the model's numbers ("207").
-        names: of the model's classes; each may list synonyms with commas between. None: unknown, so the source's own
-            numbers hold.
-
-    Raises:
-        DataError: if the model has no such class.
-    """
-    if names is None or list(source.classes) == list(names):
-        return source
-    numbers = [
-        number if list(names[number : number + 1]) == [name] else class_number(names, name)  # two can share a name
-        for number, name in enumerate(source.classes)
-    ]
-    return Relabelled(source, numbers, names)
-
-
-def class_number(names: Sequence[str], word: str) -> int:
-    """A class by its name, by one of its synonyms, or by its number.
-
-    Raises:
-        UnknownName: if there is no such class.
-    """
-    if word.isdecimal() and word not in names and int(word) < len(names):
-        return int(word)
-    return class_named(names, word)

@@ -15,8 +15,8 @@ from untrain.engine import Engine, on_device
 from untrain.errors import DataError, SettingError
 from untrain.models.classifiers import MODELS, build
 from untrain.models.prepare import prepare_task
-from untrain.report.presentation import LOSSES as PRESENTATION  # TODO
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
+from untrain.tasks.classification.presentation import ClassificationPresentation
 from untrain.tasks.classification.search import heldout_objectives
 from untrain.tasks.classification.sections import ClassificationSections
 from untrain.tasks.classification.task import Classification
@@ -37,7 +37,7 @@ class ClassificationDomain(Domain):
     task_class = Classification
     Sections = ClassificationSections
     EvaluateOptions = EvaluateOptions
-    presentation = PRESENTATION
+    presentation = ClassificationPresentation()
     sections: ClassificationSections
 
     def load(self) -> tuple[Source, Source]:

@@ -16,15 +16,15 @@ from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import fresh_denoiser
+from untrain.diffusion.denoisers import fresh_denoiser, read_object
 from untrain.diffusion.features import Features, inception_features
 from untrain.diffusion.grids import miniature, write_grid
 from untrain.diffusion.judges import is_given, judge_features, judge_training
 from untrain.diffusion.latents import Latents
-from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
+from untrain.diffusion.pipelines import INDEX, check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import Prompts, encode_prompts, own_size
+from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
 from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError
@@ -66,6 +66,7 @@ from untrain.tasks.text_to_image.rendering import (
     choose_pictured,
     evaluate_prompted,
 )
+from untrain.tasks.text_to_image.sample import sample_table
 from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Task
@@ -152,6 +153,11 @@ class PipelineModel(UserModel):
         _, height, width = sets["forget"].shape
         return max(2, min(32, 2 * 64 * 64 // (height * width)))
 
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes the pipeline with the unlearned UNet, as diffusers loads it."""
+        if self.is_whole:
+            save_diffusers(self.model, module, folder)
+
     def whole(self, module: nn.Module) -> Any:
         """Returns the pipeline with the unlearned UNet."""
         if not self.is_whole:
@@ -170,6 +176,7 @@ class TextToImageDomain(Domain):
     presentation = PRESENTATION
     user_model = PipelineModel
     references = 0
+    recorded = ("steps", "seconds")
     holds_out = False
     sections: TextToImageSections
     task: TextToImage
@@ -534,6 +541,16 @@ class TextToImageDomain(Domain):
             remove(self.cache, self.context.engine)
 
     # The Python interface and the command line.
+
+    sampler = staticmethod(sample_table)
+
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether there is a pipeline that makes images of prompts, in a folder or in one file."""
+        index = source / INDEX
+        if index.is_file():
+            return read_object(index).get("_class_name") in SUPPORTED
+        return source.is_file() and source.suffix in ENDINGS
 
     @classmethod
     def evaluate(
