@@ -354,7 +354,7 @@ class _Draft:
             self.code[name] = value
         else:
             self.flaws.append(
-                Flaw(name, f"{name} names code, {value!r}, which no file may: give it yourself, --{name} {value}.")
+                Flaw(name, f"{name} names code, {value!r}, which no file may: if you trust it, add --{name} {value}.")
             )
 
     def _list_methods(self) -> None:
@@ -503,7 +503,8 @@ class _Draft:
                 owners.append(other)
         if not owners:
             return ""
-        return f" {name} belongs to task {' and '.join(owners)}; this recipe's task is {self.fields.task}."
+        word = "task" if len(owners) == 1 else "tasks"
+        return f" {name} belongs to {word} {' and '.join(owners)}; this recipe's task is {self.fields.task}."
 
     # The section `compare`.
 
