@@ -104,14 +104,14 @@ def _take(words: list[str], flag: str) -> bool:
 
 def _read(words: Sequence[str], command: str) -> "Recipe":
     """Reads the recipe that a command line names, with its flags; shows the help where it is asked for."""
-    from untrain.runs.recipe import plan, read
+    from untrain.runs.recipe import read, recipe_fields
 
     words = list(words)
     path = words.pop(0) if words and not words[0].startswith("-") else None
     if any(word in ("-h", "--help") for word in words):
         from untrain.runs.flags import recipe_help
 
-        print(recipe_help(plan(path, [word for word in words if word not in ("-h", "--help")]), command))
+        print(recipe_help(recipe_fields(path, [word for word in words if word not in ("-h", "--help")]), command))
         raise SystemExit(0)
     return read(path, words)
 
@@ -222,19 +222,9 @@ def _list(words: Sequence[str], resume: bool) -> None:
 
 
 def _schema(words: Sequence[str], resume: bool) -> None:
-    import json
+    from untrain.runs.schema import schema_command
 
-    from untrain.runs.schema import schema
-
-    words = list(words)
-    out = _value(words, "--out")
-    if words:
-        raise SettingError("untrain schema takes --out FILE alone.")
-    if out is None:
-        print(json.dumps(schema(), indent=2) + "\n", end="")
-    else:
-        Path(out).write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")
-        print(f"schema: {out}")
+    schema_command(words)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {

@@ -121,7 +121,7 @@ class RunFolder:
         say(f"[bold]{name}[/bold]: {method.name}")
         start, peak_lr = weights.state_hash(problem.subject.module), problem.subject.peak_lr
         saver = Checkpoints(resume_file, mark, how.pop("resume", True), how.pop("every", 60.0))
-        done = run(method, problem, self.engine, checkpoints=saver, **how)
+        done = run(method, problem, self.engine, checkpoints=saver, title=name, **how)
         mask, module = problem.memo.get("mask"), done.state.module.eval()
         facts = {
             "fingerprint": mark,

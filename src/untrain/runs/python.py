@@ -9,9 +9,8 @@ import yaml
 
 from untrain.io import write_text
 from untrain.runs.folder import CONFIG
+from untrain.runs.recipe import MADE_IN
 
-MADE_IN = "made_in"
-"""The field of config.yaml that only a run made in Python has."""
 _HEAD = (
     "# Made in Python: the model and the data are known there alone. Go on with untrain.unlearn(..., out=this folder,\n"
     "# resume=True), measure with untrain.evaluate(..., out=this folder); untrain report FOLDER makes its page.\n"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _CHOICE = re.compile(r"task|methods?|methods\.([^.]+)\.method")
 """Flags that decide which other flags there are."""
+MADE_IN = "made_in"
+"""The field of config.yaml that only a run made in Python has, instead of a recipe."""
 RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detections", "grids", "samples")
 """What no method can be called, alone or before a hyphen: models and files of every run."""
 
@@ -292,6 +294,11 @@ class _Draft:
     ) -> None:
         self.path = None if path is None else Path(path)
         self.content, self.origin = ({}, Origin()) if self.path is None else load(self.path)
+        if self.content.get(MADE_IN) == "python":
+            raise SettingError(
+                f"{self.path} holds a run that was made in Python: its model and data are known there alone. Go on with "
+                "it by untrain.unlearn(..., out=..., resume=True), or untrain.evaluate(..., out=...)."
+            )
         self.flaws: list[Flaw] = []
         self.code: dict[str, str] = {}
         chosen = list(methods or ())

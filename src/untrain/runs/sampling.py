@@ -22,7 +22,7 @@ def sample_command(words: Sequence[str]) -> Path | None:
     words, task = _take_task(words)
     samplers = _samplers()
     if any(word in ("-h", "--help") for word in words):
-        chosen = {task: samplers[task]} if task in samplers else samplers
+        chosen = {name: each for name, each in samplers.items() if task in (None, name)} or samplers
         print("\n".join(function_help(sampler, COMMAND) for sampler in chosen.values()))
         return None
     if not words or words[0].startswith("--"):

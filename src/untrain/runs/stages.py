@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from untrain.callbacks import Callback
+from untrain.callbacks import Callback, Stage
 from untrain.data.checks import check_sets
 from untrain.data.splits import Split
 from untrain.data.streams import Stream
@@ -82,7 +82,7 @@ class Experiment:
         self.announce(name, "end")
         return kept.module
 
-    def announce(self, stage: str, state: str) -> None:
+    def announce(self, stage: str, state: Stage) -> None:
         """Tells callbacks of a stage that begins or ends."""
         for callback in self.callbacks if self.engine.is_main else ():
             callback.on_stage(stage, state)

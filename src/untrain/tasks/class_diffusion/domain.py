@@ -153,7 +153,7 @@ class ClassDiffusionDomain(Domain):
         )
 
     @cached_property
-    def data(self) -> Source:  # type: ignore[override]
+    def data(self) -> Source:
         """The images, or their latents, each computed once."""
         return self.source if self.vae is None else self._encoded(self.source)
 
@@ -400,7 +400,7 @@ class ClassDiffusionDomain(Domain):
                 judge, lambda x: x.to(engine.device, torch.float32) / 127.5 - 1, type(judge).__name__
             )
             decoder = None if given.vae is None else partial(decode, given.vae)
-            how = {"seed": seed, "batch_size": batch_size, "decode": decoder}
+            how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "decode": decoder}
             maker = image_maker(task, shape, options.sampler, engine, **how)
             found = evaluate_generators(
                 {"model": module},

@@ -86,10 +86,10 @@ def sample_classes(
     chosen = _choose(place, model)
     path = sample_place(place, chosen, _ENDINGS[form], out, form)
     generator = _open(place, chosen, engine)
-    given = {"steps": steps, "eta": eta, "spacing": spacing, "guidance_scale": guidance_scale}
+    given: dict[str, Any] = {"steps": steps, "eta": eta, "spacing": spacing, "guidance_scale": guidance_scale}
     sampler = replace(generator.sampler, **{name: value for name, value in given.items() if value is not None})
     numbers = _class_numbers(classes, generator.names)
-    how = {"seed": seed, "batch_size": batch_size, "decode": generator.decode}
+    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "decode": generator.decode}
     maker = image_maker(generator.task, generator.shape, sampler, engine, **how)
     images = ImageSet(generator.model, maker, dict.fromkeys(numbers, count), generator.names, generator.decoder)
     made, wanted = _WRITERS[form](images, path), len(numbers) * count

@@ -46,7 +46,7 @@ class ClassificationDomain(Domain):
 
     def make_task(self) -> Classification:
         """Makes the task for these images, normalised as the recipe says or as the images are."""
-        statistics = input_statistics(self.sections.data, self.source)
+        statistics: dict[str, Any] = input_statistics(self.sections.data, self.source)
         augment = asdict(self.sections.augment)
         return Classification(len(self.source.classes), **statistics, seed=self.context.seed, **augment)
 

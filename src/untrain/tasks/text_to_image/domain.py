@@ -441,10 +441,10 @@ class TextToImageDomain(Domain):
     def _detectors(self, trained: Mapping[str, nn.Module]) -> tuple[Detector, dict[str, Classifier], dict[str, Any]]:
         """The primary detector, further judges by what they judge, and what is known of the first."""
         accuracies: dict[str, float] = {}
+        judges: dict[str, Classifier] = {}
         if self._is_ready or self.captioned is None:
-            detector, judges = self._ready(), {}
+            detector: Detector = self._ready()
         else:
-            judges = {}
             for about, (train, test) in self.captioned.judged().items():
                 module, how = trained[_judge_name(about)], self._recognition(train)
                 features, known = judge_features(self.sections.judge, module, how, test, self.context.engine)

@@ -1,7 +1,7 @@
 """`untrain sample` for text-to-image pipelines: images of the prompts of a table."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from untrain.diffusion.pipelines import INDEX, hush, load_pipeline
 from untrain.engine import Engine, Precision
@@ -63,7 +63,13 @@ def sample_table(
         if value < 1:
             raise SettingError(f"--{name} must be at least 1, not {value}.")
     place, table = Path(source), read_prompts(prompts)
-    given = {"steps": steps, "guidance_scale": guidance_scale, "width": width, "height": height, "seed": seed}
+    given: dict[str, Any] = {
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "width": width,
+        "height": height,
+        "seed": seed,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     origin: str | Path = place
     chosen = None
