@@ -4,7 +4,7 @@ An entry point names a class derived from `Domain`, or an `Entry` that tells the
 what the domain itself needs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -14,6 +14,8 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.plugins import OURS, Plugins
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from untrain.domain import Domain
     from untrain.types import Task
 
@@ -31,6 +33,7 @@ class Entry:
         references: see `Domain`.
         target: MODULE:CLASS of the domain.
         listing: see `Domain`.
+        sampler: MODULE:FUNCTION, see `Domain`; empty: there is nothing to sample; None: the domain says.
     """
 
     title: str
@@ -38,12 +41,23 @@ class Entry:
     target: str
     references: int = 1
     listing: Mapping[str, str] = field(default_factory=dict)
+    sampler: str | None = None
 
     @property
     def domain(self) -> "type[Domain]":
         """The domain, imported now."""
-        module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)
+        return _import(self.target)
+
+    def find_sampler(self) -> "Callable[..., Path] | None":
+        """Imports what makes samples of this task's models; None where these generate nothing."""
+        if self.sampler is None:
+            return self.domain.sampler
+        return _import(self.sampler) if self.sampler else None
+
+
+def _import(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _flaw(name: str, loaded: Any) -> str:

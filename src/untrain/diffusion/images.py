@@ -5,6 +5,8 @@ any number of processes, and can be made again alone. That is what makes every w
 left as it is, and what is missing is made.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re
@@ -16,21 +18,20 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import DataError, FolderError, ModelError, SettingError
 from untrain.io import hash_json, open_atomic, write_bytes, write_json
+from untrain.lazy import Image, nn, np, torch
 from untrain.models.checkpoints import state_hash
 from untrain.sampling import Sampler
 from untrain.types import Batch, GenerativeTask
 
-Decode = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Decode = Callable[["Tensor"], "Tensor"]
 """Latents [B, C, h, w] → images [B, 3, H, W], uint8 or in [−1, 1]."""
 
 Counts = Mapping[int, int]
@@ -331,7 +332,7 @@ def _write_file(
     path: Path,
     form: str,
     whole: Callable[[Path, int], bool],
-    write: Callable[[ImageSet, Path, list["_Part"]], None],
+    write: Callable[[ImageSet, Path, list[_Part]], None],
 ) -> int:
     """Makes what is missing of a set in parts, then one file of them."""
     engine = images.maker.engine

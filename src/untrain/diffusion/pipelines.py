@@ -1,5 +1,7 @@
 """Whole pipelines of diffusers: loaded, saved with another noise predictor, what they say of classes and schedule."""
 
+from __future__ import annotations
+
 import copy
 import shutil
 import warnings
@@ -11,13 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name, local_folder, read_object
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
 from untrain.io import write_json, write_text
+from untrain.lazy import nn
 
 INDEX = "model_index.json"
 """In every folder that holds a whole pipeline."""

@@ -29,16 +29,8 @@ from untrain.models.parts import train_parts
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import (
-    CONFIG,
-    EVALUATION,
-    ORIGINAL,
-    RETRAINED,
-    SPLIT,
-    RunFolder,
-    check_folder,
-    is_temporary,
-)
+from untrain.runs.folder import RunFolder, check_folder, is_temporary
+from untrain.runs.names import CONFIG, EVALUATION, ORIGINAL, RETRAINED, SPLIT
 from untrain.runs.recipe import Recipe, write
 
 

@@ -8,4 +8,5 @@ ENTRY = Entry(
     ClassDiffusionSections,
     "untrain.tasks.class_diffusion.domain:ClassDiffusionDomain",
     listing={"generators": "untrain.diffusion.denoisers:DENOISERS"},
+    sampler="untrain.tasks.class_diffusion.sample:sample_classes",
 )

@@ -8,4 +8,5 @@ ENTRY = Entry(
     ClassificationSections,
     "untrain.tasks.classification.domain:ClassificationDomain",
     listing={"models": "untrain.models.classifiers:MODELS"},
+    sampler="",
 )
