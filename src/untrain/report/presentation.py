@@ -10,7 +10,7 @@ from functools import cached_property, partial
 
 from untrain.report import sections, verdict
 from untrain.report.measures import TIME, Distance, Measure
-from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat, as_mapping, as_sequence
+from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat, as_mapping
 from untrain.report.sections import Section
 from untrain.report.verdict import Verdict
 from untrain.report.words import count_of, describe_choice, list_values, show_date, show_duration, show_share
@@ -57,7 +57,6 @@ class Presentation:
         watched_as: what these measures are together, and their unit.
         loss_unit: of the losses.
         samples: what is counted in "600 of 6,000 training samples to forget".
-        curves_lede: what stands above the losses over the steps.
     """
 
     measures: Sequence[Measure] = ()
@@ -68,10 +67,6 @@ class Presentation:
     watched_as: tuple[str, str] = ("accuracy", "%")
     loss_unit: str = ""
     samples: str = "training samples to forget"
-    curves_lede: str = (
-        "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
-        "on the rest low."
-    )
 
     @property
     def higher(self) -> Mapping[str, bool]:
@@ -138,15 +133,23 @@ class Presentation:
 
     # What is said.
 
-    def lede(self, results: Results, gauge: Entry | None) -> str:
+    def lede(self, results: Results) -> str:
         """Says what stands above the table: how its values are to be read."""
-        if gauge is None:
+        if results.sets[0].target is None:
             where = "comparison" if results.compared else "run"
             found = f"There is no retrained model in this {where}, so no value here has a target."
             return found if results.compared else f"{found} Retraining once without the forget set would give one."
+        relative = "" if self.distance is None else "No value here is good by itself. "
         return (
-            "No value here is good by itself. The retrained model never saw what was to be forgotten, so its row is "
+            f"{relative}The retrained model never saw what was to be forgotten, so its row is "
             f"the target{'.' if results.compared else '; the small numbers are the differences to it.'}"
+        )
+
+    def curves_lede(self) -> str:
+        """Says what stands above the losses over the steps."""
+        return (
+            "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
+            "on the rest low."
         )
 
     def verdict(self, one: ForgetSet, results: Results) -> Verdict:
@@ -237,11 +240,11 @@ class Presentation:
 
     def forgotten(self, results: Results) -> list[str]:
         """Names what a run was to forget, as a reader would; empty where it has no names."""
-        return [str(name) for name in as_sequence(results.facts.get("forgotten"))]
+        return list(results.sets[0].forgotten)
 
     def measured_with(self, results: Results) -> Mapping[str, object]:
         """Returns what of a run's facts stands among the settings: by default all, as no section shows them."""
-        return {key: value for key, value in results.facts.items() if value and key not in ("forgotten", "real")}
+        return {key: value for key, value in results.facts.items() if value}
 
     # What is shown.
 

@@ -220,6 +220,8 @@ class ForgetSet:
     """Noise floor: measure → how far retrained models are from each other."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """Method → the trials of its search for settings, as JSON."""
+    forgotten: tuple[str, ...] = ()
+    """Of a run: names of what was to be forgotten, where it has names: classes, prompts, labels."""
 
     @classmethod
     def of_json(cls, name: str, given: Mapping[str, Any]) -> "ForgetSet":
@@ -315,7 +317,7 @@ class Results:
         unreadable: lines of the history that could not be read, for instance the last one of a killed run.
         config: the recipe as text; None: unknown.
         folder: where it is; None: nowhere yet.
-        facts: of a run: whatever else evaluation.json holds: judges, samplers, what was forgotten, …
+        facts: of a run: whatever else evaluation.json holds: judges, samplers, …
         compared: whether it is a comparison.
         measured: whether anything was measured; a run that was not has models, curves and times alone.
     """
@@ -370,7 +372,10 @@ class Results:
         entries = (Entry.of_run(name, values, seed, as_mapping(made.get(name))) for name, values in models.items())
         data, split = as_mapping(manifest.get("data")), as_mapping(manifest.get("split"))
         name = data.get("name") or ("run" if folder is None else folder.resolve().name)
-        one = ForgetSet("", tuple(entries), split.get("spec"), _sizes(evaluation), _floor(evaluation))
+        one = ForgetSet(
+            "", tuple(entries), split.get("spec"), _sizes(evaluation), _floor(evaluation),
+            forgotten=_names(evaluation.get("forgotten")),
+        )  # fmt: skip
         return cls(
             str(name), _task(evaluation) or _task(manifest), (one,), (seed,), _names(evaluation.get("classes")),
             as_mapping(evaluation.get("settings")), manifest, curves, unreadable, config, folder,
@@ -444,7 +449,10 @@ class Results:
         return as_mapping(as_mapping(self.manifest.get("models")).get(name))
 
 
-_NO_FACTS = ("task", "classes", "models", "settings", "sizes", "noise_floor", "mark", "fingerprint")
+_NO_FACTS = (
+    *("task", "classes", "models", "settings", "sizes", "noise_floor", "forgotten"),
+    *("mark", "fingerprint"),
+)
 
 
 def task_of(folder: str | Path) -> str | None:

@@ -123,7 +123,7 @@ def show_table(results: Results, presentation: "Presentation") -> Section:
         main = main_table(*of) if results.compared else run_table(results, presentation)
         further = further_table(*of) if results.compared else None
         parts.append({"heading": heading_of(results, one), "table": main, "further": further, "notes": notes})
-    lede = presentation.lede(results, presentation.gauge(results.sets[0]))
+    lede = presentation.lede(results)
     lede = f"{lede} {_explain_values(results)}" if results.compared else lede
     title = f"All {'methods' if results.compared else 'models'} side by side"
     return Section("comparison", title, render("tables.html.j2", parts=parts, lede=lede.strip()))
@@ -194,7 +194,7 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
     if results.unreadable:
         notes.append(f"{results.unreadable} unreadable lines of history.jsonl were left out.")
     part = Part(missing, drawn, notes=notes)
-    return figure_section("curves", "Losses while unlearning", presentation.curves_lede, part)
+    return figure_section("curves", "Losses while unlearning", presentation.curves_lede(), part)
 
 
 _LOSSES = ("forget_loss", "retain_loss")

@@ -406,7 +406,7 @@ def _title(results: Results, one: ForgetSet) -> str:
 
 
 def _long_csv(results: Results, presentation: "Presentation") -> str:
-    head = "forget_set model measure n mean std ci_low ci_high difference rank tied few".split()
+    head = ["forget_set", "model", "measure", "n", "mean", "std", "ci_low", "ci_high", "difference", "rank", "tied", "few"]
     rows = [head]
     for one in results.sets:
         for entry in presentation.entries(one):

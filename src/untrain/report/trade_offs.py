@@ -31,7 +31,7 @@ from untrain.report.drawing import (
     write_svg,
 )
 from untrain.report.measures import Measure
-from untrain.report.words import capitalize, clean, show_difference, show_duration, uncapitalize
+from untrain.report.words import clean, show_difference, show_duration, uncapitalize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

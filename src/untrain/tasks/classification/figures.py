@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from untrain.report.drawing import INK, MUTED, PAPER, PURPLE, Figure, Floats, Key, in_style, legend, make_panels, write_svg
+from untrain.report.drawing import (
+    INK,
+    MUTED,
+    PAPER,
+    PURPLE,
+    Figure,
+    Floats,
+    Key,
+    in_style,
+    legend,
+    make_panels,
+    write_svg,
+)
 from untrain.report.words import clean, show, show_difference
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 from untrain.report import sections
 from untrain.report.figures import Figure
 from untrain.report.presentation import TIME, Distance, MakeSection, Measure, Presentation
-from untrain.report.results import ORIGINAL, TARGET, Entry, ForgetSet, Results
+from untrain.report.results import Entry, ForgetSet, Results
 from untrain.report.sections import DRAWN, Drawn, Part, Plot, Section, figure_section, name_absent, name_left_out
 from untrain.tasks.classification.figures import ROWS, draw_class_map, draw_classes
 
