@@ -76,8 +76,17 @@ class Presentation:
     @property
     def axes(self) -> tuple[str, ...]:
         """The measures of forgetting and of what it costs; fewer where the distance has fewer parts."""
-        parts = () if self.distance is None else tuple(self.distance.parts)
-        return parts if len(parts) < 2 else (parts[0], parts[-1])
+        return self.parts if len(self.parts) < 2 else (self.parts[0], self.parts[-1])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The measures that the distance averages."""
+        return () if self.distance is None else tuple(self.distance.parts)
+
+    @property
+    def gap(self) -> Measure:
+        """The distance as a measure; one without a name where there is none."""
+        return self.measure("" if self.distance is None else self.distance.key)
 
     def measure(self, key: str) -> Measure:
         """Returns a measure by its key; of an unknown one all that is known is the key."""
@@ -159,7 +168,7 @@ class Presentation:
     def remarks(self, one: ForgetSet, method: Entry) -> list[str]:
         """Says of a run's best method where it is still away from the retrained model."""
         gaps = {}
-        for key in self.distance.parts if self.distance else ():
+        for key in self.parts:
             value, aim = method.mean(key), one.target.mean(key) if one.target else None
             if value is not None and aim is not None:
                 gaps[key] = abs(value - aim), value, aim
