@@ -1,9 +1,13 @@
-"""Tiny text-to-image pipelines for whoever asks for them by name."""
+"""What all tests have: one thread, and tiny text-to-image pipelines for whoever asks for them by name."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"
+"""Read when torch is loaded, here and in every process that a test starts: sums are ordered the same in all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -13,13 +17,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(folder: Path) -> Any:
-    from small_pipelines import stable_diffusion
+    from helpers.small_pipelines import stable_diffusion
 
     return stable_diffusion(folder)
 
 
 @pytest.fixture(scope="module")
 def xl(folder: Path) -> Any:
-    from small_pipelines import stable_diffusion_xl
+    from helpers.small_pipelines import stable_diffusion_xl
 
     return stable_diffusion_xl(folder)

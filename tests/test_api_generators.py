@@ -6,7 +6,7 @@ from diffusers import DiTPipeline, UNet2DModel
 from torch.utils.data import TensorDataset
 
 import untrain
-from tiny_recipes import SMALL, dit_pipeline
+from helpers.tiny_recipes import SMALL, dit_pipeline
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.diffusion.latents import encode_data
 from untrain.errors import ModelError, SettingError
@@ -17,14 +17,6 @@ from untrain.tasks.class_diffusion.task import ClassDiffusion
 TASK = ClassDiffusion(timesteps=20, beta_end=0.3)
 QUICK = {"steps": 3, "optimizer": untrain.Optimizer("adam", 1e-3), "device": "cpu", "batch_size": 8}
 MEASURES = {"judge": None, "samples": 5, "sampler": Sampler(3), "device": "cpu", "batch_size": 16}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def images(count, labels, size=8, channels=1):

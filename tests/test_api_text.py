@@ -1,7 +1,6 @@
 """`untrain.unlearn` and `untrain.evaluate` on text-to-image pipelines, as a user calls them."""
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import untrain
-from small_pipelines import TEXTS, raw
+from helpers.small_pipelines import TEXTS, raw
 from untrain.engine import Engine
 from untrain.errors import DataError, FolderError, ModelError, SettingError, StaleFile, UnknownName
 from untrain.methods import loop
@@ -25,14 +24,6 @@ FORGET = untrain.Concept(TEXTS[0], anchor=TEXTS[1], label="circle")
 RETAIN = untrain.Concept(TEXTS[1], label="square")
 SETS = {"forget": FORGET, "retain": RETAIN}
 QUICK = {"task": "text-to-image", "images": FEW, "steps": 2, "batch_size": 2, "device": "cpu"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bits(module: nn.Module) -> dict[str, Tensor]:

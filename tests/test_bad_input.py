@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from command_line import RECIPE, files, untrain, weights
+from helpers.command_line import RECIPE, files, untrain, weights
 from untrain import Classification, Optimizer, UntrainError, evaluate, fisher_diagonal, unlearn
 from untrain import io as untrain_io
 from untrain.errors import (

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from command_line import RECIPE, files, table, untrain, weights
+from helpers.command_line import RECIPE, files, table, untrain, weights
 from untrain.runs import stages as pipeline
 from untrain.runs.recipe import read
 

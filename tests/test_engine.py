@@ -1,24 +1,13 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from helpers.processes import torchrun
 from untrain.engine import Engine, generator_of, on_device, seed_of
 from untrain.errors import SettingError
 
-SCRIPT = Path(__file__).parent / "two_processes.py"
-
 
 def launched(processes, out):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(out)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(processes, "two_processes", out)
     return torch.load(out, weights_only=True)
 
 
@@ -34,9 +23,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 def test_shares_are_contiguous_and_complete():
     batch = {"index": torch.arange(7), "input": torch.randn(7, 2)}
-    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).share(batch)["index"] for p in range(3)]
+    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).shard(batch)["index"] for p in range(3)]
     assert torch.cat(parts).tolist() == list(range(7))
-    few = [Engine(torch.device("cpu"), process=p, num_processes=3).share({"index": torch.arange(1)}) for p in range(3)]
+    few = [Engine(torch.device("cpu"), process=p, num_processes=3).shard({"index": torch.arange(1)}) for p in range(3)]
     assert sorted(len(part["index"]) for part in few) == [0, 0, 1]
 
 

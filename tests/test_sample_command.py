@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler,
 from PIL import Image
 
 import untrain.io as io_of_files
-from command_line import files, untrain
-from small_pipelines import TEXTS, stable_diffusion
-from test_readme import ROOT, commands
+from helpers.command_line import files, untrain
+from helpers.documents import ROOT, commands
+from helpers.small_pipelines import TEXTS, stable_diffusion
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.diffusion.images import to_uint8
 from untrain.diffusion.latents import decode
@@ -26,14 +26,6 @@ from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 QUICK = ("--steps", "3", "--device", "cpu")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def unet(channels=1):

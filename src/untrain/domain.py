@@ -7,18 +7,19 @@ losses and outputs, as any task has them; a new kind of model begins with `task_
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from untrain.data.request import divide, request_name
 from untrain.data.samples import Source
 from untrain.data.sections import Forget
-from untrain.data.splits import Split
+from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import CheckpointError, ModelError, SettingError
@@ -123,11 +124,13 @@ class UserModel:
         model: as it was given.
         module: what is trained.
         task: its task object.
+        named: whether the user gave the task's name alone, so that what the model tells takes the place of defaults.
     """
 
-    def __init__(self, model: Any, task: Task) -> None:
+    def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         self.model = model
         self.task = task
+        self.named = named
         self.module = self.trained_module()
 
     def trained_module(self) -> nn.Module:
@@ -156,6 +159,13 @@ class UserModel:
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the samples of a batch where the user does not say."""
         return 128
+
+    def fresh(self) -> nn.Module | None:
+        """Builds the same architecture with new weights, where that takes more than the module itself tells."""
+        return None
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes what users of this kind of model expect beside the weights that a run folder holds."""
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
@@ -211,6 +221,8 @@ class Domain(ABC):
     """What takes a user's model apart."""
     references: ClassVar[int] = 1
     """Retrained models where a recipe does not say; 0 where retraining is out of reach."""
+    recorded: ClassVar[Sequence[str]] = ("seconds",)
+    """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
 
@@ -254,7 +266,12 @@ class Domain(ABC):
     @property
     def checkpoint(self) -> str | None:
         """Where the original's weights come from; None where the stages train it."""
-        return getattr(getattr(self.sections, "model", None), "checkpoint", None)
+        return self.checkpoint_of(self.sections)
+
+    @classmethod
+    def checkpoint_of(cls, sections: Any) -> str | None:
+        """Returns where the original's weights come from by the recipe's sections; None where the stages train it."""
+        return getattr(getattr(sections, "model", None), "checkpoint", None)
 
     def original(self) -> tuple[nn.Module, dict[str, Any]]:
         """Reads the model of the checkpoint, and what else that tells."""
@@ -276,6 +293,38 @@ class Domain(ABC):
 
     def save(self, name: str, module: nn.Module) -> None:  # noqa: B027, weights are enough for most
         """Writes what users of this kind of model expect beside the weights that the run folder holds."""
+
+    def stream(self, division: Division, name: str, *, data: Any = None) -> Stream:
+        """Makes one set's batches.
+
+        Args:
+            division: which samples are whose.
+            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", or "asked": all that
+                was asked to be forgotten so far, by requests before this one too, under the name "forget".
+            data: another set under this name; None: the division's.
+        """
+        context = self.context
+        if data is None:
+            data = self._samples(division, name)
+        called = "forget" if name == "asked" else name
+        return Stream(data, called, context.engine, context.batch_size, context.seed, context.workers)
+
+    def _samples(self, division: Division, name: str) -> Source:
+        split = division.split
+        if name in ("test", "holdout"):
+            return division.test if name == "test" else division.holdout
+        parts = {"train": torch.cat([split.forget, split.retain]).sort().values}
+        return Subset(self.data, parts[name] if name in parts else getattr(split, name))
+
+    def method_sets(self, division: Division) -> dict[str, Stream]:
+        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout"."""
+        names = ("forget", "retain", "holdout") if len(division.holdout) else ("forget", "retain")
+        return {name: self.stream(division, name) for name in names}
+
+    def evaluation_sets(self, division: Division) -> dict[str, Stream]:
+        """Returns the sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
+        sets = {"forget": self.stream(division, "asked"), "retain": self.stream(division, "retain")}
+        return sets | ({"test": self.stream(division, "test")} if len(division.test) else {})
 
     # What is asked of the recipe.
 
@@ -302,13 +351,16 @@ class Domain(ABC):
     def check(self, division: Division) -> None:  # noqa: B027, most have nothing to say
         """Raises what is wrong with the recipe for this kind of model, before anything is made."""
 
+    def check_references(self, count: int) -> None:  # noqa: B027, most can be retrained
+        """Raises why models cannot be retrained as often as a recipe asks."""
+
     @classmethod
     def request_name(cls, sections: Any) -> str:
         """Names the recipe's own forget set, for the folder of a comparison."""
         section = getattr(sections, "forget", None)
         return request_name(section) if isinstance(section, Forget) else "forget"
 
-    @classmethod
+    @classmethod  # noqa: B027, most can be searched
     def check_search(cls, sections: Any) -> None:
         """Raises why settings of methods cannot be searched with these sections."""
 
@@ -400,7 +452,7 @@ class Domain(ABC):
         batch_size: int = 256,
         workers: int = 0,
         classes: Sequence[str] | None = None,
-        options: Any = None,
+        options: Any,
     ) -> Any:
         """Measures a user's model; the evaluation's `to_dict` is what evaluation.json holds of one model.
 
@@ -418,13 +470,18 @@ class Domain(ABC):
         raise NotImplementedError
 
     @classmethod
-    def sample(cls, source: Path, **options: Any) -> Path:
-        """Makes what a model of this kind generates; the function's arguments are the flags of `untrain sample`.
+    def listing(cls) -> Mapping[str, Mapping[str, str]]:
+        """Lists what recipes of this task can name: group (such as "models") → name → description."""
+        return {}
 
-        Raises:
-            SettingError: where models of this kind generate nothing.
-        """
-        raise SettingError(f"{source} is a run of task {cls.name}, whose models generate nothing to sample.")
+    sampler: ClassVar[Callable[..., Path] | None] = None
+    """Makes what models of this kind generate, `untrain sample`: a function whose first argument is the source, and
+    whose others, with a default, are flags; None: they generate nothing to sample."""
+
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether a folder or file that is no run can be sampled as a model of this task."""
+        return False
 
 
 def beside_references(

@@ -1,11 +1,18 @@
 """Code of other distributions, found by entry points: methods and tasks that are installed beside ours."""
 
+from __future__ import annotations
+
+import os
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from untrain.errors import SettingError
+from untrain.errors import SettingError, UnknownName, unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 REMEDY = "Mend that distribution or uninstall it."
 OURS = "untrain"
@@ -28,6 +35,8 @@ class Plugins:
 
     def installed(self) -> dict[str, list[EntryPoint]]:
         """Finds the entry points by name, in the order of the path; nothing is imported."""
+        from importlib.metadata import entry_points
+
         found: dict[str, list[EntryPoint]] = {}
         for entry in entry_points(group=self.group):
             same = found.setdefault(entry.name, [])
@@ -72,3 +81,24 @@ class Plugins:
 def distribution_of(entry: EntryPoint) -> str:
     """Names the distribution of an entry point, with its version."""
     return f"the distribution {entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+
+
+def import_named(target: str) -> Any:
+    """Imports what MODULE:NAME says, from the environment or the working directory.
+
+    Only the person at the keyboard may say it: a file that did could run anything.
+
+    Raises:
+        SettingError: if there is no such module or name, or importing it fails.
+    """
+    place, _, name = target.partition(":")
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that no file there hides a library; it stays for worker processes
+    try:
+        found: Any = import_module(place)
+    except Exception as error:  # whatever the user's own code raises when it is imported
+        raise SettingError(f"{target} cannot be imported: {type(error).__name__}: {error}.") from error
+    if not hasattr(found, name):
+        names = [each for each in vars(found) if isinstance(vars(found)[each], type)]
+        raise UnknownName(f"module {place!r}: {unknown('class', name, names)}")
+    return getattr(found, name)

@@ -6,15 +6,18 @@ can do, a test holds them to the same images: DDIMScheduler with leading spacing
 DDPMScheduler with the small fixed variance.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from untrain.errors import SettingError
+from untrain.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spacing = Literal["uniform", "quadratic"]
 

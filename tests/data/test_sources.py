@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from helpers.documents import ROOT
 from untrain.data import samples, sources
 from untrain.data.sources import SOURCES, Arrays, Images, Source, balanced, channel_statistics, check, load
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName
@@ -141,7 +142,7 @@ def test_damaged_idx_files(tmp_path: Path) -> None:
 
 
 def test_the_script_that_makes_the_subset(tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "recipes" / "make_fashion_subset.py"
+    script = ROOT / "recipes" / "make_fashion_subset.py"
     spec = importlib.util.spec_from_file_location("make_fashion_subset", script)
     assert spec is not None and spec.loader is not None
     maker = importlib.util.module_from_spec(spec)

@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from small_generators import POINTS, TASK, denoiser, pictures, points_problem, problem, recognised, trained_points
+from helpers.small_generators import (
+    POINTS,
+    TASK,
+    denoiser,
+    pictures,
+    points_problem,
+    problem,
+    recognised,
+    trained_points,
+)
 from untrain.data.streams import Stream
 from untrain.engine import generator_of
 from untrain.errors import SettingError

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sfron import SGD
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import TensorDataset
 
 import untrain.io
+from helpers.small_classifiers import SGD
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, FolderError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import StackDataset
 
-from small_pipelines import drawn, raw, stable_diffusion, stable_diffusion_xl
+from helpers.small_pipelines import drawn, raw, stable_diffusion, stable_diffusion_xl
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
@@ -24,7 +24,6 @@ from untrain.models.subject import Subject
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.concepts import text_task
 
-torch.set_num_threads(1)
 ENGINE = Engine(torch.device("cpu"))
 ADAM = Optimizer("adam", 1e-3)
 SFRON = {"steps": 3, "retain_steps": 2, "optimizer": ADAM, "fisher_draws": 2}

@@ -1,7 +1,6 @@
 """Methods of other distributions: found by their entry point, run by name, and blamed by name when broken."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 import untrain
+from helpers.processes import python_path
 from untrain.errors import SettingError, UnknownName
 from untrain.methods import find, unusable
 from untrain.methods.base import Method
@@ -94,9 +94,8 @@ def things():
 
 
 def run_untrain(site, *words, folder):
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "untrain", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=python_path(site))
 
 
 def test_a_method_of_another_distribution_runs_by_name_on_the_command_line(tmp_path):

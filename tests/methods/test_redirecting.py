@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from small import problem as classification
 
-from small_generators import denoiser, problem
+from helpers.small_classifiers import problem as classification
+from helpers.small_generators import denoiser, problem
 from untrain.errors import SettingError
 from untrain.methods import make
 from untrain.methods.base import Optimizer, check_runs

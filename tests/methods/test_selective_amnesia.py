@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from small_generators import denoiser, points_problem, problem, recognised, trained_points
+from helpers.small_generators import denoiser, points_problem, problem, recognised, trained_points
 from untrain.engine import generator_of
 from untrain.errors import SettingError
 from untrain.methods import make

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from small_pipelines import drawn
+from helpers.small_pipelines import drawn
 from untrain.engine import Engine
 from untrain.errors import SettingError, UnknownName
 from untrain.fisher import fisher_diagonal

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from example_comparison import METHODS, example_comparison, stat, write_example_comparison
-from reading import EVIL, Page, page_of, written
 
+from helpers.example_comparison import METHODS, example_comparison, stat, write_example_comparison
+from helpers.reading import EVIL, Page, page_of, written
 from untrain.errors import FolderError, UntrainError
 from untrain.report import comparison_tables, comparison_verdict, write_comparison_report, write_report
 from untrain.report.comparison import comparison_of

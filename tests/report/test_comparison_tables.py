@@ -6,9 +6,9 @@ import json
 import re
 
 import pytest
-from example_comparison import METHODS, example_comparison, stat
 from rich.console import Console
 
+from helpers.example_comparison import METHODS, example_comparison, stat
 from untrain.errors import UntrainError
 from untrain.report import comparison_tables, terminal
 from untrain.report.comparison import comparison_of, further_table, main_table

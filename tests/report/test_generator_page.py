@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from example_generator import DIGITS, example_generator_comparison, write_example_generator
 from PIL import Image
-from reading import EVIL, Page, page_of, written
 
+from helpers.example_generator import DIGITS, example_generator_comparison, write_example_generator
+from helpers.reading import EVIL, Page, page_of, written
 from untrain.errors import UnknownName
 from untrain.report import comparison_table, comparison_tables, generator_verdict, terminal, write_report
 

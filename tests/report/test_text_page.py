@@ -7,7 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from example_text import (
+from PIL import Image
+
+from helpers.example_text import (
     CAPTIONS,
     CLOTHED,
     FOUND,
@@ -19,9 +21,7 @@ from example_text import (
     example_text_comparison,
     write_example_text,
 )
-from PIL import Image
-from reading import EVIL, Page, page_of, written
-
+from helpers.reading import EVIL, Page, page_of, written
 from untrain.report import comparison_table, comparison_tables, generator_verdict, terminal, write_report
 from untrain.report.concept_verdict import share_interval
 

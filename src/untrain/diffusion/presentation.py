@@ -131,7 +131,9 @@ class Case:
         noun, what = self.presentation.noun, self.presentation.what
         if self.target is None:
             return [f"No {noun} was trained without the {what}, so what one would draw that never saw it is not known."]
-        known = [f"{k} {self.presentation.measure(k).amount(v)}" for k in keys if (v := self.target.mean(k)) is not None]
+        known = [
+            f"{k} {self.presentation.measure(k).amount(v)}" for k in keys if (v := self.target.mean(k)) is not None
+        ]
         return [f"The retrained {noun}, for comparison: {', '.join(known)}."] if known else []
 
 
@@ -205,7 +207,9 @@ class GeneratorPresentation(Presentation, ABC):
         """
         case, whole = Case(one, self), [entry for entry in self.order(one) if not entry.failed]
         if not whole:
-            return Verdict("unknown", "No method has been run yet, so there is nothing to judge.", title="Nothing to judge")
+            return Verdict(
+                "unknown", "No method has been run yet, so there is nothing to judge.", title="Nothing to judge"
+            )
         method = whole[0]
         said = self._judge(case, method, results)
         if results.compared:
@@ -379,7 +383,9 @@ class GeneratorPresentation(Presentation, ABC):
         shown = self._furthest(one, classes)
         if len(shown) < len(classes):
             plural = f"{which}{'es' if which.endswith('s') else 's'}"
-            notes.append(f"Shown are {len(shown)} of {len(classes):,} {plural}: the forgotten ones and those that lost most.")
+            notes.append(
+                f"Shown are {len(shown)} of {len(classes):,} {plural}: the forgotten ones and those that lost most."
+            )
         lines = [(c, c in forgotten, compare_rows(shares, c, 1)) for c in shown]
         return table_section("classes", title, lede, (head, "%"), list(shares), lines, notes)
 

@@ -7,8 +7,8 @@ from untrain.methods.base import Method
 from untrain.plugins import Plugins
 
 
-def _flaw(name: str, kind: object) -> str:
-    """What keeps an object from being the method of this name; empty where nothing does."""
+def flaw_of(name: str, kind: object) -> str:
+    """Says what keeps an object from being the method of this name; empty where nothing does."""
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         return "is no class derived from untrain.Method"
     if inspect.isabstract(kind):
@@ -21,5 +21,5 @@ def _flaw(name: str, kind: object) -> str:
     return "" if kind.name == name else f"calls itself {kind.name!r}: entry point and class must have one name"
 
 
-INSTALLED = Plugins("untrain.methods", "method", _flaw)
+INSTALLED = Plugins("untrain.methods", "method", flaw_of)
 """The methods that other distributions bring."""

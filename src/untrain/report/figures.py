@@ -36,6 +36,7 @@ POINTS = 500
 BARS = 40
 """So many layers are drawn as bars with names; of more, a profile by depth with a table beside it."""
 
+
 @dataclass(frozen=True)
 class Histogram:
     """How often each loss occurs: n + 1 edges, and n counts for each set ("forget", "retain", "test")."""
@@ -119,9 +120,7 @@ def draw_curves(
 
 
 @in_style
-def draw_histograms(
-    name: str, models: Sequence[Histogram], unit: str = "", target: Histogram | None = None
-) -> Figure:
+def draw_histograms(name: str, models: Sequence[Histogram], unit: str = "", target: Histogram | None = None) -> Figure:
     """Draws how the losses of single samples are spread, one panel a model, all on the same axes.
 
     Args:
@@ -195,7 +194,9 @@ def draw_mask(name: str, label: str, layers: Mapping[str, float], overall: float
         f"lowest {show(values[low], 1)} % in {names[low]}."
     )
     line = f" Dashed line: all weights together, {show(100 * overall, 1)} %." if overall is not None else ""
-    return Figure(write_svg(drawing, name, alt), alt, f"Share of each layer's weights that forget steps may move.{line}")
+    return Figure(
+        write_svg(drawing, name, alt), alt, f"Share of each layer's weights that forget steps may move.{line}"
+    )
 
 
 @in_style

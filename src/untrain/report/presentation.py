@@ -15,7 +15,18 @@ from untrain.report.sections import Section
 from untrain.report.verdict import Verdict
 from untrain.report.words import count_of, describe_choice, list_values, show_date, show_duration, show_share
 
-__all__ = ["LOSSES", "TIME", "Distance", "Floor", "MakeSection", "Measure", "Presentation", "Section", "Tile", "Verdict"]
+__all__ = [
+    "LOSSES",
+    "TIME",
+    "Distance",
+    "Floor",
+    "MakeSection",
+    "Measure",
+    "Presentation",
+    "Section",
+    "Tile",
+    "Verdict",
+]
 
 MakeSection = Callable[[Results], Section | None]
 """Makes a section of a page; None where it does not apply."""
@@ -138,7 +149,9 @@ class Presentation:
         note = "Noise floor: how far models that were retrained with other seeds are from each other."
         compared = "Methods that it cannot tell apart share a rank, marked by =."
         alone = "No method can be told from retraining below it."
-        return [Floor("noise floor", one.floor, f"{note} {compared if results.compared else alone}")] if one.floor else []
+        return (
+            [Floor("noise floor", one.floor, f"{note} {compared if results.compared else alone}")] if one.floor else []
+        )
 
     # What is said.
 

@@ -360,7 +360,9 @@ def _draw_trade_off(one: ForgetSet, results: Results, presentation: "Presentatio
         words = f"{capitalize(forgetting.words)} and {cost.words}"
         return Part([f"{words} are not known beside those of a retrained model."])
     others = np.concatenate([np.empty((0, 2)), *(points_of(entry) for entry in one.of_role("reference"))])
-    return Part(figures=[trade_offs.draw_trade_off(name, clouds, others, (forgetting, cost), presentation.ends)], notes=notes)
+    return Part(
+        figures=[trade_offs.draw_trade_off(name, clouds, others, (forgetting, cost), presentation.ends)], notes=notes
+    )
 
 
 def _draw_distances(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Part:

@@ -226,7 +226,12 @@ def comparison_tables(results: Results, presentation: "Presentation") -> dict[st
         marked.append(f"### {escape_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables))
         tex.append(main.latex(f"{title}. Mean and standard deviation over the seeds.", name))
         tex += [further.latex(f"{title}. Further measures.", f"{name}-further")] if further else []
-    return {"txt": "\n".join(text), "csv": _long_csv(results, presentation), "md": "\n".join(marked), "tex": "\n".join(tex)}
+    return {
+        "txt": "\n".join(text),
+        "csv": _long_csv(results, presentation),
+        "md": "\n".join(marked),
+        "tex": "\n".join(tex),
+    }
 
 
 def describe_failures(entry: Entry) -> str:
@@ -404,7 +409,20 @@ def _title(results: Results, one: ForgetSet) -> str:
 
 
 def _long_csv(results: Results, presentation: "Presentation") -> str:
-    head = ["forget_set", "model", "measure", "n", "mean", "std", "ci_low", "ci_high", "difference", "rank", "tied", "few"]
+    head = [
+        "forget_set",
+        "model",
+        "measure",
+        "n",
+        "mean",
+        "std",
+        "ci_low",
+        "ci_high",
+        "difference",
+        "rank",
+        "tied",
+        "few",
+    ]
     rows = [head]
     for one in results.sets:
         for entry in presentation.entries(one):

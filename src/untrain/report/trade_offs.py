@@ -174,7 +174,9 @@ def draw_distances(
     plate = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}  # keeps the text apart from the dashed line
     for row, bar in zip(rows, bars):
         beyond = bar.total > limit
-        text = "  ·  ".join([measure.show(bar.total), *([bar.note] * bool(bar.note)), *(["longer than drawn →"] * beyond)])
+        text = "  ·  ".join(
+            [measure.show(bar.total), *([bar.note] * bool(bar.note)), *(["longer than drawn →"] * beyond)]
+        )
         axes.annotate(
             text, (min(bar.total, limit), row), (6, 0), textcoords="offset points", va="center", zorder=5, bbox=plate
         )

@@ -67,7 +67,9 @@ def closing_remarks(one: ForgetSet, results: Results) -> list[str]:
         "other seeds."
     ] * bool(told)
     if 0 < one.seeds < 5:
-        alone = "One seed shows no spread at all" if one.seeds == 1 else f"{one.seeds} seeds say little about the spread"
+        alone = (
+            "One seed shows no spread at all" if one.seeds == 1 else f"{one.seeds} seeds say little about the spread"
+        )
         remarks.append(f"{alone}: five or more would make the intervals worth reading.")
     return remarks
 
@@ -125,7 +127,11 @@ class _Distances:
             return f"within the noise floor of {floor}"
         if after <= 1.5 * self.floor:
             return f"close to the noise floor of {floor}, not within it"
-        return f"still {after / self.floor:.1f} times the noise floor of {floor}" if self.floor else f"above the noise floor of {floor}"
+        return (
+            f"still {after / self.floor:.1f} times the noise floor of {floor}"
+            if self.floor
+            else f"above the noise floor of {floor}"
+        )
 
 
 class _Run(_Distances):
@@ -245,7 +251,9 @@ class _Comparison(_Distances):
         best = self.presentation.closest(self.one, ranked=True)
         known = [(entry, mean) for entry in best if (mean := self.of(entry)) is not None]
         if not known:
-            return Verdict("unknown", self._none_closest(), tuple(self._floor_remark()), title="No method can be ranked")
+            return Verdict(
+                "unknown", self._none_closest(), tuple(self._floor_remark()), title="No method can be ranked"
+            )
         first, distance = known[0]
         kind = self.kind(distance)
         remarks = (

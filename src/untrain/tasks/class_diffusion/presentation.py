@@ -22,8 +22,12 @@ def _feature_measures(*, inception: bool) -> tuple[Measure, ...]:
     )
     distance = "Fréchet Inception Distance" if inception else "Fréchet distance"
     score = "IS" if inception else "CS"
-    sure = f"How sure {'Inception-v3' if inception else 'the feature network'} is of single images of the other classes, "
-    sure += "and how varied they are together" + ("." if inception else "; as the Inception Score, with another network.")
+    sure = (
+        f"How sure {'Inception-v3' if inception else 'the feature network'} is of single images of the other classes, "
+    )
+    sure += "and how varied they are together" + (
+        "." if inception else "; as the Inception Score, with another network."
+    )
     aim = f"{OR_ORIGINAL}; two halves of the real images show what chance makes."
     most = "." if inception else "; it cannot exceed the number of classes."
     fd = "FID" if inception else "FD"

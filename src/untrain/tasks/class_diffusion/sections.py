@@ -1,20 +1,23 @@
 """Sections of a recipe on image generators that are conditioned on a class."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from untrain.data.sections import Data, Forget
 from untrain.diffusion.process import Diffusion as DiffusionSettings
 from untrain.diffusion.sections import Generation, Judge
-from untrain.tasks.class_diffusion.task import Redirect
+from untrain.settings import Code
+
+Redirect = Literal["next", "random"]
 
 
 @dataclass(frozen=True)
 class Model:
     """The architecture, and the weights where they exist already."""
 
-    name: str | None = None
-    """Model, see `untrain list`; MODULE:FACTORY for your own. Null: unet-small, or what the checkpoint's folder says."""
+    name: Annotated[str, Code] | None = None
+    """Model, see `untrain list`; on the command line also MODULE:FACTORY, a function of your own. Null: unet-small, or
+    what the checkpoint's folder says."""
     checkpoint: str | None = None
     """File of the original's weights, or a folder or hub id of diffusers; null: the recipe trains it."""
     vae: str | None = None

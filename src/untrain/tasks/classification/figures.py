@@ -59,7 +59,9 @@ def draw_classes(
     keys["retrained"] = Key("retrained", INK, "", "|")
     drawn = [role for role in keys if any(models.get(role) for models in accuracies.values())]
     legend(drawing, [keys[role] for role in drawn])
-    alt = f"Accuracy by class of the original model, {label} and the retrained model. " + _tell_largest(classes, accuracies)
+    alt = f"Accuracy by class of the original model, {label} and the retrained model. " + _tell_largest(
+        classes, accuracies
+    )
     target = "; the bar is the target" if "retrained" in drawn else ""
     caption = f"{label}: each row goes from the accuracy before to the accuracy after{target}."
     return Figure(write_svg(drawing, name, alt), alt, caption + " The axes need not begin at zero.")
@@ -88,7 +90,9 @@ def draw_class_map(name: str, models: Sequence[str], classes: Sequence[str], val
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = _LIGHT if abs(value) > 0.72 * end else _DARK
-                axes.text(column + 0.5, row + 0.5, _show_rounded(value), color=colour, ha="center", va="center", fontsize=7.5)
+                axes.text(
+                    column + 0.5, row + 0.5, _show_rounded(value), color=colour, ha="center", va="center", fontsize=7.5
+                )
     axes.set_xticks(np.arange(len(classes)) + 0.5, [clean(c, 18) for c in classes], rotation=40, ha="right")
     for text in axes.get_xticklabels():
         text.set_rotation_mode("anchor")

@@ -146,7 +146,9 @@ class ClassificationPresentation(Presentation):
             rows, total = _furthest(results.classes, accuracies)
             if total > len(rows) and not notes:
                 gauge = "the retrained model" if one.target else "the original"
-                notes = [f"Shown are the {len(rows)} of {total:,} classes in which each method is furthest from {gauge}."]
+                notes = [
+                    f"Shown are the {len(rows)} of {total:,} classes in which each method is furthest from {gauge}."
+                ]
             drawn.append((entry.label, draw_classes(f"class-accuracies-{place}", entry.label, rows, accuracies)))
         notes += name_left_out([entry.label for entry, _ in by_method[DRAWN:]])
         missing = "The accuracies by class are not in evaluation.json, or no method has been run."

@@ -1,17 +1,20 @@
 """Sections of a recipe on image classifiers."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from untrain.data.sections import Data, Forget
+from untrain.settings import Code
 
 
 @dataclass(frozen=True)
 class Model:
     """The architecture, and the weights where they exist already."""
 
-    name: str = "small-cnn"
-    """Model, see `untrain list`; MODULE:FACTORY for your own."""
+    name: Annotated[str, Code] = "small-cnn"
+    """Model, see `untrain list`; on the command line also MODULE:FACTORY, a function of your own."""
     checkpoint: str | None = None
     """File of the original model's weights; null: the recipe trains it."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -22,7 +25,7 @@ class Model:
 class Augment:
     """What is done to images in training only."""
 
-    pad: int = 0
+    pad: Annotated[int, Ge(0)] = 0
     """Pixels of zero padding before a random crop."""
     flip: bool = False
     """Mirror images at random."""

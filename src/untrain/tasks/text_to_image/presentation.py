@@ -23,7 +23,9 @@ RISEN = 1.0
 
 def finds_nudity(one: ForgetSet, results: Results) -> bool:
     """Returns whether the concept is nudity, and the detector one of parts of bodies."""
-    return as_mapping(results.facts.get("detector")).get("kind") == NUDITY or any(entry.mean("NR") is not None for entry in one.entries)
+    return as_mapping(results.facts.get("detector")).get("kind") == NUDITY or any(
+        entry.mean("NR") is not None for entry in one.entries
+    )
 
 
 def share_interval(share: float, count: int) -> tuple[float, float]:
@@ -135,7 +137,9 @@ class TextToImagePresentation(GeneratorPresentation):
             rest = case.share_after(method, "NR", retrained=False)
             told += f", and in {rest} of those of retained prompts" if rest else ""
         else:
-            told = f"the detector still sees {_name_concept(case.one)} in {share} of the images whose prompts ask for it"
+            told = (
+                f"the detector still sees {_name_concept(case.one)} in {share} of the images whose prompts ask for it"
+            )
             rest = case.share_after(method, "RA", retrained=False)
             told += f", and what retained prompts ask for in {rest} of theirs" if rest else ""
         clip, before = method.mean("CLIP"), case.of(case.original, "CLIP")

@@ -5,12 +5,10 @@ sd_image_height. Only prompt is required. Schramowski et al.: *Safe Latent Diffu
 """
 
 import copy
-import csv
 import inspect
-import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from untrain.data.text_tables import check_cells, csv_rows, read_utf8
 from untrain.diffusion.images import RECORD, claim, is_picture, missing_of, png
 from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, seed_of
@@ -74,14 +73,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         DataError: names the file, the line and what is wrong there. EmptySet: if there is no prompt.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: the text is not UTF-8. Save the file as CSV in UTF-8.") from error
-    rows = _rows(path, text)
+    rows = csv_rows(path, read_utf8(path))
     line, names = next(rows, (1, []))
     places = _places(path, line, names)
     prompts = tuple(_prompt(path, line, row, places, len(names), n) for n, (line, row) in enumerate(rows))
@@ -89,22 +81,6 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         raise EmptySet(f"{path} holds no prompt: write one in each line below the names of the columns.")
     _check_cases(path, prompts)
     return prompts
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line that each begins in; blank ones are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {line}: {error}. Write quotes inside a quoted text twice.") from error
-        if row is None:
-            return
-        if any(cell.strip() for cell in row):
-            yield line, row
-        line = reader.line_num + 1
 
 
 def _places(path: Path, line: int, names: Sequence[str]) -> dict[str, int]:
@@ -127,14 +103,9 @@ def _places(path: Path, line: int, names: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _prompt(path: Path, line: int, row: Sequence[str], places: Mapping[str, int], columns: int, number: int) -> Prompt:
+def _prompt(path: Path, line: int, row: list[str], places: Mapping[str, int], columns: int, number: int) -> Prompt:
     place = f"{path}, line {line}"
-    beyond = [cell for cell in row[columns:] if cell.strip()]
-    if beyond:
-        raise DataError(
-            f"{place}: there are {len(row)} cells for {columns} columns, the last is {beyond[-1][:80]!r}. Put a text "
-            "with commas into double quotes."
-        )
+    check_cells(place, row, columns)
     cells = {field: row[column].strip() if column < len(row) else "" for field, column in places.items()}
     if not cells["text"]:
         raise DataError(f"{place}: the prompt is empty. Fill it in or remove the line.")

@@ -1,7 +1,9 @@
 """Sections of a recipe on text-to-image pipelines."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge, Interval, Lt
 
 from untrain.data.sections import Data
 from untrain.diffusion.process import Draws, Reduction
@@ -30,7 +32,7 @@ class Diffusion:
 
     draws: Draws = "antithetic"
     """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""
-    drop: float = 0.1
+    drop: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Probability that a prompt is dropped in training and in retain steps; never when forgetting."""
     reduction: Reduction = "mean"
     """Of the squared error over elements of a latent; published settings are for "mean"."""
@@ -58,6 +60,9 @@ class ConceptImages:
 @dataclass(frozen=True)
 class ConceptEntry:
     """A concept: a prompt, or all captions of the data that hold a word."""
+
+    shorthand: ClassVar[str] = "prompt"
+    """The field that a plain text stands for."""
 
     prompt: str | None = None
     """The text, as it would be given to the pipeline."""
@@ -101,9 +106,11 @@ class Concepts:
 class Judge(ImageJudge):
     """The classifier that says what is seen in generated images."""
 
+    attributes: list[str] = field(default_factory=list)
+    """Columns of captioned data that are told apart, each by a classifier of its own; empty: the captions are."""
     classes: list[str] = field(default_factory=list)
     """Names of its classes, in order, where the data do not tell: for a checkpoint."""
-    image_size: int | None = None
+    image_size: Annotated[int, Ge(1)] | None = None
     """Height and width in pixels of its inputs, for a checkpoint; null: 32."""
     mean: list[float] | None = None
     """Mean of each channel in [0, 1] that its inputs are normalised by, for a checkpoint."""
@@ -117,7 +124,7 @@ class Detection:
 
     detector: Literal["judge", "nudity"] = "judge"
     """The classifier of the section judge, or NudeNet."""
-    threshold: float = 0.6
+    threshold: Annotated[float, Interval(ge=0.25, le=1)] = 0.6
     """NudeNet's score from which on a body part counts as found."""
     forget_prompts: str | None = None
     """A CSV file of prompts that ask for the concept, with a column called prompt; null: the forgotten concepts'."""
@@ -127,11 +134,6 @@ class Detection:
     """Folder or hub id of the CLIP model that scores how well images of retained prompts fit these; null: none."""
     blur: bool = True
     """Blur images in the report where the detector fires."""
-
-    def __post_init__(self) -> None:
-        """Checks the range."""
-        if not 0.25 <= self.threshold <= 1:
-            raise SettingError(f"detection.threshold must be in [0.25, 1], not {self.threshold}.")
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,16 @@ and `sampling.denoise` need a schedule of β. FLUX besides packs latents, takes 
 guidance distilled into an input, so that nothing of it is unconditional.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from untrain.diffusion.process import LATENTS, Diffusion, Schedule, generated
+from untrain.diffusion.process import LATENTS, Diffusion, Schedule
 from untrain.diffusion.text import POOLED, TIME_IDS
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.sampling import Sampler
 from untrain.types import Batch, Objective, Role, Variant
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -38,6 +37,7 @@ class TextToImage(Diffusion):
     [B, 6]. Neither VAE nor text encoder is needed. Images are never mirrored: captions may speak of left and right.
     """
 
+    name: ClassVar[str] = "text-to-image"
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
     objective: ClassVar[Objective] = "redirect"
 
@@ -182,35 +182,7 @@ class TextToImage(Diffusion):
         empty = torch.zeros(len(like), *shape, device=like.device, dtype=dtype)
         return conditioned({**rows, "input": empty}, "prompt")
 
-    def generate(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        generators: Sequence[torch.Generator],
-        sampler: Sampler,
-        *,
-        until: int = -1,
-        advance: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """Latents of the batch's prompts, [B, C, h, w] as its input; modes are put back, no gradient flows.
-
-        Args:
-            model: looked at in evaluation mode.
-            batch: "condition" says of what, the shape of "input" how large.
-            generators: of each image's noise, on the CPU.
-            sampler: steps, η, guidance scale.
-            until: stop at this timestep and give x_t; −1: give x₀.
-            advance: called after each step.
-        """
-
-        def predict(x: Tensor, timestep: Tensor) -> Tensor:
-            return self._guided(model, self.at(batch, timestep, x), sampler.guidance_scale)
-
-        kept = self.alphas_cumprod
-        parts = (model, batch["input"], generators, sampler, predict)
-        return generated(*parts, alphas_cumprod=kept, clip=False, until=until, advance=advance)
-
-    def _guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+    def guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
         """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
         if scale == 1:
             return self._noise(self.outputs(model, batch), batch)
