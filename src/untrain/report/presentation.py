@@ -7,6 +7,7 @@ A presentation that gives `measures` and `distance` alone has all of them; every
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 from untrain.report import sections, verdict
 from untrain.report.measures import TIME, Distance, Measure
@@ -272,7 +273,7 @@ class Presentation:
 
     def sections(self, results: Results) -> Sequence[MakeSection]:
         """Returns the sections of the page of a run or of a comparison, in order."""
-        makers: list[Callable[[Results, Presentation], Section | None]]
+        makers: list[Any]
         if results.compared:
             makers = [sections.show_verdict, sections.show_table, sections.show_failures, sections.show_measures]
             if self.distance is not None:

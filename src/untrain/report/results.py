@@ -162,7 +162,8 @@ class Entry:
         for key, stat in self.stats.items():
             measures[key] = asdict(stat)
             measures[key]["ci95"] = measures[key].pop("interval")
-        found = {"role": self.role, "method": self.method or None, "settings": self.settings, "cells": self.cells}
+        cells = [asdict(cell) | {"error": cell.error or None} for cell in self.cells]
+        found = {"role": self.role, "method": self.method or None, "settings": self.settings, "cells": cells}
         found |= {"measures": measures, "rank": self.ranks, "losses": self.losses, "by_class": self.by_class}
         return found
 
@@ -219,6 +220,10 @@ class ForgetSet:
         floor = {key: {"mean": s.mean, "std": s.std, "values": s.values} for key, s in self.floor.items()}
         models = {entry.name: entry.to_json() for entry in self.entries}
         return {"spec": self.spec, "sizes": self.sizes, "noise_floor": floor, "models": models, "tuning": self.tuning}
+
+    def entry(self, name: str) -> Entry | None:
+        """Returns a model by its name."""
+        return next((entry for entry in self.entries if entry.name == name), None)
 
     def of_role(self, *roles: Role) -> tuple[Entry, ...]:
         """Returns the models of these roles, in order."""
