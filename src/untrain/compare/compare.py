@@ -146,7 +146,8 @@ def _prepared(recipe: Recipe, processes: int) -> tuple[list[Cell], list[str]]:
 
 def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int) -> Pool:
     """Where the cells run."""
-    command = Command(str(recipe.folder.absolute()), str(Path.cwd()), processes)
+    flags = tuple(recipe.code_flags)
+    command = Command(str(recipe.folder.absolute()), str(Path.cwd()), processes, flags=flags)
     if cluster is not None:
         return Cluster(command, cluster)
     if processes > 1:
