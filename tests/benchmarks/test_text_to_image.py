@@ -32,7 +32,7 @@ def rows(table: str) -> dict[tuple[str, ...], list[str]]:
 
 
 def test_it_measures_what_fits_and_computes_the_rest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    benchmark: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--models", "sd-tiny", "sd-1", "--parts", "xattn", "--gradient-checkpointing", "--threads", "1"]
     benchmark(*words, "--limit", "1")
