@@ -1,4 +1,4 @@
-# make demo · make test — each sets up .venv first (from constraints.txt, torch before the rest) and is quick the second time.
+# make demo · make test · make docs — each sets up .venv first (from constraints.txt, torch before the rest) and is quick the second time.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NO_BROWSER := $(if $(BROWSER),,UNTRAIN_NO_BROWSER=1)
 
-.PHONY: setup demo test lint check clean
+.PHONY: setup demo test lint docs check clean
 
 setup: .venv/ready
 
@@ -31,7 +31,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
+
+check: lint docs test
 
 clean:
-	rm -rf .venv runs build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv runs site build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -42,7 +42,6 @@ from untrain.methods.base import LARGE, Optimizer, Problem, State
 from untrain.methods.sfron import SFRon
 from untrain.models.parts import PARTS, trained
 from untrain.sampling import Sampler
-from untrain.small_pipeline import write_vocabulary
 from untrain.tasks.text_to_image.concepts import Concept, ConceptImages, made_images, text_task
 
 PROMPTS = ("a nude person", "a person wearing clothes", "a nude man on a beach", "a dog on a beach")
@@ -168,13 +167,24 @@ def module_of(name: str, part: str) -> nn.Module | None:
     return made.eval()
 
 
+def write_letters(folder: Path) -> None:
+    """Writes vocab.json and merges.txt of a CLIP tokenizer of single letters.
+
+    A text takes more tokens than with a learned vocabulary, and is padded to the same 77, so it costs the same.
+    """
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
 def build(name: str, folder: Path) -> Any:
-    """A pipeline with random weights, on the CPU; its tokenizers know the prompts' words."""
+    """A pipeline with random weights, on the CPU; its tokenizers know single letters."""
     import diffusers
     from transformers import CLIPTokenizer
 
     torch.manual_seed(0)
-    write_vocabulary(PROMPTS, folder)
+    write_letters(folder)
     kind = MODELS[name][0]
     parts: dict[str, Any] = {}
     for part, (_, made, _) in PUBLIC[kind].items():
@@ -219,7 +229,7 @@ def sample(pipe: Any, engine: Engine, place: Path, arguments: argparse.Namespace
     """One image of the first prompt, with guidance."""
     size = arguments.size or own_size(pipe)
     prompts = encode_prompts(pipe, PROMPTS[:1], size).to(engine.device)
-    how = ConceptImages(count=1, sampler=Sampler(steps=arguments.sampler_steps, guidance=6.5), image_size=size)
+    how = ConceptImages(count=1, sampler=Sampler(steps=arguments.sampler_steps, guidance_scale=7.5), image_size=size)
     made_images(pipe, text_task(pipe), prompts, 1, engine, how=how, seed=0, place=place)
 
 

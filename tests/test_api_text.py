@@ -19,7 +19,7 @@ from untrain.models.checkpoints import state_hash
 from untrain.tasks.text_to_image import concepts
 from untrain.tasks.text_to_image.concepts import CACHE, concept_data
 
-FEW = untrain.ConceptImages(count=3, sampler=untrain.Sampler(2, guidance=1.0), batch_size=2)
+FEW = untrain.ConceptImages(count=3, sampler=untrain.Sampler(2, guidance_scale=2.0), batch_size=2)
 FORGET = untrain.Concept(TEXTS[0], anchor=TEXTS[1], label="circle")
 RETAIN = untrain.Concept(TEXTS[1], label="square")
 SETS = {"forget": FORGET, "retain": RETAIN}
@@ -105,7 +105,7 @@ def test_several_concepts_with_and_without_images(pipe: Any, tmp_path: Path, cou
 
 @pytest.mark.parametrize("method", ["salun", "esd", "gradient-ascent", "random-label", "proximal-gradient", "finetune"])
 def test_every_method_of_the_task(pipe: Any, method: str) -> None:
-    own = {"sampler": untrain.Sampler(2, guidance=2.0)} if method == "esd" else {}
+    own = {"sampler": untrain.Sampler(2, guidance_scale=3.0)} if method == "esd" else {}
     result = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", method=method, **own)
     changed = moved(bits(pipe.unet), bits(result.model.unet))
     assert changed and all(".attn2." in name for name in changed)
@@ -265,7 +265,7 @@ class Reddish(nn.Module):
 
 def measured(model: Any, **more: Any) -> Any:
     judge = untrain.image_classifier(Reddish(), ("circle", "square"))
-    quick = {"samples": 6, "sampler": untrain.Sampler(2, guidance=1.0), "device": "cpu", "judge": judge}
+    quick = {"samples": 6, "sampler": untrain.Sampler(2, guidance_scale=2.0), "device": "cpu", "judge": judge}
     return untrain.evaluate(model, **{**SETS, "task": "text-to-image", **quick, **more})
 
 

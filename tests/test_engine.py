@@ -21,9 +21,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 def test_shares_are_contiguous_and_complete():
     batch = {"index": torch.arange(7), "input": torch.randn(7, 2)}
-    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).share(batch)["index"] for p in range(3)]
+    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).shard(batch)["index"] for p in range(3)]
     assert torch.cat(parts).tolist() == list(range(7))
-    few = [Engine(torch.device("cpu"), process=p, num_processes=3).share({"index": torch.arange(1)}) for p in range(3)]
+    few = [Engine(torch.device("cpu"), process=p, num_processes=3).shard({"index": torch.arange(1)}) for p in range(3)]
     assert sorted(len(part["index"]) for part in few) == [0, 0, 1]
 
 

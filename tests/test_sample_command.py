@@ -74,7 +74,7 @@ def test_a_grid(saved, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/a.png: 4 images made.\n"
     record = json.loads((tmp_path / "a.png.samples.json").read_text())
     assert record["counts"] == {"3": 2, "1": 2}
-    assert record["sampler"] == {"steps": 3, "eta": 0.0, "spacing": "uniform", "guidance": 0.0}
+    assert record["sampler"] == {"steps": 3, "eta": 0.0, "spacing": "uniform", "guidance_scale": 1.0}
 
 
 def test_the_images_are_those_of_the_task(saved, tmp_path):
@@ -326,7 +326,7 @@ def test_prompts_of_a_table(sd, table, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/set: 4 images made.\n"
     assert files(tmp_path / "set") == ["7_0.png", "7_1.png", "9_0.png", "9_1.png", "samples.json"]
     record = json.loads((tmp_path / "set/samples.json").read_text())
-    assert record["sampler"] == {"steps": 3, "guidance": 2.0, "width": None, "height": None, "seed": 0}
+    assert record["sampler"] == {"steps": 3, "guidance_scale": 3.0, "width": None, "height": None, "seed": 0}
     pipeline = StableDiffusionPipeline.from_pretrained(sd)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(123)
@@ -392,7 +392,7 @@ def text_run(sd, tmp_path):
         "model": {"checkpoint": str(sd)},
         "methods": {"sfron": {}, "esd": {}},
         "concepts": {"forget": [{"prompt": TEXTS[0]}], "retain": [{"prompt": TEXTS[1]}]},
-        "generation": {"sampler": {"steps": 4, "guidance": 1.5}},
+        "generation": {"sampler": {"steps": 4, "guidance_scale": 2.5}},
     }
     (folder / "config.yaml").write_text(json.dumps(recipe))
     (folder / "sfron").symlink_to(sd)

@@ -1,5 +1,7 @@
 """Files written whole or not at all, and hashes of what is in tensors and files."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import hashlib
@@ -8,12 +10,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from untrain.errors import DataError, FolderError
+from untrain.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space or choose another folder.",

@@ -1,15 +1,19 @@
 """The few shapes that every stage shares: batches, parameters, and the task a method sees."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from untrain.lazy import nn, torch
 
-Batch = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = dict[str, "torch.Tensor"]
 """Tensors that share their first dimension, one row a sample; `index` names each sample within its data set."""
 
-Params = dict[str, Tensor]
+Params = dict[str, "torch.Tensor"]
 """Parameter name → tensor of the parameter's shape."""
 
 Role = Literal["train", "forget", "retain", "fisher", "evaluate"]
@@ -21,6 +25,9 @@ Objective = Literal["adaptive", "ascent", "redirect"]
 
 Variant = Literal["redirect", "unconditional"]
 """What a batch can be conditioned on instead: something else (another label, class or prompt), or nothing."""
+
+Estimator = Literal["sample", "batch"]
+"""What a Fisher diagonal squares: each sample's gradient, or the mean gradient of a batch."""
 
 
 @runtime_checkable
@@ -37,7 +44,7 @@ class Task(Protocol):
     variants: ClassVar[tuple[Variant, ...]]
     """The variants of a batch that there are; a method that needs another one does not run on this task."""
 
-    def prepare(self, model: nn.Module, batch: Batch) -> "Task":
+    def prepare(self, model: nn.Module, batch: Batch) -> Task:
         """Checks that model and batch fit together; returns the task completed with what they tell it."""
         ...
 

@@ -55,7 +55,7 @@ class TestGeneration:
             small = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
             model = build_denoiser(kind, num_classes=4, in_channels=1, image_size=8, **small)
         counts = {0: 3, 1: 1, 3: 2}
-        sampler = Sampler(4, 1.0, guidance=0.5)
+        sampler = Sampler(4, 1.0, guidance_scale=1.5)
         whole = made(model, counts, sampler, 6)
         for size in (1, 4, 100):
             for ours, theirs in zip(made(model, counts, sampler, size), whole):
@@ -67,7 +67,7 @@ class TestGeneration:
 
     def test_it_is_the_sampler_on_the_images_own_noise(self, model):
         """Guidance written out as two passes: (1 + s) ε(x, c) − s ε(x, ∅)."""
-        sampler = Sampler(5, 0.5, guidance=0.7)
+        sampler = Sampler(5, 0.5, guidance_scale=1.7)
         generators = [generator_of(9, "sample", 2, i) for i in (0, 1)]
 
         def predict(x, t):
@@ -140,7 +140,7 @@ class TestGeneration:
             (TASK, {0: 1}, Sampler(21), SettingError, "20 steps cannot be sampled in 21"),
             (TASK, {4: 1}, FEW, DataError, "no class 4: the model has 4"),
             (TASK, {-1: 1}, FEW, DataError, "no class -1"),
-            (ClassDiffusion(num_classes=4), {0: 1}, Sampler(3, guidance=1.0), SettingError, "dropped classes"),
+            (ClassDiffusion(num_classes=4), {0: 1}, Sampler(3, guidance_scale=2.0), SettingError, "dropped classes"),
         ],
     )
     def test_what_cannot_be_made_is_said_at_once(self, model, task, counts, sampler, error, message):

@@ -16,7 +16,7 @@ from untrain.tasks.text_to_image.concepts import (
 )
 
 ENGINE = Engine(torch.device("cpu"))
-FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)
+FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance_scale=2.0), batch_size=2)
 
 
 def test_embeddings_are_the_pipelines(pipe: Any, xl: Any) -> None:

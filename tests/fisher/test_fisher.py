@@ -561,10 +561,10 @@ class Processes:
         self.process = process
         self.shared: list[list[Tensor]] = []
 
-    def share(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def shard(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: value.tensor_split(3)[self.process] for key, value in batch.items()}
 
-    def sum_(self, tensors) -> None:
+    def all_reduce_(self, tensors) -> None:
         self.shared.append([tensor.clone() for tensor in tensors])
 
     def autocast(self):
@@ -629,10 +629,10 @@ def test_float32_and_autocast_are_close_to_float64():
     narrow = [{"input": b["input"].float(), "label": b["label"]} for b in batches]
 
     class Half(Processes):
-        def share(self, batch):
+        def shard(self, batch):
             return batch
 
-        def sum_(self, tensors) -> None: ...
+        def all_reduce_(self, tensors) -> None: ...
 
         def autocast(self):
             return torch.autocast("cpu", dtype=torch.bfloat16)
@@ -647,10 +647,10 @@ def test_float32_and_autocast_are_close_to_float64():
 
 def test_tied_uses_stay_apart_under_autocast(no_fallback):
     class Half(Processes):
-        def share(self, batch):
+        def shard(self, batch):
             return batch
 
-        def sum_(self, tensors) -> None: ...
+        def all_reduce_(self, tensors) -> None: ...
 
         def autocast(self):
             return torch.autocast("cpu", dtype=torch.bfloat16)

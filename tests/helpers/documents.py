@@ -142,7 +142,7 @@ def text_to_image_things(page, place):
 
 def few_images(monkeypatch):
     """Of concepts without images, few are made: the default is a thousand."""
-    few = untrain.ConceptImages(count=6, sampler=untrain.Sampler(steps=3, guidance=6.5), batch_size=6)
+    few = untrain.ConceptImages(count=6, sampler=untrain.Sampler(steps=3, guidance_scale=7.5), batch_size=6)
     monkeypatch.setattr("untrain.given.ConceptImages", lambda: few)
 
 

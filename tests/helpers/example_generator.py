@@ -59,7 +59,7 @@ def write_example_generator(
         "sizes": {"forget": 146, "retain": 1291, "holdout": 0, "test": 360},
         "judge": {"name": "small-cnn", "test_accuracy": 98.61, "hash": "sha256:ab"},
         "features": "inception" if inception else "small-cnn",
-        "sampler": {"steps": 50, "eta": 0.0, "spacing": "uniform", "guidance": 0.5},
+        "sampler": {"steps": 50, "eta": 0.0, "spacing": "uniform", "guidance_scale": 1.5},
         "real": _renamed(distances, inception) | {"samples": 1617},
         "models": {name: _model(name, classes, forgotten, inception) for name in names},
         "noise_floor": None, "settings": {"seed": 0, "methods": {"sfron": {"steps": 50}}}, "mark": "m",

@@ -78,7 +78,7 @@ def write_example_text(
         "sizes": {"forget": 200, "retain": 400, "holdout": 0, "test": 0},
         "detector": detector if nudity else detector | judged,
         "features": "small-cnn", "clip": "openai/clip-vit-base-patch32",
-        "sampler": {"steps": 50, "eta": 0.0, "spacing": "uniform", "guidance": 6.5},
+        "sampler": {"steps": 50, "eta": 0.0, "spacing": "uniform", "guidance_scale": 7.5},
         "prompts": {"forget": len(gone), "retain": len(kept), "images": 40},
         "trained": {"parts": "xattn", "parameters": 48_012, "of": 1_284_003},
         "models": {name: _model(name, kind) for name in names},

@@ -20,11 +20,11 @@ model: {{checkpoint: {0}/pipe}}
 concepts:
   forget: [{{prompt: a red circle, anchor: a red square, label: circle}}]
   retain: [{{prompt: a red square, label: square}}, {{prompt: a blue cross, label: cross}}]
-  images: {{count: 3, sampler: {{steps: 2, guidance: 1.0}}, batch_size: 2}}
+  images: {{count: 3, sampler: {{steps: 2, guidance_scale: 2.0}}, batch_size: 2}}
 parts: xattn
 batch_size: 2
 data: {{image_size: 16, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}
-generation: {{sampler: {{steps: 2, guidance: 1.0}}, samples: 2, columns: 2, batch_size: 4}}
+generation: {{sampler: {{steps: 2, guidance_scale: 2.0}}, samples: 2, columns: 2, batch_size: 4}}
 judge: {{checkpoint: {0}/judge.safetensors, classes: [circle, square, cross], options: {{width: 4}}}}
 methods:
   sfron: {{steps: 2}}

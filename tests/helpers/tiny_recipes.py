@@ -21,7 +21,7 @@ forget: {classes: [3]}
 model: {name: unet-small, options: {block_out_channels: [8, 16], norm_num_groups: 4, attention_head_dim: 8}}
 diffusion: {timesteps: 20, beta_end: 0.3}
 train: {steps: 6, optimizer: {name: adam, lr: 0.002, momentum: 0, weight_decay: 0}, max_norm: 1, ema: 0.9}
-generation: {sampler: {steps: 3, guidance: 0.5}, samples: 10, columns: 2}
+generation: {sampler: {steps: 3, guidance_scale: 1.5}, samples: 10, columns: 2}
 judge: {options: {width: 4}, train: {steps: 6}}
 evaluate_every: 2
 batch_size: 16

@@ -19,7 +19,7 @@ from untrain.tasks.text_to_image.concepts import (
 )
 
 ENGINE = Engine(torch.device("cpu"))
-FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)
+FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance_scale=2.0), batch_size=2)
 
 
 def test_parts_are_those_of_their_names(pipe: Any) -> None:

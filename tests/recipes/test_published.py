@@ -39,7 +39,7 @@ def short(method):
         return replace(method, steps=2, retain_steps=1)
     if isinstance(method, SelectiveAmnesia):
         few = {"replay_samples": 6, "fisher_samples": 4, "fisher_timesteps": 2}
-        return replace(method, steps=3, sampler=Sampler(2, 1.0, guidance=2.0), **few)
+        return replace(method, steps=3, sampler=Sampler(2, 1.0, guidance_scale=3.0), **few)
     return replace(method, steps=3) if isinstance(method, Descent) else method
 
 

@@ -1,68 +1,73 @@
 """What one cell does: it opens its run folder and makes one product there, with the stages of an ordinary run."""
 
-import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from untrain.compare import tuning
-from untrain.compare.plan import EVALUATION, TUNING, Cell, folder_of, forget_sets, group_recipe, groups, plan, tuned
-from untrain.compare.tuning import fitting_optimizer
-from untrain.data.samples import Source
-from untrain.data.splits import Split
-from untrain.errors import SettingError, StaleFile, lookup
+from untrain.compare import search
+from untrain.compare.plan import (
+    EVALUATION,
+    TUNING,
+    Cell,
+    folder_of,
+    forget_sets,
+    group_recipe,
+    groups,
+    plan,
+    trains_original,
+    tuned,
+)
+from untrain.errors import SettingError, lookup
 from untrain.io import write_text
 from untrain.models.checkpoints import load_state
-from untrain.runs import stages as pipeline
-from untrain.runs.recipe import Recipe, with_settings, write
-from untrain.runs.stages import ORIGINAL, RETRAINED, Sources, Workshop, retrained_names
+from untrain.runs import stages
+from untrain.runs.folder import CONFIG, HISTORY, ORIGINAL, RETRAINED, SPLIT, read_evaluation
+from untrain.runs.recipe import Recipe, write
+from untrain.runs.spaces import with_settings
+from untrain.runs.stages import Experiment, reference_names
+
+Cache = MutableMapping[str, Any]
+"""What the cells of one process share, such as the data that were loaded last."""
 
 
-class LastLoaded(dict[str, tuple[Source, Source]]):
-    """The data that were loaded last, and no others: the cells of one process mostly work on the same."""
-
-    def __setitem__(self, key: str, value: tuple[Source, Source]) -> None:
-        """Takes the place of what was there."""
-        self.clear()
-        super().__setitem__(key, value)
-
-
-def perform(recipe: Recipe, key: str, sources: Sources | None = None) -> None:
+def run_cell(recipe: Recipe, key: str, cache: Cache | None = None) -> None:
     """Runs one cell; one that is finished already is only read.
 
     Args:
         recipe: as `comparison_recipe` gives it.
         key: the cell's.
-        sources: data that were loaded before.
+        cache: what cells of this process share.
 
     Raises:
         UnknownName: if the comparison has no such cell.
         SettingError: if a cell that it needs has not run; names it.
     """
-    cell = cell_of(recipe, key)
+    cell = find_cell(recipe, key)
     _check_needs(recipe, cell.needs)
-    shop = opened(recipe, cell.group, sources)
+    experiment = open_group(recipe, cell.group, cache)
     if cell.name == ORIGINAL:
-        adopt(shop, siblings(recipe, cell.group))
-        pipeline.original(shop)
-    elif cell.name in retrained_names(recipe):
-        pipeline.retrained(shop, [cell.name])
+        reuse_original(experiment, siblings(recipe, cell.group))
+        stages.prepare_original(experiment)
+    elif cell.name in reference_names(recipe):
+        stages.train_references(experiment, [cell.name])
     elif cell.group.startswith(f"{TUNING}/"):
-        tuning.search(shop, recipe, pipeline.original(shop), cell.name, own_holdout(recipe, cell.group))
+        start, own = stages.prepare_original(experiment), own_holdout(recipe, cell.group)
+        search.search_settings(experiment, recipe, start, cell.name, own)
     elif cell.name == EVALUATION:
-        _evaluate(recipe, cell.group, shop)
+        _evaluate(recipe, cell.group, experiment)
     else:
-        start = pipeline.original(shop)
-        pipeline.unlearned(equipped(recipe, cell.group, shop, start, [cell.name]), start, [cell.name])
+        start = stages.prepare_original(experiment)
+        tuned_experiment = with_tuned_settings(recipe, cell.group, experiment, start, [cell.name])
+        stages.unlearn_methods(tuned_experiment, start, [cell.name])
 
 
-def cell_of(recipe: Recipe, key: str) -> Cell:
-    """The cell with this key.
+def find_cell(recipe: Recipe, key: str) -> Cell:
+    """Finds the cell with this key.
 
     Raises:
         UnknownName: if the comparison has no such cell.
@@ -70,49 +75,49 @@ def cell_of(recipe: Recipe, key: str) -> Cell:
     return lookup("cell", {cell.key: cell for cell in plan(recipe)}, key)
 
 
-def opened(recipe: Recipe, group: str, sources: Sources | None = None, *, write: bool = True) -> Workshop:
-    """A group's workshop; recipe and split are written only where its folder has none yet, and `write` is true."""
+def open_group(recipe: Recipe, group: str, cache: Cache | None = None, *, write: bool = True) -> Experiment:
+    """Opens a group's experiment; recipe and split are written only where its folder has none, and `write` is true."""
     own = group_recipe(recipe, group)
-    path = own.folder / "split.json"
-    shop = pipeline.open_workshop(own, fresh=False, write=write and not path.exists(), sources=sources)
-    if path.exists() and Split.load(path, shop.source).hash != shop.split.hash:
-        raise StaleFile(f"{path} is another split than the recipe asks for. Choose another folder with --out.")
-    return shop
+    there = (own.folder / SPLIT).exists()
+    experiment = stages.open_experiment(own, fresh=False, write=write and not there, cache=cache)
+    if there:
+        stages.check_split(experiment)
+    return experiment
 
 
 def own_holdout(recipe: Recipe, group: str) -> float:
-    """Which part of a search's held-out data its methods are given: as much as in the comparison, at most half.
+    """Returns which part of a search's held-out data its methods are given: as in the comparison, at most half.
 
     With a checkpoint, what is held out is fixed, and each side has half of it.
     """
-    if not recipe.trains:
+    forget = forget_sets(recipe)[group.removeprefix(f"{TUNING}/")]
+    if forget is None or not trains_original(recipe):
         return 0.5
-    own = forget_sets(recipe)[group.removeprefix(f"{TUNING}/")].holdout
-    return min(0.5, own / group_recipe(recipe, group).forget.holdout)
+    return min(0.5, forget.holdout / group_recipe(recipe, group).sections.forget.holdout)
 
 
 def siblings(recipe: Recipe, group: str) -> list[Path]:
-    """The folders of the groups with the same seed, where the same original may be found."""
+    """Returns the folders of the groups with the same seed, where the same original may be found."""
     kind = group.rpartition("/")[2] if not group.startswith(f"{TUNING}/") else TUNING
     return [folder_of(recipe, other) for other in groups(recipe) if other != group and kind in other.split("/")]
 
 
-def adopt(shop: Workshop, folders: Sequence[Path]) -> None:
+def reuse_original(experiment: Experiment, folders: Sequence[Path]) -> None:
     """Takes the original over from another folder, if there is one that was made from the same inputs.
 
     Not where it is evaluated as it is trained: its history holds accuracies on the other forget set.
     """
-    target = shop.folder / f"{ORIGINAL}.safetensors"
-    if shop.engine.is_main and not target.exists() and not shop.recipe.evaluate_every:
-        mark = pipeline.original_mark(shop)
+    target = experiment.folder.weights(ORIGINAL)
+    if experiment.engine.is_main and not target.exists() and not experiment.recipe.evaluate_every:
+        mark = stages.original_fingerprint(experiment)
         for folder in folders:
             path = folder / target.name
             if path.exists() and load_state(path)[1].get("fingerprint") == mark:
-                history = f"{ORIGINAL}.history.jsonl"
-                _link(folder / history, shop.folder / history)
+                history = f"{ORIGINAL}.{HISTORY}"
+                _link(folder / history, experiment.folder.path / history)
                 _link(path, target)  # last: where it is, all else is there
                 break
-    shop.engine.wait()
+    experiment.engine.wait()
 
 
 def _link(source: Path, target: Path) -> None:
@@ -129,85 +134,75 @@ def _link(source: Path, target: Path) -> None:
 def _check_needs(recipe: Recipe, needs: Sequence[str]) -> None:
     for key in needs:
         group, _, name = key.rpartition("/")
-        search = group.startswith(f"{TUNING}/") and name != ORIGINAL
+        is_search = group.startswith(f"{TUNING}/") and name != ORIGINAL
         folder = folder_of(recipe, group)
-        there = tuning.chosen(folder, recipe, name) is not None if search else (folder / f"{name}.safetensors").exists()
+        weights = folder / f"{name}.safetensors"
+        there = search.chosen_settings(folder, recipe, name) is not None if is_search else weights.exists()
         if not there:
             raise SettingError(f"the cell {key} must run first: untrain compare {recipe.folder} --cell {key}")
 
 
-def equipped(recipe: Recipe, group: str, shop: Workshop, start: nn.Module, entries: Sequence[str]) -> Workshop:
-    """The workshop with the settings that the search chose for these entries, where it is over."""
-    methods = dict(shop.recipe.methods)
+def with_tuned_settings(
+    recipe: Recipe, group: str, experiment: Experiment, start: nn.Module, entries: Sequence[str]
+) -> Experiment:
+    """Returns the experiment with the settings that the search chose for these entries, where it is over."""
+    methods = dict(experiment.recipe.methods)
     folder = folder_of(recipe, f"{TUNING}/{group.rpartition('/')[0]}")
     for entry in entries:
-        settings = tuning.chosen(folder, recipe, entry) if entry in tuned(recipe) else None
+        settings = search.chosen_settings(folder, recipe, entry) if entry in tuned(recipe) else None
         if settings:
-            methods[entry] = with_settings(methods[entry], settings, fitting_optimizer(start, shop.task))
-    return replace(shop, recipe=replace(shop.recipe, methods=methods))
+            optimizer = search.fitting_optimizer(start, experiment.domain.task)
+            methods[entry] = with_settings(methods[entry], settings, optimizer)
+    return replace(experiment, recipe=replace(experiment.recipe, methods=methods))
 
 
-def finished(recipe: Recipe, group: str, shop: Workshop) -> list[str]:
-    """The names of a group's cells that are done already, each checked to be made from these very inputs.
+def finished_cells(recipe: Recipe, group: str, experiment: Experiment) -> list[str]:
+    """Names a group's cells that are done already, each checked to be made from these very inputs.
 
     Raises:
         StaleFile: if one was made from others, or is damaged.
     """
-    trains, folder = recipe.trains, shop.folder
-    done = [name for name in retrained_names(shop.recipe) if (folder / f"{name}.safetensors").exists()]
-    pipeline.retrained(shop, done)
-    if trains and not (folder / f"{ORIGINAL}.safetensors").exists():
+    trains, folder = trains_original(recipe), experiment.folder
+    done = [name for name in reference_names(experiment.recipe) if folder.holds(name)]
+    stages.train_references(experiment, done)
+    if trains and not folder.holds(ORIGINAL):
         return done
-    start = pipeline.original(shop)
+    start = stages.prepare_original(experiment)
     if group.startswith(f"{TUNING}/"):
         own = own_holdout(recipe, group)
-        searched = [entry for entry in tuned(recipe) if tuning.finished(shop, recipe, start, entry, own)]
-        return [ORIGINAL, *searched] if trains else searched
-    search = folder_of(recipe, f"{TUNING}/{group.rpartition('/')[0]}")
-    ready = [e for e in recipe.methods if e not in tuned(recipe) or tuning.chosen(search, recipe, e) is not None]
-    made = [entry for entry in ready if (folder / f"{entry}.safetensors").exists()]
-    pipeline.unlearned(equipped(recipe, group, shop, start, made), start, made)
+        over = [entry for entry in tuned(recipe) if search.is_finished(experiment, recipe, start, entry, own)]
+        return [ORIGINAL, *over] if trains else over
+    place = folder_of(recipe, f"{TUNING}/{group.rpartition('/')[0]}")
+    ready = [
+        e for e in recipe.methods if e not in tuned(recipe) or search.chosen_settings(place, recipe, e) is not None
+    ]
+    made = [entry for entry in ready if folder.holds(entry)]
+    stages.unlearn_methods(with_tuned_settings(recipe, group, experiment, start, made), start, made)
     done += [ORIGINAL, *made] if trains else made
-    names = [ORIGINAL, *retrained_names(recipe), *recipe.methods]
+    names = [ORIGINAL, *reference_names(recipe), *recipe.methods]
     if set(names) <= {ORIGINAL, *done}:
-        mark = pipeline.evaluation_mark(shop, names)
-        done += [EVALUATION] if (read_evaluation(folder) or {}).get("mark") == mark else []
+        mark = stages.evaluation_fingerprint(experiment, names)
+        done += [EVALUATION] if (read_evaluation(folder.path) or {}).get("mark") == mark else []
     return done
 
 
-def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """What evaluation.json of a run folder holds; None where there is none.
-
-    Raises:
-        StaleFile: if it is damaged.
-    """
-    path = folder / "evaluation.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise StaleFile(f"{path} cannot be read: {error}. Remove it, and it is made again.") from error
-
-
-def _evaluate(recipe: Recipe, group: str, shop: Workshop) -> None:
+def _evaluate(recipe: Recipe, group: str, experiment: Experiment) -> None:
     """Measures every model of a group that is there; without the target, nothing is measured beside it.
 
     Whatever was computed for the group's methods alone is removed, as at the end of an ordinary run.
     """
-
-    def there(name: str) -> bool:
-        return (shop.folder / f"{name}.safetensors").exists()
-
-    models = {ORIGINAL: pipeline.original(shop)}
-    shop = equipped(recipe, group, shop, models[ORIGINAL], [*recipe.methods])
-    if there(RETRAINED):
-        models |= pipeline.retrained(shop, [*filter(there, retrained_names(recipe))])
-    models |= pipeline.unlearned(shop, models[ORIGINAL], [*filter(there, recipe.methods)])
-    mark = pipeline.evaluation_mark(shop, models)
-    if (read_evaluation(shop.folder) or {}).get("mark") == mark:
+    folder = experiment.folder
+    models = {ORIGINAL: stages.prepare_original(experiment)}
+    experiment = with_tuned_settings(recipe, group, experiment, models[ORIGINAL], [*recipe.methods])
+    if folder.holds(RETRAINED):
+        models |= stages.train_references(experiment, [*filter(folder.holds, reference_names(recipe))])
+    models |= stages.unlearn_methods(experiment, models[ORIGINAL], [*filter(folder.holds, recipe.methods)])
+    mark = stages.evaluation_fingerprint(experiment, models)
+    if (read_evaluation(folder.path) or {}).get("mark") == mark:
         return
-    content = pipeline.evaluated(shop, models)
-    pipeline.write_manifest(shop)
-    shop.kind.told(content, shop.facts)
-    shop.kind.close()
-    if shop.engine.is_main:
-        write_text(shop.folder / "config.yaml", write(shop.recipe))  # with the settings that were chosen
+    content = stages.evaluate_models(experiment, models)
+    stages.write_manifest(experiment)
+    experiment.domain.on_evaluated(content, folder.facts)
+    experiment.domain.close()
+    if experiment.engine.is_main:
+        write_text(folder.path / CONFIG, write(experiment.recipe))  # with the settings that were chosen

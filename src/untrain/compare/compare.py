@@ -1,6 +1,5 @@
 """`untrain compare`: every method on the same forget sets, originals and seeds, and what that shows."""
 
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -11,23 +10,22 @@ from typing import Any
 
 from rich.console import Console
 
-from untrain.api import environment
-from untrain.compare.cells import LastLoaded, cell_of, finished, folder_of, opened, perform
-from untrain.compare.plan import Cell, comparison_recipe, groups, plan, tuned
-from untrain.compare.scheduler import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
-from untrain.compare.summary import comparison_content
-from untrain.compare.tuning import check_optuna
+from untrain.compare.cells import Cache, find_cell, finished_cells, folder_of, open_group, run_cell
+from untrain.compare.plan import Cell, comparison_recipe, groups, plan, trains_original, tuned
+from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
+from untrain.compare.search import check_optuna
+from untrain.compare.summary import compare_results
 from untrain.engine import Bar, Engine
 from untrain.errors import FolderError, SettingError, UntrainError
 from untrain.io import ensure_dir, exclusive_lock, write_json, write_text
-from untrain.report import comparison_tables, terminal, write_comparison_report
-from untrain.runs import stages as pipeline
+from untrain.report import comparison_tables, terminal, write_report
+from untrain.runs import stages
+from untrain.runs.folder import CONFIG, MANIFEST, ORIGINAL, SPLIT, describe_environment, remove_temporary
 from untrain.runs.recipe import Recipe, write
-from untrain.runs.stages import ORIGINAL, holds_run
-from untrain.tasks.text_to_image.concepts import CACHE
+from untrain.runs.stages import holds_run
 
 _OTHER = (
-    *("name", "out", "workers", "checkpoint_every", "methods", "references", "seed", "forget", "svc"),
+    *("name", "out", "workers", "checkpoint_every", "methods", "references", "seed", "forget", "svc_attacks"),
     *("compare.seeds", "compare.forget_sets", "compare.spaces"),
 )
 """Fields that may change when a comparison is gone on with; what they change of finished cells is found by cell."""
@@ -69,12 +67,10 @@ def _compared(
     with engine.progress("cells", len(cells), len(done)) as bar:
         pool = _pool(recipe, jobs, cluster, processes)
         outcomes = run_cells(cells, pool, done, lambda cell, outcome: _told(recipe, cell, outcome, bar))
-    write_json(recipe.folder / "manifest.json", _manifest(recipe, engine, outcomes, jobs, cluster, processes))
-    content = comparison_content(recipe, outcomes)
-    write_json(recipe.folder / "comparison.json", content)
-    path = report(recipe.folder, content)
+    write_json(recipe.folder / MANIFEST, _manifest(recipe, engine, outcomes, jobs, cluster, processes))
+    path = report_comparison(recipe, outcomes)
     for group in groups(recipe):  # a search's, too, which other searches work on
-        shutil.rmtree(folder_of(recipe, group) / CACHE, ignore_errors=True)
+        remove_temporary(folder_of(recipe, group))
     _warn_once(outcomes)
     failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
     if failed:
@@ -88,7 +84,7 @@ def _compared(
     return path
 
 
-def perform_cell(recipe: Recipe, key: str) -> None:
+def compare_cell(recipe: Recipe, key: str) -> None:
     """Runs one cell of a comparison in this process, or in this one and those that were started with it.
 
     Args:
@@ -99,12 +95,12 @@ def perform_cell(recipe: Recipe, key: str) -> None:
         UntrainError: as `compare_recipe`, and if a cell that it needs has not run.
     """
     full = comparison_recipe(recipe)
-    cell_of(full, key)
+    find_cell(full, key)
     engine = Engine.start(recipe.device, recipe.precision)
     if engine.is_main and not holds_run(full, resume=True, other=_OTHER):
-        write_text(ensure_dir(full.folder) / "config.yaml", write(full))
+        write_text(ensure_dir(full.folder) / CONFIG, write(full))
     engine.wait()
-    perform(full, key)
+    run_cell(full, key)
 
 
 def _checked(recipe: Recipe, jobs: int, cluster: str | None, processes: int, resume: bool) -> Recipe:
@@ -133,24 +129,25 @@ def _prepared(recipe: Recipe, processes: int) -> tuple[list[Cell], list[str]]:
     Returns:
         The cells, and the keys of those that are finished.
     """
-    sources = LastLoaded()
-    shops = {group: opened(recipe, group, sources, write=False) for group in groups(recipe)}
+    cache: Cache = {}
+    opened = {group: open_group(recipe, group, cache, write=False) for group in groups(recipe)}
     originals, done = {}, []
-    for group, shop in shops.items():
-        shop.processes = processes
-        if recipe.trains and not recipe.evaluate_every:
-            originals[group] = pipeline.original_mark(shop)
-        done += [f"{group}/{name}" for name in finished(recipe, group, shop)]
-    write_text(ensure_dir(recipe.folder) / "config.yaml", write(recipe))
-    for shop in shops.values():
-        if not (shop.folder / "split.json").exists():
-            pipeline.write_inputs(shop, going_on=False)
+    for group, experiment in opened.items():
+        experiment.folder.processes = processes
+        if trains_original(recipe) and not recipe.evaluate_every:
+            originals[group] = stages.original_fingerprint(experiment)
+        done += [f"{group}/{name}" for name in finished_cells(recipe, group, experiment)]
+    write_text(ensure_dir(recipe.folder) / CONFIG, write(recipe))
+    for experiment in opened.values():
+        if not (experiment.folder.path / SPLIT).exists():
+            stages.write_inputs(experiment, going_on=False)
     return plan(recipe, originals), done
 
 
 def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int) -> Pool:
     """Where the cells run."""
-    command = Command(str(recipe.folder.absolute()), str(Path.cwd()), processes)
+    flags = tuple(recipe.code_flags)
+    command = Command(str(recipe.folder.absolute()), str(Path.cwd()), processes, flags=flags)
     if cluster is not None:
         return Cluster(command, cluster)
     if processes > 1:
@@ -190,7 +187,7 @@ def _manifest(
 ) -> dict[str, Any]:
     cells = {key: {"state": outcome.state, "error": outcome.error} for key, outcome in outcomes.items()}
     return {
-        **environment(engine),
+        **describe_environment(engine),
         "command": sys.argv[1:],
         "jobs": jobs,
         "cluster": cluster,
@@ -201,12 +198,15 @@ def _manifest(
     }
 
 
-def report(folder: Path, content: Mapping[str, Any]) -> Path:
+def report_comparison(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> Path:
     """Prints the table, and writes it and the page into a comparison's folder; returns the page's path."""
-    for suffix, text in comparison_tables(content).items():
-        write_text(folder / f"comparison.{suffix}", text)
+    presentation = recipe.domain.presentation
+    results = compare_results(recipe, outcomes, presentation)
+    write_json(recipe.folder / "comparison.json", results.to_json())
+    for suffix, text in comparison_tables(results, presentation).items():
+        write_text(recipe.folder / f"comparison.{suffix}", text)
     console = Console()
-    console.print(terminal(content))
-    path = write_comparison_report(folder)
+    console.print(terminal(results, presentation))
+    path = write_report(results, presentation)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return path

@@ -5,15 +5,17 @@ searched on, `tuning/random-10`. A *cell* is one product of a group: a model, a 
 `GROUP/NAME`. Cells are independent but for what they need, so they can run side by side.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from untrain.data.sections import REQUESTS, Forget
 from untrain.errors import SettingError, UnknownName, unknown
-from untrain.runs.recipe import REQUESTS, Comparison, Forget, Recipe, space_of
-from untrain.runs.stages import ORIGINAL, retrained_names
+from untrain.runs.folder import ORIGINAL
+from untrain.runs.recipe import Comparison, Recipe
+from untrain.runs.spaces import space_of
+from untrain.runs.stages import reference_names
 
 EVALUATION, TUNING = "evaluation", "tuning"
 HELD_OUT = 0.2
@@ -43,51 +45,41 @@ class Cell:
 
 
 def comparison_recipe(recipe: Recipe) -> Recipe:
-    """The recipe as a comparison takes it: at least two references, named forget sets, a seed for the search.
+    """Returns the recipe as a comparison takes it: at least two references, named forget sets, a seed for the search.
 
     Raises:
         SettingError: if there is no method, or nothing to search by.
     """
     if not recipe.methods:
         raise SettingError("a comparison needs methods: list them under methods.")
-    given, chosen = recipe.compare, recipe.forget
-    if recipe.task == "text-to-image" and given.forget_sets:
-        raise SettingError("compare.forget_sets names samples and classes; text-to-image forgets what concepts says.")
-    concepts: dict[str, Any] | None = {"concepts": {}} if recipe.task == "text-to-image" else None
-    own = {name: value for name, value in asdict(chosen).items() if name in REQUESTS and value}
-    sets = concepts or given.forget_sets or {_named(chosen): own}
+    given, sections, domain = recipe.compare, recipe.sections, recipe.domain
+    chosen = getattr(sections, "forget", None)
+    if not isinstance(chosen, Forget):  # what is forgotten is said otherwise, once for all seeds
+        sets: dict[str, Any] = {domain.request_name(sections): {}}
+    else:
+        own = {name: value for name, value in asdict(chosen).items() if name in REQUESTS and value}
+        sets = dict(given.forget_sets) or {domain.request_name(sections): own}
     tuning = max(given.seeds) + 1 if given.tuning_seed is None and given.trials else given.tuning_seed
-    references = recipe.references or 0
-    full = replace(recipe, references=references if concepts else max(2, references))
+    least = 2 if domain.references else 0
+    full = replace(recipe, references=max(least, recipe.references))
     full = replace(full, compare=replace(given, forget_sets=sets, tuning_seed=tuning))
-    unseen = all(forget.holdout_from == "train" and forget.holdout > 0 for forget in forget_sets(full).values())
-    if given.trials and recipe.model.checkpoint and recipe.task == "classification" and not unseen:
-        raise SettingError(
-            "compare.trials: a search judges by data that nothing was trained on and nothing is tested on. With "
-            "model.checkpoint, hold some of the training data out that the checkpoint has not seen "
-            "(forget.holdout_from: train, and forget.seed if it is always the same), or set trials to 0."
-        )
+    for forget in forget_sets(full).values() if given.trials else ():
+        domain.check_search(sections if forget is None else replace(sections, forget=forget))
     return full
 
 
-def _named(forget: Forget) -> str:
-    """What the recipe's own forget set is called."""
-    if forget.fraction is not None:
-        return f"random-{100 * forget.fraction:g}"
-    if forget.count is not None:
-        return f"random-{forget.count}-samples"
-    if forget.classes:
-        return re.sub(r"[^\w.-]+", "-", "-".join(map(str, forget.classes))).strip("-.") or "classes"
-    listed = forget.indices or forget.ids
-    if listed is None:
-        raise SettingError("say what to forget under compare.forget_sets, or under forget.")
-    return re.sub(r"[^\w.-]+", "-", Path(listed).stem).strip("-.") or "listed"
-
-
-def forget_sets(recipe: Recipe) -> dict[str, Forget]:
-    """The forget sets by name; what one does not say is the recipe's own."""
-    common = {name: value for name, value in asdict(recipe.forget).items() if name not in REQUESTS}
+def forget_sets(recipe: Recipe) -> dict[str, Forget | None]:
+    """Returns the forget sets by name; what one does not say is the recipe's own. None: the recipe's only one."""
+    chosen = getattr(recipe.sections, "forget", None)
+    if not isinstance(chosen, Forget):
+        return dict.fromkeys(recipe.compare.forget_sets)
+    common = {name: value for name, value in asdict(chosen).items() if name not in REQUESTS}
     return {name: Forget(**common | given) for name, given in recipe.compare.forget_sets.items()}
+
+
+def trains_original(recipe: Recipe) -> bool:
+    """Returns whether the original is trained by the comparison's stages, and does not come from a checkpoint."""
+    return recipe.domain.checkpoint_of(recipe.sections) is None
 
 
 def tuned(recipe: Recipe) -> list[str]:
@@ -120,26 +112,28 @@ def group_recipe(recipe: Recipe, group: str) -> Recipe:
     name = last if first == TUNING else first
     forget, seed = forget_sets(recipe)[name], int(recipe.compare.tuning_seed or 0)
     changes: dict[str, Any] = {"references": 0, "evaluate_every": 0}
-    if first == TUNING:
-        if recipe.trains:
-            share = min(forget.holdout + HELD_OUT, 0.5)
-            forget = replace(forget, seed=seed, holdout=share)
-    else:
-        seed = int(last.removeprefix("seed-"))
-        changes = {}
-    model = recipe.model
-    if model.checkpoint is not None:
-        model = replace(model, checkpoint=model.checkpoint.replace("{seed}", str(seed)))
+    if first != TUNING:
+        seed, changes = int(last.removeprefix("seed-")), {}
+    elif forget is not None and trains_original(recipe):
+        forget = replace(forget, seed=seed, holdout=min(forget.holdout + HELD_OUT, 0.5))
     return replace(
         recipe,
         **changes,
         name=f"{recipe.name}: {group}",
-        forget=forget,
-        model=model,
+        sections=_sections_of(recipe, forget, seed),
         seed=seed,
         compare=Comparison(),
         out=str(folder_of(recipe, group)),
     )
+
+
+def _sections_of(recipe: Recipe, forget: Forget | None, seed: int) -> Any:
+    """The task's sections for one forget set and seed, which {seed} in the name of a checkpoint stands for."""
+    sections = recipe.sections if forget is None else replace(recipe.sections, forget=forget)
+    checkpoint = recipe.domain.checkpoint_of(sections)
+    if checkpoint is None or "{seed}" not in checkpoint:
+        return sections
+    return replace(sections, model=replace(sections.model, checkpoint=checkpoint.replace("{seed}", str(seed))))
 
 
 def plan(recipe: Recipe, originals: Mapping[str, str] | None = None) -> list[Cell]:
@@ -152,14 +146,14 @@ def plan(recipe: Recipe, originals: Mapping[str, str] | None = None) -> list[Cel
     """
     searches = [group for group in groups(recipe) if group.startswith(f"{TUNING}/")]
     runs = [group for group in groups(recipe) if group not in searches]
-    trains = recipe.trains
+    trains = trains_original(recipe)
     firsts: dict[str, str] = {}
     cells = []
     for group in [*searches, *runs] if trains else ():
         first = firsts.setdefault((originals or {}).get(group, group), group)
         cells.append(Cell(group, ORIGINAL, () if first == group else (f"{first}/{ORIGINAL}",)))
     cells.sort(key=lambda cell: bool(cell.needs))
-    cells += [Cell(group, name) for group in runs for name in retrained_names(recipe)]
+    cells += [Cell(group, name) for group in runs for name in reference_names(recipe)]
     start = {group: (f"{group}/{ORIGINAL}",) if trains else () for group in [*searches, *runs]}
     cells += [Cell(group, entry, start[group]) for group in searches for entry in tuned(recipe)]
     for group in runs:
@@ -167,6 +161,6 @@ def plan(recipe: Recipe, originals: Mapping[str, str] | None = None) -> list[Cel
             search = (f"{TUNING}/{group.rpartition('/')[0]}/{entry}",) if entry in tuned(recipe) else ()
             cells.append(Cell(group, entry, (*start[group], *search)))
     for group in runs:
-        others = tuple(f"{group}/{name}" for name in (*retrained_names(recipe), *recipe.methods))
+        others = tuple(f"{group}/{name}" for name in (*reference_names(recipe), *recipe.methods))
         cells.append(Cell(group, EVALUATION, start[group], others))
     return cells

@@ -4,20 +4,21 @@ What fits into memory once decoded becomes `Arrays`: tensors that can live on th
 (`Images`) and is decoded on access, so that worker processes can do it.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
 from untrain.errors import DataError, EmptySet
 from untrain.io import hash_json, hash_tensors
+from untrain.lazy import np, torch
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -50,11 +51,11 @@ class Source(Protocol):
         """Samples at these positions, int64 [B], gathered: {"input": [B, C, H, W], "label": [B], "index": [B]}."""
         ...
 
-    def select(self, indices: Tensor) -> "Source":
+    def select(self, indices: Tensor) -> Source:
         """A source of its own that holds these samples alone, numbered from 0."""
         ...
 
-    def to(self, device: torch.device | str) -> "Source":
+    def to(self, device: torch.device | str) -> Source:
         """The source with its tensors on a device; a source that decodes on access stays on the CPU."""
         ...
 
@@ -63,7 +64,7 @@ class Source(Protocol):
         ...
 
 
-class Arrays(Dataset[Batch]):
+class Arrays:
     """A source whose inputs and labels are tensors in memory.
 
     Args:
@@ -113,13 +114,13 @@ class Arrays(Dataset[Batch]):
         indices = indices.to(self.device)
         return {"input": self.input[indices], "label": self._label[indices], "index": indices}
 
-    def select(self, indices: Tensor) -> "Arrays":
+    def select(self, indices: Tensor) -> Arrays:
         """A copy of these samples, numbered from 0."""
         chosen = indices.cpu()
         ids = None if self.ids is None else [self.ids[i] for i in chosen.tolist()]
         return Arrays(self.input[indices.to(self.device)], self.labels[chosen], self.classes, ids)
 
-    def to(self, device: torch.device | str) -> "Arrays":
+    def to(self, device: torch.device | str) -> Arrays:
         """The same samples on another device; asked twice, the same copy is given, so views of it share memory."""
         device = torch.empty(0, device=device).device  # "cuda" → "cuda:0"
         if device == self.device:
@@ -139,7 +140,7 @@ class Arrays(Dataset[Batch]):
         return self._fingerprint
 
 
-class Images(Dataset[Batch]):
+class Images:
     """A source whose images stay encoded, in files or tables, and are decoded on access.
 
     It can be pickled and read by worker processes.
@@ -213,7 +214,7 @@ class Images(Dataset[Batch]):
             )
         return image
 
-    def select(self, indices: Tensor) -> "Images":
+    def select(self, indices: Tensor) -> Images:
         """A source of these samples alone, numbered from 0."""
         chosen = indices.cpu()
         ids = None if self.ids is None else [self.ids[i] for i in chosen.tolist()]
@@ -227,7 +228,7 @@ class Images(Dataset[Batch]):
             order=self.order[chosen],
         )
 
-    def to(self, device: torch.device | str) -> "Images":
+    def to(self, device: torch.device | str) -> Images:
         """Itself: images are decoded on the CPU."""
         return self
 
@@ -237,7 +238,7 @@ class Images(Dataset[Batch]):
         return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
 
 
-class Relabelled(Dataset[Batch]):
+class Relabelled:
     """A source under other class numbers and names.
 
     Args:
@@ -269,11 +270,11 @@ class Relabelled(Dataset[Batch]):
         label = batch["label"]
         return {**batch, "label": self.numbers.to(label.device)[label]}
 
-    def select(self, indices: Tensor) -> "Relabelled":
+    def select(self, indices: Tensor) -> Relabelled:
         """These samples alone, numbered from 0."""
         return Relabelled(self.source.select(indices), self.numbers.tolist(), self.classes)
 
-    def to(self, device: torch.device | str) -> "Relabelled":
+    def to(self, device: torch.device | str) -> Relabelled:
         """The same samples on another device."""
         moved = self.source.to(device)
         return self if moved is self.source else Relabelled(moved, self.numbers.tolist(), self.classes)
@@ -318,7 +319,7 @@ def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
             indices = range(start, min(start + 512, len(images)))
             encoded = images.rows.read(images.order[start : indices.stop].tolist())
             for i, result in zip(indices, apply(attempt, indices, encoded), strict=True):
-                if isinstance(result, Tensor):
+                if isinstance(result, torch.Tensor):
                     yield i, result
                 else:
                     broken.append(str(result))
@@ -352,7 +353,7 @@ def _checked_input(input: Tensor) -> Tensor:
 
 def _checked_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classes: Sequence[str] | None) -> Tensor:
     """Labels as int64 [N] on the CPU, between 0 and the number of classes."""
-    values = _tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).cpu()
+    values = _tensor(labels if isinstance(labels, torch.Tensor) else np.asarray(labels)).cpu()
     if values.ndim != 1 or len(values) != count:
         raise DataError(f"labels must be one class number per sample, [{count}]; they are {list(values.shape)}.")
     if count == 0:

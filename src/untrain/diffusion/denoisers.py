@@ -4,19 +4,22 @@ All are models of diffusers, called as `model(x_t, t, class_labels=c)`; one clas
 class" (classifier-free guidance; Ho, Salimans 2022). New weights are drawn as diffusers draws them.
 """
 
+from __future__ import annotations
+
 import inspect
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
+from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FREQUENCIES = "timestep_frequencies"
 """Which sinusoids encode a timestep: f_i = 10000^(−i/128) in the original DiT ("original"), 10000^(−i/127) in diffusers

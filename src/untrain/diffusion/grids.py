@@ -11,10 +11,7 @@ from torch import Tensor
 
 from untrain.diffusion.images import grid, png
 from untrain.io import write_bytes, write_text
-from untrain.tasks.text_to_image.rendering import Asked
 
-PICTURED = 8
-"""So many forgotten and so many retained prompts are shown as pictures at most."""
 SMALL = 256
 """Images in a picture of many have at most so many pixels a side."""
 SPOTS = 8
@@ -33,16 +30,6 @@ def write_grid(place: Path, name: str, rows: Sequence[str], images: Tensor, **ab
     """
     write_text(place / f"{name}.json", json.dumps({"classes": list(rows), "columns": images.shape[1], **about}))
     write_bytes(place / f"{name}.png", png(grid(images)))
-
-
-def pictured(asked: Sequence[Asked]) -> list[Asked]:
-    """A few forgotten and a few retained prompts, spread evenly."""
-    found: list[Asked] = []
-    for forgotten in (True, False):
-        those = [each for each in asked if each.forgotten is forgotten]
-        count = min(PICTURED, len(those))
-        found += [those[i * len(those) // count] for i in range(count)]
-    return found
 
 
 def miniature(image: Tensor, *, hidden: bool) -> Tensor:

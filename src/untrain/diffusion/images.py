@@ -1,4 +1,4 @@
-"""Sets of generated images: made class by class from numbered noise, and written as folders, arrays and grids.
+"""Generated images: made condition by condition from numbered noise, and written as folders, arrays and grids.
 
 The noise of image i of class c comes from a generator of its own, so an image is the same in a batch of any size, on
 any number of processes, and can be made again alone. That is what makes every writer here resumable: what is there is
@@ -11,7 +11,7 @@ import re
 import shutil
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -28,9 +28,7 @@ from untrain.errors import DataError, FolderError, ModelError, SettingError
 from untrain.io import hash_json, open_atomic, write_bytes, write_json
 from untrain.models.checkpoints import state_hash
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion.task import ClassDiffusion
-from untrain.tasks.text_to_image.task import TextToImage
-from untrain.types import Batch
+from untrain.types import Batch, GenerativeTask
 
 Decode = Callable[[Tensor], Tensor]
 """Latents [B, C, h, w] → images [B, 3, H, W], uint8 or in [−1, 1]."""
@@ -47,7 +45,7 @@ GAP, LEAST = 2, 32
 
 @dataclass(frozen=True)
 class Conditions:
-    """What images can be made of, by number, where that is not the task's classes.
+    """What images can be made of, by number: classes, or prompts.
 
     Attributes:
         blank: (numbers [B] on the device, (C, H, W)) → a batch without images, as the task's `generate` takes it.
@@ -72,88 +70,74 @@ class Generated(NamedTuple):
     numbers: Tensor
 
 
-def generate_images(
-    model: nn.Module,
-    task: ClassDiffusion | TextToImage,
-    counts: Counts | tuple[Tensor, Tensor],
-    shape: Sequence[int],
-    *,
-    sampler: Sampler,
-    seed: int,
-    batch_size: int,
-    engine: Engine,
-    first: int = 0,
-    decode: Decode | None = None,
-    label: str | None = "sampling",
-    conditions: Conditions | None = None,
-) -> Iterator[Generated]:
-    """Images of classes, batch by batch, class after class; all processes get all of them.
+@dataclass(frozen=True, eq=False)
+class ImageMaker:
+    """Makes images of numbered conditions, always of the same noise; models go in and out.
 
-    Args:
-        model: predicts noise; on the engine's device.
-        task: its task, prepared.
-        counts: class → how many; or (labels, numbers), each [N] of int64: these very images.
+    Attributes:
+        task: of the models; prepared.
+        conditions: what the numbers stand for.
         shape: (C, H, W) of an image or latent.
-        sampler: steps, η, guidance.
-        seed: with class and number it decides an image's noise.
-        batch_size: images at a time, over all processes.
+        sampler: steps, η, guidance scale.
         engine: device, precision, processes.
-        first: number of the first image of each class, where `counts` is a mapping.
+        seed: with condition and number it decides an image's noise.
+        batch_size: images at a time, over all processes.
         decode: makes images of latents, on each process for its own share.
-        label: what the progress bar is called; None: no bar.
-        conditions: what images are made of; None: the task's classes.
 
     Raises:
-        SettingError: the task or the sampler cannot do that. DataError: there is no such class.
+        SettingError: the task cannot be sampled so.
     """
-    labels, numbers = _numbered(counts, first) if isinstance(counts, Mapping) else counts
-    if batch_size < 1:
-        raise SettingError(f"the batch size must be at least 1, not {batch_size}.")
-    if conditions is not None:
-        sampler.visited(task.timesteps)
-    elif isinstance(task, ClassDiffusion):
-        _check(task, sampler, labels.tolist())
-        conditions = Conditions(task.blank, lambda c: c)
-    else:
-        raise SettingError("a task without classes makes images of conditions: give conditions=….")
-    make = _Maker(model, task, tuple(shape), sampler, seed, engine, decode, conditions)
-    return _batches(make, labels, numbers, batch_size, label)
 
-
-def _check(task: ClassDiffusion, sampler: Sampler, labels: Iterable[int]) -> None:
-    """Raises what a task cannot do before anything is made."""
-    sampler.visited(task.timesteps)
-    unknown = [c for c in labels if c < 0 or (task.num_classes is not None and c >= task.num_classes)]
-    if unknown:
-        raise DataError(f"there is no class {unknown[0]}: the model has {task.num_classes}, numbered from 0.")
-    if sampler.guidance and task.null_class is None:
-        raise SettingError(
-            "guidance needs a model that was trained with dropped classes; this one has no class that stands for "
-            "“no class”. Leave guidance at 0."
-        )
-
-
-def _numbered(counts: Counts, first: int = 0) -> tuple[Tensor, Tensor]:
-    """Labels and numbers of all images of a mapping, [N] each, class after class."""
-    labels = torch.tensor([c for c, count in counts.items() for _ in range(count)], dtype=torch.long)
-    numbers = torch.tensor([first + i for count in counts.values() for i in range(count)], dtype=torch.long)
-    return labels, numbers
-
-
-@dataclass(frozen=True, eq=False)
-class _Maker:
-    """What turns labels and numbers into images."""
-
-    model: nn.Module
-    task: ClassDiffusion | TextToImage
+    task: GenerativeTask
+    conditions: Conditions
     shape: tuple[int, ...]
     sampler: Sampler
-    seed: int
     engine: Engine
-    decode: Decode | None
-    conditions: Conditions
+    seed: int = 0
+    batch_size: int = 64
+    decode: Decode | None = None
 
-    def __call__(self, labels: Tensor, numbers: Tensor, advance: Callable[[], None]) -> Tensor:
+    def __post_init__(self) -> None:
+        """Checks what can be checked before anything is made."""
+        self.sampler.visited(self.task.timesteps)
+        if self.batch_size < 1:
+            raise SettingError(f"the batch size must be at least 1, not {self.batch_size}.")
+
+    def generate(
+        self, model: nn.Module, labels: Tensor, numbers: Tensor, label: str | None = "sampling"
+    ) -> Iterator[Generated]:
+        """Makes these images batch by batch; all processes get all of them.
+
+        Args:
+            model: predicts noise; on the engine's device.
+            labels: of each image its condition, int64 [N].
+            numbers: its number within that, int64 [N].
+            label: what the progress bar is called; None: no bar.
+        """
+        size = self.batch_size
+        parts = list(zip(labels.split(size), numbers.split(size), strict=True)) if len(labels) else []
+        if label is None:
+            for part in parts:
+                yield Generated(self._batch(model, *part, lambda: None), *part)
+            return
+        steps = len(self.sampler.visited(self.task.timesteps))
+        with self.engine.progress(label, len(parts) * steps) as bar:
+            done = 0
+            for part in parts:
+                note = f"{done} of {len(labels)} images"
+                images = self._batch(model, *part, partial(bar.advance, note))
+                done += len(images)
+                yield Generated(images, *part)
+
+    def collect(
+        self, model: nn.Module, conditions: Sequence[int], count: int, label: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Makes `count` images of each condition: uint8 [N, C, H, W], and their conditions, [N], both on the CPU."""
+        made = self.generate(model, *number_images(dict.fromkeys(conditions, count)), label)
+        parts = [(to_uint8(part.images).cpu(), part.labels) for part in made]
+        return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+    def _batch(self, model: nn.Module, labels: Tensor, numbers: Tensor, advance: Callable[[], None]) -> Tensor:
         """Images of one batch, gathered from all processes."""
         mine = self.engine.shard({"label": labels, "number": numbers})
         rows = len(mine["label"])
@@ -162,30 +146,21 @@ class _Maker:
         keys = zip(mine["label"].tolist(), mine["number"].tolist(), strict=True)
         generators = [generator_of(self.seed, "sample", self.conditions.key(c), i) for c, i in keys]
         blank = self.conditions.blank(mine["label"].to(self.engine.device), self.shape)
-        dtype = next((p.dtype for p in self.model.parameters()), blank["input"].dtype)
+        dtype = next((p.dtype for p in model.parameters()), blank["input"].dtype)
         batch = {**blank, "input": blank["input"].to(dtype)}
         with self.engine.autocast():
-            images = self.task.generate(self.model, batch, generators, self.sampler, advance=advance)
+            images = self.task.generate(model, batch, generators, self.sampler, advance=advance)
         if self.decode is not None:  # not under autocast: VAEs overflow in fp16
             with torch.no_grad():
                 images = self.decode(images)
         return self.engine.gather(images[:rows])
 
 
-def _batches(make: _Maker, labels: Tensor, numbers: Tensor, size: int, label: str | None) -> Iterator[Generated]:
-    parts = list(zip(labels.split(size), numbers.split(size), strict=True)) if len(labels) else []
-    if label is None:
-        for part in parts:
-            yield Generated(make(*part, lambda: None), *part)
-        return
-    steps = len(make.sampler.visited(make.task.timesteps))
-    with make.engine.progress(label, len(parts) * steps) as bar:
-        done = 0
-        for part in parts:
-            note = f"{done} of {len(labels)} images"
-            images = make(*part, partial(bar.advance, note))
-            done += len(images)
-            yield Generated(images, *part)
+def number_images(counts: Counts, first: int = 0) -> tuple[Tensor, Tensor]:
+    """Numbers all images of a mapping: labels and numbers, [N] each, class after class."""
+    labels = torch.tensor([c for c, count in counts.items() for _ in range(count)], dtype=torch.long)
+    numbers = torch.tensor([first + i for count in counts.values() for i in range(count)], dtype=torch.long)
+    return labels, numbers
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -249,83 +224,63 @@ class ImageSet:
 
     model: nn.Module
     """Predicts noise; on the device that writes the set."""
-    task: ClassDiffusion
-    """Its task, prepared."""
-    shape: tuple[int, ...]
-    """(C, H, W) of an image or latent."""
+    maker: ImageMaker
+    """How images are made."""
     counts: Counts
     """Class → how many images of it, numbered from 0."""
-    sampler: Sampler
-    """Steps, η, guidance."""
-    seed: int = 0
-    """With class and number it decides an image's noise."""
     classes: Sequence[str] | None = None
     """Names of the model's classes; None: they are called by their numbers."""
-    decode: Decode | None = None
-    """Makes images of latents."""
     decoder: str | None = None
-    """A hash of what `decode` decodes with: images of another decoder are other images."""
+    """A hash of what latents are decoded with: images of another decoder are other images."""
 
     def __post_init__(self) -> None:
-        """Checks that the model's task can make these images, and that they can be shown."""
-        _check(self.task, self.sampler, self.counts)
+        """Checks that there are images, and that they can be shown."""
         if not self.counts or min(self.counts.values()) < 1:
             raise SettingError("a set needs at least one class, and at least one image of each class.")
-        if self.decode is None and self.shape[0] not in (1, 3):
+        if self.maker.decode is None and self.maker.shape[0] not in (1, 3):
             raise SettingError(
-                f"the model makes {self.shape[0]} channels, which cannot be shown: 1 or 3 can. If these are latents, "
-                "give the whole pipeline with its VAE."
+                f"the model makes {self.maker.shape[0]} channels, which cannot be shown: 1 or 3 can. If these are "
+                "latents, give the whole pipeline with its VAE."
             )
 
     def name(self, c: int) -> str:
-        """What a class is called."""
+        """Names a class."""
         return str(c) if self.classes is None or c >= len(self.classes) else self.classes[c]
 
     def numbered(self) -> tuple[Tensor, Tensor]:
-        """Classes and numbers of the images in order, [N] each."""
-        return _numbered(self.counts)
+        """Returns classes and numbers of the images in order, [N] each."""
+        return number_images(self.counts)
 
-    def facts(self, form: str, engine: Engine) -> dict[str, Any]:
-        """What decides the set, as JSON."""
+    def facts(self, form: str) -> dict[str, Any]:
+        """Returns what decides the set, as JSON."""
+        maker = self.maker
         return {
             "form": form,
             "weights": state_hash(self.model),
             "decoder": self.decoder,
-            "task": asdict(self.task),
-            "sampler": asdict(self.sampler),
-            "seed": self.seed,
-            "shape": list(self.shape),
-            "precision": engine.precision,
+            "task": asdict(maker.task),  # type: ignore[call-overload]
+            "sampler": asdict(maker.sampler),
+            "seed": maker.seed,
+            "shape": list(maker.shape),
+            "precision": maker.engine.precision,
             "counts": {str(c): count for c, count in self.counts.items()},
             "names": {str(c): self.name(c) for c in self.counts},
         }
 
-    def generate(self, positions: Tensor, engine: Engine, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images at some positions of the set's order, as (positions [B], images [B, …]), in that order."""
+    def generate(self, positions: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Makes the images at some positions of the set's order: (positions [B], images [B, …]), in that order."""
         labels, numbers = (values[positions] for values in self.numbered())
-        made = generate_images(
-            self.model,
-            self.task,
-            (labels, numbers),
-            self.shape,
-            sampler=self.sampler,
-            seed=self.seed,
-            batch_size=batch_size,
-            engine=engine,
-            decode=self.decode,
-        )
-        for batch, part in zip(made, positions.split(batch_size), strict=False):
+        made = self.maker.generate(self.model, labels, numbers)
+        for batch, part in zip(made, positions.split(self.maker.batch_size), strict=False):
             yield part, batch.images
 
 
-def write_folder(images: ImageSet, folder: str | Path, *, engine: Engine, batch_size: int = 64) -> int:
+def write_folder(images: ImageSet, folder: str | Path) -> int:
     """Writes CLASS/000000.png and so on; images that are there and whole are left.
 
     Args:
         images: the set.
-        folder: is made if it is missing. Classes' names are made fit for file systems.
-        engine: device, precision, processes; the main process writes.
-        batch_size: images at a time, over all processes.
+        folder: is made if it is missing. Classes' names are made fit for file systems; the main process writes.
 
     Returns:
         How many images were made.
@@ -333,14 +288,14 @@ def write_folder(images: ImageSet, folder: str | Path, *, engine: Engine, batch_
     Raises:
         FolderError: if the folder holds something else, or images from other settings or weights.
     """
-    folder = Path(folder)
+    folder, engine = Path(folder), images.maker.engine
     names = _folder_names({c: images.name(c) for c in images.counts})
     labels, numbers = (values.tolist() for values in images.numbered())
     paths = [folder / names[c] / f"{i:06d}.png" for c, i in zip(labels, numbers, strict=True)]
     if engine.is_main:
-        claim(folder, folder / RECORD, images.facts("folder", engine))
+        claim(folder, folder / RECORD, images.facts("folder"))
     missing = missing_of(lambda: [is_picture(path) for path in paths], len(paths), engine)
-    for positions, made in images.generate(missing, engine, batch_size):
+    for positions, made in images.generate(missing):
         if engine.is_main:
             for position, pixels in zip(positions.tolist(), pixels_of(made), strict=True):
                 write_bytes(paths[position], png(_picture(pixels)))
@@ -348,7 +303,7 @@ def write_folder(images: ImageSet, folder: str | Path, *, engine: Engine, batch_
     return len(missing)
 
 
-def write_npz(images: ImageSet, path: str | Path, *, engine: Engine, batch_size: int = 64) -> int:
+def write_npz(images: ImageSet, path: str | Path) -> int:
     """Writes one .npz as public evaluators of ImageNet models read it.
 
     "arr_0" holds the images, uint8 [N, H, W, 3], gray ones repeated to three channels; "arr_1" the classes, int64 [N].
@@ -358,19 +313,17 @@ def write_npz(images: ImageSet, path: str | Path, *, engine: Engine, batch_size:
 
     Source: Dhariwal, Nichol: *Diffusion Models Beat GANs on Image Synthesis*, NeurIPS 2021; their evaluator's format.
     """
-    path = Path(path)
-    return _write_file(images, path, "npz", _is_array, _write_arrays, engine=engine, batch_size=batch_size)
+    return _write_file(images, Path(path), "npz", _is_array, _write_arrays)
 
 
-def write_grid(images: ImageSet, path: str | Path, *, engine: Engine, batch_size: int = 64) -> int:
+def write_grid(images: ImageSet, path: str | Path) -> int:
     """Writes one PNG: a row for each class, a column for each number, 2 pixels between them.
 
     Images are enlarged to at least 32 pixels. What was made so far is kept in PATH.parts until the file is whole.
 
     Args and errors as of `write_folder`; returns how many images were made.
     """
-    path = Path(path)
-    return _write_file(images, path, "grid", _is_grid, _write_picture, engine=engine, batch_size=batch_size)
+    return _write_file(images, Path(path), "grid", _is_grid, _write_picture)
 
 
 def _write_file(
@@ -379,16 +332,14 @@ def _write_file(
     form: str,
     whole: Callable[[Path, int], bool],
     write: Callable[[ImageSet, Path, list["_Part"]], None],
-    *,
-    engine: Engine,
-    batch_size: int,
 ) -> int:
     """Makes what is missing of a set in parts, then one file of them."""
+    engine = images.maker.engine
     parts, total = path.with_name(f"{path.name}.parts"), sum(images.counts.values())
     if engine.is_main:
-        claim(path, path.with_name(f"{path.name}.{RECORD}"), images.facts(form, engine))
+        claim(path, path.with_name(f"{path.name}.{RECORD}"), images.facts(form))
     missing = missing_of(lambda: [True] * total if whole(path, total) else _covered(parts, total), total, engine)
-    for positions, made in images.generate(missing, engine, batch_size):
+    for positions, made in images.generate(missing):
         if engine.is_main:
             _save_parts(parts, positions, pixels_of(made))
     if engine.is_main:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
 from untrain.io import write_json, write_text
 
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
+"""In every folder that holds a whole pipeline."""
 
 
 def hush() -> None:
@@ -55,9 +57,9 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
     if config is not None:
         raise SettingError(f"config is for single files, and {source} has its own configuration: leave it out.")
     folder = local_folder(source)
-    if not (folder / _INDEX).is_file():
-        raise CheckpointError(f"{source} holds no pipeline: it has no {_INDEX}. Give the folder that has all parts.")
-    index = read_object(folder / _INDEX)
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(f"{source} holds no pipeline: it has no {INDEX}. Give the folder that has all parts.")
+    index = read_object(folder / INDEX)
     kind = _supported(index, source)
     parts = {name: _part(folder, name, index[name]) for name in _WEIGHTED if _is_entry(index.get(name))}
     if "safety_checker" in index:
@@ -151,7 +153,7 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: s
     if source is not None and source.resolve() == Path(target).resolve():
         raise SettingError(f"{target} holds the original, which would be lost: save to another folder.")
     with _whole(Path(target)) as folder:
-        if source is not None and (source / _INDEX).is_file():
+        if source is not None and (source / INDEX).is_file():
             _save_around(source, plain, folder)
         elif source is not None or original is None or isinstance(original, nn.Module):
             plain.save_pretrained(folder)
@@ -164,31 +166,31 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: s
 
 def _save_around(source: Path, module: Any, folder: Path) -> None:
     """The parts of a pipeline's folder, with another noise predictor."""
-    index = read_object(source / _INDEX)
+    index = read_object(source / INDEX)
     parts = {
         name: entry
         for name, entry in index.items()
         if isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
     }
-    own = denoiser_name(parts, str(source / _INDEX))
+    own = denoiser_name(parts, str(source / INDEX))
     for name in parts:
         if name == own:
             module.save_pretrained(folder / name)
         elif (source / name).is_dir():
             shutil.copytree(source / name, folder / name)
         else:
-            raise CheckpointError(f"{source} is not whole: its {_INDEX} names {name}, and there is no such folder.")
+            raise CheckpointError(f"{source} is not whole: its {INDEX} names {name}, and there is no such folder.")
     for licence in source.glob("LICENSE*"):
         shutil.copy(licence, folder)
-    write_json(folder / _INDEX, index | {own: ["diffusers", type(module).__name__]})
+    write_json(folder / INDEX, index | {own: ["diffusers", type(module).__name__]})
 
 
 def _keep_labels(pipeline: Any, folder: Path) -> None:
     """Names of classes, which diffusers itself does not write with a pipeline."""
     labels = labels_of(pipeline)
     if labels is not None:
-        index = read_object(folder / _INDEX)
-        write_json(folder / _INDEX, index | {"id2label": {str(k): label for k, label in enumerate(labels)}})
+        index = read_object(folder / INDEX)
+        write_json(folder / INDEX, index | {"id2label": {str(k): label for k, label in enumerate(labels)}})
 
 
 @contextmanager
@@ -196,7 +198,7 @@ def _whole(target: Path) -> Iterator[Path]:
     """A folder beside the target, which takes its place at the end of the block; nothing is left of it on an error."""
     if target.is_dir():
         names = {path.name for path in target.iterdir()}
-        if names and not names & {_INDEX, "config.json"}:
+        if names and not names & {INDEX, "config.json"}:
             raise FolderError(f"{target} holds other files than a model of diffusers: choose another folder.")
     elif target.exists():
         raise FolderError(f"{target} is a file: choose another folder.")
@@ -233,11 +235,11 @@ def labels_of(source: Any) -> tuple[str, ...] | None:
         CheckpointError: if the folder's list of names cannot be read.
     """
     if isinstance(source, str | Path):
-        numbered = _numbered(local_folder(source) / _INDEX)
+        numbered = _numbered(local_folder(source) / INDEX)
     else:  # what it was loaded from knows more: in memory, a synonym that two classes have is left to one of them
         place = getattr(source, "config", {}).get("_name_or_path")
         known = getattr(source, "labels", None) or {}
-        numbered = (_numbered(Path(place) / _INDEX) if known and place else {}) or _inverted(known)
+        numbered = (_numbered(Path(place) / INDEX) if known and place else {}) or _inverted(known)
     if not numbered:
         return None
     return tuple(numbered.get(number, str(number)) for number in range(max(numbered) + 1))
@@ -338,3 +340,21 @@ def _scheduler_config(source: Any) -> Mapping[str, Any] | None:
     if kind is None or not hasattr(kind, "from_config"):
         raise CheckpointError(f"{path} is of an unknown scheduler, {stored.get('_class_name')!r}.")
     return {"_class_name": stored["_class_name"], **kind.from_config(stored).config}
+
+
+def check_libraries() -> None:
+    """What a run needs, before it begins: it would be a pity to miss it at the evaluation.
+
+    Raises:
+        SettingError: names what is missing.
+    """
+    missing = [name for name in ("diffusers", "torchmetrics") if not _importable(name)]
+    if missing:
+        raise SettingError(f"generators need {' and '.join(missing)}: pip install 'untrain[diffusion]'.")
+
+
+def _importable(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # taken out of reach in this process
+        return False

@@ -4,18 +4,21 @@ Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020, whos
 x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.engine import preserve_modes
 from untrain.errors import SettingError
+from untrain.lazy import nn, torch
 from untrain.sampling import Sampler, denoise, noise_of
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Schedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 Draws = Literal["antithetic", "uniform"]
@@ -92,42 +95,43 @@ class Diffusion:
         """Squared distance of predictions, [B]; up to a factor the KL of the two Gaussians. No temperature."""
         return self.squared(outputs, targets)
 
+    def guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+        """The noise ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) predicted for a drawn batch, w the guidance scale; a task's own."""
+        raise NotImplementedError
 
-def generated(
-    model: nn.Module,
-    like: Tensor,
-    generators: Sequence[torch.Generator],
-    sampler: Sampler,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    *,
-    alphas_cumprod: Tensor,
-    clip: bool,
-    until: int = -1,
-    advance: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """What a task's `generate` gives, [B, C, H, W]: the model in evaluation mode, then put back; no gradient flows.
+    def generate(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        generators: Sequence[torch.Generator],
+        sampler: Sampler,
+        *,
+        until: int = -1,
+        advance: Callable[[], None] = lambda: None,
+    ) -> Tensor:
+        """Images or latents of the batch's condition, [B, C, H, W] as its input; modes are put back, no gradient flows.
 
-    Args:
-        model: predicts noise.
-        like: [B, C, H, W] of the images' shape, type and device.
-        generators: of each image's noise, on the CPU.
-        sampler: steps, η.
-        predict: (x_t, timesteps [B]) → the predicted noise, guided.
-        alphas_cumprod: ᾱ_t, [T].
-        clip: whether the guessed x₀ is kept in [−1, 1].
-        until: stop at this timestep and give x_t; −1: give x₀.
-        advance: called after each step.
-    """
+        Args:
+            model: predicts noise; looked at in evaluation mode.
+            batch: "condition" says of what, the shape of "input" how large.
+            generators: of each image's noise, on the CPU.
+            sampler: steps, η, guidance scale.
+            until: stop at this timestep and give x_t; −1: give x₀.
+            advance: called after each step.
+        """
+        like = batch["input"]
 
-    def noise() -> Tensor:
-        return noise_of(generators, like.shape[1:]).to(like)
+        def noise() -> Tensor:
+            return noise_of(generators, like.shape[1:]).to(like)
 
-    def at(x: Tensor, t: int) -> Tensor:
-        return predict(x, torch.full((len(like),), t, device=like.device)).to(x.dtype)
+        def predict(x: Tensor, t: int) -> Tensor:
+            timestep = torch.full((len(like),), t, device=like.device)
+            return self.guided(model, self.at(batch, timestep, x), sampler.guidance_scale).to(x.dtype)
 
-    with torch.no_grad(), preserve_modes(model):
-        model.eval()
-        return denoise(at, noise(), alphas_cumprod, sampler, noise=noise, clip=clip, until=until, advance=advance)
+        kept, clip = self.alphas_cumprod, getattr(self, "clip_samples", False)
+        with torch.no_grad(), preserve_modes(model):
+            model.eval()
+            return denoise(predict, noise(), kept, sampler, noise=noise, clip=clip, until=until, advance=advance)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ Everything takes images or features that were made elsewhere; nothing here sampl
 different types, so that one cannot be taken for the other.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -361,3 +361,47 @@ def _called(given: Any) -> str:
     if isinstance(given, Seen):
         return f"what one sees in {given.origin} images"
     return f"{type(given).__name__}(…)" if isinstance(given, Real | Generated) else type(given).__name__
+
+
+def evaluate_generators(
+    models: Mapping[str, nn.Module],
+    sample: Callable[[nn.Module, str], tuple[Tensor, Tensor]],
+    *,
+    real: Seen,
+    forgotten: Sequence[int],
+    classes: Sequence[str],
+    judge: Features,
+    features: Features,
+    batch_size: int = 256,
+    setting: str = "samples",
+    look: Callable[[str, Tensor, Tensor], None] = lambda name, images, labels: None,
+) -> dict[str, GenerationEvaluation]:
+    """Evaluates generators beside the same real images.
+
+    Args:
+        models: name → module.
+        sample: (module, what the progress bar is called) → images and classes, as `ImageMaker.collect` gives them.
+        real: what the feature network sees in real images of the retained classes.
+        forgotten: numbers of the forgotten classes.
+        classes: the classes' names.
+        judge: the classifier that says what a sample shows.
+        features: the network that distances are measured in.
+        batch_size: images that a network looks at at once.
+        setting: what is to be raised where there are too few samples.
+        look: is shown each model's name, images and classes.
+    """
+    found = {}
+    for name, module in models.items():
+        images, labels = sample(module, f"samples of {name}")
+        look(name, images, labels)
+        found[name] = evaluate_samples(
+            generated=Generated(images, labels),
+            real=real,
+            forgotten=forgotten,
+            classes=classes,
+            judge=judge,
+            features=features,
+            batch_size=batch_size,
+            setting=setting,
+        )
+    return found

@@ -7,7 +7,6 @@ whether a parameter has uses that were not recorded, and a probe shows whether r
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,7 @@ from untrain.errors import DataError, Diverged, EmptySet, ModelError, SettingErr
 from untrain.fisher.fallback import Losses
 from untrain.fisher.recording import inspect, recorder
 from untrain.fisher.samples import SampleSquares, check_losses
-from untrain.types import Batch, Params, Task
-
-Estimator = Literal["sample", "batch"]
+from untrain.types import Batch, Estimator, Params, Task
 
 
 def fisher_diagonal(

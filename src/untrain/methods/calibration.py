@@ -8,20 +8,23 @@ its samples is forgotten until it has none left, to the last step of the run, an
 costs the other classes.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
+from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
 from untrain.types import Batch, Params, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEWEST = 16
 Statistics = Literal["running", "batch", "moved"]
@@ -173,7 +176,7 @@ def statistics(module: nn.Module, kind: Statistics) -> Iterator[None]:
         kind: "running" uses the running statistics; "batch" the batch's own, and the running ones stay as they are;
             "moved" the batch's own, and the running ones move, as in a training step.
     """
-    layers = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor) and m.training]
+    layers = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), torch.Tensor) and m.training]
     kept = [dict(layer._buffers) for layer in layers]
     for layer, buffers in zip(layers, kept, strict=True):
         if kind == "running":

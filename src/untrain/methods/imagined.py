@@ -1,15 +1,19 @@
 """Images that a generator makes while it is unlearned."""
 
-from typing import cast
+from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, cast
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
+from untrain.lazy import nn
 from untrain.methods.base import Problem
 from untrain.methods.calibration import forgets_a_class
 from untrain.sampling import Sampler
 from untrain.types import Batch, GenerativeTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def generative(problem: Problem) -> GenerativeTask:

@@ -5,19 +5,23 @@ training: smaller steps leave the model where it is. Where neither recipe nor ch
 (Smith, *Cyclical learning rates for training neural networks*, 2017) from the original weights finds it.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from untrain.engine import Engine, preserve_modes
+from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.steps import losses_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEPS, TRIAL, WINDOW = 30, 40, 5
 RISE = 0.1

@@ -1,12 +1,13 @@
 """Saliency unlearning: random labels, on salient weights only (Fan, Liu, Zhang, Wong, Wei, Liu: *SalUn*, ICLR 2024)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import SettingError
+from untrain.lazy import torch
 from untrain.methods.base import Optimizer, Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.steps import losses_of
@@ -35,7 +36,7 @@ class SalUn(RandomLabel):
         if not 0 < self.fraction <= 1:
             raise SettingError(f"fraction must be in (0, 1], not {self.fraction}.")
 
-    def resolved(self, problem: Problem, engine: Engine) -> "SalUn":
+    def resolved(self, problem: Problem, engine: Engine) -> SalUn:
         """As random-label; without weight decay, which would walk around the mask."""
         method = super().resolved(problem, engine)
         optimizer = method.optimizer or Optimizer()

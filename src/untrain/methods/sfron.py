@@ -5,16 +5,15 @@ Enhancement*, NeurIPS 2024, arXiv 2409.19732. The symbols are the paper's: α sc
 adaptive weights, γ thresholds the saliency mask, β is the size of the slow step.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.fisher import Estimator
+from untrain.lazy import torch
 from untrain.methods.base import (
     Decay,
     Method,
@@ -34,7 +33,10 @@ from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, t
 from untrain.methods.sfron_defaults import fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
-from untrain.types import Batch, Objective, Params, Task, Variant
+from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
@@ -181,7 +183,7 @@ class SFRon(Method):
         """Of an outer step, one of forgetting and each of retaining."""
         return self.total * (1 + (self.retain_steps or 1)) if self.online else self.total
 
-    def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
+    def resolved(self, problem: Problem, engine: Engine) -> SFRon:
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
         optimizer = with_learning_rate(self.optimizer, problem, engine)
         return replace(self, **fitting(replace(self, optimizer=optimizer), problem))
@@ -224,7 +226,7 @@ class SFRon(Method):
         if before:  # θ ← θ_before + β (θ_now − θ_before)
             with torch.no_grad():
                 torch._foreach_lerp_(before, [p.detach() for p in state.parameters], self.beta)
-                torch._foreach_copy_(list[Tensor](state.parameters), before)
+                torch._foreach_copy_(list[torch.Tensor](state.parameters), before)
         retain_loss = sum(losses) / len(losses)
         self._hasten(state, log["forget_loss"], retain_loss)
         return {**log, "retain_loss": retain_loss, "lr": rate_of(state, "retain")}

@@ -2,24 +2,28 @@
 processes and any precision.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from typing import TYPE_CHECKING
 
 from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
+from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim.lr_scheduler import LRScheduler
 
 
 def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRScheduler:
     """The learning-rate schedule over this many optimiser steps; stepped after each."""
     if decay == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return LambdaLR(optimizer, lambda _: 1.0)
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
 
 
 def rate_of(state: State, optimizer: str = "optimizer") -> float:

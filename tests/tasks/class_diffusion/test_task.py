@@ -393,7 +393,7 @@ def test_images_are_made_with_guidance_each_from_its_own_noise(kind):
     """A batch of two gives what each gives alone; the model's modes come back."""
     model = denoiser(kind).train()
     task = prepared(model)
-    sampler = Sampler(steps=4, eta=1.0, guidance=1.5)
+    sampler = Sampler(steps=4, eta=1.0, guidance_scale=2.5)
     whole = {**task.blank(torch.tensor([0, 2]), (1, 8, 8)), "input": torch.zeros(2, 1, 8, 8).double()}
     both = task.generate(model, whole, [generator(0), generator(1)], sampler)
     assert model.training

@@ -15,7 +15,7 @@ EVALUATION: dict[str, Any] = {
     "detector": {"name": "small-cnn", "kind": "classifier", "threshold": None, "test_accuracy": {"shape": 99.2}},
     "features": "inception",
     "clip": None,
-    "sampler": {"steps": 50, "eta": 0.0, "spacing": "uniform", "guidance": 6.5},
+    "sampler": {"steps": 50, "eta": 0.0, "spacing": "uniform", "guidance_scale": 7.5},
     "models": {
         "original": {
             **BEFORE,

@@ -96,7 +96,7 @@ def test_a_run_measures_every_model(done: Path) -> None:
     detector = content["detector"]
     assert detector.keys() == {"name", "kind", "threshold", "test_accuracy", "hash"}
     assert (detector["name"], detector["kind"], detector["threshold"]) == ("small-cnn", "classifier", None)
-    assert content["sampler"] == {"steps": 2, "eta": 0.0, "spacing": "uniform", "guidance": 1.0}
+    assert content["sampler"] == {"steps": 2, "eta": 0.0, "spacing": "uniform", "guidance_scale": 2.0}
     assert (content["features"], content["clip"], content["noise_floor"]) == ("small-cnn", None, None)
     unet = load_pipeline(content["settings"]["model"]["checkpoint"]).unet
     sizes = {name: p.numel() for name, p in unet.named_parameters()}
@@ -141,7 +141,7 @@ def test_a_grid_shows_the_images_of_these_seeds(recipe: Path, done: Path, tmp_pa
             one = torch.tensor([1])
             batch = task.blank(prompts.rows(one, one), (4, 8, 8))
             noise = [torch.Generator().manual_seed(row["seed"])]
-            latents = task.generate(pipeline.unet, batch, noise, Sampler(2, guidance=1.0))
+            latents = task.generate(pipeline.unet, batch, noise, Sampler(2, guidance_scale=2.0))
             with torch.no_grad():
                 image = to_uint8(decode(pipeline.vae, latents))[0].permute(1, 2, 0).numpy().astype(int)
             tile = rows[TEXTS.index(row["prompt"])][row["number"]][::2, ::2]  # images of 16 pixels, enlarged
@@ -258,7 +258,7 @@ def test_several_concepts_files_of_prompts_and_methods(recipe: Path, tmp_path: P
         Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(tmp_path / f"balls/{i}.png")
     given = f"{{prompt: a blue circle, label: circle, images: {tmp_path}/balls}}"
     more = f"[{{prompt: a red circle, anchor: a red square, label: circle}}, {given}]"
-    esd = "{steps: 1, sampler: {steps: 2, guidance: 1.0}}"
+    esd = "{steps: 1, sampler: {steps: 2, guidance_scale: 2.0}}"
     asked = {"forget": "a round thing\na ball\n", "retain": "a red square\na house\n"}
     for name, text in asked.items():
         (tmp_path / f"{name}.csv").write_text(f"prompt\n{text}")
@@ -411,7 +411,7 @@ frame: {vae_steps: 2}
 train: {steps: 2, optimizer: {name: adam, lr: 0.002, momentum: 0, weight_decay: 0}}
 parts: xattn
 batch_size: 8
-generation: {sampler: {steps: 2, guidance: 1.0}, samples: 1, columns: 1}
+generation: {sampler: {steps: 2, guidance_scale: 2.0}, samples: 1, columns: 1}
 judge: {options: {width: 4}, train: {steps: 2}}
 methods:
   sfron: {steps: 1, fisher_samples: 8}

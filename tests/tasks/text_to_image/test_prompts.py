@@ -60,7 +60,7 @@ class TestReading:
 
     def test_i2ps_own_names_of_columns(self, tmp_path):
         (prompt,) = read_prompts(written(tmp_path, "prompt,sd_seed,sd_guidance_scale\na cat,4,7\n"))
-        assert (prompt.seed, prompt.guidance) == (4, 7.0)
+        assert (prompt.seed, prompt.guidance_scale) == (4, 7.0)
         both = "prompt,sd_seed,evaluation_seed\na cat,4,5\n"
         assert read_prompts(written(tmp_path, both))[0].seed == 5
 
@@ -120,7 +120,7 @@ class Painter:
         return SimpleNamespace(images=np.stack([torch.rand(size, generator=g).numpy() for g in generator]))
 
 
-PROMPTS = (Prompt("a", 3, seed=11), Prompt("b", 5), Prompt("c", 9, guidance=2.0, width=16))
+PROMPTS = (Prompt("a", 3, seed=11), Prompt("b", 5), Prompt("c", 9, guidance_scale=2.0, width=16))
 
 
 def images(folder):
@@ -267,7 +267,7 @@ class TestRealPipeline:
     def test_the_first_image_is_what_diffusers_makes_of_the_seed(self, name, tmp_path, request):
         """To the last bit, both alone in their batches."""
         pipeline = request.getfixturevalue(name)
-        prompts = (Prompt(TEXTS[0], 0, seed=7, guidance=3.0), Prompt(TEXTS[1], 1, seed=8, guidance=3.0))
+        prompts = (Prompt(TEXTS[0], 0, seed=7, guidance_scale=3.0), Prompt(TEXTS[1], 1, seed=8, guidance_scale=3.0))
         sample_prompts(pipeline, prompts, tmp_path, PromptSampler(steps=3), engine=ENGINE, batch_size=1)
         for prompt in prompts:
             generator = torch.Generator().manual_seed(prompt.seed)

@@ -26,7 +26,7 @@ ASKED = (
 
 def studio(pipe: Any, batch_size: int = 4) -> Studio:
     prompts = encode_prompts(pipe, [*TEXTS, "a house"], 16)
-    return Studio(text_task(pipe), pipe.vae, prompts, (4, 8, 8), ENGINE, Sampler(2, guidance=1.0), batch_size)
+    return Studio(text_task(pipe), pipe.vae, prompts, (4, 8, 8), ENGINE, Sampler(2, guidance_scale=2.0), batch_size)
 
 
 def same(a: PromptImages, b: PromptImages) -> bool:

@@ -33,7 +33,7 @@ from untrain.tasks.text_to_image.task import CONDITIONS, TextToImage, conditione
 from untrain.types import GenerativeTask, Task
 
 ENGINE = Engine(torch.device("cpu"))
-FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)
+FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance_scale=2.0), batch_size=2)
 
 
 def by_hand(pipeline: Any, task: TextToImage, batch: dict[str, Tensor], i: int) -> Tensor:
@@ -302,7 +302,7 @@ def problem(pipeline: Any, module: nn.Module) -> Problem:
         ("sfron", {"steps": 2, "objective": "ascent", "gamma": 1.0}),
         ("salun", {"steps": 2}),
         ("random-label", {"steps": 2}),
-        ("esd", {"steps": 2, "samples": 2, "sampler": Sampler(steps=2, guidance=2.0)}),
+        ("esd", {"steps": 2, "samples": 2, "sampler": Sampler(steps=2, guidance_scale=3.0)}),
         ("gradient-ascent", {"steps": 2}),
         ("finetune", {"steps": 2}),
     ],

@@ -1,1 +1,10 @@
 """Image generation conditioned on a class."""
+
+from untrain.registry import Entry
+from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
+
+ENTRY = Entry(
+    "Class-conditional noise prediction of a DDPM or DiT.",
+    ClassDiffusionSections,
+    "untrain.tasks.class_diffusion.domain:ClassDiffusionDomain",
+)

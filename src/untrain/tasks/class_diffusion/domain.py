@@ -1,110 +1,203 @@
-"""Image generators conditioned on a class."""
+"""Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from untrain.data.samples import Relabelled, Source
-from untrain.data.splits import Split, Subset
+from untrain.data.request import input_statistics, load_data
+from untrain.data.samples import Source
+from untrain.data.splits import Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import build_denoiser, from_dit, is_dit_layout, load_weights, local_folder, read_object
-from untrain.diffusion.evaluate import evaluate_generators, samples_of
-from untrain.diffusion.features import Features, Real, inception_features
+from untrain.diffusion.denoisers import (
+    DENOISERS,
+    build_denoiser,
+    denoiser_of,
+    fresh_denoiser,
+    from_dit,
+    is_dit_layout,
+    load_weights,
+    read_object,
+)
+from untrain.diffusion.features import Features, Real, classifier_features, inception_features
 from untrain.diffusion.grids import write_grid
-from untrain.diffusion.images import Decode, to_uint8
-from untrain.diffusion.judges import JUDGE, given_judge, judge_of
-from untrain.diffusion.latents import decode, encode, latent_shape, load_vae
-from untrain.diffusion.pipelines import class_named, labels_of, save_diffusers, schedule_of
-from untrain.diffusion.quality import halves
-from untrain.domain import Kind, Make
-from untrain.engine import Engine, seed_of
-from untrain.errors import DataError, ModelError, SettingError
+from untrain.diffusion.images import Decode, ImageMaker, to_uint8
+from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
+from untrain.diffusion.latents import decode, encode, encode_data, latent_shape, load_vae
+from untrain.diffusion.pipelines import (
+    INDEX,
+    check_libraries,
+    save_diffusers,
+    schedule_of,
+    with_denoiser,
+)
+from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
+from untrain.diffusion.search import SampleObjective
+from untrain.diffusion.text import SUPPORTED
+from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
+from untrain.engine import Engine, on_device, seed_of
+from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
-from untrain.runs.recipe import Recipe
+from untrain.models.recognition import Recognition
+from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
+from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
+from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
+from untrain.tasks.class_diffusion.sample import sample_classes
+from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
 from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
+from untrain.types import Task
 
 
-class Generators(Kind):
-    """Judged by what a classifier sees in their images, and by the distance of these from real ones."""
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `untrain.evaluate` takes for a generator of classes besides what it takes for every model."""
 
+    judge: nn.Module | None = None
+    """A classifier of images in [−1, 1], which says what samples show."""
+    samples: int = 250
+    """Images of each class."""
+    sampler: Sampler = Sampler()
+    """How they are made."""
+
+
+class GeneratorModel(UserModel):
+    """A noise predictor, or a pipeline of diffusers with its schedule and VAE."""
+
+    def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
+        self.vae = None if isinstance(model, nn.Module) else getattr(model, "components", {}).get("vae")
+        if not isinstance(model, nn.Module) and hasattr(model, "components"):
+            known = schedule_of(model) if named else {}
+            task = replace(cast(ClassDiffusion, task), clip_samples=self.vae is None, **known)
+        super().__init__(model, task)
+
+    def trained_module(self) -> nn.Module:
+        """Returns the noise predictor."""
+        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
+            return super().trained_module()
+        return denoiser_of(self.model)
+
+    def fresh(self) -> nn.Module | None:
+        """Builds the same architecture with new weights, where its configuration tells how."""
+        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
+        return fresh_denoiser(self.module) if known else None
+
+    @contextmanager
+    def sets(
+        self, given: Mapping[str, Any], engine: Engine, folder: Path | None, seed: int, options: Any = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the sets as latents, each computed once, where there is a VAE."""
+        task = cast(ClassDiffusion, self.task)
+        if self.vae is None:
+            yield dict(given)
+            return
+        yield {
+            name: encode_data(self.vae, data, engine, mirrored=task.flip, names=task.names, name=name)
+            for name, data in given.items()
+        }
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes a folder that diffusers loads, where the module is one of its kind."""
+        if hasattr(module, "save_pretrained"):
+            save_diffusers(self.model, module, folder)
+
+    def whole(self, module: nn.Module) -> Any:
+        """Returns the unlearned module as the user's type."""
+        if self.model is self.module:
+            return module
+        return self.model if module is self.module else with_denoiser(self.model, module)
+
+
+class ClassDiffusionDomain(Domain):
+    """Class-conditional noise prediction, judged by what a classifier sees in images, and by their distance to real."""
+
+    name = "class-diffusion"
+    task_class = ClassDiffusion
+    Sections = ClassDiffusionSections
+    EvaluateOptions = EvaluateOptions
+    presentation = ClassDiffusionPresentation()
+    user_model = GeneratorModel
     holds_out = False
+    sections: ClassDiffusionSections
     task: ClassDiffusion
 
-    def __init__(self, recipe: Recipe, engine: Engine, source: Source, test: Source) -> None:
+    # The model and its data.
+
+    def load(self) -> tuple[Source, Source]:
+        """Loads the recipe's images, under the numbers that the checkpoint's model gives to their classes."""
         check_libraries()
-        origin = recipe.model.checkpoint
+        origin = self.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
-        self.named = None if self.origin is None else names_of(self.origin, source)
-        super().__init__(recipe, engine, numbered_as(source, self.named), numbered_as(test, self.named))
-        if recipe.augment.pad:
-            raise SettingError("augment.pad crops images at random, which a generator would learn: set it to 0.")
-        self.vae = load_vae(recipe.model.vae or self.origin, required=recipe.model.vae is not None)
-        settings = asdict(recipe.diffusion) | ({} if self.origin is None else schedule_of(self.origin))
-        self.task = ClassDiffusion(
-            num_classes=len(self.images.classes),
+        source, test = load_data(self.sections.data, self.context.seed, self.context.cache)
+        self.named = None if self.origin is None else class_names(self.origin, source)
+        vae = self.sections.model.vae
+        self.vae = load_vae(vae or self.origin, required=vae is not None)
+        return renumber(source, self.named), renumber(test, self.named)
+
+    def make_task(self) -> ClassDiffusion:
+        """Makes the task of the recipe's diffusion, or of the checkpoint's own."""
+        settings = asdict(self.sections.diffusion) | ({} if self.origin is None else schedule_of(self.origin))
+        return ClassDiffusion(
+            num_classes=len(self.source.classes),
             clip_samples=self.vae is None,
-            flip=recipe.augment.flip,
-            seed=recipe.seed,
+            flip=self.sections.augment.flip,
+            seed=self.context.seed,
             **settings,
         )
-
-    # The model and its data.
 
     @cached_property
     def data(self) -> Source:
         """The images, or their latents, each computed once."""
-        if self.vae is None:
-            return self.images
-        return encode(self.vae, self.images, self.engine, mirrored=self.recipe.augment.flip)
+        return self.source if self.vae is None else self._encoded(self.source)
 
     def few(self) -> Source:
-        """Two of them: to encode all would take its time."""
-        two = self.images.select(torch.arange(min(2, len(self.images))))
-        return two if self.vae is None else encode(self.vae, two, self.engine, mirrored=self.recipe.augment.flip)
+        """Returns two of them: to encode all would take its time."""
+        two = self.source.select(torch.arange(min(2, len(self.source))))
+        return two if self.vae is None else self._encoded(two)
+
+    def _encoded(self, source: Source) -> Source:
+        return encode(self.vae, source, self.context.engine, mirrored=self.sections.augment.flip)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of what the model makes: an image or a latent."""
-        shape = self.images.shape
+        shape = self.source.shape
         return tuple(shape) if self.vae is None else latent_shape(self.vae, shape)
 
     @property
     def decode(self) -> Decode | None:
         """Makes images of latents; None where images are made at once."""
-        if self.vae is None:
-            return None
-        vae = self.vae.to(self.engine.device)
-        return lambda latents: decode(vae, latents)
+        return None if self.vae is None else partial(decode, self.vae.to(self.context.engine.device))
 
-    def module(self, seed: int) -> nn.Module:
-        """The recipe's noise predictor."""
-        chosen = self.recipe.model
+    def build(self, seed: int) -> nn.Module:
+        """Builds the recipe's noise predictor."""
+        chosen = self.sections.model
         name = chosen.name or ("unet-small" if self.origin is None else f"diffusers:{self.origin}")
-        channels, size = self.shape[0], self.shape[1]
-        count = len(self.images.classes)
-        module = build_denoiser(
-            name, num_classes=count, in_channels=channels, image_size=size, seed=seed, **chosen.options
-        )
-        return module.to(self.engine.device)
+        sizes = {"num_classes": len(self.source.classes), "in_channels": self.shape[0], "image_size": self.shape[1]}
+        return build_denoiser(name, **sizes, seed=seed, **chosen.options).to(self.context.engine.device)
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
-        """A folder or hub id of diffusers, or a file of weights, the original DiT's included."""
+        """Reads a folder or hub id of diffusers, or a file of weights, the original DiT's included."""
         if self.origin is None:
             return super().read(module, path)
         load_weights(module, path)
         return {}
 
     def renamed(self, state: checkpoints.State, module: nn.Module) -> checkpoints.State:
-        """The original DiT's weights under the names of diffusers."""
+        """Returns the original DiT's weights under the names of diffusers."""
         return from_dit(state, module) if is_dit_layout(state) else state
+
+    def save(self, name: str, module: nn.Module) -> None:
+        """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
+        if self.context.engine.is_main:
+            save_diffusers(self.origin or module, module, self.context.folder / name)
 
     # What is asked of the recipe.
 
@@ -114,65 +207,91 @@ class Generators(Kind):
             return list(classes)
         return [class_number(self.named, str(each)) for each in classes]
 
-    def check(self, split: Split) -> None:
+    def check(self, division: Division) -> None:
         """Whole classes are forgotten, the model knows as many as the data, and the judge is there."""
-        if not self.forgotten(split):
+        if not self.forgotten(division):
             raise SettingError(
                 "a generator is judged by the classes that it forgets, and this recipe forgets none whole: give "
                 "forget.classes."
             )
-        if len(self.forgotten(split)) == len(self.images.labels.unique()):
+        if len(self.forgotten(division)) == len(self.source.labels.unique()):
             raise SettingError("forget.classes names every class: there is nothing left to keep.")
-        count = len(self.images.classes)
-        rows = embedded_classes(self.module(0)) if self.origin is None else rows_of(self.origin)
+        count = len(self.source.classes)
+        rows = embedded_classes(self.build(0)) if self.origin is None else class_rows(self.origin)
         if rows is not None and rows not in (count, count + 1):
             raise DataError(
                 f"the model is conditioned on {rows} classes (“no class” included), the data have {count}. Name the "
                 "data's classes as the model's, or by the model's numbers."
             )
-        if self.recipe.judge.checkpoint is not None:
-            given_judge(self.recipe, self.images, self.engine)
-        sampler = self.recipe.generation.sampler
+        if self.sections.judge.checkpoint is not None:
+            self._given_judge()
+        sampler = self.sections.generation.sampler
         sampler.visited(self.task.timesteps)
-        if sampler.guidance and (not self.recipe.diffusion.drop or rows == count):
+        if sampler.is_guided and (not self.sections.diffusion.drop or rows == count):
             raise SettingError(
-                "generation.sampler.guidance needs a model with a class that stands for “no class”, which was trained "
-                "with diffusion.drop > 0. Set guidance to 0."
+                "generation.sampler.guidance_scale needs a model with a class that stands for “no class”, which was "
+                "trained with diffusion.drop > 0. Set guidance_scale to 1."
             )
 
-    def forgotten(self, split: Split) -> list[int]:
-        """The numbers of the classes that are forgotten whole."""
-        asked, kept = self.images.labels[split.asked].unique(), self.images.labels[split.retain].unique()
+    def forgotten(self, division: Division) -> list[int]:
+        """Returns the numbers of the classes that are forgotten whole."""
+        asked, kept = (self.source.labels[part].unique() for part in (division.split.asked, division.split.retain))
         return asked[~torch.isin(asked, kept)].tolist()
 
     # Measures.
 
-    def measured(self) -> Any:
-        """How samples are made, and by what they are judged."""
-        return [asdict(self.recipe.generation), asdict(self.recipe.judge)]
+    @property
+    def recognition(self) -> Recognition:
+        """How the judge's inputs are normalised."""
+        return Recognition(len(self.source.classes), **input_statistics(self.sections.data, self.source))
+
+    def _given_judge(self) -> nn.Module:
+        return read_judge(self.sections.judge, self.source.classes, self.source.shape, self.context.engine)
+
+    def trainings(self, division: Division) -> Mapping[str, Training]:
+        """Says how the judge is trained, on all training images, unless it has its weights already."""
+        section = self.sections.judge
+        if is_given(section):
+            return {}
+        rows = torch.cat([division.split.asked, division.split.retain]).sort().values
+        train = Subset(self.source, rows)
+        return {JUDGE: judge_training(section, self.recognition, self.source, train, self.context)}
+
+    def judge(self, trained: Mapping[str, nn.Module]) -> tuple[Features, dict[str, Any]]:
+        """Returns the classifier that judges samples, and what is known of it."""
+        module = trained[JUDGE] if JUDGE in trained else self._given_judge()
+        return judge_features(self.sections.judge, module, self.recognition, self.test, self.context.engine)
 
     def measure(
         self,
         models: Mapping[str, nn.Module],
-        split: Split,
+        division: Division,
         sets: Mapping[str, Stream],
-        references: Sequence[str],
-        make: Make,
+        *,
+        references: Sequence[str] = (),
+        trained: Mapping[str, nn.Module] | None = None,
         samples: int | None = None,
-    ) -> dict[str, Any]:
-        """What a classifier sees in samples of every class, the same noise in each model; see `Kind.measure`."""
-        judge, known = self.judge(split, make)
-        forgotten, real, chosen = self.forgotten(split), self._real(split), self.recipe.generation
+    ) -> Measurement:
+        """Measures what a classifier sees in samples of every class, the same noise in each model.
+
+        Args:
+            models: see `Domain.measure`, and so for division, sets, references and trained.
+            samples: for a search: judge by so many images of each class, made of other noise than a run's are, and keep
+                none; None: as the recipe says.
+        """
+        judge, known = self.judge(trained or {})
+        forgotten, real, chosen = self.forgotten(division), self._real(division), self.sections.generation
         features = judge if samples or chosen.features == JUDGE else self._inception()
         if samples:
-            samples = max(samples, fewest(judge, real))
+            samples = max(samples, fewest_images(judge, real))
         seen = features.look(real, chosen.batch_size)
+        maker, classes = self.maker(own=samples is None), self.source.labels.unique().tolist()
         found = evaluate_generators(
             models,
-            lambda module, label: self.samples(module, samples or chosen.samples, label, own=samples is None),
+            lambda module, label: maker.collect(module, classes, samples or chosen.samples, label),
             real=seen,
             forgotten=forgotten,
-            classes=self.images.classes,
+            classes=self.source.classes,
             judge=judge,
             features=features,
             batch_size=chosen.batch_size,
@@ -182,162 +301,143 @@ class Generators(Kind):
         reason = next(iter(found.values())).missing.get("FD")
         if samples and reason:
             raise DataError(f"a search judges a generator's distance to real images, too: {reason}.")
-        return {
-            "models": {name: evaluation.to_dict() for name, evaluation in found.items()},
-            "noise_floor": None,
-            "forgotten": [self.images.classes[c] for c in forgotten],
+        facts = {
+            "forgotten": [self.source.classes[c] for c in forgotten],
             "judge": known,
             "features": features.name,
             "sampler": asdict(chosen.sampler),
-            "real": halves(real=seen, forgotten=forgotten, seed=self.recipe.seed),
+            "real": halves(real=seen, forgotten=forgotten, seed=self.context.seed),
         }
+        return Measurement({name: evaluation.to_dict() for name, evaluation in found.items()}, None, facts)
 
-    def samples(self, module: nn.Module, count: int, label: str | None, *, own: bool = True) -> tuple[Tensor, Tensor]:
-        """So many images of each class of the data, uint8 [N, C, H, W], and their classes, [N], on the CPU.
-
-        `own`: of the noise that a run's images are made of; else of other noise.
-        """
-        chosen = self.recipe.generation
-        return samples_of(
-            module,
+    def maker(self, *, own: bool = True) -> ImageMaker:
+        """Returns what makes the run's images; `own`: of a run's own noise, else of other noise."""
+        chosen, seed = self.sections.generation, self.context.seed
+        return image_maker(
             self.task,
-            self.engine,
-            self.images.labels.unique().tolist(),
-            count,
-            shape=self.shape,
-            sampler=chosen.sampler,
-            seed=self.recipe.seed if own else seed_of(self.recipe.seed, "other noise"),
+            self.shape,
+            chosen.sampler,
+            self.context.engine,
+            seed=seed if own else seed_of(seed, "other noise"),
             batch_size=chosen.batch_size,
             decode=self.decode,
-            label=label,
         )
 
-    def _real(self, split: Split) -> Real:
+    def _real(self, division: Division) -> Real:
         """The retained training images."""
-        parts = [self.images.batch(rows) for rows in split.retain.split(1024)]
+        retain = division.split.retain
+        parts = [self.source.batch(rows) for rows in retain.split(1024)]
         images = torch.cat([to_uint8(part["input"].cpu()) for part in parts])
-        return Real(images, self.images.labels[split.retain])
+        return Real(images, self.source.labels[retain])
 
     def _inception(self) -> Features:
-        wanted = self.recipe.generation.features
+        wanted = self.sections.generation.features
         return inception_features(None if wanted == "inception" else wanted)
 
-    def judge(self, split: Split, make: Make) -> tuple[Features, dict[str, Any]]:
-        """The classifier that judges samples: the recipe's own, or trained here on all training images."""
-        rows = torch.cat([split.asked, split.retain]).sort().values
-        return judge_of(self.recipe, self.engine, self.images, Subset(self.images, rows), self.test, make)
+    def evaluation_facts(self) -> Any:
+        """Returns how samples are made, and by what they are judged."""
+        return [asdict(self.sections.generation), asdict(self.sections.judge)]
 
-    # Pictures and folders.
+    def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
+        """A generator is judged by what it should do: forget the class, and keep the others."""
+        return [SampleObjective(division, self, trained)]
 
-    def every(self, method: Method) -> int:
+    # Pictures.
+
+    def preview_every(self, method: Method) -> int:
         """Grids are made less often in training, which takes longer."""
-        return self.recipe.generation.train_every if isinstance(method, Retrain) else self.recipe.evaluate_every
+        trains = isinstance(method, Retrain)
+        return self.sections.generation.train_every if trains else self.context.evaluate_every
 
-    def watch(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
-        """A grid of samples; what was measured is for later."""
+    def preview(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
+        """Writes a grid of samples; what was measured is for later."""
         if name != JUDGE:
-            self._write_grid(
-                "snapshots", f"{name}-{step:06}", *self.samples(module, self.recipe.generation.columns, None)
-            )
+            classes = self.source.labels.unique().tolist()
+            made = self.maker().collect(module, classes, self.sections.generation.columns)
+            self._write_grid("snapshots", f"{name}-{step:06}", *made)
         return {}
 
     def _write_grid(self, folder: str, name: str, images: Tensor, labels: Tensor) -> None:
         """A picture of the first images of each class."""
-        if self.engine.is_main:
-            classes, columns = labels.unique().tolist(), self.recipe.generation.columns
+        if self.context.engine.is_main:
+            classes, columns = labels.unique().tolist(), self.sections.generation.columns
             rows = torch.stack([images[labels == c][:columns] for c in classes])
-            write_grid(self.recipe.folder / folder, name, [self.images.classes[c] for c in classes], rows)
+            write_grid(self.context.folder / folder, name, [self.source.classes[c] for c in classes], rows)
 
-    def keep(self, name: str, module: nn.Module) -> None:
-        """A folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
-        if self.engine.is_main:
-            save_diffusers(self.origin or module, module, self.recipe.folder / name)
+    # The Python interface and the command line.
+
+    @classmethod
+    def evaluate(
+        cls,
+        model: UserModel,
+        sets: Mapping[str, Any],
+        references: Sequence[Any],
+        engine: Engine,
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        workers: int = 0,
+        classes: Sequence[str] | None = None,
+        options: Any,
+    ) -> GenerationEvaluation:
+        """Measures what a judge sees in a generator's samples of the sets' classes, and how far these are from real."""
+        given, judge = cast(GeneratorModel, model), options.judge
+        if references:
+            raise SettingError("generators are not measured beside others: evaluate the retrained one by itself.")
+        if not isinstance(judge, nn.Module):
+            raise SettingError(
+                "a generator is judged by a classifier: pass judge=, a module that takes images in [−1, 1]."
+            )
+        images = {name: _images(sets[name], name, engine, model.task) for name in ("forget", "retain")}
+        retained = images["retain"].labels.unique()
+        forgotten = [c for c in images["forget"].labels.unique().tolist() if c not in retained]
+        shape = tuple(images["retain"].images.shape[1:])
+        shape = shape if given.vae is None else latent_shape(given.vae, shape)
+        module = model.module
+        with on_device(engine.device, module, judge):
+            task = prepare_generator(cast(ClassDiffusion, model.task), module, shape, retained[:1], engine)
+            features = classifier_features(
+                judge, lambda x: x.to(engine.device, torch.float32) / 127.5 - 1, type(judge).__name__
+            )
+            decoder = None if given.vae is None else partial(decode, given.vae)
+            how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "decode": decoder}
+            maker = image_maker(task, shape, options.sampler, engine, **how)
+            found = evaluate_generators(
+                {"model": module},
+                lambda module, label: maker.collect(module, [*forgotten, *retained.tolist()], options.samples, label),
+                real=features.look(images["retain"], batch_size),
+                forgotten=forgotten,
+                classes=classes or [str(c) for c in range(task.num_classes or 0)],
+                judge=features,
+                features=features,
+                batch_size=batch_size,
+            )
+        return found["model"]
+
+    sampler = staticmethod(sample_classes)
+
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether diffusers saved a noise predictor or a pipeline of classes there."""
+        index = source / INDEX
+        if index.is_file():
+            return read_object(index).get("_class_name") not in SUPPORTED
+        return (source / "config.json").is_file()
+
+    @classmethod
+    def listing(cls) -> Mapping[str, Mapping[str, str]]:
+        """Lists the generators that recipes can name."""
+        return {"generators": {name: kind.description for name, kind in DENOISERS.items()}}
 
 
-def fewest(judge: Features, real: Real) -> int:
+def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
+    """A set's images and labels, as bytes, on the CPU."""
+    batches = list(Stream(data, name, engine).once(task, "evaluate"))
+    images, labels = (torch.cat([batch[key].cpu() for batch in batches]) for key in ("input", "label"))
+    return Real(to_uint8(images), labels)
+
+
+def fewest_images(judge: Features, real: Real) -> int:
     """Images of each class that the Fréchet distance in a judge's features needs at least, over all retained ones."""
     features = judge.look(Real(real.images[:1], real.labels[:1])).pooled.shape[1]
     return features // len(real.labels.unique()) + 1
-
-
-def check_libraries() -> None:
-    """What a run needs, before it begins: it would be a pity to miss it at the evaluation.
-
-    Raises:
-        SettingError: names what is missing.
-    """
-    missing = [name for name in ("diffusers", "torchmetrics") if not _importable(name)]
-    if missing:
-        raise SettingError(f"generators need {' and '.join(missing)}: pip install 'untrain[diffusion]'.")
-
-
-def _importable(name: str) -> bool:
-    try:
-        return find_spec(name) is not None
-    except ValueError:  # taken out of reach in this process
-        return False
-
-
-def names_of(origin: str, source: Source) -> tuple[str, ...] | None:
-    """What a saved model's classes are called, by number; None where it does not tell and all are in the source.
-
-    Where it names none, and the source's classes are called by some of its numbers, these are the names.
-    """
-    found, rows = labels_of(origin), rows_of(origin)
-    if found is not None or rows is None or len(source.classes) >= rows - 1:
-        return found
-    if all(name.isdecimal() and int(name) < rows - 1 for name in source.classes):
-        return tuple(str(number) for number in range(rows - 1))
-    return None
-
-
-def rows_of(origin: str) -> int | None:
-    """Rows of a saved model's embedding of classes, "no class" included, as its configuration tells; None: it does not.
-
-    Raises:
-        ModelError: if the model is conditioned on no class.
-    """
-    folder = local_folder(origin)
-    path = next((p for inner in ("", "transformer", "unet") if (p := folder / inner / "config.json").is_file()), None)
-    config = {} if path is None else read_object(path)
-    if config.get("_class_name") == "UNet2DModel":
-        rows = config.get("num_class_embeds")
-        if rows is None:
-            raise ModelError(
-                f"{path} is of a model without classes (num_class_embeds is null), and what it should forget is a "
-                "class. Give a class-conditional model."
-            )
-        return int(rows)
-    classes = config.get("num_embeds_ada_norm")  # of a DiT
-    return None if classes is None else int(classes) + 1
-
-
-def numbered_as(source: Source, names: Sequence[str] | None) -> Source:
-    """A source whose classes have the numbers that a model gives to them.
-
-    Args:
-        source: its classes are named as the model's, or by the model's numbers ("207").
-        names: of the model's classes; each may list synonyms with commas between. None: unknown, so the source's own
-            numbers hold.
-
-    Raises:
-        DataError: if the model has no such class.
-    """
-    if names is None or list(source.classes) == list(names):
-        return source
-    numbers = [
-        number if list(names[number : number + 1]) == [name] else class_number(names, name)  # two can share a name
-        for number, name in enumerate(source.classes)
-    ]
-    return Relabelled(source, numbers, names)
-
-
-def class_number(names: Sequence[str], word: str) -> int:
-    """A class by its name, by one of its synonyms, or by its number.
-
-    Raises:
-        UnknownName: if there is no such class.
-    """
-    if word.isdecimal() and word not in names and int(word) < len(names):
-        return int(word)
-    return class_named(names, word)

@@ -5,22 +5,24 @@ Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020; lear
 theirs: x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from untrain.diffusion.process import LATENTS, Diffusion, generated
+from untrain.diffusion.process import LATENTS, Diffusion
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.sampling import Sampler
+from untrain.lazy import nn, torch
+from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MIRRORED = ("mirrored_mean", "mirrored_std")
-Redirect = Literal["next", "random"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ClassDiffusion(Diffusion):
     "mirrored_std" where mirror images are wanted.
     """
 
+    name: ClassVar[str] = "class-diffusion"
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
 
     redirect: Redirect = "next"
@@ -52,7 +55,7 @@ class ClassDiffusion(Diffusion):
     seed: int = 0
     """Chooses the other class of each sample under `redirect="random"`."""
 
-    def prepare(self, model: nn.Module, batch: Batch) -> "ClassDiffusion":
+    def prepare(self, model: nn.Module, batch: Batch) -> ClassDiffusion:
         """The task with the number of classes and what the model predicts.
 
         Raises:
@@ -77,7 +80,7 @@ class ClassDiffusion(Diffusion):
             raise ModelError(f"learned_variance is {self.learned_variance}, but the model gives {shape[1]} channels.")
         return replace(task, learned_variance=learned)
 
-    def _with_classes(self, model: nn.Module) -> "ClassDiffusion":
+    def _with_classes(self, model: nn.Module) -> ClassDiffusion:
         rows = embedded_classes(model)
         if rows is None and self.num_classes is None:
             raise ModelError(
@@ -234,37 +237,9 @@ class ClassDiffusion(Diffusion):
         empty = torch.zeros(len(labels), *shape, device=labels.device)
         return {"input": empty, "label": labels, "condition": labels}
 
-    def generate(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        generators: Sequence[torch.Generator],
-        sampler: Sampler,
-        *,
-        until: int = -1,
-        advance: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """Images of the batch's condition, [B, C, H, W] as its input; modes are put back, no gradient flows.
-
-        Args:
-            model: predicts noise; looked at in evaluation mode.
-            batch: "condition" says of what, the shape of "input" how large.
-            generators: of each image's noise, on the CPU.
-            sampler: steps, η, guidance.
-            until: stop at this timestep and give x_t; −1: give x₀.
-            advance: called after each step.
-        """
-
-        def predict(x: Tensor, timestep: Tensor) -> Tensor:
-            return self._guided(model, self.at(batch, timestep, x), sampler.guidance)
-
-        kept, clip = self.alphas_cumprod, self.clip_samples
-        parts = (model, batch["input"], generators, sampler, predict)
-        return generated(*parts, alphas_cumprod=kept, clip=clip, until=until, advance=advance)
-
-    def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
-        """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""
-        if not guidance:
+    def guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
+        if scale == 1:
             return self.outputs(model, batch)
         if self.null_class is None:
             raise SettingError(
@@ -273,7 +248,7 @@ class ClassDiffusion(Diffusion):
         none = {**batch, "condition": torch.full_like(batch["condition"], self.null_class)}
         both = {key: torch.cat([batch[key], none[key]]) for key in ("input", "seen", "condition", "timestep")}
         conditional, unconditional = self.outputs(model, both).chunk(2)
-        return (1 + guidance) * conditional - guidance * unconditional
+        return scale * conditional - (scale - 1) * unconditional
 
 
 def _at(values: Tensor, timestep: Tensor, like: Tensor) -> Tensor:

@@ -1,86 +1,150 @@
-"""Image classifiers."""
+"""Image classifiers: how they are found, measured, scored and handed over."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Source
-from untrain.data.sources import channel_statistics
-from untrain.data.splits import Split
 from untrain.data.streams import Stream
-from untrain.domain import Kind, Make
-from untrain.engine import Engine
-from untrain.models.classifiers import build
-from untrain.runs.recipe import Recipe
-from untrain.tasks.classification.evaluate import evaluate_models
+from untrain.domain import Division, Domain, Measurement, SearchObjective, UserModel, check_module
+from untrain.engine import Engine, on_device
+from untrain.errors import DataError, SettingError
+from untrain.models.classifiers import MODELS, build
+from untrain.models.prepare import prepare_task
+from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
+from untrain.tasks.classification.presentation import ClassificationPresentation
+from untrain.tasks.classification.search import heldout_objectives
+from untrain.tasks.classification.sections import ClassificationSections
 from untrain.tasks.classification.task import Classification
 
 
-class Classifiers(Kind):
-    """Judged by accuracies, a membership attack, and the distance to a retrained model."""
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `untrain.evaluate` takes for a classifier besides what it takes for every model."""
 
-    def __init__(self, recipe: Recipe, engine: Engine, source: Source, test: Source) -> None:
-        super().__init__(recipe, engine, source, test)
-        self.task = classification(recipe, source, **asdict(recipe.augment))
+    svc_attacks: bool = False
+    """Run the support vector attacks too, which take about a second for each model."""
 
-    def module(self, seed: int) -> nn.Module:
-        """The recipe's classifier."""
-        chosen = self.recipe.model
-        return classifier(chosen.name or "small-cnn", self.images, seed, self.engine, chosen.options)
+
+class ClassificationDomain(Domain):
+    """Image classification with cross-entropy: judged by accuracies, an attack, and the distance to retraining."""
+
+    name = "classification"
+    task_class = Classification
+    Sections = ClassificationSections
+    EvaluateOptions = EvaluateOptions
+    presentation = ClassificationPresentation()
+    sections: ClassificationSections
+
+    def load(self) -> tuple[Source, Source]:
+        """Loads the recipe's images."""
+        return load_data(self.sections.data, self.context.seed, self.context.cache)
+
+    def make_task(self) -> Classification:
+        """Makes the task for these images, normalised as the recipe says or as the images are."""
+        statistics: dict[str, Any] = input_statistics(self.sections.data, self.source)
+        augment = asdict(self.sections.augment)
+        return Classification(len(self.source.classes), **statistics, seed=self.context.seed, **augment)
+
+    def build(self, seed: int) -> nn.Module:
+        """Builds the recipe's classifier."""
+        chosen, shape = self.sections.model, self.source.shape
+        sizes = {"num_classes": len(self.source.classes), "in_channels": shape[0], "image_size": shape[1]}
+        module = build(chosen.name, **sizes, seed=seed, **chosen.options)
+        return module.to(self.context.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def check_search(cls, sections: Any) -> None:
+        """A search judges by data that nothing was trained on and nothing is tested on."""
+        forget = sections.forget
+        if sections.model.checkpoint and not (forget.holdout_from == "train" and forget.holdout > 0):
+            raise SettingError(
+                "compare.trials: a search judges by data that nothing was trained on and nothing is tested on. With "
+                "model.checkpoint, hold some of the training data out that the checkpoint has not seen "
+                "(forget.holdout_from: train, and forget.seed if it is always the same), or set trials to 0."
+            )
 
     def measure(
         self,
         models: Mapping[str, nn.Module],
-        split: Split,
+        division: Division,
         sets: Mapping[str, Stream],
-        references: Sequence[str],
-        make: Make,
-        samples: int | None = None,
-    ) -> dict[str, Any]:
-        """Accuracies, attacks, distances; see `Kind.measure`."""
-        recipe = self.recipe
+        *,
+        references: Sequence[str] = (),
+        trained: Mapping[str, nn.Module] | None = None,
+    ) -> Measurement:
+        """Measures accuracies, attacks and distances; see `Domain.measure`."""
         found = evaluate_models(
             models,
             self.task,
             sets,
-            self.engine,
+            self.context.engine,
             references=references,
-            classes=self.images.classes,
-            svc=recipe.svc,
-            seed=recipe.seed,
+            classes=self.source.classes,
+            svc=self.sections.svc_attacks,
+            seed=self.context.seed,
         )
-        entries = {name: evaluation.to_dict() for name, evaluation in found.items()}
-        floors = [entry.pop("noise_floor") for entry in entries.values()]
-        return {"models": entries, "noise_floor": floors[0]}
+        return measurement_of(found)
 
-    def measured(self) -> Any:
-        """Whether the support vector attacks are asked for."""
-        return self.recipe.svc
+    def evaluation_facts(self) -> Any:
+        """Returns whether the support vector attacks are asked for."""
+        return self.sections.svc_attacks
 
-    def watch(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
-        """Accuracies."""
-        found = evaluate_models({"model": module}, self.task, sets, self.engine)["model"]
+    def preview(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
+        """Measures accuracies."""
+        found = evaluate_models({"model": module}, self.task, sets, self.context.engine)["model"]
         return {key: getattr(found, key) for key in ("FA", "RA", "TA") if getattr(found, key) is not None}
 
+    def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
+        """Shares the held-out data out: to the methods, and in two halves to the score; for each forget set."""
+        return heldout_objectives(self, division, own)
 
-def classification(recipe: Recipe, source: Source, **augment: Any) -> Classification:
-    """The task of a classifier of these images, normalised as the recipe says or as the images are."""
-    mean, std = recipe.data.mean, recipe.data.std
-    if mean is None and std is None:
-        mean, std = channel_statistics(source)  # type: ignore[assignment]
-    return Classification(len(source.classes), _tuple(mean), _tuple(std), seed=recipe.seed, **augment)
+    @classmethod
+    def evaluate(
+        cls,
+        model: UserModel,
+        sets: Mapping[str, Any],
+        references: Sequence[Any],
+        engine: Engine,
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        workers: int = 0,
+        classes: Sequence[str] | None = None,
+        options: Any,
+    ) -> Evaluation:
+        """Measures a user's classifier; see `Domain.evaluate`."""
+        if sets.get("test") is None:
+            raise DataError("a classifier is evaluated on test data too: pass test=, samples that it never saw.")
+        models = {"model": model.module}
+        models |= {f"reference-{i}": check_module(module, "reference") for i, module in enumerate(references)}
+        streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
+        with on_device(engine.device, *models.values()):
+            task = prepare_task(model.task, model.module, streams)
+            count = getattr(task, "num_classes", None)
+            if classes is not None and count not in (None, len(classes)):
+                raise DataError(
+                    f"classes has {len(classes)} names, but the model has {count} outputs: name each of them."
+                )
+            names = [name for name in models if name != "model"]
+            svc = options.svc_attacks
+            found = evaluate_models(
+                models, task, streams, engine, references=names, classes=classes, svc=svc, seed=seed
+            )
+        return found["model"]
+
+    @classmethod
+    def listing(cls) -> Mapping[str, Mapping[str, str]]:
+        """Lists the classifiers that recipes can name."""
+        return {"models": {name: kind.description for name, kind in MODELS.items()}}
 
 
-def _tuple(values: Sequence[float] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(values)
-
-
-def classifier(name: str, source: Source, seed: int, engine: Engine, options: Mapping[str, Any]) -> nn.Module:
-    """A classifier of these images' classes."""
-    channels, size = source.shape[0], source.shape[1]
-    count = len(source.classes)
-    module = build(name, num_classes=count, in_channels=channels, image_size=size, seed=seed, **options)
-    return module.to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def measurement_of(found: Mapping[str, Evaluation]) -> Measurement:
+    """Returns evaluations of several models as results: the noise floor is of all of them."""
+    entries = {name: evaluation.to_dict() for name, evaluation in found.items()}
+    floors = [entry.pop("noise_floor") for entry in entries.values()]
+    return Measurement(entries, floors[0])

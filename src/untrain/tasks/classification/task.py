@@ -1,7 +1,7 @@
 """Image classification: cross-entropy on logits [B, C]."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,25 +9,21 @@ from torch import Tensor, nn
 
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
+from untrain.models.recognition import Recognition
 from untrain.types import Batch, Role, Variant
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Recognition):
     """Image classification with cross-entropy.
 
     What a user passes in is used as it is: images are normalised only where `mean` and `std` are given, and
     augmented only where `pad` or `flip` are.
     """
 
+    name: ClassVar[str] = "classification"
     variants: ClassVar[tuple[Variant, ...]] = ("redirect",)
 
-    num_classes: int | None = None
-    """Outputs of the model; None: read off its first batch."""
-    mean: tuple[float, ...] | None = None
-    """Mean of each channel in [0, 1]; subtracted from uint8 images scaled to [0, 1]."""
-    std: tuple[float, ...] | None = None
-    """Standard deviation of each channel in [0, 1]."""
     pad: int = 0
     """Pixels of zero padding before a random crop back to the image's size, in training (0: no crop)."""
     flip: bool = False
@@ -36,13 +32,6 @@ class Classification:
     """The data's name → ours ("input", "label"), such as {"pixel_values": "input", "labels": "label"}."""
     seed: int = 0
     """Chooses the other label of each sample when a batch is redirected."""
-
-    def __post_init__(self) -> None:
-        """Checks that mean and std go together."""
-        if (self.mean is None) != (self.std is None):
-            raise SettingError("mean and std of a classification task go together: give both or neither.")
-        if self.std is not None and min(self.std) <= 0:
-            raise SettingError(f"std must be above 0 in every channel, not {self.std}.")
 
     def prepare(self, model: nn.Module, batch: Batch) -> "Classification":
         """The task with the number of classes that the model has; the model must give [B, C] for this batch.
@@ -77,15 +66,12 @@ class Classification:
         batch = {self.names.get(key, key): value for key, value in batch.items()}
         if "label" in batch:
             batch["label"] = self._checked(batch["label"], batch)
-        if self.mean is None or self.std is None or "input" not in batch:
+        if self.mean is None or "input" not in batch:
             return batch
         images = batch["input"]
         if role in ("train", "forget", "retain") and (self.pad or self.flip):
             images = augment(images, self.pad, self.flip, generator)
-        scale = 255.0 if images.dtype == torch.uint8 else 1.0
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        images = images.to(torch.get_default_dtype()).sub(mean * scale).div_(std * scale)
-        return {**batch, "input": images.contiguous(memory_format=torch.channels_last)}
+        return {**batch, "input": self.normalize(images)}
 
     def _checked(self, labels: Tensor, batch: Batch) -> Tensor:
         if labels.ndim != 1 or labels.is_floating_point():
@@ -101,20 +87,6 @@ class Classification:
                 )
         return labels.long()
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits [B, C]; of a Hugging Face model, its `.logits`."""
-        result: Any = model(batch["input"])
-        return getattr(result, "logits", result)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy −log p_y in nats, [B]."""
-        return F.cross_entropy(self.outputs(model, batch), batch["label"], reduction="none")
-
-    def divergence(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """KL(softmax(targets / T) ‖ softmax(outputs / T)) in nats, [B], not multiplied by T²."""
-        log_p, log_q = (F.log_softmax(logits / temperature, dim=1) for logits in (targets, outputs))
-        return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
-
     def variant(self, batch: Batch, kind: Variant) -> Batch:
         """The batch with other labels ("redirect"), drawn evenly; a sample keeps its other label whenever it comes."""
         if kind not in self.variants:
@@ -127,14 +99,6 @@ class Classification:
         ]
         other = (batch["label"] + torch.stack(draws).to(batch["label"].device)) % self.num_classes
         return {**batch, "label": other}
-
-    def redirect_loss(self, model: nn.Module, batch: Batch, teacher: nn.Module) -> Tensor:
-        """Cross-entropy to another label, [B]; a label needs no teacher."""
-        return self.loss(model, self.variant(batch, "redirect"))
-
-    def condition(self, batch: Batch) -> Tensor:
-        """The labels, [B]."""
-        return batch["label"]
 
 
 def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:

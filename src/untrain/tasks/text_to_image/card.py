@@ -213,7 +213,7 @@ def _setting(evaluation: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         known += [f"{_figure(value)} % right on test images ({_plain(label)})" for label, value in accuracy.items()]
         said.append(f"Detector: {_plain(detector.get('name'))}{', ' if known else ''}{', '.join(known)}.")
     if sampler:
-        scale = 1 + float(sampler.get("guidance") or 0)
+        scale = float(sampler.get("guidance_scale") or 1)
         said.append(f"Sampler: DDIM, {sampler.get('steps')} steps, η = {sampler.get('eta')}, guidance scale {scale:g}.")
     networks = [f"{name}: {_plain(evaluation[key])}" for key, name in _NETWORKS.items() if evaluation.get(key)]
     return " ".join(said + [f"{'; '.join(networks)}."] * bool(networks))

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from untrain.data.encoded import FileRows
 from untrain.data.samples import Arrays, Images, Source
 from untrain.data.splits import Subset
-from untrain.diffusion.images import Conditions, generate_images, is_picture, missing_of, pixels_of, png
+from untrain.diffusion.images import Conditions, ImageMaker, is_picture, missing_of, pixels_of, png
 from untrain.diffusion.latents import POSTERIOR, Latents, decode, encode, latent_shape
 from untrain.diffusion.pipelines import schedule_of
 from untrain.diffusion.text import Prompts, check_pipeline, encode_prompts, own_size
@@ -31,7 +31,7 @@ from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.io import ensure_dir, exclusive_lock, hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
-from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Batch
 
@@ -67,25 +67,6 @@ class Concept:
                 raise DataError(f"a concept's {name} must be a text that says something, not {text!r}.")
         if self.anchor == self.prompt:
             raise DataError(f"the anchor of {self.prompt!r} is the prompt itself: name what to make of it instead.")
-
-
-@dataclass(frozen=True)
-class ConceptImages:
-    """How images of concepts that come without any are made."""
-
-    count: int = 1000
-    """Images of each concept."""
-    sampler: Sampler = Sampler(steps=100, guidance=6.5)
-    """As published: 100 steps of DDIM at a guidance scale of 7.5, which is 1 + 6.5."""
-    image_size: int | None = None
-    """Height and width, in pixels; null: what the pipeline makes by itself."""
-    batch_size: int = 4
-    """Images at once, over all processes."""
-
-    def __post_init__(self) -> None:
-        """Checks the ranges."""
-        if self.count < 1 or self.batch_size < 1 or (self.image_size is not None and self.image_size < 1):
-            raise SettingError("concept images need count, batch_size and image_size ≥ 1.")
 
 
 def text_task(pipeline: Any, **settings: Any) -> TextToImage:
@@ -147,61 +128,37 @@ def _bytes_of(image: Image.Image) -> Tensor:
     return data.view(plain.height, plain.width, 3).permute(2, 0, 1).contiguous()
 
 
-def made_images(
-    pipeline: Any,
-    task: TextToImage,
-    prompts: Prompts,
-    number: int,
-    engine: Engine,
-    *,
-    how: ConceptImages,
-    seed: int,
-    place: Path,
-) -> Source:
-    """Images of one prompt as the pipeline makes them, in files; those that are there and whole are left.
+def make_images(maker: ImageMaker, pipeline: Any, prompts: Prompts, number: int, count: int, place: Path) -> Source:
+    """Makes images of one prompt by the pipeline, in files; those that are there and whole are left.
 
     The noise of image i comes from a generator of its own, so it is the same in a batch of any size, on any number of
     processes, and after any interruption. The pipeline's safety checker is not asked: it would blacken what is to be
     forgotten.
 
     Args:
-        pipeline: its UNet and VAE are on the engine's device.
-        task: its task.
+        maker: how images are made; the main process of its engine writes.
+        pipeline: its UNet is on the engine's device.
         prompts: embedded, on the engine's device.
         number: of the prompt.
-        engine: device, precision, processes; the main process writes.
-        how: how many, of what size, by which sampler.
-        seed: of the noise, with the text and the image's number.
+        count: how many images.
         place: the folder of these very images, named by all that decides them.
 
     Raises:
         FolderError: if the images cannot be written. ModelError: if they are not finite.
     """
-    paths = [place / f"{i:06d}.png" for i in range(how.count)]
+    paths, engine = [place / f"{i:06d}.png" for i in range(count)], maker.engine
     missing = missing_of(lambda: [is_picture(path) for path in paths], len(paths), engine)
-    made = generate_images(
-        pipeline.unet,
-        task,
-        (torch.full_like(missing, number), missing),
-        latent_shape_of(pipeline, how.image_size),
-        sampler=how.sampler,
-        seed=seed_of(seed, "concept"),
-        batch_size=how.batch_size,
-        engine=engine,
-        decode=lambda latents: decode(pipeline.vae, latents),
-        label=f"images of {prompts.texts[number]!r}",
-        conditions=conditions_of(task, prompts),
-    )
-    for images, _, numbers in made:
+    label = f"images of {prompts.texts[number]!r}"
+    for images, _, numbers in maker.generate(pipeline.unet, torch.full_like(missing, number), missing, label):
         if engine.is_main:
             for i, pixels in zip(numbers.tolist(), pixels_of(images), strict=True):
                 write_bytes(paths[i], png(Image.fromarray(pixels)))
     engine.wait()
-    return Images(FileRows(tuple(paths)), torch.full((how.count,), number), prompts.texts)
+    return Images(FileRows(tuple(paths)), torch.full((count,), number), prompts.texts)
 
 
-def conditions_of(task: TextToImage, prompts: Prompts) -> Conditions:
-    """The prompts as what images are made of, by number."""
+def prompt_conditions(task: TextToImage, prompts: Prompts) -> Conditions:
+    """Returns the prompts as what images are made of, by number."""
     return Conditions(
         lambda numbers, shape: task.blank(prompts.rows(numbers, torch.zeros_like(numbers)), shape),
         lambda number: prompts.texts[number],
@@ -301,7 +258,7 @@ def concept_data(
     folder: Path,
     *,
     task: TextToImage | None = None,
-    how: ConceptImages = ConceptImages(),
+    how: ConceptImages | None = None,
     seed: int = 0,
 ) -> tuple[ConceptSet, dict[str, Tensor]]:
     """Concepts as one data set, and which of its samples are each set's; images are made where there are none.
@@ -314,7 +271,7 @@ def concept_data(
         engine: device, precision, processes.
         folder: of images and latents; what is there from an interrupted run is used, if its inputs are the same.
         task: the pipeline's, with what the user set; None: `text_task(pipeline)`.
-        how: how images are made.
+        how: how images are made; None: as published.
         seed: of their noise.
 
     Returns:
@@ -323,11 +280,11 @@ def concept_data(
     Raises:
         DataError: a prompt is in both sets, too long, or images do not fit.
     """
-    task = text_task(pipeline) if task is None else task
+    task, how = task or text_task(pipeline), how or ConceptImages()
     lists = concept_lists(sets)
     texts = [text for each in lists.values() for c in each for text in (c.prompt, c.anchor) if text is not None]
     prompts = encode_prompts(pipeline, texts, how.image_size or own_size(pipeline)).to("cpu")
-    maker = _Maker(pipeline, task, prompts, engine, folder, how, seed)
+    maker = _ConceptEncoder(pipeline, task, prompts, engine, folder, how, seed)
     concepts = [concept for each in lists.values() for concept in each]
     sources = [None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts) for c in concepts]
     shape = maker.shape_of(concepts, sources)
@@ -383,8 +340,8 @@ def _anchors(prompts: Prompts, lists: Mapping[str, Sequence[Concept]]) -> Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class _Maker:
-    """What turns concepts into latents."""
+class _ConceptEncoder:
+    """Turns concepts into latents."""
 
     pipeline: Any
     task: TextToImage
@@ -470,10 +427,19 @@ class _Maker:
         return Latents(posterior, labels, self.prompts.texts, origin=origin)
 
     def _made(self, concept: Concept, prompts: Prompts) -> Source:
+        how, pipeline = self.how, self.pipeline
+        maker = ImageMaker(
+            self.task,
+            prompt_conditions(self.task, prompts),
+            self.own_shape,
+            how.sampler,
+            self.engine,
+            seed_of(self.seed, "concept"),
+            how.batch_size,
+            partial(decode, pipeline.vae),
+        )
         place = self.folder / hash_json(self.made_by(concept))[:16]
-        number = prompts.number(concept.prompt)
-        parts = (self.pipeline, self.task, prompts, number, self.engine)
-        return made_images(*parts, how=self.how, seed=self.seed, place=place)
+        return make_images(maker, pipeline, prompts, prompts.number(concept.prompt), how.count, place)
 
 
 def _is_whole(path: Path, origin: str) -> bool:

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from untrain.diffusion.features import Features, Generated, classifier_features
+from untrain.diffusion.judges import read_judge
 from untrain.diffusion.pipelines import class_named
-from untrain.engine import preserve_modes
+from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.models.checkpoints import state_hash
+from untrain.models.recognition import Recognition
+from untrain.tasks.text_to_image.sections import Judge
 
 BEST = 5
 """So many classes of the highest probability are told of an image, and count as "top 5"."""
@@ -310,3 +313,32 @@ def _read(source: str, kind: str, others: Sequence[str]) -> list[Any]:
     if lacking:  # the library draws them at random
         raise CheckpointError(f"{source} is no whole {kind}: {len(lacking)} weights are missing, such as {lacking[0]}.")
     return [model.eval(), *rest]
+
+
+def labelled_judge(section: Judge, engine: Engine) -> Classifier:
+    """Reads the judge that has its weights already and names its classes, where no data do.
+
+    Raises:
+        SettingError: if the recipe gives none, or does not say what its classes are called.
+    """
+    kind, _, source = section.name.partition(":")
+    if kind == "hf" and section.checkpoint is None:
+        return hub_classifier(source, engine.device)
+    if section.checkpoint is None or not section.classes:
+        raise SettingError(
+            "who says whether a concept is there? Give judge.name: hf:ID, a classifier of transformers whose labels "
+            "concepts.forget names; or judge.checkpoint and judge.classes; or detection.detector: nudity."
+        )
+    if section.mean is None or section.std is None:
+        raise SettingError("judge.checkpoint needs judge.mean and judge.std: how its inputs were normalised.")
+    size = section.image_size or 32
+    module = read_judge(section, section.classes, (3, size, size), engine)
+    task = Recognition(len(section.classes), tuple(section.mean), tuple(section.std))
+
+    def prepared(images: Tensor) -> Tensor:
+        resized = nn.functional.interpolate(
+            images.to(engine.device).float(), (size, size), mode="bilinear", antialias=True
+        )
+        return task.normalize(resized.round().clamp(0, 255).to(torch.uint8))
+
+    return Classifier(classifier_features(module, prepared, section.name), section.classes)

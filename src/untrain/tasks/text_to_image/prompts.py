@@ -5,12 +5,10 @@ sd_image_height. Only prompt is required. Schramowski et al.: *Safe Latent Diffu
 """
 
 import copy
-import csv
 import inspect
-import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from untrain.data.text_tables import check_cells, csv_rows, read_utf8
 from untrain.diffusion.images import RECORD, claim, is_picture, missing_of, png
 from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, seed_of
@@ -31,7 +30,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("prompt",),
     "case": ("case_number",),
     "seed": ("evaluation_seed", "sd_seed"),
-    "guidance": ("evaluation_guidance", "sd_guidance_scale"),
+    "guidance_scale": ("evaluation_guidance", "sd_guidance_scale"),
     "width": ("sd_image_width",),
     "height": ("sd_image_height",),
 }
@@ -49,7 +48,7 @@ class Prompt:
         text: the prompt.
         case: its number, which names its images.
         seed: of its first image; None: derived from the run's.
-        guidance: scale of guidance; None: the run's.
+        guidance_scale: as diffusers counts it; None: the run's.
         width: of an image in pixels, a multiple of 8; None: the run's.
         height: likewise.
         line: where it stands in the file, from 1.
@@ -58,7 +57,7 @@ class Prompt:
     text: str
     case: int
     seed: int | None = None
-    guidance: float | None = None
+    guidance_scale: float | None = None
     width: int | None = None
     height: int | None = None
     line: int = 0
@@ -74,14 +73,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         DataError: names the file, the line and what is wrong there. EmptySet: if there is no prompt.
     """
     path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: the text is not UTF-8. Save the file as CSV in UTF-8.") from error
-    rows = _rows(path, text)
+    rows = csv_rows(path, read_utf8(path))
     line, names = next(rows, (1, []))
     places = _places(path, line, names)
     prompts = tuple(_prompt(path, line, row, places, len(names), n) for n, (line, row) in enumerate(rows))
@@ -89,22 +81,6 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         raise EmptySet(f"{path} holds no prompt: write one in each line below the names of the columns.")
     _check_cases(path, prompts)
     return prompts
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line that each begins in; blank ones are left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {line}: {error}. Write quotes inside a quoted text twice.") from error
-        if row is None:
-            return
-        if any(cell.strip() for cell in row):
-            yield line, row
-        line = reader.line_num + 1
 
 
 def _places(path: Path, line: int, names: Sequence[str]) -> dict[str, int]:
@@ -127,14 +103,9 @@ def _places(path: Path, line: int, names: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _prompt(path: Path, line: int, row: Sequence[str], places: Mapping[str, int], columns: int, number: int) -> Prompt:
+def _prompt(path: Path, line: int, row: list[str], places: Mapping[str, int], columns: int, number: int) -> Prompt:
     place = f"{path}, line {line}"
-    beyond = [cell for cell in row[columns:] if cell.strip()]
-    if beyond:
-        raise DataError(
-            f"{place}: there are {len(row)} cells for {columns} columns, the last is {beyond[-1][:80]!r}. Put a text "
-            "with commas into double quotes."
-        )
+    check_cells(place, row, columns)
     cells = {field: row[column].strip() if column < len(row) else "" for field, column in places.items()}
     if not cells["text"]:
         raise DataError(f"{place}: the prompt is empty. Fill it in or remove the line.")
@@ -145,7 +116,7 @@ def _prompt(path: Path, line: int, row: Sequence[str], places: Mapping[str, int]
         cells["text"],
         number if case is None else case,
         _whole(place, "evaluation_seed", cells.get("seed", ""), 0),
-        _real(place, "evaluation_guidance", cells.get("guidance", "")),
+        _real(place, "evaluation_guidance", cells.get("guidance_scale", "")),
         _whole(place, "sd_image_width", cells.get("width", ""), 8, 8),
         _whole(place, "sd_image_height", cells.get("height", ""), 8, 8),
         line,
@@ -202,8 +173,8 @@ class PromptSampler:
 
     steps: int = 50
     """Steps of the pipeline's own scheduler."""
-    guidance: float = 7.5
-    """Scale of guidance as diffusers counts it: 1 is the prompt alone."""
+    guidance_scale: float = 7.5
+    """As diffusers counts it: 1 is the prompt alone."""
     width: int | None = None
     """Of an image in pixels, a multiple of 8; null: what the pipeline was trained at."""
     height: int | None = None
@@ -213,8 +184,10 @@ class PromptSampler:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if self.steps < 1 or not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise SettingError(f"sampling needs steps ≥ 1 and guidance ≥ 0, not {self.steps} and {self.guidance}.")
+        if self.steps < 1 or not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise SettingError(
+                f"sampling needs steps ≥ 1 and guidance_scale ≥ 0, not {self.steps} and {self.guidance_scale}."
+            )
         for name in ("width", "height"):
             value = getattr(self, name)
             if value is not None and (value < 8 or value % 8):
@@ -227,7 +200,7 @@ class Shot(NamedTuple):
     prompt: Prompt
     number: int
     seed: int
-    guidance: float
+    guidance_scale: float
     width: int | None
     height: int | None
 
@@ -254,8 +227,8 @@ def _shot(prompt: Prompt, number: int, sampler: PromptSampler) -> Shot:
         seed = seed_of(sampler.seed, "prompt", prompt.case, number)
     else:
         seed = prompt.seed if number == 0 else seed_of(prompt.seed, "prompt", number)
-    guidance = sampler.guidance if prompt.guidance is None else prompt.guidance
-    return Shot(prompt, number, seed, guidance, prompt.width or sampler.width, prompt.height or sampler.height)
+    scale = sampler.guidance_scale if prompt.guidance_scale is None else prompt.guidance_scale
+    return Shot(prompt, number, seed, scale, prompt.width or sampler.width, prompt.height or sampler.height)
 
 
 def sample_prompts(
@@ -320,7 +293,7 @@ def _batches(wanted: Sequence[Shot], size: int) -> list[list[Shot]]:
     """Images that can be made together: of one guidance and size."""
     alike: dict[tuple[Any, ...], list[Shot]] = {}
     for shot in wanted:
-        alike.setdefault((shot.guidance, shot.width, shot.height), []).append(shot)
+        alike.setdefault((shot.guidance_scale, shot.width, shot.height), []).append(shot)
     return [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
 
 
@@ -347,7 +320,7 @@ class _Caller:
 
     def __call__(self, batch: Sequence[Shot]) -> list[Image.Image]:
         shot = batch[0]
-        options: dict[str, Any] = {"guidance_scale": shot.guidance, "width": shot.width, "height": shot.height}
+        options: dict[str, Any] = {"guidance_scale": shot.guidance_scale, "width": shot.width, "height": shot.height}
         result = self.pipeline(
             prompt=[each.prompt.text for each in batch],
             num_inference_steps=self.steps,

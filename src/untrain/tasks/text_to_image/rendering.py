@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from untrain.diffusion.evaluate import samples_of
 from untrain.diffusion.features import Features
+from untrain.diffusion.images import ImageMaker
 from untrain.diffusion.latents import decode
 from untrain.diffusion.text import Prompts
 from untrain.engine import Engine, seed_of
 from untrain.sampling import Sampler
-from untrain.tasks.text_to_image.concepts import Concept, conditions_of
+from untrain.tasks.text_to_image.concepts import Concept, prompt_conditions
 from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector
 from untrain.tasks.text_to_image.evaluate import (
     ConceptEvaluation,
@@ -29,7 +30,7 @@ JUDGE = "judge"
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalPrompt:
     """A prompt that models are evaluated on.
 
     Attributes:
@@ -42,22 +43,22 @@ class Asked:
     forgotten: bool
     wanted: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of_concept(cls, concept: Concept, *, forgotten: bool) -> "EvalPrompt":
+        """Takes a concept's own prompt, with the label that stands for it."""
+        return cls(concept.prompt, forgotten, {} if concept.label is None else {JUDGE: concept.label})
 
-def asked_of(concept: Concept, *, forgotten: bool) -> Asked:
-    """A concept's own prompt, with the label that stands for it."""
-    return Asked(concept.prompt, forgotten, {} if concept.label is None else {JUDGE: concept.label})
 
-
-class Made(NamedTuple):
+class RenderedImages(NamedTuple):
     """What a model makes of prompts: images of the forgotten, and of the retained ones."""
 
-    gone: PromptImages
-    stay: PromptImages
+    forget: PromptImages
+    retain: PromptImages
 
 
 @dataclass(frozen=True, eq=False)
-class Studio:
-    """Where images of prompts are made.
+class PromptRenderer:
+    """Renders prompts with a given UNet, always from the same noise.
 
     Attributes:
         task: the pipeline's.
@@ -65,7 +66,7 @@ class Studio:
         prompts: embedded, on the engine's device.
         shape: (C, h, w) of a latent.
         engine: device, precision, processes.
-        sampler: steps, η, guidance.
+        sampler: steps, η, guidance scale.
         batch_size: images at once.
     """
 
@@ -77,17 +78,17 @@ class Studio:
     sampler: Sampler
     batch_size: int
 
-    def images(
+    def render(
         self,
         unet: nn.Module,
-        asked: Sequence[Asked],
+        asked: Sequence[EvalPrompt],
         count: int,
         *,
         seed: int,
         primary: str = JUDGE,
         label: str | None = None,
-    ) -> Made:
-        """So many images of each prompt.
+    ) -> RenderedImages:
+        """Renders so many images of each prompt.
 
         Args:
             unet: on the engine's device.
@@ -97,29 +98,19 @@ class Studio:
             primary: the judge whose labels are wanted of the images.
             label: of the progress bar; None: no bar.
         """
+        conditions, decoder = prompt_conditions(self.task, self.prompts), partial(decode, self.vae)
+        how = (self.sampler, self.engine, seed, self.batch_size, decoder)
         numbers = [self.prompts.number(each.text) for each in asked]
-        images, labels = samples_of(
-            unet,
-            self.task,
-            self.engine,
-            numbers,
-            count,
-            shape=self.shape,
-            sampler=self.sampler,
-            seed=seed,
-            batch_size=self.batch_size,
-            decode=lambda latents: decode(self.vae, latents),
-            label=label,
-            conditions=conditions_of(self.task, self.prompts),
-        )
+        images, labels = ImageMaker(self.task, conditions, self.shape, *how).collect(unet, numbers, count, label)
         place = dict(zip(numbers, asked, strict=True))
         rows = [place[number] for number in labels.tolist()]
         within = list(range(count)) * len(asked)
-        return Made(*(_of(images, rows, within, seed, primary, forgotten) for forgotten in (True, False)))
+        sides = (_side(images, rows, within, seed, primary, forgotten) for forgotten in (True, False))
+        return RenderedImages(*sides)
 
 
-def _of(
-    images: Tensor, rows: Sequence[Asked], within: Sequence[int], seed: int, judge: str, forgotten: bool
+def _side(
+    images: Tensor, rows: Sequence[EvalPrompt], within: Sequence[int], seed: int, judge: str, forgotten: bool
 ) -> PromptImages:
     """The images of one side, with what is to be seen in them."""
     chosen = [i for i, each in enumerate(rows) if each.forgotten is forgotten]
@@ -135,15 +126,15 @@ def _of(
 def evaluate_prompted(
     models: Mapping[str, nn.Module],
     original: nn.Module | None,
-    make: Callable[[nn.Module, str | None], Made],
-    asked: Sequence[Asked],
+    make: Callable[[nn.Module, str | None], RenderedImages],
+    asked: Sequence[EvalPrompt],
     *,
     detector: Detector,
     judges: Mapping[str, Classifier],
     features: Features | None = None,
     clip: Clip | None = None,
     setting: str = "samples",
-    look: Callable[[str, Made, ConceptEvaluation], None] = lambda name, made, found: None,
+    look: Callable[[str, RenderedImages, ConceptEvaluation], None] = lambda name, made, found: None,
 ) -> dict[str, ConceptEvaluation]:
     """Evaluates text-to-image models on the same prompts and noise.
 
@@ -162,18 +153,18 @@ def evaluate_prompted(
     told = {each.text: each.wanted for each in asked}
     reference = None
     if features is not None and original is not None and original not in models.values():
-        reference = features_of(make(original, "images of the original").stay.images, features)
+        reference = features_of(make(original, "images of the original").retain.images, features)
     found = {}
     for name, module in sorted(models.items(), key=lambda item: item[1] is not original):
         made = make(module, f"images of {name}")
         if features is not None and module is original:
-            reference = features_of(made.stay.images, features)
+            reference = features_of(made.retain.images, features)
         found[name] = evaluate_concept_images(
-            forgotten=made.gone,
-            retained=made.stay,
+            forgotten=made.forget,
+            retained=made.retain,
             detector=detector,
             judges=[
-                Judge(classifier, [told[text].get(about) for text in made.stay.prompts])
+                Judge(classifier, [told[text].get(about) for text in made.retain.prompts])
                 for about, classifier in judges.items()
             ],
             features=features,
@@ -183,3 +174,17 @@ def evaluate_prompted(
         )
         look(name, made, found[name])
     return {name: found[name] for name in models}
+
+
+PICTURED = 8
+"""Forgotten and retained prompts that are shown as pictures at most, of each."""
+
+
+def choose_pictured(asked: Sequence[EvalPrompt]) -> list[EvalPrompt]:
+    """Chooses a few forgotten and a few retained prompts to show as pictures, spread evenly."""
+    found: list[EvalPrompt] = []
+    for forgotten in (True, False):
+        those = [each for each in asked if each.forgotten is forgotten]
+        count = min(PICTURED, len(those))
+        found += [those[i * len(those) // count] for i in range(count)]
+    return found

@@ -9,17 +9,16 @@ and `sampling.denoise` need a schedule of β. FLUX besides packs latents, takes 
 guidance distilled into an input, so that nothing of it is unconditional.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from untrain.diffusion.process import LATENTS, Diffusion, Schedule, generated
+from untrain.diffusion.process import LATENTS, Diffusion, Schedule
 from untrain.diffusion.text import POOLED, TIME_IDS
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.sampling import Sampler
 from untrain.types import Batch, Objective, Role, Variant
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -38,6 +37,7 @@ class TextToImage(Diffusion):
     [B, 6]. Neither VAE nor text encoder is needed. Images are never mirrored: captions may speak of left and right.
     """
 
+    name: ClassVar[str] = "text-to-image"
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
     objective: ClassVar[Objective] = "redirect"
 
@@ -182,43 +182,15 @@ class TextToImage(Diffusion):
         empty = torch.zeros(len(like), *shape, device=like.device, dtype=dtype)
         return conditioned({**rows, "input": empty}, "prompt")
 
-    def generate(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        generators: Sequence[torch.Generator],
-        sampler: Sampler,
-        *,
-        until: int = -1,
-        advance: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """Latents of the batch's prompts, [B, C, h, w] as its input; modes are put back, no gradient flows.
-
-        Args:
-            model: looked at in evaluation mode.
-            batch: "condition" says of what, the shape of "input" how large.
-            generators: of each image's noise, on the CPU.
-            sampler: steps, η, guidance; a pipeline's guidance scale is 1 + s.
-            until: stop at this timestep and give x_t; −1: give x₀.
-            advance: called after each step.
-        """
-
-        def predict(x: Tensor, timestep: Tensor) -> Tensor:
-            return self._guided(model, self.at(batch, timestep, x), sampler.guidance)
-
-        kept = self.alphas_cumprod
-        parts = (model, batch["input"], generators, sampler, predict)
-        return generated(*parts, alphas_cumprod=kept, clip=False, until=until, advance=advance)
-
-    def _guided(self, model: nn.Module, batch: Batch, guidance: float) -> Tensor:
-        """(1 + s) ε(x, c) − s ε(x, ∅), both from one forward pass."""
-        if not guidance:
+    def guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
+        if scale == 1:
             return self._noise(self.outputs(model, batch), batch)
         none = conditioned(batch, "empty")
         keys = ("input", "seen", "timestep", *(key for key in CONDITIONS if key in batch))
         both = {key: torch.cat([batch[key], none[key]]) for key in keys}
         conditional, unconditional = self._noise(self.outputs(model, both), both).chunk(2)
-        return (1 + guidance) * conditional - guidance * unconditional
+        return scale * conditional - (scale - 1) * unconditional
 
 
 CONDITIONS = ("condition", f"condition{POOLED}", TIME_IDS)
