@@ -46,10 +46,10 @@ from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
 from untrain.models.recognition import Recognition
-from untrain.report.presentation import LOSSES as PRESENTATION  # TODO
 from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
+from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
 from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
 from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
@@ -122,7 +122,7 @@ class ClassDiffusionDomain(Domain):
     task_class = ClassDiffusion
     Sections = ClassDiffusionSections
     EvaluateOptions = EvaluateOptions
-    presentation = PRESENTATION
+    presentation = ClassDiffusionPresentation()
     user_model = GeneratorModel
     holds_out = False
     sections: ClassDiffusionSections
