@@ -88,7 +88,7 @@ class Split:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.get("kind") == SETS:
+            if isinstance(content, dict) and content.get("kind") == SETS:
                 return cls._of_sets(content, path, source)
             parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
