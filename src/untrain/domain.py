@@ -205,6 +205,9 @@ class Domain(ABC):
     """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
+    listing: ClassVar[Mapping[str, str]] = {}
+    """What recipes of this task can name, for `untrain list`: group (such as "models") → MODULE:TABLE, a mapping whose
+    values have a `description`."""
 
     task: Task
 
@@ -474,11 +477,6 @@ class Domain(ABC):
         names = [name for name in models if name != "model"]
         measured = beside_references(found, names, cls.presentation.distance)
         return TaskEvaluation(measured.models["model"], measured.noise_floor)
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists what recipes of this task can name: group (such as "models") → name → description."""
-        return {}
 
     sampler: ClassVar[Callable[..., Path] | None] = None
     """Makes what models of this kind generate, `untrain sample`: a function whose first argument is the source, and

@@ -5,7 +5,7 @@ what the domain itself needs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -32,12 +32,14 @@ class Entry:
         Sections: see `Domain`.
         references: see `Domain`.
         target: MODULE:CLASS of the domain.
+        listing: see `Domain`.
     """
 
     title: str
     Sections: type
     target: str
     references: int = 1
+    listing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def domain(self) -> "type[Domain]":
@@ -90,7 +92,8 @@ def _entry(name: str) -> Entry:
 def entry_of(domain: "type[Domain]") -> Entry:
     """Returns the entry of a domain that is imported already."""
     title = (domain.__doc__ or domain.name).strip().splitlines()[0]
-    return Entry(title, domain.Sections, f"{domain.__module__}:{domain.__qualname__}", domain.references)
+    target = f"{domain.__module__}:{domain.__qualname__}"
+    return Entry(title, domain.Sections, target, domain.references, domain.listing)
 
 
 def domain(name: str) -> "type[Domain]":

@@ -15,7 +15,6 @@ from untrain.data.samples import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
-    DENOISERS,
     build_denoiser,
     denoiser_of,
     fresh_denoiser,
@@ -423,11 +422,6 @@ class ClassDiffusionDomain(Domain):
         if index.is_file():
             return read_object(index).get("_class_name") not in SUPPORTED
         return (source / "config.json").is_file()
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists the generators that recipes can name."""
-        return {"generators": {name: kind.description for name, kind in DENOISERS.items()}}
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

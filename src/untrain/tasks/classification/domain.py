@@ -13,7 +13,7 @@ from untrain.data.streams import Stream
 from untrain.domain import Division, Domain, Measurement, SearchObjective, UserModel, check_module
 from untrain.engine import Engine, on_device
 from untrain.errors import DataError
-from untrain.models.classifiers import MODELS, build
+from untrain.models.classifiers import build
 from untrain.models.prepare import prepare_task
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
 from untrain.tasks.classification.presentation import ClassificationPresentation
@@ -125,11 +125,6 @@ class ClassificationDomain(Domain):
                 models, task, streams, engine, references=names, classes=classes, svc=svc, seed=seed
             )
         return found["model"]
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists the classifiers that recipes can name."""
-        return {"models": {name: kind.description for name, kind in MODELS.items()}}
 
 
 def measurement_of(found: Mapping[str, Evaluation]) -> Measurement:
