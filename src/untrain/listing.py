@@ -13,7 +13,8 @@ from untrain.registry import Entry
 
 def list_known() -> dict[str, dict[str, str]]:
     """Lists what recipes can name: group → name → one line, which says of what cannot be used why it cannot."""
-    tasks, of_tasks = {}, {}
+    tasks: dict[str, str] = {}
+    of_tasks: dict[str, dict[str, str]] = {}
     for name in registry.names():
         try:
             entry = registry.entry(name)

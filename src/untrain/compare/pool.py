@@ -260,7 +260,7 @@ class Command:
         here: the folder that relative paths start from.
         processes: as how many processes each cell runs.
         threads: of each process; None: as the environment says.
-        flags: what a file may not say: code of the user's own.
+        flags: that name code, which no recipe can.
     """
 
     folder: str

@@ -235,9 +235,11 @@ class ImageSet:
     """A hash of what latents are decoded with: images of another decoder are other images."""
 
     def __post_init__(self) -> None:
-        """Checks that there are images, and that they can be shown."""
+        """Checks that there are images, that they can be made, and that they can be shown."""
         if not self.counts or min(self.counts.values()) < 1:
             raise SettingError("a set needs at least one class, and at least one image of each class.")
+        for c in self.counts:  # a class that the model has not is found before a note of the set is written
+            self.maker.conditions.blank(torch.tensor([c], device=self.maker.engine.device), self.maker.shape)
         if self.maker.decode is None and self.maker.shape[0] not in (1, 3):
             raise SettingError(
                 f"the model makes {self.maker.shape[0]} channels, which cannot be shown: 1 or 3 can. If these are "
