@@ -253,8 +253,12 @@ class TestSampling:
             sample_prompts(painter, prompts[:1], tmp_path / "short", PromptSampler(), engine=ENGINE)
 
     def test_numbers_out_of_range(self, tmp_path):
-        for wrong, said in (({"steps": 0}, "steps ≥ 1"), ({"guidance": -1.0}, "guidance ≥ 0"), ({"width": 9}, "of 8")):
-            with pytest.raises(SettingError, match=said):
+        for wrong, culprit in (
+            ({"steps": 0}, "steps"),
+            ({"guidance_scale": -1.0}, "guidance_scale"),
+            ({"width": 9}, "width"),
+        ):
+            with pytest.raises(SettingError, match=culprit):
                 PromptSampler(**wrong)
         with pytest.raises(SettingError, match="at least 1 image"):
             shots(PROMPTS, PromptSampler(), 0)
