@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 from PIL import Image
+from untrain.sample_command import sample, sample_command
 
 import untrain.io as io_of_files
 from helpers.command_line import files, untrain
@@ -21,7 +22,6 @@ from untrain.diffusion.latents import decode
 from untrain.engine import generator_of
 from untrain.errors import CheckpointError, DataError, FolderError, ModelError, SettingError, UnknownName
 from untrain.models.checkpoints import save
-from untrain.sample_command import sample, sample_command
 from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 

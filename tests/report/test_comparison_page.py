@@ -4,14 +4,14 @@ import json
 import re
 
 import pytest
+from untrain.report.comparison import comparison_of
+from untrain.report.comparison_figures import look_of
+from untrain.report.comparison_page import read_comparison
 
 from helpers.example_comparison import METHODS, example_comparison, stat, write_example_comparison
 from helpers.reading import EVIL, Page, page_of, written
 from untrain.errors import FolderError, UntrainError
 from untrain.report import comparison_tables, comparison_verdict, write_comparison_report, write_report
-from untrain.report.comparison import comparison_of
-from untrain.report.comparison_figures import look_of
-from untrain.report.comparison_page import read_comparison
 
 FIGURES = ["forgetting-0", "distance-0", "times-0", "losses-0", "classes-0", "tuning-0"]
 SECTIONS = ["verdict", "comparison", "failures", "measures", "forgetting", "distance", "times", "losses", "classes",

@@ -7,11 +7,11 @@ import re
 
 import pytest
 from rich.console import Console
+from untrain.report.comparison import comparison_of, further_table, main_table
 
 from helpers.example_comparison import METHODS, example_comparison, stat
 from untrain.errors import UntrainError
 from untrain.report import comparison_tables, terminal
-from untrain.report.comparison import comparison_of, further_table, main_table
 from untrain.report.tables import latex
 
 EVIL = 'a_b&50%$x^~#{}\\|<i>"*'

@@ -6,12 +6,12 @@ import re
 import time
 
 import pytest
+from untrain.report.run import read_run
 
 from helpers.example_run import FASHION, write_example_run
 from helpers.reading import EVIL, Page, page_of, written
 from untrain.errors import FolderError, UntrainError
 from untrain.report import write_report
-from untrain.report.run import read_run
 
 SECTIONS = ["verdict", "comparison", "measures", "curves", "classes", "losses", "mask", "times", "settings"]
 

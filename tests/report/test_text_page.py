@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from untrain.report.concept_verdict import share_interval
 
 from helpers.example_text import (
     CAPTIONS,
@@ -23,7 +24,6 @@ from helpers.example_text import (
 )
 from helpers.reading import EVIL, Page, page_of, written
 from untrain.report import comparison_table, comparison_tables, generator_verdict, terminal, write_report
-from untrain.report.concept_verdict import share_interval
 
 FIRST = ["verdict", "grids", "comparison", "measures"]
 LAST = ["setup", "curves", "mask", "times", "settings"]
