@@ -420,10 +420,11 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
     Raises:
         SettingError: if the folder does not hold the original yet.
     """
+    trains = recipe.domain.checkpoint_of(recipe.sections) is None
+    if trains and not (recipe.folder / f"{ORIGINAL}.safetensors").exists():
+        raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
     experiment = open_experiment(recipe, resume=resume, fresh=False, callbacks=callbacks)
     holds = experiment.folder.holds
-    if experiment.domain.checkpoint is None and not holds(ORIGINAL):
-        raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
     models = {ORIGINAL: prepare_original(experiment)}
     models |= train_references(experiment, [*filter(holds, reference_names(recipe))])
     models |= unlearn_methods(experiment, models[ORIGINAL], [*filter(holds, recipe.methods)])
