@@ -180,7 +180,9 @@ class ClassDiffusionDomain(Domain):
         """Builds the recipe's noise predictor."""
         chosen = self.sections.model
         name = chosen.name or ("unet-small" if self.origin is None else f"diffusers:{self.origin}")
-        sizes = {"num_classes": len(self.source.classes), "in_channels": self.shape[0], "image_size": self.shape[1]}
+        rows = None if self.origin is None else class_rows(self.origin)
+        classes = len(self.source.classes) if rows is None else rows - 1  # where none stands for “no class”, one fewer
+        sizes = {"num_classes": classes, "in_channels": self.shape[0], "image_size": self.shape[1]}
         return build_denoiser(name, **sizes, seed=seed, **chosen.options).to(self.context.engine.device)
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
