@@ -33,6 +33,7 @@ from untrain.diffusion.pipelines import (
     INDEX,
     check_libraries,
     save_diffusers,
+    save_schedule,
     schedule_of,
     with_denoiser,
 )
@@ -107,6 +108,8 @@ class GeneratorModel(UserModel):
         """Writes a folder that diffusers loads, where the module is one of its kind."""
         if hasattr(module, "save_pretrained"):
             save_diffusers(self.model, module, folder)
+            if self.model is self.module:  # a pipeline has its own
+                save_schedule(cast(ClassDiffusion, self.task), folder)
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
