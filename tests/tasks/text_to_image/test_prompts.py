@@ -259,7 +259,7 @@ class TestSampling:
             ({"width": 9}, "width"),
         ):
             with pytest.raises(SettingError, match=culprit):
-                PromptSampler(**wrong)
+                PromptSampler(**{culprit: value})
         with pytest.raises(SettingError, match="at least 1 image"):
             shots(PROMPTS, PromptSampler(), 0)
         with pytest.raises(EmptySet):
