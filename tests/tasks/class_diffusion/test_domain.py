@@ -410,7 +410,7 @@ def refused(recipe, tmp_path, *words):
         (("--data.image_size", "9"), ("unet-small", "9")),
         (("--judge.checkpoint", "nowhere.pt"), ("judge.checkpoint", "nowhere.pt")),
         (("--forget.classes", "[]", "--forget.fraction", "0.1"), ("forget.classes",)),
-        (("--forget.classes", str(list(range(10)))), ("forget.classes",)),
+        (("--forget.classes", str(list(range(10)))), ("forget set",)),
         (("--diffusion.drop", "0"), ("generation.sampler.guidance_scale", "diffusion.drop")),
         (("--forget.classes", "[11]"), ("'11'", "0 0, 1 1")),
         (("--generation.sampler.steps", "21"), ("20 steps", "21")),

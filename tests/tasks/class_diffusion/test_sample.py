@@ -206,7 +206,7 @@ def test_a_run_of_several_methods_needs_a_name(run_folder):
     content["methods"]["finetune"] = {"method": "finetune"}
     (run_folder / "config.yaml").write_text(yaml.safe_dump(content))
     shutil.copy(run_folder / "sfron.safetensors", run_folder / "finetune.safetensors")
-    with pytest.raises(SettingError, match=r"sfron, finetune.*--model"):
+    with pytest.raises(SettingError, match=r"finetune, sfron.*--model"):
         run(run_folder, *QUICK)
     for name in ("sfron", "finetune"):
         (run_folder / f"{name}.safetensors").unlink()
@@ -290,9 +290,9 @@ def test_models_that_cannot_do_it(tmp_path):
 
 
 def test_guidance_needs_a_class_for_none(tmp_path):
-    """Five rows for the five classes of the run: none is left for “no class”."""
+    """Ten rows for ten classes: none is left for “no class”."""
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    save_unet(tmp_path / "unet", classes=9)  # and “no class” as a tenth row
+    save_unet(tmp_path / "unet", classes=9)  # and a tenth row
     words = ("--model.checkpoint", tmp_path / "unet", "--model.name", "null", "--model.options", "{}")
     words += ("--generation.sampler.guidance_scale", "1", "--methods.sfron.steps", "1", "--out", tmp_path / "run")
     code, _, err = untrain("unlearn", tmp_path / "tiny.yaml", *words)

@@ -253,13 +253,9 @@ class TestSampling:
             sample_prompts(painter, prompts[:1], tmp_path / "short", PromptSampler(), engine=ENGINE)
 
     def test_numbers_out_of_range(self, tmp_path):
-        for wrong, culprit in (
-            ({"steps": 0}, "steps"),
-            ({"guidance_scale": -1.0}, "guidance_scale"),
-            ({"width": 9}, "width"),
-        ):
+        for culprit, value in {"steps": 0, "guidance_scale": -1.0, "width": 9}.items():
             with pytest.raises(SettingError, match=culprit):
-                PromptSampler(**wrong)
+                PromptSampler(**{culprit: value})
         with pytest.raises(SettingError, match="at least 1 image"):
             shots(PROMPTS, PromptSampler(), 0)
         with pytest.raises(EmptySet):
