@@ -57,7 +57,7 @@ class Conditions:
     key: Callable[[int], str | int]
 
 
-class Generated(NamedTuple):
+class ImageBatch(NamedTuple):
     """A batch of generated images.
 
     Attributes:
@@ -106,7 +106,7 @@ class ImageMaker:
 
     def generate(
         self, model: nn.Module, labels: Tensor, numbers: Tensor, label: str | None = "sampling"
-    ) -> Iterator[Generated]:
+    ) -> Iterator[ImageBatch]:
         """Makes these images batch by batch; all processes get all of them.
 
         Args:
@@ -119,7 +119,7 @@ class ImageMaker:
         parts = list(zip(labels.split(size), numbers.split(size), strict=True)) if len(labels) else []
         if label is None:
             for part in parts:
-                yield Generated(self._batch(model, *part, lambda: None), *part)
+                yield ImageBatch(self._batch(model, *part, lambda: None), *part)
             return
         steps = len(self.sampler.visited(self.task.timesteps))
         with self.engine.progress(label, len(parts) * steps) as bar:
@@ -128,7 +128,7 @@ class ImageMaker:
                 note = f"{done} of {len(labels)} images"
                 images = self._batch(model, *part, partial(bar.advance, note))
                 done += len(images)
-                yield Generated(images, *part)
+                yield ImageBatch(images, *part)
 
     def collect(
         self, model: nn.Module, conditions: Sequence[int], count: int, label: str | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name, local_folder, read_object
+from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
@@ -318,6 +319,19 @@ def schedule_of(source: Any, predictions: Sequence[str] = ("epsilon",)) -> dict[
         "beta_start": float(config["beta_start"]),
         "beta_end": float(config["beta_end"]),
     } | ({"prediction": predicted} if len(predictions) > 1 else {})
+
+
+def save_schedule(diffusion: DiffusionProcess, folder: str | Path) -> None:
+    """Writes the schedule of a noise predictor that was saved alone beside it, where `schedule_of` reads it."""
+    from diffusers import DDPMScheduler
+
+    made: Any = DDPMScheduler(
+        num_train_timesteps=diffusion.timesteps,
+        beta_start=diffusion.beta_start,
+        beta_end=diffusion.beta_end,
+        beta_schedule=diffusion.schedule,
+    )
+    made.save_pretrained(folder)
 
 
 def _given(value: Any) -> bool:
