@@ -110,7 +110,9 @@ def test_a_checkpoint_is_not_trained_and_may_differ_by_seed():
     )
     assert not [cell for cell in plan(chosen) if cell.name == "original"]
     assert group_recipe(chosen, "random/seed-7").sections.model.checkpoint == "m/7.pt"
-    assert group_recipe(chosen, "tuning/random").sections.forget.holdout == 0.1, "what a checkpoint has not seen is fixed"
+    assert group_recipe(chosen, "tuning/random").sections.forget.holdout == 0.1, (
+        "what a checkpoint has not seen is fixed"
+    )
 
 
 def test_what_cannot_be_compared_is_refused():
