@@ -5,6 +5,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # The report's browser test needs Chromium; where there is none it is left out, and says so.
 BROWSER := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 NO_BROWSER := $(if $(BROWSER),,UNTRAIN_NO_BROWSER=1)
+# So many tests run at a time, each in one thread: make test JOBS=8 where there are more cores and some 2 GB of memory for each.
+JOBS ?= 2
 
 .PHONY: setup demo test lint docs check clean
 
@@ -24,7 +26,7 @@ demo: setup
 
 test: setup
 	@$(if $(BROWSER),,echo "no Chromium found: the report's browser test is left out")
-	$(NO_BROWSER) $(BIN)/python -m pytest
+	$(NO_BROWSER) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

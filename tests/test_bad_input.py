@@ -426,7 +426,7 @@ def command(tmp_path, monkeypatch):
         (["--forget.fraction", "null"], r"exactly one of classes, fraction .*got nothing"),
         (["--forget.count", "3"], r"fraction and count say the same"),
         (["--forget.classes", "[3]"], r"exactly one of .* got classes and fraction"),
-        (["--forget.fraction", "1.5"], r"fraction must lie between 0 and 1, not at 1.5"),
+        (["--forget.fraction", "1.5"], r"--forget.fraction .*above 0 and below 1.*1.5"),
         (["--forget.fraction", "0.0001"], r"the forget set is empty: .*Ask for more"),
         (["--forget.fraction", "null", "--forget.classes", "[seven]"], r"unknown class 'seven'. Known: 0 0, 1 1"),
         (["--forget.fraction", "null", "--forget.classes", "[0,1,2,3,4,5,6,7,8,9]"], r"the forget set is everything"),

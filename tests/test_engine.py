@@ -1,19 +1,17 @@
 import pytest
 import torch
 
+from helpers import two_processes
 from helpers.processes import torchrun
 from untrain.engine import Engine, generator_of, on_device, seed_of
 from untrain.errors import SettingError
 
 
-def launched(processes, out):
-    torchrun(processes, "two_processes", out)
-    return torch.load(out, weights_only=True)
-
-
 def test_two_processes_give_what_one_gives(tmp_path):
     """Tolerance 1e-12 of the largest value: float64, sums in another order, through 48 steps."""
-    one, two = (launched(n, tmp_path / f"{n}.pt") for n in (1, 2))
+    two_processes.main(tmp_path / "1.pt")
+    torchrun(2, "two_processes", tmp_path / "2.pt")
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     assert (one.pop("processes"), two.pop("processes")) == (1, 2)
     assert one.keys() == two.keys()
     for name, value in one.items():

@@ -1,13 +1,28 @@
 """The benchmark of the real size, at a tiny one: every stage runs, and what is too large is computed and not run."""
 
 import re
-import subprocess
 import sys
+from collections.abc import Callable
+from runpy import run_path
+
+import pytest
 
 from helpers.documents import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "text_to_image.py"
 STAGES = 8
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The script as the command line runs it; what it measures, it measures in processes of their own."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+        run_path(str(SCRIPT), run_name="__main__")
+
+    return run
 
 
 def rows(table: str) -> dict[tuple[str, ...], list[str]]:
@@ -16,11 +31,12 @@ def rows(table: str) -> dict[tuple[str, ...], list[str]]:
     return {tuple(row[:3]): row[3:] for row in cells[2:]}
 
 
-def test_it_measures_what_fits_and_computes_the_rest() -> None:
+def test_it_measures_what_fits_and_computes_the_rest(
+    benchmark: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--models", "sd-tiny", "sd-1", "--parts", "xattn", "--gradient-checkpointing", "--threads", "1"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *words, "--limit", "1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    needed, measured = done.stdout.split("\nSeconds (of the processor), peak GiB;")
+    benchmark(*words, "--limit", "1")
+    needed, measured = capsys.readouterr().out.split("\nSeconds (of the processor), peak GiB;")
     small, large = ("sd-tiny", "xattn", "two-adams"), ("sd-1", "xattn", "two-adams")
     assert set(rows(needed)) == {small, large}
     assert "more than 1 GiB would be needed: sd-1, xattn, two-adams." in needed
@@ -36,8 +52,7 @@ def test_it_measures_what_fits_and_computes_the_rest() -> None:
     assert all(stage and float(stage[1]) >= 0 and 0.05 < float(stage[3]) < 8 for stage in stages)
 
 
-def test_a_run_that_fails_is_told() -> None:
+def test_a_run_that_fails_is_told(benchmark: Callable[..., None]) -> None:
     words = ["--models", "sd-tiny", "--parts", "xattn", "--threads", "1", "--size", "3"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "1 of 1 did not end" in done.stderr
+    with pytest.raises(SystemExit, match="1 of 1 did not end"):
+        benchmark(*words)

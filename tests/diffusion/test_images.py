@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.processes import torchrun
+from helpers import sampling_in_processes
+from helpers.processes import run_in_processes
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.diffusion.images import (
     ImageSet,
@@ -136,7 +137,12 @@ class TestGeneration:
 
     def test_two_processes_make_what_one_makes(self, tmp_path):
         """Five images in batches of two: in the last one process has no share. Tolerance as for batch sizes."""
-        results = [launched(n, tmp_path / str(n)) for n in (1, 2)]
+        results = []
+        for count in (1, 2):
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            run_in_processes(count, folder, sampling_in_processes.main, folder)
+            results.append(torch.load(folder / "made.pt", weights_only=True))
         assert results[0]["images"].shape == (5, *SHAPE)
         assert torch.equal(results[0]["numbers"], results[1]["numbers"])
         torch.testing.assert_close(results[0]["images"], results[1]["images"], rtol=0, atol=1e-5)
@@ -166,12 +172,6 @@ class TestGeneration:
     def test_a_class_that_the_model_has_not_is_named(self, model, number):
         with pytest.raises(DataError, match=f"class {number}:"):
             made(model, {number: 1})
-
-
-def launched(processes, out):
-    out.mkdir()
-    torchrun(processes, "sampling_in_processes", out)
-    return torch.load(out / "made.pt", weights_only=True)
 
 
 class TestPixels:

@@ -1,10 +1,7 @@
-"""What one process does, for `torchrun`: short runs of methods on a tiny generator.
+"""What one process does among several: short runs of methods on a tiny generator.
 
-Usage: python -m helpers.generators_in_processes OUT; the main process writes OUT.
-Batches have an odd number of samples.
+The main process writes OUT. Batches have an odd number of samples.
 """
-
-import sys
 
 import torch
 
@@ -27,7 +24,3 @@ def main(out):
     if engine.is_main:
         torch.save(content, out)
     engine.wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

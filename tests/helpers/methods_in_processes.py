@@ -1,11 +1,8 @@
-"""What one process does, for `torchrun`: short runs of methods on a model without batch statistics.
+"""What one process does among several: short runs of methods on a model without batch statistics.
 
-Usage: python -m helpers.methods_in_processes OUT METHOD…; the main process writes OUT.
-Batches have an odd number of samples, and the forget set's last one has a single sample,
+The main process writes OUT. Batches have an odd number of samples, and the forget set's last one has a single sample,
 so that one process has no share of it.
 """
-
-import sys
 
 import torch
 from torch import nn
@@ -32,7 +29,3 @@ def main(out, *names):
     if engine.is_main:
         torch.save(content, out)
     engine.wait()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

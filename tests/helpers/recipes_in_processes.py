@@ -1,15 +1,11 @@
-"""What one process does, for `torchrun`: a generator's whole recipe, in float64.
-
-Usage: python -m helpers.recipes_in_processes RECIPE OUT
-"""
-
-import sys
+"""What one process does among several: a whole recipe, in float64."""
 
 import torch
 
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe
 
-if __name__ == "__main__":
+
+def run_in_float64(recipe, out, *flags):
     torch.set_default_dtype(torch.float64)
-    run_recipe(read(sys.argv[1], ["--out", sys.argv[2], *sys.argv[3:]]))
+    run_recipe(read(recipe, ["--out", str(out), *flags]))

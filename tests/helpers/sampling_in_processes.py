@@ -1,10 +1,7 @@
-"""What one process does, for `torchrun`: five images in batches of two, of a model with new weights, and their file.
+"""What one process does among several: five images in batches of two, of a model with new weights, and their file.
 
-Usage: python -m helpers.sampling_in_processes FOLDER; the main process writes FOLDER/made.pt and FOLDER/set.npz.
+The main process writes FOLDER/made.pt and FOLDER/set.npz.
 """
-
-import sys
-from pathlib import Path
 
 import torch
 
@@ -30,7 +27,3 @@ def main(folder):
     if engine.is_main:
         torch.save({"images": images, "numbers": numbers}, folder / "made.pt")
     engine.wait()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

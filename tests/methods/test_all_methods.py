@@ -10,7 +10,7 @@ from torch import nn
 
 import untrain
 from helpers import methods_in_processes
-from helpers.processes import torchrun
+from helpers.processes import run_in_processes
 from helpers.small_classifiers import SGD, clusters, mlp, problem
 from untrain.data.streams import Stream
 from untrain.engine import Engine
@@ -130,7 +130,7 @@ def test_by_default_the_forget_loss_rises_and_retained_accuracy_holds(name, trai
 def test_two_processes_give_what_one_gives(tmp_path):
     """Tolerance 1e-10 of the largest weight: float64, sums in another order."""
     methods_in_processes.main(tmp_path / "1.pt", *NAMES)
-    torchrun(2, "methods_in_processes", tmp_path / "2.pt", *NAMES)
+    run_in_processes(2, tmp_path, methods_in_processes.main, tmp_path / "2.pt", *NAMES)
     found = {count: torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2)}
     assert (found[1].pop("processes"), found[2].pop("processes")) == (1, 2)
     assert {key.split("/")[0] for key in found[1]} == set(NAMES)

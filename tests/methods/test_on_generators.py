@@ -7,7 +7,7 @@ import torch
 
 from helpers import generators_in_processes
 from helpers.generator_methods import NAMES, SHARED, method
-from helpers.processes import torchrun
+from helpers.processes import run_in_processes
 from helpers.small_generators import TASK, denoiser, problem
 from untrain.errors import SettingError
 from untrain.methods import METHODS, make
@@ -155,7 +155,7 @@ def test_no_image_of_the_forgotten_class_is_in_a_checkpoint(tmp_path):
 def test_two_processes_give_what_one_gives(tmp_path):
     """Tolerance 1e-7 of the largest weight: float64, sums in another order, which Adam divides by themselves."""
     generators_in_processes.main(tmp_path / "1.pt")
-    torchrun(2, "generators_in_processes", tmp_path / "2.pt")
+    run_in_processes(2, tmp_path, generators_in_processes.main, tmp_path / "2.pt")
     found = {count: torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2)}
     assert (found[1].pop("processes"), found[2].pop("processes")) == (1, 2)
     assert {key.split("/")[0] for key in found[1]} == set(SHARED)

@@ -1,6 +1,5 @@
 """Help texts and the reference of recipes say all that can be given; functions become commands."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +9,6 @@ from annotated_types import Ge
 
 from untrain import registry
 from untrain.errors import SettingError, UnknownName
-from untrain.methods import METHODS
 from untrain.runs.flags import arguments, function_help, keys_of, recipe_groups, recipe_help, split
 from untrain.runs.recipe import Recipe, flat, read, recipe_fields
 from untrain.runs.schema import schema_command, schema_text
@@ -48,25 +46,6 @@ def test_help_is_of_the_recipes_task_and_methods(tmp_path):
     assert "--methods.sfron" not in text
     assert "--concepts" not in text
     assert "--concepts.keep" in recipe_help(recipe_fields(tmp_path / "recipe.yaml", ["--task", "text-to-image"]))
-
-
-def test_the_reference_lists_every_field_of_every_task_and_method():
-    place = ROOT / "docs" / "generate.py"
-    spec = importlib.util.spec_from_file_location("generate", place)
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
-    text = generate.reference()
-    sections = dict(part.split("\n", 1) for part in text.split("\n### ")[1:])
-    assert "`optimizer.lr`" in sections["train"]
-    assert "`forget_sets`" in sections["compare"]
-    assert "`calibration.margin`" in sections["sfron"]
-    assert set(METHODS) <= set(sections)
-    for task in registry.names():
-        for name in registry.entry(task).Sections.__dataclass_fields__:
-            assert f"{task}: {name}" in sections or f"| `{name}` |" in text.split(f"## Task {task}\n")[1]
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert all(line.replace("\\|", "").count("|") == 5 for line in rows)
-    assert all(f"| `{name}` |" in text for name in ("seed", "batch_size", "svc_attacks"))
 
 
 def test_words_of_a_command_line_become_flags():

@@ -1,6 +1,7 @@
 """Recipes: what a file and flags say becomes settings, and what is wrong with them is named with its line."""
 
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,6 +303,27 @@ def test_code_of_a_model_comes_from_the_command_line(recipe):
     assert read(recipe("model: {name: hf:microsoft/resnet-50}\n")).code_flags == []
 
 
+READ = """
+import sys
+from untrain.errors import SettingError
+from untrain.runs.recipe import read
+for flags in ([], ["--seed", "x"], ["--task", "text-to-image"], ["--method", "esd"], ["--methods.sfrn.alpha", "1"]):
+    try:
+        read(None, flags)
+    except SettingError as error:
+        print(error)
+heavy = ("torch", "numpy", "scipy", "transformers", "diffusers", "rich", "matplotlib", "optuna", "docstring_parser")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_reading_and_failing_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, check=True)
+    *errors, imported = done.stdout.splitlines()
+    assert len(errors) == 2
+    assert imported == "[]"
+
+
 # ── what is wrong ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -424,6 +446,7 @@ def test_an_unknown_method_lists_the_known(recipe):
         (["--method", "untrain.errors:Sfron"], r"untrain.errors.*'Sfron'"),
         (["--method", "untrain.errors:SettingError"], r"untrain.errors:SettingError .*Method"),
         (["stray"], r"'stray'"),
+        (["--model.options", "&a {b: *a}"], r"alias holds itself"),
     ],
 )
 def test_what_is_wrong_with_a_flag_is_named_without_a_line(recipe, flags, culprit):

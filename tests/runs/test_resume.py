@@ -1,12 +1,11 @@
 """A run that is killed, without a word, at ten moments and resumed each time ends as if nothing had happened."""
 
-import sys
 from pathlib import Path
 
 import torch
 
 from helpers.command_line import files, table, untrain, weights
-from helpers.processes import kill_at
+from helpers.processes import Writes, kill_when
 
 RECIPE = """\
 name: killed
@@ -37,7 +36,7 @@ MOMENTS = [
 
 
 def command(recipe, folder):
-    return [sys.executable, "-m", "untrain", "run", str(recipe), "--out", str(folder), "--resume"]
+    return ["run", recipe, "--out", folder, "--resume"]
 
 
 def test_ten_kills_change_nothing(tmp_path):
@@ -46,7 +45,8 @@ def test_ten_kills_change_nothing(tmp_path):
     code, _, err = untrain("run", recipe, "--out", whole, "--checkpoint_every", "60")
     assert code == 0, err
     for name, times in MOMENTS:
-        assert kill_at(command(recipe, folder), folder / name, times) == -9, f"{name}: over before it was killed"
+        there = Writes(folder / name, times)
+        assert kill_when(there, tmp_path / "log", command(recipe, folder)) == -9, f"{name}: over before it was killed"
     code, _, err = untrain("run", recipe, "--out", folder, "--resume")
     assert code == 0, err
     expected, found = weights(whole), weights(folder)

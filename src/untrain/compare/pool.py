@@ -260,18 +260,20 @@ class Command:
         here: the folder that relative paths start from.
         processes: as how many processes each cell runs.
         threads: of each process; None: as the environment says.
+        flags: that name code, which no recipe can.
     """
 
     folder: str
     here: str
     processes: int = 1
     threads: int | None = None
+    flags: tuple[str, ...] = ()
 
     def words(self, key: str) -> list[str]:
         """The command line. torchrun starts several processes on CPUs too, which `accelerate launch` does not."""
         several = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes), "-m"]
         launcher = several if self.processes > 1 else []
-        return [sys.executable, "-m", *launcher, "untrain", "compare", self.folder, "--cell", key]
+        return [sys.executable, "-m", *launcher, "untrain", "compare", self.folder, "--cell", key, *self.flags]
 
     def start(self, key: str) -> "subprocess.Popen[str]":
         """Starts it, tied to this process: when the pipe to it closes, it ends."""

@@ -1,161 +1,142 @@
-"""What a comparison found, from the evaluations of its groups: the content of comparison.json."""
+"""What a comparison found, from the results of its groups, each of which is an ordinary run."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
-from untrain.compare.cells import read_evaluation
 from untrain.compare.plan import EVALUATION, TUNING, folder_of, tuned
-from untrain.compare.scheduler import Outcome
-from untrain.compare.statistics import Values, mean, noise_floor, ranks, speedups, summary
-from untrain.compare.tuning import trials_of
-from untrain.errors import StaleFile
-from untrain.runs.recipe import REQUESTS, Recipe
-from untrain.runs.stages import ORIGINAL, RETRAINED, retrained_names
+from untrain.compare.pool import Outcome
+from untrain.compare.search import read_search
+from untrain.compare.statistics import mean, noise_floor, ranks, speedups, summary
+from untrain.data.sections import REQUESTS
+from untrain.report.presentation import Presentation
+from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, SeedCell, Stat, read_text
+from untrain.runs.folder import read_evaluation, read_manifest
+from untrain.runs.names import CONFIG, ORIGINAL, RETRAINED
+from untrain.runs.recipe import Recipe
+from untrain.runs.stages import reference_names
 
-DISTANCES = {"AvgD": False, "KL": False, "JS": False, "ToW": True}
-"""Measures beside the target, which have a noise floor and ranks; whether more is better."""
-_NOT_MEASURES = ("missing", "by_class", "losses", "clocks", "samples", "by_part")
 
-
-def comparison_content(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """What comparison.json holds.
+def compare_results(recipe: Recipe, outcomes: Mapping[str, Outcome], presentation: Presentation) -> Results:
+    """Compares all models over the seeds; the results' `to_json` is what comparison.json holds.
 
     Args:
         recipe: as `comparison_recipe` gives it.
         outcomes: how each cell ended, by key.
+        presentation: of the task; says which measures rank methods.
     """
-    sets = {name: _forget_set(recipe, name, outcomes) for name in recipe.compare.forget_sets}
-    classes: list[str] = next((names for one in sets.values() if (names := one.pop("classes"))), [])
-    return {
-        "name": recipe.name,
-        "task": recipe.task,
-        "seeds": list(recipe.compare.seeds),
-        "classes": classes,
-        "settings": recipe.plain(),
-        "forget_sets": sets,
-    }
+    runs = {name: _read_runs(recipe, name, outcomes) for name in recipe.compare.forget_sets}
+    return Results(
+        recipe.name, recipe.task,
+        tuple(_forget_set(recipe, name, each, outcomes, presentation.higher) for name, each in runs.items()),
+        tuple(recipe.compare.seeds),
+        next((run.classes for each in runs.values() for run in each if run), ()),
+        recipe.plain(), read_manifest(recipe.folder), config=read_text(recipe.folder / CONFIG), folder=recipe.folder,
+        compared=True,
+    )  # fmt: skip
 
 
-def _forget_set(recipe: Recipe, name: str, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """Everything about one forget set."""
-    groups = [f"{name}/seed-{seed}" for seed in recipe.compare.seeds]
-    over = [outcomes[f"{group}/{EVALUATION}"].state == "done" for group in groups]
-    found = [
-        (read_evaluation(folder_of(recipe, group)) if done else None) or {}
-        for group, done in zip(groups, over, strict=True)
-    ]
-    roles = {ORIGINAL: "original", **dict.fromkeys(retrained_names(recipe), "reference")}
+def _groups(recipe: Recipe, name: str) -> list[str]:
+    return [f"{name}/seed-{seed}" for seed in recipe.compare.seeds]
+
+
+def _read_runs(recipe: Recipe, name: str, outcomes: Mapping[str, Outcome]) -> list[Results | None]:
+    """Reads the run of each seed on a forget set; None where nothing was measured."""
+    runs = []
+    for group in _groups(recipe, name):
+        done, folder = outcomes[f"{group}/{EVALUATION}"].state == "done", folder_of(recipe, group)
+        evaluation = read_evaluation(folder) if done else None
+        runs.append(Results.of_run(evaluation, manifest=read_manifest(folder)) if evaluation else None)
+    return runs
+
+
+def _forget_set(
+    recipe: Recipe, name: str, runs: Sequence[Results | None], outcomes: Mapping[str, Outcome], higher: Mapping[str, bool]
+) -> ForgetSet:  # fmt: skip
+    """Compares all models on one forget set."""
+    roles: dict[str, Role] = {ORIGINAL: "original", **dict.fromkeys(reference_names(recipe), "reference")}
     roles |= {RETRAINED: "target"} if RETRAINED in roles else {}
     roles |= dict.fromkeys(recipe.methods, "method")
-    entries = {model: [e.get("models", {}).get(model) for e in found] for model in roles}
-    measures = {model: _measures(cells) for model, cells in entries.items()}
-    target = measures.get(RETRAINED, {})
-    models = {
-        model: {
-            "role": role,
-            "method": recipe.methods[model].name if role == "method" else None,
-            "settings": _settings(recipe, model, groups),
-            "cells": _cells(recipe, model, groups, outcomes),
-            "measures": _summaries(measures[model], target),
-            "rank": {},
-            "losses": _histograms(entries[model]),
-            "by_class": _by_class(entries[model]),
-        }
-        for model, role in roles.items()
-    }
-    others = [measures[model] for model, role in roles.items() if role == "reference"]
-    floors = {
-        key: floor
-        for key in DISTANCES
-        if (floor := noise_floor([values[key] for values in others if key in values])) is not None
-    }
-    _rank(models, floors)
+    seen = {model: [run.sets[0].entry(model) if run else None for run in runs] for model in roles}
+    aims = _values(seen.get(RETRAINED, []))
+    entries = []
+    for model, role in roles.items():
+        entry = Entry(
+            model, role, recipe.methods[model].name if role == "method" else "", _settings(recipe, name, model),
+            _cells(recipe, name, model, outcomes), _summaries(_values(seen[model]), aims, len(runs)),
+            losses=_histograms(seen[model]), by_class=_by_class(seen[model]),
+        )  # fmt: skip
+        entries.append(entry)
+    others = [entry for entry in entries if entry.role == "reference"]
+    floors = {key: noise_floor([e.stat(key).values for e in others if key in e.stats]) for key in higher}
+    known = {key: floor for key, floor in floors.items() if floor is not None}
+    first = next((run.sets[0] for run in runs if run), None)
     given = recipe.compare.forget_sets[name]
-    return {
-        "spec": {key: given[key] for key in REQUESTS if given.get(key) not in (None, [])},
-        "sizes": next((e["sizes"] for e in found if e), {}),
-        "noise_floor": floors,
-        "models": models,
-        "tuning": _tuning(recipe, name),
-        "classes": next((e["classes"] for e in found if e), []),
-    }
+    searches = {entry: read_search(folder_of(recipe, f"{TUNING}/{name}"), entry) for entry in tuned(recipe)}
+    return ForgetSet(
+        name, tuple(_rank(entries, known, higher)), {k: given[k] for k in REQUESTS if given.get(k) not in (None, [])},
+        first.sizes if first else {}, known, {entry: found for entry, found in searches.items() if found is not None},
+    )  # fmt: skip
 
 
-def _measures(cells: Sequence[Mapping[str, Any] | None]) -> dict[str, list[float | None]]:
-    """Measure → its value in each seed."""
-    keys = dict.fromkeys(key for cell in cells for key in cell or () if key not in _NOT_MEASURES)
-    return {key: [(cell or {}).get(key) for cell in cells] for key in keys}
+def _values(entries: Sequence[Entry | None]) -> dict[str, list[float | None]]:
+    """Returns measure → its value in each seed."""
+    keys = dict.fromkeys(key for entry in entries if entry for key in entry.stats)
+    return {key: [entry.mean(key) if entry else None for entry in entries] for key in keys}
 
 
-def _summaries(measures: Mapping[str, Values], target: Mapping[str, Values]) -> dict[str, Any]:
-    """Each measure that any seed has a value of, and the speed-up over retraining."""
-    nothing = [None] * max(map(len, measures.values()), default=0)
-    known: dict[str, Values] = dict(measures)
-    if "seconds" in known:
-        known["speedup"] = speedups(known["seconds"], target.get("seconds", nothing))
-    return {
-        key: summary(values, None if key == "speedup" else target.get(key, nothing))
-        for key, values in known.items()
-        if any(value is not None for value in values)
-    }
+def _summaries(
+    values: Mapping[str, list[float | None]], aims: Mapping[str, list[float | None]], seeds: int
+) -> dict[str, Stat]:
+    """Summarises each measure, and the speed-up over retraining."""
+    nothing: list[float | None] = [None] * seeds
+    found = {key: summary(each, aims.get(key, nothing)) for key, each in values.items()}
+    if "seconds" in values:
+        faster = speedups(values["seconds"], aims.get("seconds", nothing))
+        found |= {SPEEDUP: summary(faster)} if any(value is not None for value in faster) else {}
+    return found
 
 
-def _rank(models: Mapping[str, dict[str, Any]], floors: Mapping[str, Mapping[str, Any]]) -> None:
+def _rank(entries: Sequence[Entry], floors: Mapping[str, Stat], higher: Mapping[str, bool]) -> list[Entry]:
     """Ranks the methods; one with a cell that is not done has none."""
-    methods = {name: model for name, model in models.items() if model["role"] == "method"}
-    for key, higher in DISTANCES.items():
+    places: dict[str, dict[str, Rank | None]] = {}
+    for key, more in higher.items():
         means = {}
-        for name, model in methods.items():
-            whole = all(cell["state"] == "done" for cell in model["cells"])
-            found = model["measures"].get(key)
-            means[name] = found["mean"] if whole and found and found["n"] == len(model["cells"]) else None
+        for entry in entries:
+            if entry.role == "method":
+                whole = not entry.failed and entry.stat(key).n == len(entry.cells)
+                means[entry.name] = entry.mean(key) if whole else None
         if any(value is not None for value in means.values()):
-            floor = floors[key]["mean"] if key in floors else None
-            chance = 0.0 if floor is None else (1 - floor if higher else floor)
-            for name, place in ranks(means, chance, higher=higher).items():
-                methods[name]["rank"][key] = place
+            floor = floors[key].mean if key in floors else None
+            chance = 0.0 if floor is None else (1 - floor if more else floor)
+            for name, place in ranks(means, chance, higher=more).items():
+                places.setdefault(name, {})[key] = place
+    return [replace(entry, ranks=places.get(entry.name, {})) for entry in entries]
 
 
-def _cells(recipe: Recipe, model: str, groups: Sequence[str], outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Of each seed, whether the model was made and measured, and where."""
+def _cells(recipe: Recipe, name: str, model: str, outcomes: Mapping[str, Outcome]) -> tuple[SeedCell, ...]:
+    """Says of each seed whether the model was made and measured, and where."""
     cells = []
-    for seed, group in zip(recipe.compare.seeds, groups, strict=True):
+    for seed, group in zip(recipe.compare.seeds, _groups(recipe, name), strict=True):
         own, judged = outcomes.get(f"{group}/{model}", Outcome()), outcomes[f"{group}/{EVALUATION}"]
         told = f"{EVALUATION}: {judged.error}" if own.state == "done" and judged.state != "done" else own.error
         state = own.state if own.state != "done" else judged.state
-        folder = folder_of(recipe, group).relative_to(recipe.folder).as_posix()
-        cells.append({"seed": seed, "state": state, "error": told, "folder": folder})
-    return cells
+        cells.append(SeedCell(seed, state, told or "", folder_of(recipe, group).relative_to(recipe.folder).as_posix()))
+    return tuple(cells)
 
 
-def _settings(recipe: Recipe, model: str, groups: Sequence[str]) -> dict[str, Any]:
-    """A model's settings as they were used, of the first seed that has it; else as the recipe has them."""
-    for group in groups:
-        made = read_manifest(folder_of(recipe, group)).get("models", {}).get(model)
-        if made:
+def _settings(recipe: Recipe, name: str, model: str) -> dict[str, Any]:
+    """Returns a model's settings as they were used, of the first seed that has it; else as the recipe has them."""
+    for group in _groups(recipe, name):
+        if made := read_manifest(folder_of(recipe, group)).get("models", {}).get(model):
             return dict(made["settings"])
-    return asdict(recipe.methods[model]) if model in recipe.methods else asdict(recipe.train)
+    given = recipe.methods.get(model, getattr(recipe.sections, "train", None))
+    return {} if given is None else asdict(given)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What manifest.json of a run folder says; {} where there is none.
-
-    Raises:
-        StaleFile: if it is damaged.
-    """
-    path = folder / "manifest.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise StaleFile(f"{path} cannot be read: {error}. Remove it, and it is made again.") from error
-
-
-def _histograms(cells: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """Loss histograms, counts summed over the seeds."""
-    found = [cell["losses"] for cell in cells if cell and cell.get("losses")]
+def _histograms(entries: Sequence[Entry | None]) -> dict[str, Any]:
+    """Sums the counts of loss histograms over the seeds."""
+    found = [entry.losses for entry in entries if entry and entry.losses]
     if not found:
         return {}
     parts = [part for part in found[0] if part != "edges"]
@@ -163,19 +144,12 @@ def _histograms(cells: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     return {"edges": found[0]["edges"], **sums}
 
 
-def _by_class(cells: Sequence[Mapping[str, Any] | None]) -> dict[str, dict[str, float]]:
-    """Measure → class → mean over the seeds that have samples of it."""
-    found = [cell["by_class"] for cell in cells if cell and cell.get("by_class")]
+def _by_class(entries: Sequence[Entry | None]) -> dict[str, dict[str, float]]:
+    """Returns measure → class → mean over the seeds that have samples of it."""
+    found = [entry.by_class for entry in entries if entry and entry.by_class]
     means: dict[str, dict[str, float]] = {}
     for key in dict.fromkeys(key for one in found for key in one):
         classes = dict.fromkeys(name for one in found for name in one.get(key, ()))
         values = {name: mean([one[key][name] for one in found if name in one.get(key, ())]) for name in classes}
         means[key] = {name: value for name, value in values.items() if value is not None}
     return means
-
-
-def _tuning(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Every search on a forget set: its trials, and which was the best."""
-    folder = folder_of(recipe, f"{TUNING}/{name}")
-    found = {entry: trials_of(folder, entry) for entry in tuned(recipe)}
-    return {entry: trials for entry, trials in found.items() if trials is not None}

@@ -14,8 +14,8 @@ from PIL import Image
 from untrain.diffusion.images import GAP
 from untrain.errors import UntrainError
 from untrain.report.drawing import Figure
-from untrain.report.sections import read_json
-from untrain.report.tables import mapping, number, render, sequence
+from untrain.report.html import render
+from untrain.report.results import as_mapping, as_number, as_sequence, read_json
 
 LARGEST, SPAN = 96, 480
 """An image is made no larger than so many pixels a side, or than a row of them would be so wide: a page of many stays
@@ -54,7 +54,7 @@ class Grid:
     """Whether images in which the detector saw the concept are blurred."""
 
     def cut(self, name: str, alt: str, columns: int | None = None) -> Picture | None:
-        """The first images of a class, all in the row where `columns` is None; None where the class has no row."""
+        """Cuts out the first images of a class, all in the row where `columns` is None; None where the class has no row."""
         if name not in self.classes:
             return None
         count = min(columns or self.columns, self.columns)
@@ -75,12 +75,12 @@ class Grid:
 
 
 def read_grids(folder: Path) -> tuple[dict[str, Grid], list[str]]:
-    """The grids of a run folder by model, and what could not be read, in words."""
+    """Reads the grids of a run folder by model; says what could not be read."""
     return _read({path.stem: path for path in sorted((folder / "grids").glob("*.png"))}, folder)
 
 
 def read_snapshots(folder: Path) -> tuple[dict[str, dict[int, Grid]], list[str]]:
-    """The grids that were made during runs: model → step → grid; and what could not be read, in words."""
+    """Reads the grids that were made during runs: model → step → grid; says what could not be read."""
     paths: dict[str, dict[int, Path]] = {}
     for path in sorted((folder / "snapshots").glob("*.png")):
         if match := re.fullmatch(r"(.+)-(\d{1,12})", path.stem):
@@ -95,13 +95,13 @@ def read_snapshots(folder: Path) -> tuple[dict[str, dict[int, Grid]], list[str]]
 
 
 def picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str, *, prompts: bool = False) -> Figure:
-    """Pictures in a table, a row a class, the rows of forgotten classes marked; prompts stand above their pictures."""
+    """Puts pictures in a table, a row a class, the rows of forgotten classes marked; prompts stand above their pictures."""
     html: Markup = render("prompts.html.j2" if prompts else "pictures.html.j2", columns=columns, lines=lines)
     return Figure(html, "", caption)
 
 
-def chosen(classes: Sequence[str], forgotten: Sequence[str], most: int) -> list[str]:
-    """No more than so many classes, in order: the forgotten ones, and others, evenly spread; of many half and half."""
+def choose(classes: Sequence[str], forgotten: Sequence[str], most: int) -> list[str]:
+    """Chooses no more than so many classes, in order: the forgotten ones, and others, evenly spread; of many half and half."""
     gone = [name for name in classes if name in forgotten]
     others = [name for name in classes if name not in forgotten]
     gone = _spread(gone, max(most // 2, most - len(others)))
@@ -110,7 +110,7 @@ def chosen(classes: Sequence[str], forgotten: Sequence[str], most: int) -> list[
 
 
 def _spread(names: Sequence[str], most: int) -> list[str]:
-    """So many at most, evenly from the first on."""
+    """Returns so many at most, evenly from the first on."""
     count = min(len(names), most)
     return [names[i * len(names) // count] for i in range(count)]
 
@@ -120,8 +120,8 @@ def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) ->
     for name, path in paths.items():
         known = [folder / "grids" / f"{one}.json" for one in (layout or name, "original")]
         given: Mapping[str, Any] = next((_layout(file) for file in known if file.is_file()), {})
-        classes = tuple(str(c) for c in sequence(given.get("classes")))
-        columns = int(number(given.get("columns")) or 0)
+        classes = tuple(str(c) for c in as_sequence(given.get("classes")))
+        columns = int(as_number(given.get("columns")) or 0)
         place = path.relative_to(folder)
         try:
             with Image.open(path) as opened:
@@ -138,6 +138,6 @@ def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) ->
 
 def _layout(file: Path) -> Mapping[str, Any]:
     try:
-        return mapping(read_json(file, "untrain evaluate"))
+        return as_mapping(read_json(file, "untrain evaluate"))
     except UntrainError:
         return {}  # the grid is then named as one that does not fit

@@ -78,54 +78,45 @@ class Clock:
 
 
 @in_style
-def draw_losses(name: str, runs: Sequence[Curves], unit: str = "") -> Figure:
-    """Draws the loss on forget and retain batches over the steps of each run, one panel a run."""
-    drawing, panels = make_panels(len(runs), height=2.3, columns=2)
-    for axes, run in zip(panels, runs):
-        for key, curve in run.series.items():
-            _draw_curve(axes, curve, *_series_style(key))
-        _mark_skipped(axes, run.skipped)
-        _set_wide_range(axes, [curve.values for curve in run.series.values()])
-        axes.set_title(clean(run.label))
-        axes.set_xlabel("step")
-    for axes in panels[::2]:
-        axes.set_ylabel(with_unit("loss", unit))
-    legend(drawing, [_series_entry(key) for key in dict.fromkeys(k for run in runs for k in run.series)])
-    alt = "Loss over the steps. " + " ".join(_tell(run) for run in runs)
-    return Figure(write_svg(drawing, name, alt), alt, _describe_curves(runs))
-
-
-@in_style
-def draw_watched(
-    name: str, runs: Sequence[Curves], sets: Mapping[str, str], targets: Mapping[str, float], title: str, unit: str
-) -> Figure:
-    """Draws what was measured during each run, with the retrained model's values as thin lines; one panel a run.
+def draw_curves(
+    name: str, runs: Sequence[Curves], sets: Mapping[str, str], words: str, unit: str,
+    targets: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Draws losses, or what else was measured during each run, over its steps; one panel a run.
 
     Args:
         name: prefix of the drawing's ids.
         runs: their series are drawn.
-        sets: measure → the set that it is measured on, which decides how it is drawn.
-        targets: measure → the retrained model's value.
-        title: what the measures are together: "accuracy".
+        sets: series → the set that it is measured on, which decides how it is drawn.
+        words: what the series are together.
         unit: of them.
+        targets: series → the retrained model's value, drawn as a thin line; None: the series are losses.
     """
     drawing, panels = make_panels(len(runs), height=2.3, columns=2)
+    looks = {key: SETS.get(part, SETS["test"]) for key, part in sets.items()}
     for axes, run in zip(panels, runs):
         for key, curve in run.series.items():
-            colour, line, marker = SETS[sets[key]]
-            _draw_curve(axes, curve, colour, line, marker)
-            if key in targets:
-                axes.axhline(targets[key], color=colour, linewidth=0.7, alpha=0.8, zorder=1)
+            _draw_curve(axes, curve, *looks[key])
+            if targets and key in targets:
+                axes.axhline(targets[key], color=looks[key][0], linewidth=0.7, alpha=0.8, zorder=1)
+        if targets is None:
+            _mark_skipped(axes, run.skipped)
+            _set_wide_range(axes, [curve.values for curve in run.series.values()])
         axes.set_title(clean(run.label))
         axes.set_xlabel("step")
     for axes in panels[::2]:
-        axes.set_ylabel(with_unit(title, unit))
-    used = [key for key in sets if any(key in run.series for run in runs)]
-    legend(drawing, [Key(key, *SETS[sets[key]]) for key in used])
-    alt = f"{capitalize(title)} on the {join_words([sets[key] for key in used])} sets over the steps. "
-    alt += " ".join(_tell(run, f" {unit}".rstrip()) for run in runs)
-    lines = " Thin horizontal lines: the retrained model." if targets else ""
-    return Figure(write_svg(drawing, name, alt), alt, f"{capitalize(title)} measured during the run.{lines}")
+        axes.set_ylabel(with_unit(words, unit))
+    used = dict.fromkeys(key for run in runs for key in run.series)
+    if targets is None:
+        legend(drawing, [Key(f"{sets[k]} batches" if sets[k] in SETS else k, *looks[k][:2]) for k in used])
+        alt, caption = "Loss over the steps. ", _describe_curves(runs)
+    else:
+        legend(drawing, [Key(key, *looks[key]) for key in used])
+        alt = f"{capitalize(words)} on the {join_words([sets[key] for key in used])} sets over the steps. "
+        caption = f"{capitalize(words)} measured during the run."
+        caption += " Thin horizontal lines: the retrained model." if targets else ""
+    alt += " ".join(_tell(run, "" if targets is None else f" {unit}") for run in runs)
+    return Figure(write_svg(drawing, name, alt), alt, caption)
 
 
 @in_style
@@ -319,15 +310,6 @@ def thin(steps: Sequence[float], values: Sequence[float], most: int = POINTS) ->
     return (
         np.add.reduceat(x, starts) / sizes, mean, np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)
     )  # fmt: skip
-
-
-def _series_style(key: str) -> tuple[str, Any, str]:
-    return SETS.get(key.removesuffix("_loss"), SETS["test"])
-
-
-def _series_entry(key: str) -> Key:
-    part = key.removesuffix("_loss")
-    return Key(f"{part} batches" if part in SETS else key, *_series_style(key)[:2])
 
 
 def _describe_curves(runs: Sequence[Curves]) -> str:

@@ -7,10 +7,11 @@ A presentation that gives `measures` and `distance` alone has all of them; every
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 from untrain.report import sections, verdict
 from untrain.report.measures import TIME, Distance, Measure
-from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat, as_mapping, as_sequence
+from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat, as_mapping
 from untrain.report.sections import Section
 from untrain.report.verdict import Verdict
 from untrain.report.words import count_of, describe_choice, list_values, show_date, show_duration, show_share
@@ -68,7 +69,6 @@ class Presentation:
         watched_as: what these measures are together, and their unit.
         loss_unit: of the losses.
         samples: what is counted in "600 of 6,000 training samples to forget".
-        curves_lede: what stands above the losses over the steps.
     """
 
     measures: Sequence[Measure] = ()
@@ -79,10 +79,6 @@ class Presentation:
     watched_as: tuple[str, str] = ("accuracy", "%")
     loss_unit: str = ""
     samples: str = "training samples to forget"
-    curves_lede: str = (
-        "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
-        "on the rest low."
-    )
 
     @property
     def higher(self) -> Mapping[str, bool]:
@@ -92,8 +88,17 @@ class Presentation:
     @property
     def axes(self) -> tuple[str, ...]:
         """The measures of forgetting and of what it costs; fewer where the distance has fewer parts."""
-        parts = () if self.distance is None else tuple(self.distance.parts)
-        return parts if len(parts) < 2 else (parts[0], parts[-1])
+        return self.parts if len(self.parts) < 2 else (self.parts[0], self.parts[-1])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The measures that the distance averages."""
+        return () if self.distance is None else tuple(self.distance.parts)
+
+    @property
+    def gap(self) -> Measure:
+        """The distance as a measure; one without a name where there is none."""
+        return self.measure("" if self.distance is None else self.distance.key)
 
     def measure(self, key: str) -> Measure:
         """Returns a measure by its key; of an unknown one all that is known is the key."""
@@ -151,15 +156,23 @@ class Presentation:
 
     # What is said.
 
-    def lede(self, results: Results, gauge: Entry | None) -> str:
+    def lede(self, results: Results) -> str:
         """Says what stands above the table: how its values are to be read."""
-        if gauge is None:
+        if results.sets[0].target is None:
             where = "comparison" if results.compared else "run"
             found = f"There is no retrained model in this {where}, so no value here has a target."
             return found if results.compared else f"{found} Retraining once without the forget set would give one."
+        relative = "" if self.distance is None else "No value here is good by itself. "
         return (
-            "No value here is good by itself. The retrained model never saw what was to be forgotten, so its row is "
+            f"{relative}The retrained model never saw what was to be forgotten, so its row is "
             f"the target{'.' if results.compared else '; the small numbers are the differences to it.'}"
+        )
+
+    def curves_lede(self) -> str:
+        """Says what stands above the losses over the steps."""
+        return (
+            "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
+            "on the rest low."
         )
 
     def verdict(self, one: ForgetSet, results: Results) -> Verdict:
@@ -169,7 +182,7 @@ class Presentation:
     def remarks(self, one: ForgetSet, method: Entry) -> list[str]:
         """Says of a run's best method where it is still away from the retrained model."""
         gaps = {}
-        for key in self.distance.parts if self.distance else ():
+        for key in self.parts:
             value, aim = method.mean(key), one.target.mean(key) if one.target else None
             if value is not None and aim is not None:
                 gaps[key] = abs(value - aim), value, aim
@@ -250,17 +263,17 @@ class Presentation:
 
     def forgotten(self, results: Results) -> list[str]:
         """Names what a run was to forget, as a reader would; empty where it has no names."""
-        return [str(name) for name in as_sequence(results.facts.get("forgotten"))]
+        return list(results.sets[0].forgotten)
 
     def measured_with(self, results: Results) -> Mapping[str, object]:
         """Returns what of a run's facts stands among the settings: by default all, as no section shows them."""
-        return {key: value for key, value in results.facts.items() if value and key not in ("forgotten", "real")}
+        return {key: value for key, value in results.facts.items() if value}
 
     # What is shown.
 
     def sections(self, results: Results) -> Sequence[MakeSection]:
         """Returns the sections of the page of a run or of a comparison, in order."""
-        makers: list[Callable[[Results, Presentation], Section | None]]
+        makers: list[Any]
         if results.compared:
             makers = [sections.show_verdict, sections.show_table, sections.show_failures, sections.show_measures]
             if self.distance is not None:

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,12 +66,6 @@ class Stat:
         few = given["few"] if isinstance(given.get("few"), bool) else n < FEW
         return cls(values, n, mean, as_number(given.get("std")), interval, few, as_number(given.get("difference")))
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns what comparison.json holds of it."""
-        interval = None if self.interval is None else list(self.interval)
-        found = {"values": list(self.values), "n": self.n, "mean": self.mean, "std": self.std, "ci95": interval}
-        return found | {"few": self.few, "difference": self.difference}
-
 
 @dataclass(frozen=True)
 class Rank:
@@ -85,10 +79,6 @@ class Rank:
         """Reads a rank of comparison.json; None: not ranked."""
         rank = as_number(as_mapping(given).get("rank"))
         return None if rank is None else cls(int(rank), as_mapping(given).get("tied") is True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what comparison.json holds of it."""
-        return {"rank": self.rank, "tied": self.tied}
 
     def __str__(self) -> str:
         """The rank as shown: "2", or "1=" for a tie."""
@@ -107,15 +97,8 @@ class SeedCell:
     @classmethod
     def of_json(cls, given: Mapping[str, Any]) -> "SeedCell":
         """Reads a cell of comparison.json."""
-        state, error, folder = ("" if (word := given.get(key)) is None else str(word) for key in _CELL)
-        return cls(_seed(given.get("seed")), state, error, folder)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what comparison.json holds of it."""
-        return {"seed": self.seed, "state": self.state, "error": self.error, "folder": self.folder}
-
-
-_CELL = ("state", "error", "folder")
+        words = (given.get(key) for key in ("state", "error", "folder"))
+        return cls(_seed(given.get("seed")), *("" if word is None else str(word) for word in words))
 
 
 @dataclass(frozen=True)
@@ -175,13 +158,14 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Returns what comparison.json holds of it."""
-        return {
-            "role": self.role, "method": self.method or None, "settings": self.settings,
-            "cells": [cell.to_json() for cell in self.cells],
-            "measures": {key: stat.to_json() for key, stat in self.stats.items()},
-            "rank": {key: rank and rank.to_json() for key, rank in self.ranks.items()},
-            "losses": self.losses, "by_class": self.by_class,
-        }  # fmt: skip
+        measures = {}
+        for key, stat in self.stats.items():
+            measures[key] = asdict(stat)
+            measures[key]["ci95"] = measures[key].pop("interval")
+        cells = [asdict(cell) | {"error": cell.error or None} for cell in self.cells]
+        found = {"role": self.role, "method": self.method or None, "settings": self.settings, "cells": cells}
+        found |= {"measures": measures, "rank": self.ranks, "losses": self.losses, "by_class": self.by_class}
+        return found
 
     @property
     def label(self) -> str:
@@ -220,6 +204,8 @@ class ForgetSet:
     """Noise floor: measure → how far retrained models are from each other."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """Method → the trials of its search for settings, as JSON."""
+    forgotten: tuple[str, ...] = ()
+    """Of a run: names of what was to be forgotten, where it has names: classes, prompts, labels."""
 
     @classmethod
     def of_json(cls, name: str, given: Mapping[str, Any]) -> "ForgetSet":
@@ -231,11 +217,13 @@ class ForgetSet:
 
     def to_json(self) -> dict[str, Any]:
         """Returns what comparison.json holds of it."""
-        floor = {key: {"mean": s.mean, "std": s.std, "values": list(s.values)} for key, s in self.floor.items()}
-        return {
-            "spec": self.spec, "sizes": self.sizes, "noise_floor": floor,
-            "models": {entry.name: entry.to_json() for entry in self.entries}, "tuning": self.tuning,
-        }  # fmt: skip
+        floor = {key: {"mean": s.mean, "std": s.std, "values": s.values} for key, s in self.floor.items()}
+        models = {entry.name: entry.to_json() for entry in self.entries}
+        return {"spec": self.spec, "sizes": self.sizes, "noise_floor": floor, "models": models, "tuning": self.tuning}
+
+    def entry(self, name: str) -> Entry | None:
+        """Returns a model by its name."""
+        return next((entry for entry in self.entries if entry.name == name), None)
 
     def of_role(self, *roles: Role) -> tuple[Entry, ...]:
         """Returns the models of these roles, in order."""
@@ -315,7 +303,7 @@ class Results:
         unreadable: lines of the history that could not be read, for instance the last one of a killed run.
         config: the recipe as text; None: unknown.
         folder: where it is; None: nowhere yet.
-        facts: of a run: whatever else evaluation.json holds: judges, samplers, what was forgotten, …
+        facts: of a run: whatever else evaluation.json holds: judges, samplers, …
         compared: whether it is a comparison.
         measured: whether anything was measured; a run that was not has models, curves and times alone.
     """
@@ -370,7 +358,10 @@ class Results:
         entries = (Entry.of_run(name, values, seed, as_mapping(made.get(name))) for name, values in models.items())
         data, split = as_mapping(manifest.get("data")), as_mapping(manifest.get("split"))
         name = data.get("name") or ("run" if folder is None else folder.resolve().name)
-        one = ForgetSet("", tuple(entries), split.get("spec"), _sizes(evaluation), _floor(evaluation))
+        one = ForgetSet(
+            "", tuple(entries), split.get("spec"), _sizes(evaluation), _floor(evaluation),
+            forgotten=_names(evaluation.get("forgotten")),
+        )  # fmt: skip
         return cls(
             str(name), _task(evaluation) or _task(manifest), (one,), (seed,), _names(evaluation.get("classes")),
             as_mapping(evaluation.get("settings")), manifest, curves, unreadable, config, folder,
@@ -434,17 +425,19 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the content of comparison.json."""
-        return {
-            "name": self.name, "task": self.task, "seeds": list(self.seeds), "classes": list(self.classes),
-            "settings": self.settings, "forget_sets": {one.name: one.to_json() for one in self.sets},
-        }  # fmt: skip
+        found = {"name": self.name, "task": self.task, "seeds": self.seeds, "classes": self.classes}
+        sets = {one.name: one.to_json() for one in self.sets}
+        return _plain(found | {"settings": self.settings, "forget_sets": sets})
 
     def made(self, name: str) -> Mapping[str, Any]:
         """Returns what the manifest says of how a model was made."""
         return as_mapping(as_mapping(self.manifest.get("models")).get(name))
 
 
-_NO_FACTS = ("task", "classes", "models", "settings", "sizes", "noise_floor", "mark", "fingerprint")
+_NO_FACTS = (
+    *("task", "classes", "models", "settings", "sizes", "noise_floor", "forgotten"),
+    *("mark", "fingerprint"),
+)
 
 
 def task_of(folder: str | Path) -> str | None:
@@ -556,6 +549,15 @@ def as_number(value: Any) -> float | None:
 def as_numbers(value: Any) -> dict[str, float]:
     """Returns the numbers of a mapping by name; empty where it is none."""
     return {str(key): known for key, one in as_mapping(value).items() if (known := as_number(one)) is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON has it: objects as their fields, tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _tables(given: Any) -> dict[str, dict[str, float]]:

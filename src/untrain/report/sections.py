@@ -5,10 +5,10 @@ and the results lack is said in it. Where there are several forget sets, each se
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -38,6 +38,8 @@ from untrain.report.words import capitalize, flatten, list_values, show, show_du
 
 if TYPE_CHECKING:
     from untrain.report.presentation import Presentation
+
+T = TypeVar("T")
 
 DRAWN = 6
 """So many methods are drawn by class and by layer at most, the best first."""
@@ -123,7 +125,7 @@ def show_table(results: Results, presentation: "Presentation") -> Section:
         main = main_table(*of) if results.compared else run_table(results, presentation)
         further = further_table(*of) if results.compared else None
         parts.append({"heading": heading_of(results, one), "table": main, "further": further, "notes": notes})
-    lede = presentation.lede(results, presentation.gauge(results.sets[0]))
+    lede = presentation.lede(results)
     lede = f"{lede} {_explain_values(results)}" if results.compared else lede
     title = f"All {'methods' if results.compared else 'models'} side by side"
     return Section("comparison", title, render("tables.html.j2", parts=parts, lede=lede.strip()))
@@ -177,29 +179,22 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
     (one,), history = results.sets, results.history
     names = [entry.name for entry in presentation.order(one)]
     runs = [history[name] for name in [*names, *(n for n in history if n not in names)] if name in history]
-    losses = _with_series(runs, [*_LOSSES, *(k for run in runs for k in run.series if _is_loss(k))])
-    watched = _with_series(runs, list(presentation.watched))
+    losses = [key for run in runs for key in run.series if key == "loss" or key.endswith("_loss")]
+    lossy = _with_series(runs, ["forget_loss", "retain_loss", *losses])
     drawn = []
-    if losses:
-        drawn.append(figures.draw_losses("loss-curves", losses[:PANELS], presentation.loss_unit))
-    if watched:
-        target = one.target
-        aims = {key: v for key in presentation.watched if target and (v := target.mean(key)) is not None}
-        title, unit = presentation.watched_as
-        drawn.append(figures.draw_watched("accuracy-curves", watched[:PANELS], presentation.watched, aims, title, unit))
-    missing = [] if losses else ["There are no curves: history.jsonl is missing or holds no loss."]
-    notes = name_left_out([run.label for run in losses[PANELS:]])
+    if lossy:
+        sets = {key: key.removesuffix("_loss") for key in dict.fromkeys(losses)}
+        drawn.append(figures.draw_curves("loss-curves", lossy[:PANELS], sets, "loss", presentation.loss_unit))
+    if watched := _with_series(runs, list(presentation.watched)):
+        aims = {key: mean for key in presentation.watched if one.target and (mean := one.target.mean(key)) is not None}
+        of = (presentation.watched, *presentation.watched_as)
+        drawn.append(figures.draw_curves("accuracy-curves", watched[:PANELS], *of, aims))
+    missing = [] if lossy else ["There are no curves: history.jsonl is missing or holds no loss."]
+    notes = name_left_out([run.label for run in lossy[PANELS:]])
     if results.unreadable:
         notes.append(f"{results.unreadable} unreadable lines of history.jsonl were left out.")
     part = Part(missing, drawn, notes=notes)
-    return figure_section("curves", "Losses while unlearning", presentation.curves_lede, part)
-
-
-_LOSSES = ("forget_loss", "retain_loss")
-
-
-def _is_loss(key: str) -> bool:
-    return key == "loss" or key.endswith("_loss")
+    return figure_section("curves", "Losses while unlearning", presentation.curves_lede(), part)
 
 
 def _with_series(runs: Sequence[Curves], keys: Sequence[str]) -> list[Curves]:
@@ -207,8 +202,7 @@ def _with_series(runs: Sequence[Curves], keys: Sequence[str]) -> list[Curves]:
     found = []
     for run in runs:
         series = {k: run.series[k] for k in keys if k in run.series and np.isfinite(run.series[k].values).any()}
-        if series:
-            found.append(Curves(run.label, series, run.skipped))
+        found += [Curves(run.label, series, run.skipped)] if series else []
     return found
 
 
@@ -304,132 +298,127 @@ def _clock(entry: Entry) -> Clock | None:
     return Clock(entry.label, fisher, steps, rest, entry.name == TARGET)
 
 
-# What is drawn of each forget set of a comparison: the figure, or why there is none; and notes.
-
-Drawn = tuple[Figure | None, str, list[str]]
+# What is drawn of each forget set of a comparison.
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A section with one figure for each forget set; `draw` makes it, from its id on."""
+    """A section with one part for each forget set; `draw` makes it, its figure with this id."""
 
     key: str
     title: str
     lede: str
-    draw: Callable[[ForgetSet, Results, "Presentation", str], Drawn]
+    draw: Callable[[ForgetSet, Results, "Presentation", str], Part]
 
     def __call__(self, results: Results, presentation: "Presentation") -> Section:
         """Makes the section."""
-        parts = []
-        for place, one in enumerate(results.sets):
-            figure, missing, notes = self.draw(one, results, presentation, f"{self.key}-{place}")
-            shown, absent = ([figure], []) if figure else ([], [missing])
-            parts.append(Part(absent, shown, notes=notes, heading=heading_of(results, one)))
+        parts = [
+            replace(self.draw(one, results, presentation, f"{self.key}-{place}"), heading=heading_of(results, one))
+            for place, one in enumerate(results.sets)
+        ]
         return figure_section(self.key, self.title, self.lede, *parts)
 
 
-def look_of(entry: Entry, results: Results, presentation: "Presentation") -> Look:
-    """Returns how a model is drawn: by its place among all methods, so the same on every forget set."""
-    if entry.role != "method":
-        return trade_offs.ORIGINAL if entry.role == "original" else trade_offs.RETRAINED
-    names = list(dict.fromkeys(each.name for one in results.sets for each in presentation.order(one)))
-    return trade_offs.look_of(names.index(entry.name))
-
-
-def name_absent(names: Sequence[str]) -> list[str]:
-    """Names the models that are not drawn because their values are missing, as a note."""
-    return [f"Not drawn, as the values are missing: {list_values(names)}."] if names else []
+def collect(entries: Iterable[Entry], make: Callable[[Entry], T | None]) -> tuple[list[T], list[str]]:
+    """Makes something of each model; returns it, and as a note the models of which there is nothing to make."""
+    made = [(entry.label, make(entry)) for entry in entries]
+    absent = [label for label, found in made if found is None]
+    notes = [f"Not drawn, as the values are missing: {list_values(absent)}."] if absent else []
+    return [found for _, found in made if found is not None], notes
 
 
 def differences_of(one: ForgetSet, entry: Entry, measures: Sequence[str]) -> Floats:
     """Returns value − the target's of the same seed, [seeds, measures]; seeds that lack one are left out."""
-    columns = []
-    for measure in measures if one.target else ():
-        values, aims = entry.stat(measure).values, one.target.stat(measure).values if one.target else ()
-        columns.append([np.nan if v is None or a is None else v - a for v, a in zip(values, aims)])
+    target, columns = one.target or Entry("", "target"), []
+    for measure in measures:
+        pairs = zip(entry.stat(measure).values, target.stat(measure).values)
+        columns.append([np.nan if v is None or a is None else v - a for v, a in pairs])
     if len({len(column) for column in columns}) != 1 or not columns[0]:
         return np.empty((0, len(measures)))
     found = np.array(columns, dtype=float).T
     return found[np.isfinite(found).all(1)]
 
 
-def _draw_trade_off(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Drawn:
+def look_of(entry: Entry, results: Results, presentation: "Presentation") -> Look:
+    """Returns how a model is drawn: by its place among all methods, so the same on every forget set."""
+    if entry.role != "method":
+        return trade_offs.ORIGINAL
+    names = list(dict.fromkeys(each.name for one in results.sets for each in presentation.order(one)))
+    return trade_offs.look_at(names.index(entry.name))
+
+
+def _cloud(entry: Entry, points: Floats, results: Results, presentation: "Presentation") -> Cloud | None:
+    look = look_of(entry, results, presentation)
+    return Cloud(entry.label, look, points[:, 0], points[:, 1]) if len(points) else None
+
+
+def _draw_trade_off(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Part:
     forgetting, cost = (presentation.measure(key) for key in presentation.axes)
-    clouds, absent = [], []
+
+    def points_of(entry: Entry) -> Floats:
+        return differences_of(one, entry, presentation.axes)
+
     shown = [*one.of_role("original"), *presentation.order(one)]
-    for entry in shown:
-        points = differences_of(one, entry, (forgetting.key, cost.key))
-        if len(points):
-            clouds.append(Cloud(entry.label, look_of(entry, results, presentation), points[:, 0], points[:, 1]))
-        else:
-            absent.append(entry.label)
+    clouds, notes = collect(shown, lambda entry: _cloud(entry, points_of(entry), results, presentation))
     if not clouds:
         words = f"{capitalize(forgetting.words)} and {cost.words}"
-        return None, f"{words} are not known beside those of a retrained model.", []
-    others = [differences_of(one, entry, (forgetting.key, cost.key)) for entry in one.of_role("reference")]
-    points = np.concatenate(others) if others else np.empty((0, 2))
-    joined = Cloud("retrained again", trade_offs.RETRAINED, points[:, 0], points[:, 1]) if len(points) else None
-    return (
-        trade_offs.draw_trade_off(name, clouds, joined, (forgetting, cost), presentation.ends),
-        "",
-        name_absent(absent),
+        return Part([f"{words} are not known beside those of a retrained model."])
+    others = np.concatenate([np.empty((0, 2)), *(points_of(entry) for entry in one.of_role("reference"))])
+    return Part(
+        figures=[trade_offs.draw_trade_off(name, clouds, others, (forgetting, cost), presentation.ends)], notes=notes
     )
 
 
-def _draw_distances(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Drawn:
-    distance = presentation.distance
-    keys = () if distance is None else tuple(distance.parts)
-    bars, absent = [], []
-    for entry in [*one.of_role("original"), *presentation.order(one)]:
+def _draw_distances(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Part:
+    keys, whole = presentation.parts, presentation.gap
+
+    def bar_of(entry: Entry) -> Distances | None:
         found = np.abs(differences_of(one, entry, keys))
-        if not len(found):
-            absent.append(entry.label)
-            continue
-        parts = dict(zip(keys, (found.mean(0) / len(keys)).tolist()))
         note = f"{len(found)} of {len(entry.cells)} seeds" if len(found) < len(entry.cells) else ""
-        bars.append(Distances(entry.label, parts, note))
-    whole = presentation.measure(distance.key if distance else "")
+        parts = (found.mean(0) / len(keys)).tolist() if len(found) else []
+        return Distances(entry.label, dict(zip(keys, parts)), note) if parts else None
+
+    bars, notes = collect([*one.of_role("original"), *presentation.order(one)], bar_of)
     if not bars:
-        return None, f"The measures that {whole.name} is made of are not known beside those of a retrained model.", []
+        return Part([f"The measures that {whole.name} is made of are not known beside those of a retrained model."])
     titles = {key: uncapitalize(presentation.measure(key).title) for key in keys}
-    return trade_offs.draw_distances(name, bars, titles, whole, one.noise(whole.key)), "", name_absent(absent)
+    return Part(figures=[trade_offs.draw_distances(name, bars, titles, whole, one.noise(whole.key))], notes=notes)
 
 
-def _draw_time_quality(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Drawn:
-    measure = presentation.measure(presentation.distance.key if presentation.distance else "")
-    clouds, absent = [], []
-    for entry in presentation.order(one):
+def _draw_time_quality(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Part:
+    measure = presentation.gap
+
+    def cloud_of(entry: Entry) -> Cloud | None:
         pairs = zip(entry.stat("seconds").values, entry.stat(measure.key).values)
-        points = np.array([(s, d) for s, d in pairs if s is not None and s > 0 and d is not None], dtype=float)
-        if len(points):
-            clouds.append(Cloud(entry.label, look_of(entry, results, presentation), points[:, 0], points[:, 1]))
-        else:
-            absent.append(entry.label)
+        points = [(s, d) for s, d in pairs if s is not None and s > 0 and d is not None]
+        return _cloud(entry, np.array(points, dtype=float), results, presentation)
+
+    clouds, notes = collect(presentation.order(one), cloud_of)
     if not clouds:
-        return None, f"Time and {measure.words} are not both known of any method.", []
+        return Part([f"Time and {measure.words} are not both known of any method."])
     whole = one.target.mean("seconds") if one.target else None
-    whole = whole if whole and whole > 0 else None
-    drawn = trade_offs.draw_time_quality(name, clouds, measure, one.noise(measure.key), whole)
-    return drawn, "", name_absent(absent)
+    figure = trade_offs.draw_time_quality(name, clouds, measure, one.noise(measure.key), max(whole or 0.0, 0.0))
+    return Part(figures=[figure], notes=notes)
 
 
-def _draw_histograms(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Drawn:
+def _draw_histograms(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Part:
     target = histogram_of(one.target) if one.target else None
     if target is None or "forget" not in target.counts:
-        return None, "The losses of the retrained model's single samples are not known.", []
-    models, absent = [], []
-    for entry in [*one.of_role("original"), *presentation.order(one)]:
+        return Part(["The losses of the retrained model's single samples are not known."])
+    edges = target.edges
+
+    def comparable(entry: Entry) -> Histogram | None:
         found = histogram_of(entry)
-        if found is None or "forget" not in found.counts or not np.array_equal(found.edges, target.edges):
-            absent.append(entry.label)
-        else:
-            models.append(found)
+        fits = found is not None and "forget" in found.counts and np.array_equal(found.edges, edges)
+        return found if fits else None
+
+    models, notes = collect([*one.of_role("original"), *presentation.order(one)], comparable)
     if not models:
-        return None, "The losses of single samples are not known of any method.", []
-    return figures.draw_histograms(name, models, presentation.loss_unit, target), "", name_absent(absent)
+        return Part(["The losses of single samples are not known of any method."])
+    return Part(figures=[figures.draw_histograms(name, models, presentation.loss_unit, target)], notes=notes)
 
 
-def _draw_trials(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Drawn:
+def _draw_trials(one: ForgetSet, results: Results, presentation: "Presentation", name: str) -> Part:
     searches = []
     for entry in presentation.order(one):
         search = as_mapping(one.tuning.get(entry.name))
@@ -439,8 +428,8 @@ def _draw_trials(one: ForgetSet, results: Results, presentation: "Presentation",
         if len(criteria):
             searches.append(Search(entry.label, criteria, None if best is None else int(best)))
     if not searches:
-        return None, "No settings were searched on this forget set.", []
-    return trade_offs.draw_trials(name, searches), "", []
+        return Part(["No settings were searched on this forget set."])
+    return Part(figures=[trade_offs.draw_trials(name, searches)])
 
 
 TRADE_OFF = Plot(

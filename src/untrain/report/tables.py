@@ -266,8 +266,6 @@ class _Builder:
         self.one, self.results, self.presentation = one, results, presentation
         self.measures, self.narrow, self.ranked = measures, narrow, ranked
         self.gauge = one.target if results.compared else presentation.gauge(one)
-        self.key = presentation.distance.key if presentation.distance else ""
-        self.by = presentation.measure(self.key).name
         self.closest = [e.name for e in presentation.closest(one, ranked=results.compared)]
         self.flagged = len(_fewness(one, measures)) == 2
         self.notes: dict[str, int] = {}
@@ -281,13 +279,13 @@ class _Builder:
             rows[place:place] = floors
         else:
             rows = [*map(self._row, one.entries), *floors]
-        ranked = self.by if self.ranked else ""
+        ranked = self.presentation.gap.name if self.ranked else ""
         return Table(tuple(self.measures), tuple(rows), tuple(self.notes), self._marks(rows), ranked, self._absent())
 
     def _row(self, entry: Entry) -> Row:
         note = self._note(describe_failures(entry)) if entry.failed else None
         cells = tuple(self._cell(measure, entry) for measure in self.measures)
-        rank = entry.ranks.get(self.key)
+        rank = entry.ranks.get(self.presentation.gap.key)
         shown = str(rank) if rank else "—" if entry.role == "method" else ""
         return Row(entry.name, entry.label, entry.role, cells, entry.name in self.closest, shown, note)
 
@@ -364,7 +362,7 @@ class _Builder:
         said += [f"under the values: {', '.join(under)}"] if under else []
         marks = ["; ".join(said)] if said else []
         marks += [few] if few and not self.narrow else []
-        marks += [f"* the closest to it by {self.by}"] if any(row.closest for row in rows) else []
+        marks += [f"* the closest to it by {self.presentation.gap.name}"] if any(row.closest for row in rows) else []
         tied = any(rank and rank.tied for entry in self.one.methods for rank in entry.ranks.values())
         return (*marks, *["= methods that the noise floor cannot tell apart"] * tied)
 

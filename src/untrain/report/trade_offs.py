@@ -56,10 +56,10 @@ class Look:
         return PAPER if self.hollow else self.colour
 
 
-ORIGINAL, RETRAINED = Look(MUTED, "o", hollow=True), Look(INK, "+")
+ORIGINAL = Look(MUTED, "o", hollow=True)
 
 
-def look_of(place: int) -> Look:
+def look_at(place: int) -> Look:
     """Returns the look of the method at this place: twelve markers, six colours, and hollow from the seventh on."""
     return Look(COLOURS[place % 6], MARKERS[place % 12], hollow=place % 12 >= 6)
 
@@ -100,7 +100,7 @@ class Search:
 
 @in_style
 def draw_trade_off(
-    name: str, clouds: Sequence[Cloud], references: Cloud | None, axes_of: tuple[Measure, Measure],
+    name: str, clouds: Sequence[Cloud], references: Floats, axes_of: tuple[Measure, Measure],
     ends: tuple[str, str] | None = None,
 ) -> Figure:  # fmt: skip
     """Draws forgetting against utility, both as differences to the retrained model of the same seed.
@@ -108,7 +108,7 @@ def draw_trade_off(
     Args:
         name: prefix of the drawing's ids.
         clouds: the original and the methods; x and y: the two measures − the retrained model's.
-        references: further retrained models in the same way; their largest distances give the shaded region.
+        references: the seeds of further retrained models in the same way, [N, 2]; the largest give the shaded region.
         axes_of: the measures of x and y.
         ends: what a value far to the left and far to the right means; None: not said.
     """
@@ -116,10 +116,10 @@ def draw_trade_off(
     axes.axhline(0, color=INK, linewidth=0.7, zorder=1)
     axes.axvline(0, color=INK, linewidth=0.7, zorder=1)
     spread = None
-    if references is not None and len(references.x):
-        spread = (float(np.abs(references.x).max()), float(np.abs(references.y).max()))
+    if len(references):
+        spread = np.abs(references).max(0).tolist()
         axes.fill_between([-spread[0], spread[0]], -spread[1], spread[1], color=INK, alpha=0.13, linewidth=0, zorder=0)
-        axes.plot(references.x, references.y, linestyle="", marker="+", color=INK, markersize=5, zorder=2)
+        axes.plot(*references.T, linestyle="", marker="+", color=INK, markersize=5, zorder=2)
     axes.plot([0], [0], linestyle="", marker="+", color=INK, markersize=15, markeredgewidth=2.6, zorder=6)
     for cloud in clouds:
         _draw_cloud(axes, cloud)
@@ -200,9 +200,9 @@ def draw_distances(
 
 @in_style
 def draw_time_quality(
-    name: str, clouds: Sequence[Cloud], measure: Measure, floor: float | None, retraining: float | None
+    name: str, clouds: Sequence[Cloud], measure: Measure, floor: float | None, retraining: float
 ) -> Figure:
-    """Draws seconds against the distance; x of a cloud is > 0."""
+    """Draws seconds against the distance; x of a cloud is > 0, and retraining 0 where that time is not known."""
     drawing, (axes,) = make_panels(1, height=3.9, columns=1)
     seconds = np.concatenate([cloud.x for cloud in clouds] + ([[retraining]] if retraining else []))
     set_plain_log(axes.set_xscale, [axes], "x")

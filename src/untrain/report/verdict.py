@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from untrain.report.measures import Distance
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Results
 from untrain.report.words import join_words, show, show_duration, show_share, with_article
 
@@ -53,7 +54,7 @@ def judge_distances(one: ForgetSet, results: Results, presentation: "Presentatio
     if presentation.distance is None:
         return Verdict("unknown", "Models of this task are not compared by a distance to a retrained model.")
     judge = _Comparison if results.compared else _Run
-    return judge(one, presentation).verdict()
+    return judge(one, presentation, presentation.distance).verdict()
 
 
 def closing_remarks(one: ForgetSet, results: Results) -> list[str]:
@@ -85,9 +86,8 @@ NOT_MEASURED = Verdict(
 class _Distances:
     """A forget set, seen by the distance to the retrained model."""
 
-    def __init__(self, one: ForgetSet, presentation: "Presentation") -> None:
-        self.one, self.presentation = one, presentation
-        self.distance = presentation.distance
+    def __init__(self, one: ForgetSet, presentation: "Presentation", distance: Distance) -> None:
+        self.one, self.presentation, self.distance = one, presentation, distance
         self.measure = presentation.measure(self.distance.key)
         self.methods = presentation.order(one)
         self.floor = one.noise(self.distance.key)

@@ -10,8 +10,8 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.origin import parse
 from untrain.settings import (
     REQUIRED,
+    FieldHelp,
     Findings,
-    Row,
     Setting,
     arguments_of,
     meanings_of,
@@ -66,7 +66,7 @@ def keys_of(hint: Any, rest: Sequence[str]) -> list[str]:
     return keys
 
 
-def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[Row]]]:
+def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[FieldHelp]]]:
     """Describes all fields of a recipe: yields heading, meaning and fields of each group, common ones first.
 
     Args:
@@ -76,7 +76,7 @@ def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[Row]]
 
     common, own = common_settings(), fields.sections
     meanings, told = meanings_of(Recipe), meanings_of(fields.entry.Sections)
-    first = [*_leaves(common, meanings), Row("method", "text, repeatable", None, _METHOD)]
+    first = [*_leaves(common, meanings), FieldHelp("method", "text, repeatable", None, _METHOD)]
     yield "", summary_of(Recipe), [*first, *_leaves(own, told)]
     for name, setting in (own | common).items():
         if setting.section is not None:
@@ -91,8 +91,8 @@ _METHOD = "Entry of the recipe, or a method by name with its defaults, or MODULE
 _METHOD += "the recipe's methods."
 
 
-def _leaves(known: Mapping[str, Setting], meanings: Mapping[str, str]) -> list[Row]:
-    return [Row(n, s.words, s.default, meanings.get(n, "")) for n, s in known.items() if s.section is None]
+def _leaves(known: Mapping[str, Setting], meanings: Mapping[str, str]) -> list[FieldHelp]:
+    return [FieldHelp(n, s.words, s.default, meanings.get(n, "")) for n, s in known.items() if s.section is None]
 
 
 def recipe_help(fields: "RecipeFields", command: str = "run") -> str:
@@ -104,7 +104,7 @@ def recipe_help(fields: "RecipeFields", command: str = "run") -> str:
     return "\n".join(lines)
 
 
-def _lines(row: Row) -> list[str]:
+def _lines(row: FieldHelp) -> list[str]:
     about = row.words if row.is_section or row.default is REQUIRED else f"{row.words}; default {shown(row.default)}"
     about = about.removesuffix("; default null") if row.name == "method" else about
     return [f"  --{row.name}  ({about})", *_meaning(row.meaning)]
@@ -175,7 +175,7 @@ def function_help(function: Callable[..., Any], command: str) -> str:
     lines = [f"usage: {' '.join(usage)}", "", summary_of(function), ""]
     if first is not None:
         lines += [f"  {first.upper()}", *_meaning(meanings.get(first, ""))]
-    rows = [Row(_flag(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n != first]
+    rows = [FieldHelp(_flag(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n != first]
     return "\n".join([*lines, *(line for row in rows for line in _lines(row))])
 
 

@@ -49,6 +49,8 @@ class Origin:
 
     def at(self, name: str) -> str:
         """Returns the beginning of a message on a field: file and line of it, or of what it is in; or its flag."""
+        if name.startswith("--"):  # a flag that there is not
+            return ""
         if name in self.flags:
             return f"--{name}: "
         inside = [flag for flag in self.flags if flag.startswith(f"{name}.")]

@@ -9,7 +9,7 @@ import yaml
 
 from untrain.errors import FolderError
 from untrain.io import write_text
-from untrain.runs.folder import CONFIG, is_temporary
+from untrain.runs.names import CONFIG
 from untrain.runs.recipe import MADE_IN
 
 _HEAD = (
@@ -24,6 +24,8 @@ def check_python_folder(folder: Path) -> None:
     Raises:
         FolderError: if it holds a recipe's run, or anything else.
     """
+    from untrain.runs.folder import is_temporary  # here, as it imports torch
+
     held = folder.is_dir() and any(not is_temporary(path) for path in folder.iterdir())
     if held and read_python_run(folder) is None:
         raise FolderError(f"{folder} holds no run that was made in Python. Choose another folder.")

@@ -296,8 +296,8 @@ class _Draft:
         self.content, self.origin = ({}, Origin()) if self.path is None else load(self.path)
         if self.content.get(MADE_IN) == "python":
             raise SettingError(
-                f"{self.path} holds a run that was made in Python: its model and data are known there alone. Go on with "
-                "it by untrain.unlearn(..., out=..., resume=True), or untrain.evaluate(..., out=...)."
+                f"{self.path} holds a run that was made in Python: its model and data are known there alone. Go on "
+                "with it by untrain.unlearn(..., out=..., resume=True), or untrain.evaluate(..., out=...)."
             )
         self.flaws: list[Flaw] = []
         self.code: dict[str, str] = {}
@@ -313,7 +313,7 @@ class _Draft:
         self._list_methods()
         for name, text in self.given:
             if entry := (match := _CHOICE.fullmatch(name)) and match[1]:
-                self.content["methods"][entry] = {**(self.content["methods"].get(entry) or {}), "method": text}
+                self.content["methods"].setdefault(entry, {})["method"] = text
                 self.origin.flags.add(name)
         self.given = [(name, text) for name, text in self.given if not _CHOICE.fullmatch(name)]
         name, entry = self._task()
@@ -344,8 +344,8 @@ class _Draft:
             raise self.error()
         if names_code(name):
             self._note_code("task", name)
-        if self.flaws:
-            raise self.error()
+            if name not in self.code.values():
+                raise self.error()
         try:
             entry = task_entry(name)
         except SettingError as error:
@@ -361,7 +361,7 @@ class _Draft:
             self.code[name] = value
         else:
             self.flaws.append(
-                Flaw(name, f"{name} names code, {value!r}, which no file may: give it yourself, --{name} {value}.")
+                Flaw(name, f"{name} names code, {value!r}, which no file may: if you trust it, add --{name} {value}.")
             )
 
     def _list_methods(self) -> None:
@@ -374,7 +374,13 @@ class _Draft:
         elif not isinstance(given, Mapping | None):
             self.flaws.append(Flaw("methods", f"methods must map names to settings, or list names, not {given!r}."))
             given = {}
-        self.content["methods"] = {str(name): settings for name, settings in (given or {}).items()}
+        self.content["methods"] = entries = {}
+        for name, settings in (given or {}).items():
+            if isinstance(settings, Mapping | None):
+                entries[str(name)] = dict(settings or {})
+            else:
+                text = f"methods.{name} must hold settings, not {settings!r}."
+                self.flaws.append(Flaw(f"methods.{name}", text))
 
     def _choose(self, chosen: Sequence[str]) -> None:
         """What `--method` says: entries of the recipe keep their settings, other methods have their defaults."""
@@ -387,27 +393,21 @@ class _Draft:
             except SettingError as error:
                 raise type(error)(f"--method: {error}") from error
             found = name if kind is None else kind.name
-            settings = dict(entries.get(found) or {})
+            kept[found] = entries.get(found, {})
             if names_code(name):
-                settings["method"] = name
+                kept[found]["method"] = name
                 self.origin.flags.add(f"methods.{found}.method")
-            kept[found] = settings
         self.content["methods"] = kept
 
     def _find_methods(self) -> None:
         """The class of every entry; an entry's name is its method unless it says `method`."""
         for entry, settings in self.content["methods"].items():
             where = f"methods.{entry}"
-            if not isinstance(settings, Mapping | None):
-                self.flaws.append(Flaw(where, f"{where} must hold settings, not {settings!r}."))
-                continue
             if not re.fullmatch(r"[\w-]+", entry) or entry.split("-")[0] in RESERVED:
                 text = f"{entry!r} cannot name a method here: use letters, digits, _ and -, and neither "
                 self.flaws.append(Flaw(where, f"{text}{' nor '.join(RESERVED)}, which are models of every run."))
                 continue
-            settings = dict(settings or {})
             name = settings.pop("method", entry)
-            self.content["methods"][entry] = settings
             if not isinstance(name, str):
                 self.flaws.append(Flaw(f"{where}.method", f"{where}.method must be text, not {name!r}."))
                 continue
@@ -510,7 +510,8 @@ class _Draft:
                 owners.append(other)
         if not owners:
             return ""
-        return f" {name} belongs to task {' and '.join(owners)}; this recipe's task is {self.fields.task}."
+        word = "task" if len(owners) == 1 else "tasks"
+        return f" {name} belongs to {word} {' and '.join(owners)}; this recipe's task is {self.fields.task}."
 
     # The section `compare`.
 

@@ -122,7 +122,7 @@ def _find(kind: Any, dotted: str) -> Setting | None:
     """The setting of a dataclass by its dotted name; None if there is no such setting."""
     setting: Setting | None = None
     for part in dotted.split("."):
-        setting = settings_of(kind).get(part) if is_dataclass(kind) else None
+        setting = settings_of(kind).get(part) if isinstance(kind, type) and is_dataclass(kind) else None
         if setting is None:
             return None
         kind = setting.section

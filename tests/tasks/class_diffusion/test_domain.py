@@ -11,7 +11,8 @@ from PIL import Image
 
 from helpers.command_line import files, table, untrain, weights
 from helpers.original_dit import OriginalDiT
-from helpers.processes import kill_at, torchrun
+from helpers.processes import Writes, kill_when, run_in_processes
+from helpers.recipes_in_processes import run_in_float64
 from helpers.small_generators import denoiser, problem
 from helpers.tiny_recipes import RECIPE, pixels, save_dit, save_unet
 from untrain.data.samples import Arrays, Relabelled, Source
@@ -140,9 +141,10 @@ def test_three_kills_change_nothing(recipe, tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     code, _, err = untrain("run", recipe, "--out", whole, *more)
     assert code == 0, err
-    words = [sys.executable, "-m", "untrain", "run", str(recipe), "--out", str(folder), "--resume", *more]
+    words = ["run", recipe, "--out", folder, "--resume", *more]
     for name, times in (("original.resume.pt", 8), ("sfron.resume.pt", 5), ("judge.safetensors", 1)):
-        assert kill_at(words, folder / name, times) == -9, f"{name}: over before it was killed"
+        there = Writes(folder / name, times)
+        assert kill_when(there, tmp_path / "log", words) == -9, f"{name}: over before it was killed"
     code, _, err = untrain("run", recipe, "--out", folder, "--resume", *more)
     assert code == 0, err
     expected, found = weights(whole), weights(folder)
@@ -162,7 +164,7 @@ def test_two_processes_give_what_one_gives(recipe, tmp_path):
     save(judge.state_dict(), tmp_path / "judge.safetensors", {})
     more += ["--judge.checkpoint", str(tmp_path / "judge.safetensors")]
     for count in (1, 2):
-        torchrun(count, "recipes_in_processes", recipe, tmp_path / str(count), *more)
+        run_in_processes(count, tmp_path, run_in_float64, recipe, tmp_path / str(count), *more)
     one, two = (weights(tmp_path / str(count)) for count in (1, 2))
     assert one.keys() == two.keys()
     for key, value in one.items():

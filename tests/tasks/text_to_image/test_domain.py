@@ -1,10 +1,6 @@
 """Recipes of text-to-image pipelines, whole: what a run writes, goes on from, and makes only once."""
 
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,8 @@ from safetensors.torch import save_file
 
 from helpers.command_line import files, table, untrain, weights
 from helpers.concept_images import count_concept_images, refuse_concept_images
-from helpers.processes import kill_at, torchrun
+from helpers.processes import Writes, kill_when, run_in_processes
+from helpers.recipes_in_processes import run_in_float64
 from helpers.shapes import ATTRIBUTES, CAPTIONS, captions_with
 from helpers.single_files import as_one
 from helpers.small_pipelines import stable_diffusion_xl
@@ -331,30 +328,20 @@ def test_sdxl_goes_the_same_way(recipe: Path, tmp_path: Path) -> None:
 # Killed, and in two processes.
 
 
-def killed_when(words: list[str], there: Callable[[], bool], limit: float = 120.0) -> int:
-    """Starts a process, kills it once something is there, and returns its exit code."""
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + limit
-    while process.poll() is None and time.monotonic() < end and not there():
-        time.sleep(0.001)
-    process.kill()  # SIGKILL
-    return process.wait()
-
-
 def test_two_kills_change_nothing(recipe: Path, tmp_path: Path) -> None:
     """While images of concepts are made, and between two steps; no image is made twice."""
     more = ["--checkpoint_every", "0", "--methods.sfron.steps", "12", "--concepts.images.count", "24"]
     more += ["--concepts.images.batch_size", "1", "--concepts.keep", "true"]
     whole, folder = ran(recipe, tmp_path / "whole", *more), tmp_path / "killed"
-    words = [sys.executable, "-m", "untrain", "run", str(recipe), "--out", str(folder), "--resume", *more]
+    words = ["run", recipe, "--out", folder, "--resume", *more]
 
     def images() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in folder.glob("concepts/*/[0-9]*.png")}
 
-    assert killed_when(words, lambda: len(images()) >= 3) == -9
+    assert kill_when(lambda: len(images()) >= 3, tmp_path / "log", words) == -9
     first = images()
     assert 3 <= len(first) < 72
-    assert kill_at(words, folder / "sfron.resume.pt", 4) == -9
+    assert kill_when(Writes(folder / "sfron.resume.pt", 4), tmp_path / "log", words) == -9
     assert len(images()) == 72
     code, _, err = untrain("run", recipe, "--out", folder, "--resume", *more)
     assert code == 0, err
@@ -390,7 +377,7 @@ def test_two_processes_give_what_one_gives(recipe: Path, tmp_path: Path) -> None
     """Tolerance 1e-4 of the largest weight: float32, sums in another order, which Adam divides by themselves."""
     more = ["--methods.sfron.steps", "4", "--batch_size", "3", "--concepts.images.batch_size", "3"]
     for count in (1, 2):
-        torchrun(count, "recipes_in_processes", recipe, tmp_path / str(count), *more)
+        run_in_processes(count, tmp_path, run_in_float64, recipe, tmp_path / str(count), *more)
     one, two = (weights(tmp_path / str(count)) for count in (1, 2))
     assert one.keys() == two.keys()
     for key, value in one.items():

@@ -15,7 +15,6 @@ from untrain.data.samples import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
-    DENOISERS,
     build_denoiser,
     denoiser_of,
     fresh_denoiser,
@@ -47,10 +46,10 @@ from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
 from untrain.models.recognition import Recognition
-from untrain.report.presentation import LOSSES as PRESENTATION  # TODO
 from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
+from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
 from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
 from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
@@ -125,7 +124,7 @@ class ClassDiffusionDomain(Domain):
     task_class = ClassDiffusion
     Sections = ClassDiffusionSections
     EvaluateOptions = EvaluateOptions
-    presentation = PRESENTATION
+    presentation = ClassDiffusionPresentation()
     user_model = GeneratorModel
     holds_out = False
     sections: ClassDiffusionSections
@@ -428,11 +427,6 @@ class ClassDiffusionDomain(Domain):
         if index.is_file():
             return read_object(index).get("_class_name") not in SUPPORTED
         return (source / "config.json").is_file()
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists the generators that recipes can name."""
-        return {"generators": {name: kind.description for name, kind in DENOISERS.items()}}
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

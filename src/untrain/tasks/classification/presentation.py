@@ -9,7 +9,7 @@ from untrain.report import sections
 from untrain.report.figures import Figure
 from untrain.report.presentation import TIME, Distance, MakeSection, Measure, Presentation
 from untrain.report.results import Entry, ForgetSet, Results
-from untrain.report.sections import DRAWN, Drawn, Part, Plot, Section, figure_section, name_absent, name_left_out
+from untrain.report.sections import DRAWN, Part, Plot, Section, collect, figure_section, name_left_out
 from untrain.tasks.classification.figures import ROWS, draw_class_map, draw_classes
 
 SETS = {"FA": "forget", "RA": "retain", "TA": "test"}
@@ -116,6 +116,8 @@ class ClassificationPresentation(Presentation):
         if results.compared:
             own: list[MakeSection] = [partial(plot, presentation=self) for plot in (sections.HISTOGRAMS, _CLASSES)]
             return [*usual[:-2], *own, *usual[-2:]]
+        if not results.measured:
+            return usual
         return [*usual[:-3], self.show_classes, partial(sections.show_histograms, presentation=self), *usual[-3:]]
 
     def remarks(self, one: ForgetSet, method: Entry) -> list[str]:
@@ -186,23 +188,27 @@ def _furthest(classes: Sequence[str], accuracies: Accuracies) -> tuple[list[str]
     return known if len(known) <= ROWS else sorted(known, key=distance, reverse=True)[:ROWS], len(known)
 
 
-def _draw_classes(one: ForgetSet, results: Results, presentation: Presentation, name: str) -> Drawn:
+def _draw_classes(one: ForgetSet, results: Results, presentation: Presentation, name: str) -> Part:
     aim = one.target.by_class.get("TA", {}) if one.target else {}
-    methods = presentation.order(one)
-    shown = [e for e in (*one.of_role("original", "reference"), *methods) if e.by_class.get("TA")]
-    known = {c for entry in shown for c in entry.by_class["TA"] if c in aim}
+
+    def gaps_of(entry: Entry) -> tuple[str, dict[str, float]] | None:
+        found = entry.by_class.get("TA", {})
+        return (entry.label, {c: value - aim[c] for c, value in found.items() if c in aim}) if found else None
+
+    shown, notes = collect(presentation.order(one), gaps_of)
+    shown = [*collect(one.of_role("original", "reference"), gaps_of)[0], *shown]
+    known = {c for _, gaps in shown for c in gaps}
     classes = [c for c in dict.fromkeys([*results.classes, *aim]) if c in known]
     if not classes:
-        return None, "The accuracies by class are not known beside those of a retrained model.", []
-    values = np.array([[entry.by_class["TA"].get(c, np.nan) - aim[c] for c in classes] for entry in shown])
-    notes = []
+        return Part(["The accuracies by class are not known beside those of a retrained model."])
+    values = np.array([[gaps.get(c, np.nan) for c in classes] for _, gaps in shown])
     if len(classes) > ROWS:
-        notes.append(f"Shown are the {ROWS} of {len(classes):,} classes in which methods are furthest from the target.")
+        words = f"Shown are the {ROWS} of {len(classes):,} classes in which methods are furthest from the target."
+        notes = [words, *notes]
         largest = np.nan_to_num(np.abs(values)).max(0)
         kept = np.sort(np.argsort(-largest, kind="stable")[:ROWS])
         classes, values = [classes[i] for i in kept], values[:, kept]
-    absent = name_absent([entry.label for entry in methods if entry not in shown])
-    return draw_class_map(name, [entry.label for entry in shown], classes, values), "", notes + absent
+    return Part(figures=[draw_class_map(name, [label for label, _ in shown], classes, values)], notes=notes)
 
 
 _CLASSES = Plot(

@@ -31,7 +31,6 @@ from untrain.errors import DataError, ModelError, SettingError
 from untrain.io import write_text
 from untrain.models.parts import trained as training
 from untrain.models.recognition import Recognition
-from untrain.report.presentation import LOSSES as PRESENTATION  # TODO
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
 from untrain.tasks.text_to_image.concepts import (
@@ -58,6 +57,7 @@ from untrain.tasks.text_to_image.eval_prompts import (
 )
 from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, write_detections
 from untrain.tasks.text_to_image.nudity import nudenet
+from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 from untrain.tasks.text_to_image.rendering import (
     JUDGE,
     EvalPrompt,
@@ -173,7 +173,7 @@ class TextToImageDomain(Domain):
     Sections = TextToImageSections
     UnlearnOptions = UnlearnOptions
     EvaluateOptions = EvaluateOptions
-    presentation = PRESENTATION
+    presentation = TextToImagePresentation()
     user_model = PipelineModel
     references = 0
     recorded = ("steps", "seconds")
