@@ -51,8 +51,12 @@ def _read_runs(recipe: Recipe, name: str, outcomes: Mapping[str, Outcome]) -> li
 
 
 def _forget_set(
-    recipe: Recipe, name: str, runs: Sequence[Results | None], outcomes: Mapping[str, Outcome], higher: Mapping[str, bool]
-) -> ForgetSet:  # fmt: skip
+    recipe: Recipe,
+    name: str,
+    runs: Sequence[Results | None],
+    outcomes: Mapping[str, Outcome],
+    higher: Mapping[str, bool],
+) -> ForgetSet:
     """Compares all models on one forget set."""
     roles: dict[str, Role] = {ORIGINAL: "original", **dict.fromkeys(reference_names(recipe), "reference")}
     roles |= {RETRAINED: "target"} if RETRAINED in roles else {}

@@ -54,7 +54,7 @@ class Grid:
     """Whether images in which the detector saw the concept are blurred."""
 
     def cut(self, name: str, alt: str, columns: int | None = None) -> Picture | None:
-        """Cuts out the first images of a class, all in the row where `columns` is None; None where the class has no row."""
+        """Cuts out the first images of a class, all of its row where `columns` is None; None where it has no row."""
         if name not in self.classes:
             return None
         count = min(columns or self.columns, self.columns)
@@ -95,13 +95,13 @@ def read_snapshots(folder: Path) -> tuple[dict[str, dict[int, Grid]], list[str]]
 
 
 def picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str, *, prompts: bool = False) -> Figure:
-    """Puts pictures in a table, a row a class, the rows of forgotten classes marked; prompts stand above their pictures."""
+    """Puts pictures in a table, a row a class, those of forgotten ones marked; prompts stand above their pictures."""
     html: Markup = render("prompts.html.j2" if prompts else "pictures.html.j2", columns=columns, lines=lines)
     return Figure(html, "", caption)
 
 
 def choose(classes: Sequence[str], forgotten: Sequence[str], most: int) -> list[str]:
-    """Chooses no more than so many classes, in order: the forgotten ones, and others, evenly spread; of many half and half."""
+    """Chooses no more than so many classes, in order: forgotten ones and others, spread evenly; of many, half each."""
     gone = [name for name in classes if name in forgotten]
     others = [name for name in classes if name not in forgotten]
     gone = _spread(gone, max(most // 2, most - len(others)))

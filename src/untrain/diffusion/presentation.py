@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
-from untrain.diffusion.pictures import Grid, Line, Picture, choose, picture_table, read_grids, read_snapshots
+from untrain.diffusion.pictures import Grid, Line, choose, picture_table, read_grids, read_snapshots
 from untrain.report.drawing import Figure
 from untrain.report.html import render
 from untrain.report.presentation import MakeSection, Measure, Presentation
@@ -35,13 +36,8 @@ class Case:
 
     def __init__(self, one: ForgetSet, presentation: "GeneratorPresentation") -> None:
         self.one, self.presentation = one, presentation
-        self.original, self.target = one.original, one.target
         named = any("FID" in entry.stats or "FID" in entry.missing for entry in one.entries)
         self.distance = "FID" if named else "FD"
-
-    def of(self, entry: Entry | None, measure: str) -> float | None:
-        """Returns a measure of a model; None where it is not known."""
-        return None if entry is None else entry.mean(measure)
 
     def knows(self, measure: str) -> bool:
         """Returns whether any model has the measure."""
@@ -50,27 +46,27 @@ class Case:
     @property
     def limit(self) -> float:
         """Up to which share of recognised images something counts as forgotten, %."""
-        before, relative = self.of(self.original, "FA"), self.presentation.relative
+        before, relative = self.one.before("FA"), self.presentation.relative
         most = self.presentation.limit
         if relative is not None and before is not None:
             most = min(most, relative * before)
-        return max(most, self.of(self.target, "FA") or 0.0)
+        return max(most, self.one.aim("FA") or 0.0)
 
     @property
     def nothing(self) -> float:
         """Up to which share the original itself hardly shows what is to be forgotten, %."""
-        return self.limit if self.presentation.relative is None else max(1.0, self.of(self.target, "FA") or 0.0)
+        return self.limit if self.presentation.relative is None else max(1.0, self.one.aim("FA") or 0.0)
 
     def fallen(self, method: Entry) -> dict[str, float]:
         """Returns by how many points less of each other class or label is recognised than of the original's."""
-        if self.original is None or not self.one.forgotten:
+        if self.one.original is None or not self.one.forgotten:
             return {}
-        before, after = (entry.by_class.get("recognised", {}) for entry in (self.original, method))
+        before, after = (entry.by_class.get("recognised", {}) for entry in (self.one.original, method))
         return {c: before[c] - after[c] for c in before if c in after and c not in self.one.forgotten}
 
     def losses(self, method: Entry) -> dict[str, float]:
         """Returns what the rest lost, as far as it is known, by the names of the limits."""
-        before = {key: self.of(self.original, key) for key in ("RA", "RA_worst", "CLIP", self.distance)}
+        before = {key: self.one.before(key) for key in ("RA", "RA_worst", "CLIP", self.distance)}
         found = {
             key: first - last
             for key, first in before.items()
@@ -103,15 +99,15 @@ class Case:
 
     def share_after(self, method: Entry, measure: str = "FA", *, retrained: bool = True) -> str:
         """Tells a share, and beside it what it was, and after retraining; nothing where it is not known."""
-        after, before = method.mean(measure), self.of(self.original, measure)
-        aim = self.of(self.target, measure) if retrained else None
+        after, before = method.mean(measure), self.one.before(measure)
+        aim = self.one.aim(measure) if retrained else None
         beside = [f"{show(before)} % before"] if before is not None else []
         beside += [f"{show(aim)} % after retraining"] if aim is not None else []
         return "" if after is None else f"{show(after)} %" + (f" ({', '.join(beside)})" if beside else "")
 
     def time_taken(self, method: Entry) -> str:
         """Tells how long the method took, as a sentence with a space before it."""
-        spent, whole = method.mean("seconds"), self.of(self.target, "seconds")
+        spent, whole = method.mean("seconds"), self.one.aim("seconds")
         if spent is None:
             return ""
         share = f", {show_share(spent, whole)} of the retraining time" if whole else ""
@@ -129,11 +125,9 @@ class Case:
     def retrained_values(self, keys: Iterable[str]) -> list[str]:
         """Tells the retrained model's values of these measures, as a remark."""
         noun, what = self.presentation.noun, self.presentation.what
-        if self.target is None:
+        if self.one.target is None:
             return [f"No {noun} was trained without the {what}, so what one would draw that never saw it is not known."]
-        known = [
-            f"{k} {self.presentation.measure(k).amount(v)}" for k in keys if (v := self.target.mean(k)) is not None
-        ]
+        known = [f"{k} {self.presentation.measure(k).amount(v)}" for k in keys if (v := self.one.aim(k)) is not None]
         return [f"The retrained {noun}, for comparison: {', '.join(known)}."] if known else []
 
 
@@ -158,7 +152,7 @@ class GeneratorPresentation(Presentation, ABC):
 
     limit: float
     relative: float | None = None
-    allowed: Mapping[str, float]
+    allowed: ClassVar[Mapping[str, float]]
     noun = "generator"
     what = "class"
     rest = "classes"
@@ -218,7 +212,7 @@ class GeneratorPresentation(Presentation, ABC):
 
     def _judge(self, case: Case, method: Entry, results: Results) -> Verdict:
         remarks = tuple(self.remark(case, method, results))
-        before, after = case.of(case.original, "FA"), method.mean("FA")
+        before, after = case.one.before("FA"), method.mean("FA")
         if after is None:
             reason = (method.missing.get("FA") or "it was not recorded").rstrip(". ")
             words = f"Whether {method.label} forgot cannot be judged: what is recognised is not known ({reason})."
@@ -275,9 +269,9 @@ class GeneratorPresentation(Presentation, ABC):
     def show_left_out(self, results: Results) -> Section:
         """Says which figures a comparison of models that make images does not have."""
         words = (
-            "Forgetting against utility, the parts of the distance, time against quality, loss histograms and accuracies "
-            "by class are measures of classifiers, so they are not drawn here. Pictures, and what is recognised in them, "
-            "are in the reports of the single runs, which untrain report FOLDER makes."
+            "Forgetting against utility, the parts of the distance, time against quality, loss histograms and "
+            "accuracies by class are measures of classifiers, so they are not drawn here. Pictures, and what is "
+            "recognised in them, are in the reports of the single runs, which untrain report FOLDER makes."
         )
         return figure_section("figures", "Figures", "", Part([words]))
 
@@ -305,22 +299,13 @@ class GeneratorPresentation(Presentation, ABC):
 
     def _side_by_side(self, results: Results, grids: Mapping[str, Grid], notes: list[str]) -> Figure:
         """Makes one row a class or prompt, one column a model."""
-        names = self._rows(results, grids.values())
-        rows = choose(names, results.sets[0].forgotten, PICTURED)
-        if len(rows) < len(names):
-            notes.append(f"Shown are {len(rows)} of {len(names):,} {'prompts' if self.prompts else 'classes'}.")
-        lines = [
-            self._line(results, row, [
-                grid.cut(row, f"{label_of(n)}: {grid.columns} images of {self.name_row(row)}") for n, grid in grids.items()
-            ])
-            for row in rows
-        ]  # fmt: skip
         caption = describe_sampler(results)
         if any(grid.blurred for grid in grids.values()):
             caption += " Images in which the detector sees what was to be forgotten are blurred."
         heads = {ORIGINAL: "before: original", TARGET: "retrained"}
-        columns = [heads.get(name, f"after: {label_of(name)}") for name in grids]
-        return picture_table(columns, lines, caption, prompts=self.prompts)
+        columns = {heads.get(name, f"after: {label_of(name)}"): grid for name, grid in grids.items()}
+        words = [f"{label_of(name)}: {grid.columns} images of {{}}" for name, grid in grids.items()]
+        return self._table(results, columns, words, caption, notes)
 
     def show_snapshots(self, results: Results) -> Section | None:
         """Shows how images of the same noise changed during each run; nothing where no snapshots were made."""
@@ -345,22 +330,37 @@ class GeneratorPresentation(Presentation, ABC):
         shown = [steps[round(i * apart)] for i in range(count)]
         columns = {"before": original} if original is not None else {}
         columns |= {f"step {step:,}": grids[step] for step in shown}
-        lines = []
-        for row in choose(self._rows(results, columns.values()), results.sets[0].forgotten, PICTURED):
-            cells = [grid.cut(row, f"{self.name_row(row)}, {when}", BESIDE) for when, grid in columns.items()]
-            lines.append(self._line(results, row, cells))
         caption = f"{label}: the same noise after so many steps."
         if any(grid.blurred for grid in columns.values()):  # no detector looks while a method runs
             caption += " Images of forgotten prompts are blurred, whatever they show."
+        return self._table(results, columns, [f"{{}}, {when}" for when in columns], caption, [], BESIDE)
+
+    def _table(
+        self, results: Results, columns: Mapping[str, Grid], words: Sequence[str], caption: str, notes: list[str],
+        most: int | None = None,
+    ) -> Figure:  # fmt: skip
+        """Puts grids beside each other, row by row, forgotten prompts first; says in the notes what is left out.
+
+        Args:
+            results: of the run.
+            columns: head → grid.
+            words: of each column, what replaces a picture that is not seen, "{}" for its row.
+            caption: of the table.
+            notes: get another one.
+            most: so many images of a row; None: all.
+        """
+        forgotten = results.sets[0].forgotten
+        names = list(dict.fromkeys(c for grid in columns.values() for c in grid.classes))
+        names = sorted(names, key=lambda name: name not in forgotten) if self.prompts else names
+        rows = choose(names, forgotten, PICTURED)
+        if len(rows) < len(names):
+            notes.append(f"Shown are {len(rows)} of {len(names):,} {'prompts' if self.prompts else 'classes'}.")
+        lines = []
+        for row in rows:
+            told = [each.replace("{}", self.name_row(row)) for each in words]
+            cells = [grid.cut(row, alt, most) for grid, alt in zip(columns.values(), told)]
+            lines.append(Line(self.shorten(row), row in forgotten, cells))
         return picture_table(list(columns), lines, caption, prompts=self.prompts)
-
-    def _rows(self, results: Results, grids: Iterable[Grid]) -> list[str]:
-        """Returns the names of all rows; prompts that were to be forgotten come first."""
-        names, forgotten = list(dict.fromkeys(c for grid in grids for c in grid.classes)), results.sets[0].forgotten
-        return sorted(names, key=lambda name: name not in forgotten) if self.prompts else names
-
-    def _line(self, results: Results, row: str, cells: Sequence[Picture | None]) -> Line:
-        return Line(self.shorten(row), row in results.sets[0].forgotten, cells)
 
     def shorten(self, row: str) -> str:
         """Returns the name of a row as it stands beside its pictures."""

@@ -108,6 +108,7 @@ class Key:
         marker: likewise.
         face: the colour inside the marker; empty: the same.
         hatch: of a patch; None: it is none.
+        pale: whether the patch is as pale as a shaded region.
     """
 
     label: str
@@ -116,6 +117,7 @@ class Key:
     marker: str = ""
     face: str = ""
     hatch: str | None = None
+    pale: bool = False
 
     def handle(self) -> Any:
         """Makes what the legend shows beside the label."""
@@ -123,7 +125,9 @@ class Key:
         from matplotlib.patches import Patch
 
         if self.hatch is not None:
-            return Patch(facecolor=self.colour, hatch=self.hatch, edgecolor=PAPER, linewidth=0.4)
+            patch = Patch(facecolor=self.colour, hatch=self.hatch, edgecolor=PAPER, linewidth=0.4)
+            patch.set_alpha(0.15 if self.pale else None)
+            return patch
         handle = Line2D([], [], color=self.colour, linestyle=self.line or "none", marker=self.marker)
         handle.set(markersize=3.5 if self.line else 7, markerfacecolor=self.face or self.colour)
         handle.set(markeredgewidth=2.0 if self.marker in ("|", "+") else 1.4)
@@ -178,7 +182,7 @@ def label_outside(panels: Sequence["Axes"], columns: int, x: str, y: str) -> Non
 
 
 def write_svg(drawing: "Drawing", prefix: str, alt: str) -> Markup:
-    """Writes the drawing as inline SVG: ids with the prefix, the page's colours and font, `alt` for who cannot see it."""
+    """Writes the drawing as inline SVG: ids with the prefix, the page's colours and font, `alt` as its words."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     out = io.BytesIO()

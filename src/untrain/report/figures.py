@@ -51,7 +51,7 @@ class Histogram:
         return counts / max(counts.sum(), 1.0)
 
     def overlap(self, target: "Histogram | None" = None) -> float | None:
-        """Returns how far the forget set's losses look like the test set's, or the target's: Σ min of the two shares."""
+        """Returns how far the forget set's losses look like the test set's, or the target's: Σ min of the shares."""
         other, name = (self, "test") if target is None else (target, "forget")
         if "forget" not in self.counts or name not in other.counts:
             return None
@@ -139,7 +139,7 @@ def draw_histograms(name: str, models: Sequence[Histogram], unit: str = "", targ
         edges = positive(model.edges) if logarithmic else model.edges
         if "forget" in model.counts:
             axes.stairs(model.shares("forget") * 100, edges, color=SETS["forget"][0], fill=True, alpha=0.3)
-        for part, shares, style in _outlines(model, target):
+        for _, shares, style in _outlines(model, target):
             axes.stairs(shares * 100, edges, color=style[0], linestyle=style[1], linewidth=1.3)
         if (overlap := model.overlap(target)) is not None:
             overlaps[model.label] = f"{overlap:.0%}".replace("%", " %")
@@ -177,7 +177,7 @@ def _outlines(model: Histogram, target: Histogram | None) -> list[tuple[str, Flo
 
 @in_style
 def draw_mask(name: str, label: str, layers: Mapping[str, float], overall: float | None) -> Figure:
-    """Draws the share of each layer's weights that the mask lets a forget step move, in %, in the order of the layers."""
+    """Draws the share of each layer's weights that the mask lets a forget step move, in %, layer by layer."""
     names, values = list(layers), 100 * np.asarray(list(layers.values()))
     few = len(names) <= BARS
     drawing, (axes,) = make_panels(1, height=0.55 + 0.17 * len(names) if few else 3.0, columns=1)
@@ -201,7 +201,7 @@ def draw_mask(name: str, label: str, layers: Mapping[str, float], overall: float
 
 @in_style
 def draw_times(name: str, clocks: Sequence[Clock]) -> Figure:
-    """Draws how long each run took, its Fisher pass and its steps one after the other; the label compares with retraining."""
+    """Draws how long each run took, its Fisher pass and its steps; the label compares with retraining."""
     whole = next((c.total for c in clocks if c.target), None)
     rows = np.arange(len(clocks))
     parts = [
@@ -278,7 +278,7 @@ def _draw_layer_profile(axes: "Axes", names: Sequence[str], values: Floats) -> N
 
 
 def _blocks(names: Sequence[str], most: int = 24) -> list[tuple[int, str]]:
-    """Finds where the blocks of a model begin: the deepest dotted prefix that leaves so many, the first spread out else."""
+    """Finds where the blocks of a model begin: the deepest dotted prefix that leaves so many, else spread out."""
     best: list[tuple[int, str]] = []
     for depth in range(1, 1 + max(name.count(".") for name in names) + 1):
         prefixes = [".".join(name.split(".")[:depth]) for name in names]

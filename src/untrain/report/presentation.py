@@ -7,7 +7,7 @@ A presentation that gives `measures` and `distance` alone has all of them; every
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 from untrain.report import sections, verdict
 from untrain.report.measures import TIME, Distance, Measure
@@ -73,9 +73,9 @@ class Presentation:
 
     measures: Sequence[Measure] = ()
     distance: Distance | None = None
-    finer: Mapping[str, str] = {}
+    finer: ClassVar[Mapping[str, str]] = {}
     ends: tuple[str, str] | None = None
-    watched: Mapping[str, str] = {}
+    watched: ClassVar[Mapping[str, str]] = {}
     watched_as: tuple[str, str] = ("accuracy", "%")
     loss_unit: str = ""
     samples: str = "training samples to forget"
@@ -171,8 +171,8 @@ class Presentation:
     def curves_lede(self) -> str:
         """Says what stands above the losses over the steps."""
         return (
-            "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the loss "
-            "on the rest low."
+            "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the "
+            "loss on the rest low."
         )
 
     def verdict(self, one: ForgetSet, results: Results) -> Verdict:
@@ -183,7 +183,7 @@ class Presentation:
         """Says of a run's best method where it is still away from the retrained model."""
         gaps = {}
         for key in self.parts:
-            value, aim = method.mean(key), one.target.mean(key) if one.target else None
+            value, aim = method.mean(key), one.aim(key)
             if value is not None and aim is not None:
                 gaps[key] = abs(value - aim), value, aim
         if not gaps:
@@ -216,8 +216,8 @@ class Presentation:
             title: above it; empty: the measure's.
         """
         if beside is None and one.target is not None:
-            beside = TARGET, one.target.mean(measure.key)
-        before, after = one.original.mean(measure.key) if one.original else None, method.mean(measure.key)
+            beside = TARGET, one.aim(measure.key)
+        before, after = one.before(measure.key), method.mean(measure.key)
         return Tile(
             title or measure.heading, measure.show(after) if after is not None else "—",
             measure.unit if after is not None else "", measure.show(before) if before is not None else "",
@@ -226,7 +226,7 @@ class Presentation:
 
     def time_tile(self, one: ForgetSet, method: Entry) -> Tile:
         """Makes the tile of the time, and its share of the retraining time."""
-        spent, whole = method.mean("seconds"), one.target.mean("seconds") if one.target else None
+        spent, whole = method.mean("seconds"), one.aim("seconds")
         if spent is None:
             return Tile("Time", "—", under="retraining time unknown")
         under = f"{show_share(spent, whole)} of retraining, {show_duration(whole)}" if whole else ""

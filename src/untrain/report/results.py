@@ -244,6 +244,14 @@ class ForgetSet:
         """What methods made, in the order of the file."""
         return self.of_role("method")
 
+    def before(self, measure: str) -> float | None:
+        """Returns the original's mean of a measure; None where there is none."""
+        return self.original.mean(measure) if self.original else None
+
+    def aim(self, measure: str) -> float | None:
+        """Returns the retrained model's mean of a measure; None where there is none."""
+        return self.target.mean(measure) if self.target else None
+
     def noise(self, measure: str) -> float | None:
         """Returns the noise floor of a measure: how far retrained models are from each other in the mean."""
         return self.floor[measure].mean if measure in self.floor else None

@@ -158,7 +158,7 @@ def _targets(results: Results, measure: Measure) -> str:
     """Says which value a measure should have here, by forget set."""
     told = []
     for one in results.sets if measure.compared else ():
-        value = one.target.mean(measure.key) if one.target else None
+        value = one.aim(measure.key)
         if value is not None:
             told.append(measure.amount(value) + (f" ({one.name})" if len(results.sets) > 1 else ""))
     return f"Here: {', '.join(told)}." if told else ""
@@ -186,7 +186,7 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
         sets = {key: key.removesuffix("_loss") for key in dict.fromkeys(losses)}
         drawn.append(figures.draw_curves("loss-curves", lossy[:PANELS], sets, "loss", presentation.loss_unit))
     if watched := _with_series(runs, list(presentation.watched)):
-        aims = {key: mean for key in presentation.watched if one.target and (mean := one.target.mean(key)) is not None}
+        aims = {key: aim for key in presentation.watched if (aim := one.aim(key)) is not None}
         of = (presentation.watched, *presentation.watched_as)
         drawn.append(figures.draw_curves("accuracy-curves", watched[:PANELS], *of, aims))
     missing = [] if lossy else ["There are no curves: history.jsonl is missing or holds no loss."]
@@ -396,7 +396,7 @@ def _draw_time_quality(one: ForgetSet, results: Results, presentation: "Presenta
     clouds, notes = collect(presentation.order(one), cloud_of)
     if not clouds:
         return Part([f"Time and {measure.words} are not both known of any method."])
-    whole = one.target.mean("seconds") if one.target else None
+    whole = one.aim("seconds")
     figure = trade_offs.draw_time_quality(name, clouds, measure, one.noise(measure.key), max(whole or 0.0, 0.0))
     return Part(figures=[figure], notes=notes)
 
@@ -434,8 +434,8 @@ def _draw_trials(one: ForgetSet, results: Results, presentation: "Presentation",
 
 TRADE_OFF = Plot(
     "forgetting", "Forgetting against utility",
-    "Good forgetting makes the model treat the forget set as the retrained model does, and leaves all else alone. So the "
-    "best place is the cross in the middle: not as far left as possible.",
+    "Good forgetting makes the model treat the forget set as the retrained model does, and leaves all else alone. So "
+    "the best place is the cross in the middle: to forget more than that is not better.",
     _draw_trade_off,
 )  # fmt: skip
 DISTANCE = Plot(
@@ -470,7 +470,7 @@ def show_trials(results: Results, presentation: "Presentation") -> Section | Non
 
 
 def show_settings(results: Results, presentation: "Presentation") -> Section:
-    """Settings, versions, hashes, notes and the recipe; of a comparison, the single runs and what methods were given."""
+    """Settings, versions, hashes, notes and the recipe; of a comparison, its runs and what methods were given."""
     manifest, compared = results.manifest, results.compared
     head = {k: manifest[k] for k in ("untrain", "created", "device", "threads", "seed") if k in manifest}
     data, split = as_mapping(manifest.get("data")), as_mapping(manifest.get("split"))

@@ -346,7 +346,7 @@ class _Builder:
         if self.results.compared:
             factor = entry.mean(SPEEDUP)
             return [f"{show(factor, 1)}×"] if entry.role == "method" and factor is not None else []
-        whole = self.one.target.mean("seconds") if self.one.target else None
+        whole = self.one.aim("seconds")
         return [show_share(seconds, whole)] if whole and entry.role not in ("original", "target") else []
 
     def _marks(self, rows: Sequence[Row]) -> tuple[str, ...]:

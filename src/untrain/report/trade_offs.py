@@ -132,7 +132,7 @@ def draw_trade_off(
     x, y = (with_unit(f"{t} − retrained model's", m.gap_unit) for t, m in zip(titles, axes_of))
     axes.set_xlabel(f"← {ends[0]}  ·  {x}  ·  {ends[1]} →" if ends else x)
     axes.set_ylabel(y)
-    shaded = [Key("retrained with other seeds", INK, hatch="")] if spread else []
+    shaded = [Key("retrained with other seeds", INK, hatch="", pale=True)] if spread else []
     legend(drawing, [Key("retrained (target)", INK, "", "+"), *shaded, *map(_key, clouds)], 5)
     told = []
     for cloud in clouds:
@@ -225,7 +225,7 @@ def draw_time_quality(
     axes.set_xlabel("time to make the model")
     axes.set_ylabel(with_unit(measure.name, measure.unit))
     lines = [Key("retraining", INK, (0, (4, 3)))] if retraining else []
-    shaded = [Key("noise floor", INK, hatch="")] if floor else []
+    shaded = [Key("noise floor", INK, hatch="", pale=True)] if floor else []
     legend(drawing, [*lines, *shaded, *map(_key, clouds)], 5)
     told = [f"{c.label} {show_duration(float(c.x.mean()))} and {measure.amount(float(c.y.mean()))}" for c in clouds]
     alt = f"Time and {measure.words}: " + "; ".join(told) + "."
@@ -354,7 +354,7 @@ def _set_time_ticks(axes: "Axes", low: float, high: float) -> None:
 
 
 def _end_of(totals: Sequence[float], floor: float) -> tuple[float, bool]:
-    """Returns where the axis of the bars ends, and whether bars are cut there: if one would make the others unreadable."""
+    """Returns where the axis of the bars ends, and whether bars are cut there, where one would dwarf the others."""
     ordered = sorted(totals)
     longest = max([*ordered, floor, 1e-9])
     middle = ordered[len(ordered) // 2]

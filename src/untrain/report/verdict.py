@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from untrain.report.presentation import Presentation
 
 VISIBLE = 0.1
-"""A change of the distance below this share of the original's (or below the noise floor) counts as no visible effect."""
+"""A change of the distance below this share of the original's (or below the noise floor) is no visible effect."""
 
 Kind = Literal["within", "closer", "partly", "none", "further", "unknown"]
 HEADLINES: dict[Kind, str] = {
@@ -91,7 +91,7 @@ class _Distances:
         self.measure = presentation.measure(self.distance.key)
         self.methods = presentation.order(one)
         self.floor = one.noise(self.distance.key)
-        self.before = self.of(one.original) if one.original else None
+        self.before = one.before(distance.key)
 
     def of(self, entry: Entry) -> float | None:
         """Returns a model's distance."""
@@ -183,7 +183,7 @@ class _Run(_Distances):
         )
 
     def _time(self, method: Entry) -> str:
-        spent, whole = method.mean("seconds"), self.one.target.mean("seconds") if self.one.target else None
+        spent, whole = method.mean("seconds"), self.one.aim("seconds")
         if spent is None or not whole:
             return ""
         share = f"{spent / whole:.1f} times" if spent >= whole else f"{show_share(spent, whole)} of"

@@ -1,11 +1,12 @@
 """How reports speak of generators of classes."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from untrain.diffusion.presentation import DISTANCE, Case, GeneratorPresentation, seen_measure
 from untrain.report.presentation import TIME, Floor, Measure, Tile
 from untrain.report.results import Entry, ForgetSet, Results, Stat, as_mapping, as_number, as_numbers
-from untrain.report.words import join_words, show
+from untrain.report.words import capitalize, join_words, show, uncapitalize
 
 RETRAINED = "The retrained generator's value"
 OR_ORIGINAL = f"{RETRAINED}, or the original's"
@@ -34,8 +35,8 @@ def _feature_measures(*, inception: bool) -> tuple[Measure, ...]:
     return (
         Measure(
             fd, fd, distance, "",
-            f"How far images of the other classes are from real ones, in the features of {network}: quality and variety "
-            f"in one number. {scale}",
+            f"How far images of the other classes are from real ones, in the features of {network}: quality and "
+            f"variety in one number. {scale}",
             aim, compared=True, shown="named",
         ),
         Measure(
@@ -57,7 +58,7 @@ class ClassDiffusionPresentation(GeneratorPresentation):
     """Presents generators of classes, judged by a classifier and by the distance of their images to real ones."""
 
     limit = 1.0
-    allowed = {"RA": 3.0, "RA_worst": 8.0, DISTANCE: 0.15}
+    allowed: ClassVar[Mapping[str, float]] = {"RA": 3.0, "RA_worst": 8.0, DISTANCE: 0.15}
     by_class = (
         "Class", "class", "Recognised by class",
         "The share of generated images of each class that the judge calls by that class.",
@@ -66,8 +67,8 @@ class ClassDiffusionPresentation(GeneratorPresentation):
         seen_measure(
             "FA", "Forgotten classes recognised",
             "The share of generated images of the forgotten classes that a classifier, the judge, still calls by them.",
-            f"Zero, or {RETRAINED[0].lower()}{RETRAINED[1:]}: asked for what it never saw, a generator draws something, "
-            "and the judge must call it something.",
+            f"Zero, or {uncapitalize(RETRAINED)}: asked for what it never saw, a generator draws something, and the "
+            "judge must call it something.",
         ),
         seen_measure(
             "RA", "Other classes recognised",
@@ -92,7 +93,7 @@ class ClassDiffusionPresentation(GeneratorPresentation):
         Measure(
             "forget_probability", "p, forgotten", "Probability of the forgotten class", "",
             "How probable the judge finds the forgotten class in images that were asked to show it, in the mean.",
-            f"Near zero, or {RETRAINED[0].lower()}{RETRAINED[1:]}.", digits=3, compared=True, main=False,
+            f"Near zero, or {uncapitalize(RETRAINED)}.", digits=3, compared=True, main=False,
         ),
         Measure(
             "forget_entropy", "H, forgotten", "Indecision about the forgotten class", "nats",
@@ -106,7 +107,7 @@ class ClassDiffusionPresentation(GeneratorPresentation):
     def floors(self, one: ForgetSet, results: Results) -> list[Floor]:
         """Adds the distances between two halves of the real images."""
         note = (
-            f"{HALVES[0].upper()}{HALVES[1:]}: how far the two are from each other. A smaller distance to real images "
+            f"{capitalize(HALVES)}: how far the two are from each other. A smaller distance to real images "
             "would mean nothing; from fewer images than the models are measured with, it is larger by chance alone."
         )
         stats = {key: Stat.of_value(value) for key, value in as_numbers(results.facts.get("real")).items()}
@@ -135,7 +136,7 @@ class ClassDiffusionPresentation(GeneratorPresentation):
         )
         if kept := case.share_after(method, "RA", retrained=False):
             told += f", and of the other classes' images {kept}"
-        far, far_before = method.mean(case.distance), case.of(case.original, case.distance)
+        far, far_before = method.mean(case.distance), case.one.before(case.distance)
         if far is not None and far_before is not None:
             told += f"; the distance of these to real ones went from {show(far_before)} to {show(far)}"
         return told
@@ -161,15 +162,15 @@ class ClassDiffusionPresentation(GeneratorPresentation):
 
     def _damage(self, case: Case, method: Entry) -> list[str]:
         """Says what the other classes lost beyond what is allowed."""
-        losses, fallen = case.losses(method), case.fallen(method)
+        losses, fallen = dict.fromkeys(self.allowed, 0.0) | case.losses(method), case.fallen(method)
         which = f", {max(fallen, key=lambda c: fallen[c])}," if fallen else ""
         words = {
-            "RA": f"The other classes are recognised {show(losses.get('RA', 0), 1)} points less in the mean.",
-            "RA_worst": f"The class that lost most{which} fell by {show(losses.get('RA_worst', 0), 1)} points.",
-            DISTANCE: f"The distance of the other classes to real images is {show(1 + losses.get(DISTANCE, 0))} times the "
-            "original's.",
+            "RA": f"The other classes are recognised {show(losses['RA'], 1)} points less in the mean.",
+            "RA_worst": f"The class that lost most{which} fell by {show(losses['RA_worst'], 1)} points.",
+            DISTANCE: "The distance of the other classes to real images is "
+            f"{show(1 + losses[DISTANCE])} times the original's.",
         }
-        return [words[key] for key, most in self.allowed.items() if losses.get(key, 0.0) > most]
+        return [words[key] for key, most in self.allowed.items() if losses[key] > most]
 
 
 def _name_classes(case: Case) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,10 +22,10 @@ def _accuracy(key: str, title: str, meaning: str, aim: str, **words: str) -> Mea
 
 def _support_vector_attack(which: str, sees: str) -> Measure:
     return Measure(
-        f"SVC_{which.replace(' ', '_')}", f"SVC-MIA ({which})", "Membership inference attack by a support vector machine",
-        "%",
-        f"A second attacker, a support vector machine, sees only {sees}; the value is the share of the forget set that it "
-        "takes for images never trained on.",
+        f"SVC_{which.replace(' ', '_')}", f"SVC-MIA ({which})",
+        "Membership inference attack by a support vector machine", "%",
+        f"A second attacker, a support vector machine, sees only {sees}; the value is the share of the forget set that "
+        "it takes for images never trained on.",
         "The retrained model's value, which is high where MIA is low: this attacker counts the other side.",
         compared=True, shown="known", main=False,
     )  # fmt: skip
@@ -103,8 +104,8 @@ class ClassificationPresentation(Presentation):
 
     measures = _MEASURES
     distance = Distance("AvgD", ("FA", "RA", "TA", "MIA"))
-    higher = {"AvgD": False, "KL": False, "JS": False, "ToW": True}
-    finer = {"KL": "Sample by sample the order differs: by the divergence KL"}
+    higher: ClassVar[Mapping[str, bool]] = {"AvgD": False, "KL": False, "JS": False, "ToW": True}
+    finer: ClassVar[Mapping[str, str]] = {"KL": "Sample by sample the order differs: by the divergence KL"}
     axes = ("FA", "TA")
     ends = ("forgot more", "forgot less")
     watched = SETS
@@ -124,14 +125,14 @@ class ClassificationPresentation(Presentation):
         """Says where one side pays for the other: damage to what should stay, forgetting too little or too much."""
         remarks = []
         for key, (below, above) in _BALANCE.items():
-            value, aim = method.mean(key), one.target.mean(key) if one.target else None
+            value, aim = method.mean(key), one.aim(key)
             if value is None or aim is None:
                 continue
             gap, allowed = value - aim, max(1.0, 2 * (one.noise(key) or 0.0))
             if said := below if gap < -allowed else above if gap > allowed else "":
                 measure = self.measure(key)
                 remarks.append(f"{said}: {key} is {measure.amount(value)}, against {measure.amount(aim)}.")
-        value, aim = method.mean("forgotten_TA"), one.target.mean("forgotten_TA") if one.target else None
+        value, aim = method.mean("forgotten_TA"), one.aim("forgotten_TA")
         if value is not None:
             measure = self.measure("forgotten_TA")
             beside = f", the retrained model {measure.amount(aim)}" if aim is not None else ""
