@@ -37,19 +37,49 @@ STARTS = {
     ),
 }
 """What happens before work begins → code that does it."""
+RECIPES = {"unknown field": "sed: 1", "bad setting": "methods: {sfron: {gamma: -1}}", "wrong type": "seed: x"}
+RECIPES |= {"another task's field": "task: text-to-image\nsvc_attacks: true", "no YAML": "a: ["}
+COMMANDS = {
+    "--help": (["--help"], 0),
+    "list": (["list"], 0),
+    "run --help": (["run", "--help"], 0),
+    "sample --help": (["sample", "--help"], 0),
+    "unknown command": (["rum"], 1),
+    "unknown flag": (["run", "--sed", "1"], 1),
+    **{what: (["run", f"{what}.yaml"], 1) for what in RECIPES},
+    "prompts that cannot be read": (["sample", "somewhere", "--prompts", "bad.csv"], 1),
+    "no folder to report": (["report", "nowhere"], 1),
+}
+"""Commands that are over before work begins, and their exit codes."""
+COMMAND = """\
+import sys
+from untrain.cli import main
+print("exit", main({words!r}))
+print([name for name in {heavy!r} if name in sys.modules])
+"""
 SECONDS = 0.5
 """Of processor time; all of these together take about 0.25 s where torch alone takes 1.4 s."""
 
 
-def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def run(code, folder=None):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
     return done.stdout.splitlines()[-1]
 
 
-def processor_seconds(code):
+def processor_seconds(code, folder=None):
     """The least of three runs, since other processes make any of them slower and none faster."""
     code += "\nimport resource; print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
-    return min(float(run(code)) for _ in range(3))
+    return min(float(run(code, folder)) for _ in range(3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where commands find what is wrong."""
+    place = tmp_path_factory.mktemp("wrong")
+    for what, text in RECIPES.items():
+        (place / f"{what}.yaml").write_text(f"{text}\n")
+    (place / "bad.csv").write_text("prompt,case_number\na cat,x\n")
+    return place
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -60,6 +90,26 @@ def test_nothing_heavy_is_imported_before_work_begins(start):
 @pytest.mark.parametrize("start", STARTS)
 def test_starting_takes_little_processor_time(start):
     assert processor_seconds(STARTS[start]) < SECONDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_over_before_work_begins_is_fast(command, folder):
+    words, code = COMMANDS[command]
+    text = COMMAND.format(words=words, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=folder)
+    *_, ended, heavy = done.stdout.splitlines()
+    assert (ended, heavy) == (f"exit {code}", "[]"), done.stderr
+    assert "unforeseen" not in done.stderr
+    assert processor_seconds(f"import sys\nfrom untrain.cli import main\nmain({words!r})", folder) < SECONDS
+
+
+def test_an_entry_says_what_the_domain_says():
+    from untrain import registry
+
+    for name in registry.names():
+        entry, domain = registry.entry(name), registry.domain(name)
+        assert (domain.name, domain.Sections, domain.references) == (name, entry.Sections, entry.references)
+        assert domain.sampler is entry.find_sampler()
 
 
 def test_a_lazy_module_gives_what_the_module_has(monkeypatch):

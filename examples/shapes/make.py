@@ -111,23 +111,24 @@ def train_pipeline(data: Captioned, seed: int, vae_steps: int, steps: int) -> An
 
 
 def train_vae(vae: Any, images: Tensor, steps: int, generator: torch.Generator) -> None:
-    """Trains a VAE, and sets its scaling factor so that latents have a standard deviation of 1.
-
-    The loss is the mean of (x̂ − x)² + kl · ½ (μ² + σ² − 1 − log σ²), x̂ decoded of μ + σ ε.
-    """
+    """Trains a VAE, and sets its scaling factor so that latents have a standard deviation of 1."""
     batches = shuffle(len(images), VAE_BATCH, generator)
 
     def loss() -> Tensor:
-        x = images[next(batches)]
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        error = vae.decode(posterior.mean + posterior.std * noise).sample - x
-        return error.square().mean() + KL * posterior.kl().mean() / posterior.mean[0].numel()
+        return reconstruction_loss(vae, images[next(batches)], generator)
 
     descend("VAE", vae, loss, steps, VAE_RATE)
     vae.eval().requires_grad_(False)
     some = torch.linspace(0, len(images) - 1, min(len(images), 512)).round().long()
     vae.register_to_config(scaling_factor=round(1 / float(encode(vae, images[some])[0].std()), 6))
+
+
+def reconstruction_loss(vae: Any, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Mean of (x̂ − x)² + kl · ½ (μ² + σ² − 1 − log σ²) over elements and images x [B, 3, H, W]; x̂ is of μ + σ ε."""
+    posterior = vae.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator)
+    error = vae.decode(posterior.mean + posterior.std * noise).sample - x
+    return error.square().mean() + KL * posterior.kl().mean() / posterior.mean[0].numel()
 
 
 def train_unet(pipeline: Any, images: Tensor, labels: Tensor, steps: int, generator: torch.Generator) -> None:

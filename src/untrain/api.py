@@ -25,16 +25,8 @@ from untrain.models.parts import trained
 from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import (
-    EVALUATION,
-    ORIGINAL,
-    RETRAINED,
-    SPLIT,
-    RunFolder,
-    check_folder,
-    open_folder,
-    read_evaluation,
-)
+from untrain.runs.folder import RunFolder, check_folder, open_folder, read_evaluation
+from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT
 from untrain.runs.python import read_python_run, write_python_run
 from untrain.types import Params, Task
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untrain.errors import SettingError, UnknownName, UntrainError, unknown
+from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, unknown
 
 if TYPE_CHECKING:
+    from untrain.domain import Domain
     from untrain.runs.recipe import Recipe
 
 USAGE = """\
@@ -197,17 +198,38 @@ def _count(words: list[str], flag: str) -> int:
 
 
 def _report(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
     if words and words[0] in ("-h", "--help"):
         print(USAGE)
         return
+    task = _value(words, "--task")
     if len(words) != 1:
         raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
-    from untrain import registry
-    from untrain.report import task_of, write_report
-
     folder = Path(words[0])
-    domain = registry.domain(task_of(folder) or registry.DEFAULT_TASK)
-    print(f"report: {write_report(folder, domain.presentation)}")
+    if not folder.is_dir():
+        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    from untrain.report import write_report
+
+    print(f"report: {write_report(folder, _domain_of(folder, task).presentation)}")
+
+
+def _domain_of(folder: Path, task: str | None) -> "type[Domain]":
+    """The domain of a folder's task: what the command line says, else by the name that the folder has; never code."""
+    from untrain import registry
+    from untrain.report import task_of
+    from untrain.runs.recipe import task_entry
+
+    if task is not None:
+        return task_entry(task).domain
+    name = task_of(folder) or registry.DEFAULT_TASK
+    from untrain.domain import PlainDomain
+
+    if name == PlainDomain.name:
+        return PlainDomain
+    try:
+        return registry.domain(name)
+    except UnknownName as error:
+        raise UnknownName(f"{folder}: {error} A class of your own: --task MODULE:CLASS.") from error
 
 
 def _list(words: Sequence[str], resume: bool) -> None:

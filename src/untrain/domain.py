@@ -21,14 +21,16 @@ from untrain.data.samples import Source
 from untrain.data.sections import Forget
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.engine import Engine
-from untrain.errors import CheckpointError, ModelError, SettingError
+from untrain.engine import Engine, on_device
+from untrain.errors import CheckpointError, DataError, ModelError, SettingError
 from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses
 from untrain.models import checkpoints
+from untrain.models.prepare import prepare_task
+from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.report.presentation import LOSSES, Distance, Presentation
-from untrain.types import Task
+from untrain.types import Task, lacking_functions
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,28 +95,6 @@ class Measurement:
     models: Mapping[str, dict[str, Any]]
     noise_floor: Mapping[str, float] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-class SearchObjective(ABC):
-    """One forget set of a search for settings, judged without a retrained model.
-
-    Attributes:
-        division: its samples, as methods see them.
-    """
-
-    division: Division
-
-    @abstractmethod
-    def observe(self, module: nn.Module) -> Any:
-        """Looks at a model; what is seen is passed to `score`."""
-
-    @abstractmethod
-    def score(self, seen: Any, original: Any) -> float:
-        """Returns how far a model is from what it should be, in points, by what was seen of it; lower is better."""
-
-    @abstractmethod
-    def facts(self) -> Any:
-        """Returns what the score depends on besides the model, as JSON."""
 
 
 class UserModel:
@@ -193,8 +173,8 @@ class NoOptions:
 class Domain(ABC):
     """One recipe's kind of model, with its data at hand.
 
-    A subclass sets the class variables and defines `load`, `make_task` and `build`; every other function has a meaning
-    for any task, and is overridden where a kind of model is more than its losses.
+    A subclass sets `name`, `task_class` and `Sections` and defines `load` and `build`; every other function has a
+    meaning for any task, and is overridden where a kind of model is more than its losses.
 
     Attributes:
         sections: the recipe's sections, an instance of `Sections`.
@@ -215,8 +195,8 @@ class Domain(ABC):
     """A frozen dataclass: further arguments of `untrain.unlearn`."""
     EvaluateOptions: ClassVar[type] = NoOptions
     """A frozen dataclass: further arguments of `untrain.evaluate`."""
-    presentation: ClassVar[Presentation]
-    """How reports speak of its results."""
+    presentation: ClassVar[Presentation] = LOSSES
+    """How reports speak of its results; by default of the mean loss of every set."""
     user_model: ClassVar[type[UserModel]] = UserModel
     """What takes a user's model apart."""
     references: ClassVar[int] = 1
@@ -225,28 +205,34 @@ class Domain(ABC):
     """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
+    listing: ClassVar[Mapping[str, str]] = {}
+    """What recipes of this task can name, for `untrain list`: group (such as "models") → MODULE:TABLE, a mapping whose
+    values have a `description`."""
 
     task: Task
 
     def __init__(self, sections: Any, context: Context) -> None:
         self.sections = sections
         self.context = context
-        self.source, self.test = self.load()
+        self.source, self.test = _loaded(self.name, self.load())
         self.task = self.make_task()
 
     # The model and its data.
 
     @abstractmethod
-    def load(self) -> tuple[Source, Source]:
-        """Loads training and test samples, labelled with the model's numbers."""
+    def load(self) -> tuple[Source, Source | None]:
+        """Loads training and test samples, labelled with the model's numbers; None: there are no test samples.
 
-    @abstractmethod
+        Tensors become a source as `Columns`, a map-style data set by `Columns.read`, see `untrain.data.columns`.
+        """
+
     def make_task(self) -> Task:
-        """Makes the per-sample functions for these samples."""
+        """Makes the per-sample functions for these samples; by default with default settings."""
+        return self.task_class()
 
     @abstractmethod
     def build(self, seed: int) -> nn.Module:
-        """Builds the recipe's architecture with new weights, on the engine's device."""
+        """Builds the recipe's architecture on the engine's device, with new weights by the seed: `engine.seeded`."""
 
     @property
     def title(self) -> str:
@@ -360,9 +346,11 @@ class Domain(ABC):
         section = getattr(sections, "forget", None)
         return request_name(section) if isinstance(section, Forget) else "forget"
 
-    @classmethod  # noqa: B027, most can be searched
+    @classmethod
     def check_search(cls, sections: Any) -> None:
-        """Raises why settings of methods cannot be searched with these sections."""
+        """Raises why settings of methods cannot be searched with these sections; by default by `check_heldout`."""
+        if cls.holds_out:
+            check_heldout(sections, cls.checkpoint_of(sections))
 
     # Measures.
 
@@ -391,13 +379,26 @@ class Domain(ABC):
         with self.context.engine.progress("evaluate", len(models)) as bar:
             found = {}
             for name, module in models.items():
-                found[name] = self.values(module, sets)
+                found[name] = self.values(module, self.task, sets, self.context.engine)
                 bar.advance(name)
         return beside_references(found, references, self.presentation.distance)
 
-    def values(self, module: nn.Module, sets: Mapping[str, Stream]) -> dict[str, Any]:
-        """Measures one model by itself: measure → value; by default the mean loss of every set."""
-        return mean_losses(module, self.task, sets, self.context.engine)
+    @classmethod
+    def values(cls, module: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine) -> dict[str, Any]:
+        """Measures one model by itself, of a recipe and in Python; by default the mean loss of every set.
+
+        Args:
+            module: on the engine's device.
+            task: prepared.
+            sets: "forget", "retain" and, where there is one, "test"; `stream.once(task, "evaluate")` gives every
+                sample once, in batches.
+            engine: `engine.shard(batch)` is this process's part of a batch, `engine.gather(values)` joins all parts.
+
+        Returns:
+            Measure → value. Numbers are compared, those of the presentation's `distance` with a retrained model's;
+            everything becomes JSON.
+        """
+        return mean_losses(module, task, sets, engine)
 
     def evaluation_facts(self) -> Any:
         """Returns the settings of the recipe that decide what is measured, as JSON."""
@@ -409,7 +410,7 @@ class Domain(ABC):
 
     def preview(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
         """Looks at a model that is being made, after so many steps; returns what to log."""
-        found = self.values(module, sets)
+        found = self.values(module, self.task, sets, self.context.engine)
         return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
 
     def on_evaluated(self, evaluation: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:  # noqa: B027
@@ -426,7 +427,7 @@ class Domain(ABC):
     # A search for settings.
 
     def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
-        """Returns what settings are judged by in a search, for one or more forget sets.
+        """Returns what settings are judged by in a search, for one or more forget sets; by default by losses.
 
         Args:
             division: with the whole of the held-out data.
@@ -436,7 +437,7 @@ class Domain(ABC):
         Raises:
             DataError: if too little is left to judge by.
         """
-        raise SettingError(f"compare.trials: the task {self.name} says of no model how good it is. Set it to 0.")
+        return [LossObjective(part, judged, self) for part, judged in share_heldout(self, division, own)]
 
     # The Python interface and the command line.
 
@@ -467,12 +468,15 @@ class Domain(ABC):
             classes: names of the classes.
             options: the domain's `EvaluateOptions`.
         """
-        raise NotImplementedError
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists what recipes of this task can name: group (such as "models") → name → description."""
-        return {}
+        models = {"model": model.module}
+        models |= {f"reference-{i}": check_module(module, "reference") for i, module in enumerate(references)}
+        streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
+        with on_device(engine.device, *models.values()):
+            task = prepare_task(model.task, model.module, streams)
+            found = {name: cls.values(module, task, streams, engine) for name, module in models.items()}
+        names = [name for name in models if name != "model"]
+        measured = beside_references(found, names, cls.presentation.distance)
+        return TaskEvaluation(measured.models["model"], measured.noise_floor)
 
     sampler: ClassVar[Callable[..., Path] | None] = None
     """Makes what models of this kind generate, `untrain sample`: a function whose first argument is the source, and
@@ -484,15 +488,67 @@ class Domain(ABC):
         return False
 
 
+@dataclass(frozen=True, repr=False)
+class TaskEvaluation:
+    """What `untrain.evaluate` measures of one model, by the measures of its task; each is an attribute too.
+
+    Attributes:
+        measures: measure → value; "missing" says why one could not be had.
+        noise_floor: measure → how far retrained models are from each other; None where there are not several.
+    """
+
+    measures: Mapping[str, Any]
+    noise_floor: Mapping[str, float] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in self.measures:
+            raise AttributeError(f"{name!r} was not measured; known: {', '.join(self.__dict__.get('measures', ()))}.")
+        return self.measures[name]
+
+    def __repr__(self) -> str:
+        """Shows the numbers."""
+        numbers = {key: value for key, value in self.measures.items() if isinstance(value, int | float)}
+        return f"Evaluation({', '.join(f'{key}={value:.4g}' for key, value in numbers.items())})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {**self.measures, "noise_floor": self.noise_floor}
+
+
+def _loaded(task: str, given: Any) -> tuple[Source, Source]:
+    """What `load` gave, as two sources."""
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise DataError(
+            f"load() of the task {task} must return two sources, of training and of test samples (None: there are no "
+            f"test samples), not a {type(given).__name__}."
+        )
+    for part, source in zip(("training", "test"), given, strict=True):
+        if source is not None or part == "training":
+            lacking = [name for name in SOURCE if not hasattr(source, name)]
+            if lacking:
+                raise DataError(
+                    f"load() of the task {task} gave a {type(source).__name__} as {part} samples, which lacks "
+                    f"{', '.join(lacking)}. Make it a source: untrain.data.columns.Columns takes named tensors, and "
+                    "Columns.read any map-style data set."
+                )
+    source, test = given
+    return source, Subset(source, []) if test is None else test
+
+
+SOURCE = ("labels", "classes", "ids", "shape", "in_memory", "__len__", "__getitem__", "batch", "to", "fingerprint")
+"""What a source has, see `untrain.data.samples.Source`."""
+
+
 def beside_references(
     models: Mapping[str, dict[str, Any]], references: Sequence[str], distance: Distance | None
 ) -> Measurement:
     """Puts each model's distance to the first reference beside its values; the other references are the noise floor."""
     if distance is None:
         return Measurement(models)
-    missing = {distance.key: "needs a retrained model: pass reference="}
+    lacks = {distance.key: "needs a retrained model: pass reference="}
     if not references:
-        return Measurement({name: {**values, "missing": missing} for name, values in models.items()})
+        alone = {n: {**values, "missing": {**values.get("missing", {}), **lacks}} for n, values in models.items()}
+        return Measurement(alone)
     target = models[references[0]]
     found = {
         name: {**values, distance.key: mean_distance(values, target, distance.parts)} for name, values in models.items()
@@ -507,9 +563,14 @@ def flaw_of(name: str, loaded: Any) -> str:
     if not (isinstance(loaded, type) and issubclass(loaded, Domain)):
         return "is no class derived from untrain.Domain"
     lacking = sorted(loaded.__abstractmethods__)
-    lacking += [each for each in ("name", "task_class", "Sections", "presentation") if not hasattr(loaded, each)]
+    lacking += [each for each in ("name", "task_class", "Sections") if not hasattr(loaded, each)]
     if lacking:
         return f"does not define {', '.join(lacking)}"
+    undefined = lacking_functions(loaded.task_class)
+    if undefined:
+        return f"has a task_class, {loaded.task_class.__name__}, that does not define {', '.join(undefined)}"
+    if not isinstance(loaded.presentation, Presentation):
+        return "has a presentation that is no object of a class derived from untrain.Presentation"
     if not is_dataclass(loaded.Sections):
         return "has Sections that are not decorated with @dataclass(frozen=True)"
     return "" if loaded.name == name else f"calls itself {loaded.name!r}: entry point and class must have one name"
@@ -521,14 +582,9 @@ class PlainDomain(Domain):
     name = "task"
     task_class = object
     Sections = NoOptions
-    presentation = LOSSES
 
     def load(self) -> tuple[Source, Source]:
         """Refuses: such a task comes from Python alone, with its data."""
-        raise SettingError("a task object has no recipes: derive a Domain for it, see docs/adding-a-task.md.")
-
-    def make_task(self) -> Task:
-        """Refuses, as `load`."""
         raise SettingError("a task object has no recipes: derive a Domain for it, see docs/adding-a-task.md.")
 
     def build(self, seed: int) -> nn.Module:

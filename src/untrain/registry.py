@@ -4,8 +4,8 @@ An entry point names a class derived from `Domain`, or an `Entry` that tells the
 what the domain itself needs.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,9 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.plugins import OURS, Plugins
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+    from pathlib import Path
+
     from untrain.domain import Domain
     from untrain.types import Task
 
@@ -30,18 +33,32 @@ class Entry:
         Sections: see `Domain`.
         references: see `Domain`.
         target: MODULE:CLASS of the domain.
+        listing: see `Domain`.
+        sampler: MODULE:FUNCTION, see `Domain`; empty: there is nothing to sample; None: the domain says.
     """
 
     title: str
     Sections: type
     target: str
     references: int = 1
+    listing: Mapping[str, str] = field(default_factory=dict)
+    sampler: str | None = None
 
     @property
     def domain(self) -> "type[Domain]":
         """The domain, imported now."""
-        module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)
+        return _import(self.target)
+
+    def find_sampler(self) -> "Callable[..., Path] | None":
+        """Imports what makes samples of this task's models; None where these generate nothing."""
+        if self.sampler is None:
+            return self.domain.sampler
+        return _import(self.sampler) if self.sampler else None
+
+
+def _import(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _flaw(name: str, loaded: Any) -> str:
@@ -58,8 +75,12 @@ INSTALLED = Plugins("untrain.tasks", "task", _flaw)
 def names() -> list[str]:
     """Returns the names of all tasks that are installed, ours first; nothing is imported."""
     found = INSTALLED.installed()
-    ours = [name for name, entries in found.items() if any(e.dist and e.dist.name == OURS for e in entries)]
+    ours = [name for name, entries in found.items() if _are_ours(entries)]
     return [*ours, *sorted(set(found) - set(ours))]
+
+
+def _are_ours(entries: "Sequence[EntryPoint]") -> bool:
+    return any(entry.dist and entry.dist.name == OURS for entry in entries)
 
 
 def entry(name: str) -> Entry:
@@ -84,7 +105,8 @@ def _entry(name: str) -> Entry:
 def entry_of(domain: "type[Domain]") -> Entry:
     """Returns the entry of a domain that is imported already."""
     title = (domain.__doc__ or domain.name).strip().splitlines()[0]
-    return Entry(title, domain.Sections, f"{domain.__module__}:{domain.__qualname__}", domain.references)
+    target = f"{domain.__module__}:{domain.__qualname__}"
+    return Entry(title, domain.Sections, target, domain.references, domain.listing)
 
 
 def domain(name: str) -> "type[Domain]":
@@ -99,9 +121,13 @@ def domain_of(task: "str | Task") -> "type[Domain]":
     """
     if isinstance(task, str):
         return domain(task)
-    name = getattr(task, "name", None)
-    if isinstance(name, str) and name in names():
+    name, installed = getattr(task, "name", None), INSTALLED.installed()
+    if isinstance(name, str) and name in installed:
         return domain(name)
+    others = (known for known, entries in installed.items() if not _are_ours(entries))  # their tasks may be unnamed
+    for found in filter(None, map(_usable, others)):
+        if type(task) is found.task_class:
+            return found
     from untrain.domain import PlainDomain
 
     return PlainDomain
@@ -113,12 +139,14 @@ def resolve(task: "str | Task") -> "Task":
     Raises:
         SettingError: if it is neither.
     """
-    from untrain.types import Task
+    from untrain.types import lacking_functions
 
     if isinstance(task, str):
         return domain(task).task_class()
-    if not isinstance(task, Task):
-        raise SettingError(f"task must be a name or an object with the functions of untrain.Task, not {task!r}.")
+    lacking = lacking_functions(task)
+    if lacking or isinstance(task, type):
+        said = f"lacks {', '.join(lacking)}" if lacking else "is a class: make an object of it"
+        raise SettingError(f"task must be a name or an object with the functions of untrain.Task; {task!r} {said}.")
     return task
 
 

@@ -337,7 +337,7 @@ def make(kind: Any, given: Mapping[str, Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Row:
+class FieldHelp:
     """One line of a help text or a table.
 
     Attributes:
@@ -355,7 +355,7 @@ class Row:
     is_section: bool = False
 
 
-def rows_of(kind: Any, prefix: str = "", base: Any = None) -> Iterator[Row]:
+def rows_of(kind: Any, prefix: str = "", base: Any = None) -> Iterator[FieldHelp]:
     """Describes a dataclass's settings, nested ones after the section that holds them.
 
     Args:
@@ -369,9 +369,9 @@ def rows_of(kind: Any, prefix: str = "", base: Any = None) -> Iterator[Row]:
         section, full = setting.section, prefix + name
         meaning = meanings.get(name) or ("" if section is None else summary_of(section))
         if section is None:
-            yield Row(full, setting.words, default, meaning)
+            yield FieldHelp(full, setting.words, default, meaning)
         else:
-            yield Row(full, "null or a section" if setting.nullable else "a section", None, meaning, True)
+            yield FieldHelp(full, "null or a section" if setting.nullable else "a section", None, meaning, True)
             yield from rows_of(section, f"{full}.", default if isinstance(default, section) else None)
 
 

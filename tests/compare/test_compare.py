@@ -11,13 +11,13 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from untrain.compare.scheduler import Command, Workers, follow
+from untrain.compare.tuning import trials_of
 
 from helpers.command_line import files, untrain
 from helpers.unreliable import Unreliable
 from untrain.compare import compare, compare_recipe, perform_cell
 from untrain.compare.plan import comparison_recipe
-from untrain.compare.scheduler import Command, Workers, follow
-from untrain.compare.tuning import trials_of
 from untrain.errors import UntrainError
 from untrain.methods.finetune import Finetune
 from untrain.models.checkpoints import load_state

@@ -6,9 +6,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from untrain.compare.scheduler import Command, Outcome, follow, run_cells, threads_of
 
 from untrain.compare.plan import Cell
-from untrain.compare.scheduler import Command, Outcome, follow, run_cells, threads_of
 
 
 class Pretence:

@@ -6,9 +6,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-
 from untrain.compare.benches import Goal, Seen, _splits, certainty_gap, criterion, goal
 from untrain.compare.tuning import best, suggestion
+
 from untrain.data.splits import Split
 from untrain.errors import SettingError
 from untrain.methods.base import Choice, Optimizer, Range

@@ -11,10 +11,19 @@ from PIL import Image
 from helpers import sampling_in_processes
 from helpers.processes import run_in_processes
 from untrain.diffusion.denoisers import build_denoiser
-from untrain.diffusion.images import ImageSet, generate_images, grid, to_uint8, write_folder, write_grid, write_npz
+from untrain.diffusion.images import (
+    ImageSet,
+    grid,
+    number_images,
+    to_uint8,
+    write_folder,
+    write_grid,
+    write_npz,
+)
 from untrain.engine import Engine, generator_of
 from untrain.errors import DataError, FolderError, ModelError, SettingError
 from untrain.sampling import Sampler, denoise, noise_of
+from untrain.tasks.class_diffusion.making import image_maker
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 ENGINE = Engine(torch.device("cpu"))
@@ -33,10 +42,17 @@ def model():
 TASK = ClassDiffusion(num_classes=4, null_class=4, timesteps=20, beta_end=0.3)
 
 
-def made(model, counts, sampler=FEW, size=4, task=TASK, **more):
+def maker(sampler=FEW, size=4, task=TASK, shape=SHAPE, **more):
+    return image_maker(task, shape, sampler, ENGINE, batch_size=size, **more)
+
+
+def made(model, counts, sampler=FEW, size=4, first=0, **more):
     """Images, labels and numbers of all batches."""
-    options = {"shape": SHAPE, "sampler": sampler, "seed": 0, "batch_size": size, "engine": ENGINE, **more}
-    batches = list(generate_images(model, task, counts, **options))
+    return made_of(model, *number_images(counts, first), sampler, size, **more)
+
+
+def made_of(model, labels, numbers, sampler=FEW, size=4, **more):
+    batches = list(maker(sampler, size, **more).generate(model, labels, numbers))
     return tuple(torch.cat(parts) for parts in zip(*batches))
 
 
@@ -60,7 +76,7 @@ class TestGeneration:
         for size in (1, 4, 100):
             for ours, theirs in zip(made(model, counts, sampler, size), whole):
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-        alone = made(model, (torch.tensor([3]), torch.tensor([1])), sampler)
+        alone = made_of(model, torch.tensor([3]), torch.tensor([1]), sampler)
         torch.testing.assert_close(alone[0], whole[0][-1:], rtol=0, atol=1e-5)
         later = made(model, {0: 2}, sampler, first=1)
         torch.testing.assert_close(later[0], whole[0][1:3], rtol=0, atol=1e-5)
@@ -134,20 +150,28 @@ class TestGeneration:
         assert np.abs(ours["arr_0"].astype(int) - theirs["arr_0"]).max() <= 1
         assert np.array_equal(ours["arr_1"], theirs["arr_1"])
 
+    def test_so_many_of_each_condition_are_collected(self, model):
+        """As bytes on the CPU, the same images as batch by batch."""
+        images, labels = maker().collect(model, [2, 0], 3)
+        assert labels.tolist() == [2, 2, 2, 0, 0, 0]
+        assert torch.equal(images, to_uint8(made(model, {2: 3, 0: 3})[0]))
+
     @pytest.mark.parametrize(
-        ("task", "counts", "sampler", "error", "message"),
+        ("wrong", "error", "culprit"),
         [
-            (TASK, {0: 1}, Sampler(21), SettingError, "20 steps cannot be sampled in 21"),
-            (TASK, {4: 1}, FEW, DataError, "no class 4: the model has 4"),
-            (TASK, {-1: 1}, FEW, DataError, "no class -1"),
-            (ClassDiffusion(num_classes=4), {0: 1}, Sampler(3, guidance_scale=2.0), SettingError, "dropped classes"),
+            ({"sampler": Sampler(21)}, SettingError, "20 .*21"),
+            ({"task": ClassDiffusion(num_classes=4), "sampler": Sampler(3, guidance_scale=2.0)}, SettingError, "guid"),
+            ({"size": 0}, SettingError, "batch size .*0"),
         ],
     )
-    def test_what_cannot_be_made_is_said_at_once(self, model, task, counts, sampler, error, message):
-        with pytest.raises(error, match=message):
-            generate_images(
-                model, task, counts, SHAPE, sampler=sampler, seed=0, batch_size=4, engine=ENGINE
-            )  # before the first batch is asked for
+    def test_what_cannot_be_sampled_is_said_at_once(self, wrong, error, culprit):
+        with pytest.raises(error, match=culprit):
+            maker(**wrong)
+
+    @pytest.mark.parametrize("number", [4, -1])
+    def test_a_class_that_the_model_has_not_is_named(self, model, number):
+        with pytest.raises(DataError, match=f"class {number}:"):
+            made(model, {number: 1})
 
 
 class TestPixels:
@@ -180,7 +204,7 @@ class TestPixels:
         assert (picture[~seen] == 255).all()
 
     def test_latents_cannot_be_shown(self):
-        with pytest.raises(DataError, match="4 channels cannot be shown"):
+        with pytest.raises(DataError, match="4 channels"):
             grid(torch.zeros(1, 1, 4, 8, 8))
 
 
@@ -189,16 +213,16 @@ class Counted(ImageSet):
 
     asked: list[list[int]]
 
-    def generate(self, positions, engine, batch_size):
+    def generate(self, positions):
         self.asked.append(positions.tolist())
-        return super().generate(positions, engine, batch_size)
+        return super().generate(positions)
 
 
 @pytest.fixture
 def images(model):
-    def make(counts=None, **more):
-        chosen = {"task": TASK, "shape": SHAPE, "sampler": FEW, "seed": 0, **more}
-        made = Counted(chosen.pop("model", model), counts=counts or {0: 3, 2: 3}, **chosen)
+    def make(counts=None, classes=None, decoder=None, **more):
+        chosen = more.pop("model", model)
+        made = Counted(chosen, maker(**more), counts or {0: 3, 2: 3}, classes, decoder)
         object.__setattr__(made, "asked", [])
         return made
 
@@ -216,7 +240,7 @@ def expected_pixels(model, counts):
 class TestFolder:
     def test_every_image_is_a_file_of_its_class(self, model, images, tmp_path):
         names = ("zero", "one", "two/2: the pair", "three")
-        assert write_folder(images(classes=names), tmp_path / "set", engine=ENGINE, batch_size=4) == 6
+        assert write_folder(images(classes=names, size=4), tmp_path / "set") == 6
         kept = content(tmp_path / "set")
         folders = ("zero", "two_2_ the pair")
         assert set(kept) == {"samples.json"} | {f"{name}/{i:06d}.png" for name in folders for i in range(3)}
@@ -227,14 +251,14 @@ class TestFolder:
         assert np.abs(difference).max() <= 1, "rounding of the last bit, in batches of other sizes"
 
     def test_only_what_is_missing_or_broken_is_made_again(self, images, tmp_path):
-        write_folder(images(), tmp_path, engine=ENGINE, batch_size=6)
+        write_folder(images(size=6), tmp_path)
         before = content(tmp_path)
         (tmp_path / "0/000001.png").unlink()
         broken = tmp_path / "2/000002.png"
         broken.write_bytes(broken.read_bytes()[:40])
         (tmp_path / "2/.000001.png.tmp").write_bytes(b"half")
-        again = images()
-        assert write_folder(again, tmp_path, engine=ENGINE, batch_size=4) == 2
+        again = images(size=4)
+        assert write_folder(again, tmp_path) == 2
         assert again.asked == [[1, 5]]
         after = content(tmp_path)
         assert after.pop("2/.000001.png.tmp") == b"half"
@@ -246,12 +270,12 @@ class TestFolder:
             old, new = (np.asarray(Image.open(path)).astype(int) for path in (tmp_path / "old.png", tmp_path / name))
             assert np.abs(old - new).max() <= 1
         last = images()
-        assert write_folder(last, tmp_path, engine=ENGINE) == 0
+        assert write_folder(last, tmp_path) == 0
         assert last.asked == [[]]
 
     def test_names_differ_without_case_and_are_no_reserved_ones(self, images, tmp_path):
         names = ("Cat", "cat", "CON", "..")
-        write_folder(images(dict.fromkeys(range(4), 1), classes=names), tmp_path, engine=ENGINE)
+        write_folder(images(dict.fromkeys(range(4), 1), classes=names), tmp_path)
         folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
         assert len({name.casefold() for name in folders}) == 4
         assert not {"CON", "..", ""} & set(folders)
@@ -268,37 +292,37 @@ class TestFolder:
         ],
     )
     def test_images_made_otherwise_are_refused(self, images, tmp_path, change, named):
-        write_folder(images(), tmp_path, engine=ENGINE)
+        write_folder(images(), tmp_path)
         before = content(tmp_path)
-        with pytest.raises(FolderError, match=rf"{named}\. Choose another --out, or remove it"):
-            write_folder(images(**change), tmp_path, engine=ENGINE)
+        with pytest.raises(FolderError, match=named):
+            write_folder(images(**change), tmp_path)
         assert content(tmp_path) == before
 
     def test_images_of_other_weights_are_refused(self, model, images, tmp_path):
-        write_folder(images(), tmp_path, engine=ENGINE)
+        write_folder(images(), tmp_path)
         other = build_denoiser(
             "unet-small", num_classes=4, in_channels=1, image_size=8, seed=1,
             block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=8,
         )  # fmt: skip
         with pytest.raises(FolderError, match="weights differs"):
-            write_folder(images(model=other), tmp_path, engine=ENGINE)
+            write_folder(images(model=other), tmp_path)
 
     def test_something_else_is_left_alone(self, images, tmp_path):
         (tmp_path / "letter.txt").write_text("mine")
         with pytest.raises(FolderError, match="something else"):
-            write_folder(images(), tmp_path, engine=ENGINE)
+            write_folder(images(), tmp_path)
         with pytest.raises(FolderError, match="is a file, but a folder"):
-            write_folder(images(), tmp_path / "letter.txt", engine=ENGINE)
+            write_folder(images(), tmp_path / "letter.txt")
         assert content(tmp_path) == {"letter.txt": b"mine"}
 
     def test_a_note_without_images_is_no_obstacle(self, images, tmp_path):
         """A run that was stopped before its first image leaves the note alone."""
-        write_folder(images(), tmp_path, engine=ENGINE)
+        write_folder(images(), tmp_path)
         for path in tmp_path.glob("*/*.png"):
             path.unlink()
         for path in (tmp_path / "0", tmp_path / "2"):
             path.rmdir()
-        assert write_folder(images(seed=5), tmp_path, engine=ENGINE) == 6
+        assert write_folder(images(seed=5), tmp_path) == 6
         assert json.loads((tmp_path / "samples.json").read_text())["seed"] == 5
 
 
@@ -306,7 +330,7 @@ class TestArrays:
     def test_it_is_what_public_evaluators_read(self, model, images, tmp_path):
         """Images with three channels, uint8, first in the file; a gray image has its channel three times."""
         path = tmp_path / "deep/set.npz"
-        assert write_npz(images(), path, engine=ENGINE, batch_size=4) == 6
+        assert write_npz(images(size=4), path) == 6
         with np.load(path, allow_pickle=False) as arrays:
             pixels, labels = arrays["arr_0"], arrays["arr_1"]
         assert pixels.dtype == np.uint8 and pixels.shape == (6, 8, 8, 3)
@@ -319,19 +343,19 @@ class TestArrays:
     def test_what_was_made_before_it_was_stopped_is_kept(self, images, tmp_path, monkeypatch):
         """Stopped in the second batch, gone on with in batches of another size."""
         whole, path = tmp_path / "whole.npz", tmp_path / "set.npz"
-        write_npz(images({0: 5, 1: 6}), whole, engine=ENGINE, batch_size=4)
+        write_npz(images({0: 5, 1: 6}, size=4), whole)
 
         stop_after(monkeypatch, batches=2)
         with pytest.raises(KeyboardInterrupt):
-            write_npz(images({0: 5, 1: 6}), path, engine=ENGINE, batch_size=4)
+            write_npz(images({0: 5, 1: 6}, size=4), path)
         monkeypatch.undo()
         assert not path.exists()
         parts = sorted((tmp_path / "set.npz.parts").iterdir())
         assert [part.name for part in parts] == ["000000000.npy", "000000004.npy"]
         parts[0].write_bytes(parts[0].read_bytes()[:-100])  # as a disk may leave it
 
-        again = images({0: 5, 1: 6})
-        assert write_npz(again, path, engine=ENGINE, batch_size=3) == 7
+        again = images({0: 5, 1: 6}, size=3)
+        assert write_npz(again, path) == 7
         assert again.asked == [[0, 1, 2, 3, 8, 9, 10]]
         ours, theirs = (np.load(p, allow_pickle=False) for p in (path, whole))
         assert np.abs(ours["arr_0"].astype(int) - theirs["arr_0"]).max() <= 1
@@ -339,29 +363,29 @@ class TestArrays:
         assert not (tmp_path / "set.npz.parts").exists()
 
         last = images({0: 5, 1: 6})
-        assert write_npz(last, path, engine=ENGINE) == 0
+        assert write_npz(last, path) == 0
         assert last.asked == [[]]
 
     def test_a_broken_file_is_made_again_and_another_one_refused(self, images, tmp_path):
         path = tmp_path / "set.npz"
-        write_npz(images(), path, engine=ENGINE)
+        write_npz(images(), path)
         before = path.read_bytes()
         path.write_bytes(before[:200])
-        assert write_npz(images(), path, engine=ENGINE) == 6
+        assert write_npz(images(), path) == 6
         assert path.read_bytes() == before, "bytes depend on the images alone"
         with pytest.raises(FolderError, match="seed differs"):
-            write_npz(images(seed=1), path, engine=ENGINE)
+            write_npz(images(seed=1), path)
         (tmp_path / "set.npz.samples.json").unlink()
         with pytest.raises(FolderError, match="something else"):
-            write_npz(images(), path, engine=ENGINE)
+            write_npz(images(), path)
         with pytest.raises(FolderError, match="is a folder, but a file"):
-            write_npz(images(), tmp_path, engine=ENGINE)
+            write_npz(images(), tmp_path)
 
 
 class TestGrid:
     def test_rows_are_classes_and_columns_numbers(self, model, images, tmp_path):
         path = tmp_path / "set.png"
-        assert write_grid(images({2: 3, 0: 2}), path, engine=ENGINE, batch_size=2) == 5
+        assert write_grid(images({2: 3, 0: 2}, size=2), path) == 5
         picture = np.asarray(Image.open(path)).astype(int)
         assert picture.shape == (2 * 32 + 2, 3 * 32 + 4)
         pixels = expected_pixels(model, {2: 3, 0: 2})[..., 0]
@@ -369,22 +393,22 @@ class TestGrid:
             cut = picture[row * 34 : row * 34 + 32 : 4, column * 34 : column * 34 + 32 : 4]
             assert np.abs(cut - pixels[k]).max() <= 1
         assert (picture[34:, 68:] == 255).all(), "the shorter row ends in white"
-        assert write_grid(images({2: 3, 0: 2}), path, engine=ENGINE) == 0
+        assert write_grid(images({2: 3, 0: 2}), path) == 0
 
     def test_it_goes_on_too(self, images, tmp_path, monkeypatch):
         stop_after(monkeypatch, batches=1)
         with pytest.raises(KeyboardInterrupt):
-            write_grid(images(), tmp_path / "set.png", engine=ENGINE, batch_size=4)
+            write_grid(images(size=4), tmp_path / "set.png")
         monkeypatch.undo()
-        assert write_grid(images(), tmp_path / "set.png", engine=ENGINE, batch_size=4) == 2
+        assert write_grid(images(size=4), tmp_path / "set.png") == 2
 
 
 def stop_after(monkeypatch, batches):
     """Interrupts a set after so many batches."""
     own, count = Counted.generate, iter(range(batches))
 
-    def generate(self, positions, engine, batch_size):
-        for batch in own(self, positions, engine, batch_size):
+    def generate(self, positions):
+        for batch in own(self, positions):
             if next(count, None) is None:
                 raise KeyboardInterrupt
             yield batch
@@ -396,9 +420,9 @@ def stop_after(monkeypatch, batches):
     ("change", "error", "message"),
     [
         ({"counts": {0: 0}}, SettingError, "at least one image"),
-        ({"counts": {7: 1}}, DataError, "no class 7"),
-        ({"shape": (4, 8, 8)}, SettingError, "latents, give the whole pipeline"),
-        ({"sampler": Sampler(21)}, SettingError, "cannot be sampled in 21"),
+        ({"counts": {7: 1}}, DataError, "class 7"),
+        ({"shape": (4, 8, 8)}, SettingError, "4 channels"),
+        ({"sampler": Sampler(21)}, SettingError, "21"),
     ],
 )
 def test_a_set_that_cannot_be_is_refused_before_anything_is_made(images, change, error, message):

@@ -10,6 +10,7 @@ import torch
 import yaml
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
+from untrain.small_pipeline import Frame
 
 from helpers.documents import (
     README,
@@ -45,7 +46,6 @@ from untrain.runs.recipe import (
     read,
 )
 from untrain.sampling import Sampler
-from untrain.small_pipeline import Frame
 from untrain.tasks.classification.evaluate import Evaluation
 from untrain.tasks.text_to_image.evaluate import ConceptEvaluation
 

@@ -267,6 +267,27 @@ class TestTraining:
         assert alike
         assert all(torch.equal(block(x, None), x) for block in alike)
 
+    def test_the_loss_of_the_vae_is_the_formula(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An image at a time in float64, with a weight of the divergence that can be seen."""
+        import make
+        from parts import build_vae
+
+        torch.manual_seed(0)
+        vae: Any = build_vae(32).double()
+        torch.nn.init.normal_(vae.quant_conv.bias)
+        monkeypatch.setattr(make, "KL", 0.5)
+        images = render_shapes("train", 3).images.double() / 127.5 - 1
+        expected = 0.0
+        with torch.no_grad():
+            found = make.reconstruction_loss(vae, images, torch.Generator().manual_seed(1))
+            noise = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+            for x, epsilon in zip(images, noise.double(), strict=True):
+                mean, log = vae.quant_conv(vae.encoder(x[None]))[0].chunk(2)
+                decoded = vae.decoder(vae.post_quant_conv((mean + (log / 2).exp() * epsilon)[None]))[0]
+                divergence = (mean.square() + log.exp() - 1 - log).mean() / 2
+                expected += float((decoded - x).square().mean() + 0.5 * divergence) / 3
+        assert found.item() == pytest.approx(expected, rel=1e-9)
+
     def test_averages_are_weighted_by_how_late_they_are(self) -> None:
         """Against Σ_i d^(k−i) θ_i / Σ_i d^(k−i) over the steps, summed in float64; float32 rounds at 1e-7."""
         from make import descend

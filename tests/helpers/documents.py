@@ -11,12 +11,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
+import helpers.shapes  # noqa: F401, makes the example's modules importable
 import untrain
 from helpers.small_pipelines import stable_diffusion, text_encoder
 from untrain.cli import COMMANDS
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.runs.recipe import read
-from untrain.small_pipeline import tokenizer_of
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -123,11 +123,13 @@ def text_to_image_things(page, place):
     from diffusers import DDIMScheduler
     from PIL import Image
 
+    from parts import build_tokenizer
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         (place / "tokenizer").mkdir()
         pipeline = stable_diffusion(place / "tokenizer")
-        tokens = tokenizer_of(re.findall(r'"(an? [a-z ]+)"', page.read_text(encoding="utf-8")))
+        tokens = build_tokenizer(re.findall(r'"(an? [a-z ]+)"', page.read_text(encoding="utf-8")))
         schedule = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
         pipeline.register_modules(tokenizer=tokens, text_encoder=text_encoder(tokens, 12), scheduler=schedule)
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):

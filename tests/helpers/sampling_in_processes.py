@@ -6,9 +6,10 @@ The main process writes FOLDER/made.pt and FOLDER/set.npz.
 import torch
 
 from untrain.diffusion.denoisers import build_denoiser
-from untrain.diffusion.images import ImageSet, generate_images, write_npz
+from untrain.diffusion.images import ImageSet, number_images, write_npz
 from untrain.engine import Engine
 from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion.making import image_maker
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 
@@ -19,10 +20,10 @@ def main(folder):
         block_out_channels=(8, 16), norm_num_groups=4, attention_head_dim=8,
     )  # fmt: skip
     task = ClassDiffusion(num_classes=4, null_class=4, timesteps=20, beta_end=0.3)
-    counts, shape, sampler = {1: 2, 3: 3}, (1, 8, 8), Sampler(3, 1.0)
-    batches = list(generate_images(model, task, counts, shape, sampler=sampler, seed=0, batch_size=2, engine=engine))
+    maker, counts = image_maker(task, (1, 8, 8), Sampler(3, 1.0), engine, batch_size=2), {1: 2, 3: 3}
+    batches = list(maker.generate(model, *number_images(counts)))
     images, numbers = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("images", "numbers"))
-    write_npz(ImageSet(model, task, shape, counts, sampler), folder / "set.npz", engine=engine, batch_size=2)
+    write_npz(ImageSet(model, maker, counts), folder / "set.npz")
     if engine.is_main:
         torch.save({"images": images, "numbers": numbers}, folder / "made.pt")
     engine.wait()

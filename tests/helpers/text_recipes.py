@@ -23,9 +23,14 @@ concepts:
   images: {{count: 3, sampler: {{steps: 2, guidance_scale: 2.0}}, batch_size: 2}}
 parts: xattn
 batch_size: 2
-data: {{image_size: 16, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}
 generation: {{sampler: {{steps: 2, guidance_scale: 2.0}}, samples: 2, columns: 2, batch_size: 4}}
-judge: {{checkpoint: {0}/judge.safetensors, classes: [circle, square, cross], options: {{width: 4}}}}
+judge:
+  checkpoint: {0}/judge.safetensors
+  classes: [circle, square, cross]
+  image_size: 16
+  mean: [0.5, 0.5, 0.5]
+  std: [0.5, 0.5, 0.5]
+  options: {{width: 4}}
 methods:
   sfron: {{steps: 2}}
 device: cpu
@@ -44,6 +49,42 @@ def save_judge(path: Path, labels: Sequence[str] = LABELS, *, always: str | None
             last.bias.copy_(torch.tensor([float(label == always) for label in labels]))
     save(judge.state_dict(), path, {})
     return judge
+
+
+CAPTIONED = """\
+# Circles forgotten by a pipeline with random weights, on captioned images
+name: tiny-shapes
+task: text-to-image
+data: {{name: captions, path: {0}/images}}
+model: {{checkpoint: {0}/pipe}}
+concepts:
+  forget: [{{containing: circle, instead: square}}]
+train: {{steps: 2, optimizer: {{name: adam, lr: 0.002, momentum: 0, weight_decay: 0}}}}
+parts: xattn
+batch_size: 8
+generation: {{sampler: {{steps: 2, guidance_scale: 2.0}}, samples: 1, columns: 1}}
+judge: {{attributes: [shape, colour, place], options: {{width: 4}}, train: {{steps: 2}}}}
+methods:
+  sfron: {{steps: 1, fisher_samples: 8}}
+device: cpu
+"""
+
+
+def save_captioned_recipe(folder: Path) -> Path:
+    """Writes a recipe on captioned shapes, its images and its pipeline; returns the recipe's path."""
+    from helpers.shapes import save_untrained_pipeline, write_captioned_images
+
+    write_captioned_images(folder / "images", 200, 100)
+    save_untrained_pipeline(folder / "pipe")
+    path = folder / "shapes.yaml"
+    path.write_text(CAPTIONED.format(folder))
+    return path
+
+
+def without_judge(recipe: str) -> str:
+    """The text recipe without its section judge."""
+    start, end = recipe.index("judge:"), recipe.index("methods:")
+    return recipe[:start] + recipe[end:]
 
 
 def save_text_recipe(folder: Path) -> Path:

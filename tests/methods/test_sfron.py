@@ -175,24 +175,24 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
     work.memo["calibration"]["held"] = torch.tensor([0, 1])
     work.memo["calibration"]["target"].fill_(-1.0)
-    assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no gauge"
+    assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no target"
     certain = replace(method, calibration=Calibration(until=0.5, ceiling=1e-6))
     assert certain._forget(state, 4)["skipped"], "but each of its samples has a ceiling"
 
 
 def test_what_is_unfinished_is_said_sample_by_sample():
     work, engine = few_samples()
-    gauge = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
+    measured = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
     share = {"label": torch.tensor([0, 1, 2, 2])}
     losses = torch.tensor([0.5, 1.0, 3.0, 5.0])
 
-    def unfinished(k, **settings):
+    def active_samples(k, **settings):
         calibration = Calibration(ceiling=4.0, late_ceiling=2.0, **settings)
-        return calibration.unfinished(gauge, share, losses, k, 10, work.task, engine).tolist()
+        return calibration.active_samples(measured, share, losses, k, 10, work.task, engine).tolist()
 
-    assert unfinished(0) == [True, True, True, False], "held: mean 0.75 is below the target; else each below 4"
-    assert unfinished(0, margin=0.7) == [False, False, True, False]
-    assert unfinished(8) == [False] * 4, "after `until`, none that the retain set holds; else below 2"
+    assert active_samples(0) == [True, True, True, False], "held: mean 0.75 is below the target; else each below 4"
+    assert active_samples(0, margin=0.7) == [False, False, True, False]
+    assert active_samples(8) == [False] * 4, "after `until`, none that the retain set holds; else below 2"
 
 
 def test_forgotten_samples_of_a_class_pull_no_more():
@@ -316,14 +316,14 @@ def test_a_state_is_what_a_checkpoint_holds():
 
 def test_when_a_batch_is_normalised_by_its_own_statistics():
     calibration, task = Calibration(), Classification(num_classes=5)
-    gauge = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
+    measured = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
 
-    def kind(gauge, label, rows, late=False):
-        return calibration.statistics_of(gauge, {"label": torch.full((rows,), label)}, late, task)
+    def kind(measured, label, rows, late=False):
+        return calibration.statistics_of(measured, {"label": torch.full((rows,), label)}, late, task)
 
-    assert kind(gauge, 0, 16) == "batch"
-    assert kind(gauge, 0, 15) == "running", "too few samples"
-    assert kind(gauge, 0, 16, late=True) == "batch"
-    assert kind(gauge, 2, 16) == "batch"
-    assert kind(gauge, 2, 16, late=True) == "running", "a class that the retain set lacks, as it will be seen"
+    assert kind(measured, 0, 16) == "batch"
+    assert kind(measured, 0, 15) == "running", "too few samples"
+    assert kind(measured, 0, 16, late=True) == "batch"
+    assert kind(measured, 2, 16) == "batch"
+    assert kind(measured, 2, 16, late=True) == "running", "a class that the retain set lacks, as it will be seen"
     assert kind(None, 0, 16) == "running", "without held-out data"

@@ -14,7 +14,7 @@ from helpers.example_comparison import METHODS, write_example_comparison
 from helpers.example_generator import DIGITS, example_generator_comparison, write_example_generator
 from helpers.example_run import FASHION, write_example_run
 from helpers.example_text import example_text_comparison, write_example_text
-from untrain.report import write_report
+from helpers.reading import write_page
 
 EVIL = '<script>console.error("ran")</script>&"'
 PROBE = """
@@ -99,7 +99,7 @@ def check(found, expected):
 def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
     run = tmp_path / "run"
     write_example_run(run, methods=("finetune", "sfron", EVIL), classes=(EVIL, "$b_1$", "日本語"), layers=(EVIL, "x"))
-    found = opened(tmp_path, write_report(run).read_text(encoding="utf-8"))
+    found = opened(tmp_path, write_page(run).read_text(encoding="utf-8"))
     expected = ["loss-curves", "accuracy-curves", *(f"class-accuracies-{i}" for i in range(3)), "loss-histograms"]
     check(found, [*expected, "mask-density-0", "mask-density-1", "time-bars"])
 
@@ -119,14 +119,14 @@ def test_browser_draws_every_figure_of_a_comparison(tmp_path, sets, seeds, refer
     write_example_comparison(
         folder, cells=False, methods=methods, sets=sets, seeds=seeds, references=references, classes=classes
     )
-    found = opened(tmp_path, write_report(folder).read_text(encoding="utf-8"))
+    found = opened(tmp_path, write_page(folder).read_text(encoding="utf-8"))
     check(found, [f"{key}-{place}" for key in COMPARED for place in range(len(sets))])
 
 
 def test_browser_shows_the_pictures_of_generators(tmp_path):
     run = tmp_path / "run"
     write_example_generator(run, methods=("salun", "sfron", "selective-amnesia"), classes=(*DIGITS[:8], EVIL, "日本語"))
-    found = opened(tmp_path, write_report(run).read_text(encoding="utf-8"))
+    found = opened(tmp_path, write_page(run).read_text(encoding="utf-8"))
     check(found, ["loss-curves", *(f"mask-density-{i}" for i in range(3)), "time-bars"])
     assert len(found["pictures"]) == 3 * 10 * 3 + 3 * 10 * 6  # beside each other, and over the steps
     for picture in found["pictures"]:
@@ -140,7 +140,7 @@ def test_browser_shows_prompts_and_their_pictures(tmp_path, kind):
     run = tmp_path / "run"
     long = "a very long prompt, " * 15 + "w" * 200
     write_example_text(run, kind=kind, forgotten=(EVIL, "日本語"), retained=(long, "b"), tile=128)
-    found = opened(tmp_path, write_report(run).read_text(encoding="utf-8"))
+    found = opened(tmp_path, write_page(run).read_text(encoding="utf-8"))
     check(found, ["loss-curves", "mask-density-0", "mask-density-1", "time-bars"])
     assert len(found["pictures"]) == 2 * 4 * 2
     for picture in found["pictures"]:
@@ -153,4 +153,4 @@ def test_browser_opens_a_comparison_of_what_makes_images(tmp_path, example):
     folder = tmp_path / "compared"
     folder.mkdir()
     (folder / "comparison.json").write_text(json.dumps(example()))
-    check(opened(tmp_path, write_report(folder).read_text(encoding="utf-8")), [])
+    check(opened(tmp_path, write_page(folder).read_text(encoding="utf-8")), [])

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from untrain.report import drawing, figures
-from untrain.report.drawing import clean
-from untrain.report.figures import Clock, Curve, Curves, Histogram, thin
+from untrain.report.figures import Clock, Histogram, thin
+from untrain.report.results import Curve, Curves
+from untrain.report.words import clean
+from untrain.tasks.classification.figures import draw_classes
 
 EVIL = '<script>alert(1)</script>&"'
 
@@ -35,29 +37,18 @@ def test_thinning_leaves_short_curves_and_drops_what_is_not_finite():
 def test_a_hundred_thousand_steps_are_drawn_fast_and_small():
     curve = Curve(list(range(100_000)), np.random.default_rng(0).random(100_000).tolist())
     began = time.process_time()
-    drawn = figures.loss_curves("long", [Curves("sfron", {"forget_loss": curve})])
+    drawn = figures.draw_curves(
+        "long", [Curves("sfron", {"forget_loss": curve})], {"forget_loss": "forget"}, "loss", ""
+    )
     assert time.process_time() - began < 5  # a fraction of a second
     assert len(drawn.svg) < 100_000
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("a\n b\tc", "a b c"),
-        ("x" * 50, "x" * 35 + "…"),
-        ("_hidden", "\u200b_hidden"),
-        ("a\x00b\ud800", "a\ufffdb\ufffd"),
-    ],
-)
-def test_labels_are_cleaned(text, cleaned):
-    assert clean(text) == cleaned
 
 
 def test_names_are_shown_as_they_are_and_run_nothing():
     names = [EVIL, "$x_1$", "a_b^c", "100 %", "$", "\\frac{", "日本語", "_hidden", "bell\x07"]
     values = {name: 50.0 + i for i, name in enumerate(names)}
     models = {"original": values, "method": values, "retrained": values}
-    drawn = figures.class_accuracies("classes", "$m_0$", names, {"forget": models})
+    drawn = draw_classes("classes", "$m_0$", names, {"forget": models})
     shown = texts(drawn.svg)
     assert [clean(name, 26) for name in names] == shown[shown.index(clean(EVIL, 26)) :][: len(names)]
     assert "<script" not in drawn.svg
@@ -65,7 +56,7 @@ def test_names_are_shown_as_they_are_and_run_nothing():
 
 
 def test_ids_carry_the_prefix_and_every_reference_has_its_target():
-    drawn = figures.times("clock-7", [Clock("retrained", 0, 60.0, target=True), Clock("sfron", 2.0, 5.0)])
+    drawn = figures.draw_times("clock-7", [Clock("retrained", 0, 60.0, target=True), Clock("sfron", 2.0, 5.0)])
     root = ElementTree.fromstring(drawn.svg)
     ids = [e.attrib["id"] for e in root.iter() if "id" in e.attrib]
     assert len(ids) == len(set(ids))
@@ -78,7 +69,7 @@ def test_ids_carry_the_prefix_and_every_reference_has_its_target():
 
 def test_colours_and_font_are_the_pages():
     counts = {part: np.array([5.0, 3, 1]) for part in drawing.SETS}
-    drawn = figures.loss_histograms("h", [Histogram("original", np.array([0.0, 1, 2, 3]), counts)])
+    drawn = figures.draw_histograms("h", [Histogram("original", np.array([0.0, 1, 2, 3]), counts)])
     assert not any(colour in drawn.svg for colour in drawing.VARIABLES)
     assert {f"var({drawing.VARIABLES[c]})" in drawn.svg for c in (drawing.BLUE, drawing.INK, drawing.MUTED)} == {True}
     assert "DejaVu" not in drawn.svg
@@ -87,22 +78,22 @@ def test_colours_and_font_are_the_pages():
 
 def test_same_figure_twice_is_the_same_text():
     clocks = [Clock("retrained", 0, 60.0, target=True), Clock("sfron", 2.0, 5.0, 1.0)]
-    assert figures.times("t", clocks).svg == figures.times("t", clocks).svg
+    assert figures.draw_times("t", clocks).svg == figures.draw_times("t", clocks).svg
 
 
 def test_user_settings_of_matplotlib_change_nothing():
     import matplotlib
 
     clocks = [Clock("retrained", 0, 60.0, target=True)]
-    plain = figures.times("t", clocks).svg
+    plain = figures.draw_times("t", clocks).svg
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red"}):
-        assert figures.times("t", clocks).svg == plain
+        assert figures.draw_times("t", clocks).svg == plain
         assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_times_are_told_and_compared_with_retraining():
     clocks = [Clock("retrained", 0, 60.0, target=True), Clock("sfron", 2.0, 5.0, 1.0)]
-    drawn = figures.times("t", clocks)
+    drawn = figures.draw_times("t", clocks)
     assert "8.00 s  ·  13 % of retraining" in texts(drawn.svg)
     assert "everything else" in texts(drawn.svg)
     assert drawn.alt == "Time taken: retrained 60.0 s; sfron 8.00 s, 13 % of retraining."
@@ -112,14 +103,14 @@ def test_overlap_of_forget_and_test_in_closed_form():
     counts = {"forget": np.array([2.0, 2, 0]), "test": np.array([0.0, 5, 5])}
     histogram = Histogram("m", np.array([0.0, 1, 2, 3]), counts)
     assert histogram.overlap() == 0.5
-    drawn = figures.loss_histograms("h", [histogram])
+    drawn = figures.draw_histograms("h", [histogram])
     assert "m · overlap 50 %" in texts(drawn.svg)
 
 
 @pytest.mark.parametrize(("edges", "logarithmic"), [([0.0, 1, 2, 3], False), ([0.0, 0.01, 0.1, 1], True)])
 def test_heavy_tails_get_a_logarithmic_axis(edges, logarithmic):
     counts = {"forget": np.array([1.0, 5, 1]), "retain": np.array([1.0, 5, 1])}
-    drawn = figures.loss_histograms("h", [Histogram("m", np.array(edges), counts)])
+    drawn = figures.draw_histograms("h", [Histogram("m", np.array(edges), counts)])
     assert ("Logarithmic" in drawn.caption) == logarithmic
 
 
@@ -127,7 +118,7 @@ def test_heavy_tails_get_a_logarithmic_axis(edges, logarithmic):
 def test_masks_of_any_number_of_layers_are_drawn(count):
     names = [f"block{i // 10}.{i % 10}.conv.weight" for i in range(count)]
     layers = {name: (i % 11) / 10 for i, name in enumerate(names)}
-    drawn = figures.mask_density("mask", "sfron", layers, 0.5)
+    drawn = figures.draw_mask("mask", "sfron", layers, 0.5)
     assert f"{count} layers" in drawn.alt
     shown = texts(drawn.svg)
     if count <= figures.BARS:
@@ -138,6 +129,6 @@ def test_masks_of_any_number_of_layers_are_drawn(count):
 
 
 def test_flat_layer_names_get_ticks_too():
-    drawn = figures.mask_density("mask", "m", {f"w{i}": 0.1 for i in range(150)}, None)
+    drawn = figures.draw_mask("mask", "m", {f"w{i}": 0.1 for i in range(150)}, None)
     assert "w0" in texts(drawn.svg)
     assert len(texts(drawn.svg)) < 60

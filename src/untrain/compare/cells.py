@@ -26,7 +26,8 @@ from untrain.errors import SettingError, lookup
 from untrain.io import write_text
 from untrain.models.checkpoints import load_state
 from untrain.runs import stages
-from untrain.runs.folder import CONFIG, HISTORY, ORIGINAL, RETRAINED, SPLIT, read_evaluation
+from untrain.runs.folder import read_evaluation
+from untrain.runs.names import CONFIG, HISTORY, ORIGINAL, RETRAINED, SPLIT
 from untrain.runs.recipe import Recipe, write
 from untrain.runs.spaces import with_settings
 from untrain.runs.stages import Experiment, reference_names

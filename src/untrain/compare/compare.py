@@ -20,7 +20,8 @@ from untrain.errors import FolderError, SettingError, UntrainError
 from untrain.io import ensure_dir, exclusive_lock, write_json, write_text
 from untrain.report import comparison_tables, terminal, write_report
 from untrain.runs import stages
-from untrain.runs.folder import CONFIG, MANIFEST, ORIGINAL, SPLIT, describe_environment, remove_temporary
+from untrain.runs.folder import describe_environment, remove_temporary
+from untrain.runs.names import CONFIG, MANIFEST, ORIGINAL, SPLIT
 from untrain.runs.recipe import Recipe, write
 from untrain.runs.stages import holds_run
 

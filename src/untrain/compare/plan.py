@@ -12,7 +12,7 @@ from typing import Any
 
 from untrain.data.sections import REQUESTS, Forget
 from untrain.errors import SettingError, UnknownName, unknown
-from untrain.runs.folder import ORIGINAL
+from untrain.runs.names import ORIGINAL
 from untrain.runs.recipe import Comparison, Recipe
 from untrain.runs.spaces import space_of
 from untrain.runs.stages import reference_names

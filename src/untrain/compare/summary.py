@@ -11,7 +11,8 @@ from untrain.compare.statistics import mean, noise_floor, ranks, speedups, summa
 from untrain.data.sections import REQUESTS
 from untrain.report.presentation import Presentation
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, SeedCell, Stat, read_text
-from untrain.runs.folder import CONFIG, ORIGINAL, RETRAINED, read_evaluation, read_manifest
+from untrain.runs.folder import read_evaluation, read_manifest
+from untrain.runs.names import CONFIG, ORIGINAL, RETRAINED
 from untrain.runs.recipe import Recipe
 from untrain.runs.stages import reference_names
 

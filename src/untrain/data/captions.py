@@ -92,7 +92,7 @@ def read_attributes(section: Data, captions: Sequence[str], names: Sequence[str]
     return {text: found[text] for text in captions}
 
 
-def _texts(table: "Table", column: str) -> list[str]:
+def _texts(table: "CaptionTable", column: str) -> list[str]:
     """The captions of a table's rows."""
     values = table.values(column)
     for i, value in enumerate(values):
@@ -102,7 +102,7 @@ def _texts(table: "Table", column: str) -> list[str]:
     return values
 
 
-def _values(table: "Table", column: str) -> list[str]:
+def _values(table: "CaptionTable", column: str) -> list[str]:
     """What a column says of a table's rows; numbers are taken as they are written."""
     if column not in table.columns:
         raise DataError(f"{table.name} has no column {column!r}. It has {', '.join(table.columns)}.")
@@ -116,7 +116,7 @@ def _values(table: "Table", column: str) -> list[str]:
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Table(Protocol):
+class CaptionTable(Protocol):
     """The rows of one part of the data: an image each, and what is said of it."""
 
     @property
@@ -146,7 +146,7 @@ class Table(Protocol):
         ...
 
 
-def _tables(request: Request) -> tuple[dict[Part, Table], str]:
+def _tables(request: Request) -> tuple[dict[Part, CaptionTable], str]:
     """The tables of the training part and, where there is one, of the test part; and their column of captions."""
     root = existing(request)
     if not root.is_dir():
@@ -165,7 +165,7 @@ def _tables(request: Request) -> tuple[dict[Part, Table], str]:
     return tables, column
 
 
-def _folder_tables(request: Request, root: Path) -> dict[Part, Table]:
+def _folder_tables(request: Request, root: Path) -> dict[Part, CaptionTable]:
     """Tables beside images: of train/ and test/, each in that folder or one for both above them; else of the folder."""
     whole = _table_in(root)
     found: dict[Part, tuple[Path, Path]] = {}
@@ -269,7 +269,7 @@ def _relative(place: str, record: Mapping[str, Any]) -> str:
     return path
 
 
-def _parquet_tables(request: Request, root: Path) -> dict[Part, Table]:
+def _parquet_tables(request: Request, root: Path) -> dict[Part, CaptionTable]:
     files = {part: parquet_files(root, names_of(request, part)) for part in PARTS}
     if not files["train"]:
         return {}

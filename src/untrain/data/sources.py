@@ -43,7 +43,7 @@ _FASHION_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class SourceKind:
     """A kind of source.
 
     Attributes:
@@ -339,7 +339,7 @@ def _subfolders(folder: Path) -> list[Path]:
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_request(name: str, request: Request, kind: Kind, limit: int | None) -> None:
+def _check_request(name: str, request: Request, kind: SourceKind, limit: int | None) -> None:
     if request.part not in PARTS:
         raise UnknownName(unknown("part", request.part, PARTS))
     if limit is not None and limit < 1:
@@ -357,39 +357,39 @@ def _check_request(name: str, request: Request, kind: Kind, limit: int | None) -
 _OPTIONS = ("path", "grayscale", "test_fraction", "image_column", "label_column", "caption_column", "config")
 _TABLE = ("grayscale", "image_column", "label_column")
 
-SOURCES: dict[str, Kind] = {
-    "digits": Kind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits),
-    "fashion": Kind(
+SOURCES: dict[str, SourceKind] = {
+    "digits": SourceKind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits),
+    "fashion": SourceKind(
         "Fashion-MNIST: 10,000 images of 28×28 pixels in the package, or all 70,000 from idx files in path",
         _fashion,
         ("path",),
     ),
-    "arrays": Kind(
+    "arrays": SourceKind(
         "a numpy npz file: x_train, y_train, x_test, y_test, or x and y", _arrays, ("path", "test_fraction")
     ),
-    "folder": Kind(
+    "folder": SourceKind(
         "images in one folder per class: path/train/CLASS, path/test/CLASS, or path/CLASS",
         _folder,
         ("path", "grayscale", "test_fraction"),
     ),
-    "captions": Kind(
+    "captions": SourceKind(
         "captioned images for text-to-image: path/train, path/test, or path alone, each with metadata.jsonl or "
         "metadata.csv (file_name, text); or parquet files",
         captions,
         ("path", "grayscale", "test_fraction", "image_column", "caption_column"),
     ),
-    "parquet": Kind(
+    "parquet": SourceKind(
         "parquet files as the Hugging Face hub lays them out: path/train-*.parquet, path/test-*.parquet",
         parquet,
         ("path", "test_fraction", *_TABLE),
     ),
-    "hub": Kind(
+    "hub": SourceKind(
         "hub:OWNER/NAME, an image classification set of the Hugging Face hub",
         hub,
         ("test_fraction", "config", *_TABLE),
     ),
     **{
-        name: Kind(
+        name: SourceKind(
             f"the set {known.id} of the Hugging Face hub, or its parquet files in path",
             known_hub_set,
             ("path", "config", *_TABLE),

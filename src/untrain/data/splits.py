@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from torch.utils.data import Subset as TorchSubset
 
-from untrain.data.sources import Arrays, Source
+from untrain.data.columns import Columns
+from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
 from untrain.io import hash_file, hash_json, write_text
@@ -87,7 +88,7 @@ class Split:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.get("kind") == SETS:
+            if isinstance(content, dict) and content.get("kind") == SETS:
                 return cls._of_sets(content, path, source)
             parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
@@ -361,7 +362,7 @@ def equal_content(a: Any, b: Any) -> list[tuple[int, int]]:
     """Pairs of positions whose inputs are equal to the last bit, whatever their index and label.
 
     Args:
-        a: a set in memory: `Arrays`, a TensorDataset, a view of one of these, or a list of ready batches.
+        a: a set in memory: `Columns`, a TensorDataset, a view of one of these, or a list of ready batches.
             A set that is read or computed on access is not looked at: nothing is found in it.
         b: likewise.
 
@@ -560,13 +561,15 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _digests(data: Any) -> Iterable[bytes]:
-    """A hash of every sample's input, in order; none for a set that is not in memory."""
+    """A hash of every sample's input, or of all its columns, in order; none for a set that is not in memory."""
     if isinstance(data, list):
         inputs = [batch["input"] if isinstance(batch, Mapping) else batch[0] for batch in data]
         return [digest for input in inputs for digest in _rows(input)]
     base, indices = _root(data)
-    if isinstance(base, Arrays):
-        return _rows(base.input, indices)
+    if isinstance(base, Columns):
+        named = base.columns
+        chosen = [named["input"]] if "input" in named else [*named.values()]
+        return [b"".join(digests) for digests in zip(*(_rows(column, indices) for column in chosen), strict=True)]
     if isinstance(base, TensorDataset):
         return _rows(base.tensors[0], indices)
     return []

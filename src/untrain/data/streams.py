@@ -55,7 +55,7 @@ class Stream:
             self.data = _ready_batches(self.data, self.name)
             self.size = sum(_rows(batch) for batch in self.data)
         else:
-            _check_map_style(self.data, self.name)
+            check_map_style(self.data, self.name)
             _check_content(self.data, self.name)
             self.data = self.data.to(self.engine.device) if hasattr(self.data, "batch") else self.data
             self.size = len(self.data)
@@ -165,17 +165,33 @@ class Stream:
 
     def gather(self, indices: Tensor, k: object) -> Batch:
         """Gathers the samples at these positions of the set; `k` seeds what a data set may draw when it is read."""
-        base, positions = _base(self.data, indices)
-        if hasattr(base, "batch"):
-            batch = base.batch(positions)
-        elif isinstance(base, torch.utils.data.TensorDataset):
-            batch = _named(tuple(tensor[positions] for tensor in base.tensors), self.name)
-        else:
-            with _seeded(seed_of(self.seed, self.name, "read", k)):
-                samples = [_sample(base, int(i), self.name) for i in positions]
-            batch = _named(_collated(samples, self.name), self.name)
-        batch.setdefault("index", positions)
-        return _finite(batch, self.name)
+        return gather(self.data, indices, self.name, seed_of(self.seed, self.name, "read", k))
+
+
+def gather(data: Any, indices: Tensor, name: str, seed: int = 0) -> Batch:
+    """Gathers samples of a map-style data set into one batch, with their positions as "index".
+
+    Args:
+        data: gives `(x, y)` or dicts.
+        indices: positions, int64 [B].
+        name: what the set is called in messages.
+        seed: of what the data set may draw when it is read.
+
+    Raises:
+        DataError: if it is of another kind, a sample cannot be read, or one holds NaN or infinity.
+    """
+    check_map_style(data, name)
+    base, positions = _base(data, indices)
+    if hasattr(base, "batch"):
+        batch = base.batch(positions)
+    elif isinstance(base, torch.utils.data.TensorDataset):
+        batch = _named(tuple(tensor[positions] for tensor in base.tensors), name)
+    else:
+        with _seeded(seed):
+            samples = [_sample(base, int(i), name) for i in positions]
+        batch = _named(_collated(samples, name), name)
+    batch.setdefault("index", positions)
+    return _finite(batch, name)
 
 
 @dataclass
@@ -244,11 +260,22 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _check_map_style(data: Any, name: str) -> None:
+def check_map_style(data: Any, name: str) -> None:
+    """Refuses what is no map-style data set.
+
+    Raises:
+        DataError: says what it is, and what to give instead.
+    """
     if isinstance(data, torch.utils.data.DataLoader):
         raise DataError(
             f"the {name} set is a DataLoader: pass its .dataset. Batches are cut and shuffled here, by batch_size "
             "and seed; to have yours used as they are, pass list(loader)."
+        )
+    if isinstance(data, torch.utils.data.IterableDataset):
+        raise DataError(
+            f"the {name} set is an IterableDataset, whose samples have no numbers: they cannot be shuffled by a seed, "
+            "nor named as forgotten. Give a map-style data set (with __len__ and __getitem__), or a list of ready "
+            "batches, list(DataLoader(data, batch_size))."
         )
     if isinstance(data, (torch.Tensor, np.ndarray, str, bytes, Mapping)) or not (
         hasattr(data, "__len__") and hasattr(data, "__getitem__")

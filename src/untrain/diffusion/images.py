@@ -5,6 +5,8 @@ any number of processes, and can be made again alone. That is what makes every w
 left as it is, and what is missing is made.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import re
@@ -16,21 +18,20 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import DataError, FolderError, ModelError, SettingError
 from untrain.io import hash_json, open_atomic, write_bytes, write_json
+from untrain.lazy import Image, nn, np, torch
 from untrain.models.checkpoints import state_hash
 from untrain.sampling import Sampler
 from untrain.types import Batch, GenerativeTask
 
-Decode = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Decode = Callable[["Tensor"], "Tensor"]
 """Latents [B, C, h, w] → images [B, 3, H, W], uint8 or in [−1, 1]."""
 
 Counts = Mapping[int, int]
@@ -56,7 +57,7 @@ class Conditions:
     key: Callable[[int], str | int]
 
 
-class Generated(NamedTuple):
+class ImageBatch(NamedTuple):
     """A batch of generated images.
 
     Attributes:
@@ -105,7 +106,7 @@ class ImageMaker:
 
     def generate(
         self, model: nn.Module, labels: Tensor, numbers: Tensor, label: str | None = "sampling"
-    ) -> Iterator[Generated]:
+    ) -> Iterator[ImageBatch]:
         """Makes these images batch by batch; all processes get all of them.
 
         Args:
@@ -118,7 +119,7 @@ class ImageMaker:
         parts = list(zip(labels.split(size), numbers.split(size), strict=True)) if len(labels) else []
         if label is None:
             for part in parts:
-                yield Generated(self._batch(model, *part, lambda: None), *part)
+                yield ImageBatch(self._batch(model, *part, lambda: None), *part)
             return
         steps = len(self.sampler.visited(self.task.timesteps))
         with self.engine.progress(label, len(parts) * steps) as bar:
@@ -127,7 +128,7 @@ class ImageMaker:
                 note = f"{done} of {len(labels)} images"
                 images = self._batch(model, *part, partial(bar.advance, note))
                 done += len(images)
-                yield Generated(images, *part)
+                yield ImageBatch(images, *part)
 
     def collect(
         self, model: nn.Module, conditions: Sequence[int], count: int, label: str | None = None
@@ -234,9 +235,11 @@ class ImageSet:
     """A hash of what latents are decoded with: images of another decoder are other images."""
 
     def __post_init__(self) -> None:
-        """Checks that there are images, and that they can be shown."""
+        """Checks that there are images, that they can be made, and that they can be shown."""
         if not self.counts or min(self.counts.values()) < 1:
             raise SettingError("a set needs at least one class, and at least one image of each class.")
+        for c in self.counts:  # a class that the model has not is found before a note of the set is written
+            self.maker.conditions.blank(torch.tensor([c], device=self.maker.engine.device), self.maker.shape)
         if self.maker.decode is None and self.maker.shape[0] not in (1, 3):
             raise SettingError(
                 f"the model makes {self.maker.shape[0]} channels, which cannot be shown: 1 or 3 can. If these are "
@@ -331,7 +334,7 @@ def _write_file(
     path: Path,
     form: str,
     whole: Callable[[Path, int], bool],
-    write: Callable[[ImageSet, Path, list["_Part"]], None],
+    write: Callable[[ImageSet, Path, list[_Part]], None],
 ) -> int:
     """Makes what is missing of a set in parts, then one file of them."""
     engine = images.maker.engine

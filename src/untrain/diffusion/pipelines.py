@@ -1,5 +1,7 @@
 """Whole pipelines of diffusers: loaded, saved with another noise predictor, what they say of classes and schedule."""
 
+from __future__ import annotations
+
 import copy
 import shutil
 import warnings
@@ -11,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name, local_folder, read_object
+from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
 from untrain.io import write_json, write_text
+from untrain.lazy import nn
 
 INDEX = "model_index.json"
 """In every folder that holds a whole pipeline."""
@@ -317,6 +319,19 @@ def schedule_of(source: Any, predictions: Sequence[str] = ("epsilon",)) -> dict[
         "beta_start": float(config["beta_start"]),
         "beta_end": float(config["beta_end"]),
     } | ({"prediction": predicted} if len(predictions) > 1 else {})
+
+
+def save_schedule(diffusion: DiffusionProcess, folder: str | Path) -> None:
+    """Writes the schedule of a noise predictor that was saved alone beside it, where `schedule_of` reads it."""
+    from diffusers import DDPMScheduler
+
+    made: Any = DDPMScheduler(
+        num_train_timesteps=diffusion.timesteps,
+        beta_start=diffusion.beta_start,
+        beta_end=diffusion.beta_end,
+        beta_schedule=diffusion.schedule,
+    )
+    made.save_pretrained(folder)
 
 
 def _given(value: Any) -> bool:

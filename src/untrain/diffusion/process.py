@@ -27,7 +27,7 @@ LATENTS = ("latent_mean", "latent_std")
 
 
 @dataclass(frozen=True)
-class Diffusion:
+class DiffusionProcess:
     """The diffusion that a generator is trained on, how it is trained, and what follows from both.
 
     Drawn batches hold x₀ as "input", [B, C, H, W], and "timestep" and "noise" for each sample.

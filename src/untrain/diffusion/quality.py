@@ -15,6 +15,7 @@ from untrain.diffusion.features import Features, Generated, Origin, Real, Seen
 from untrain.engine import generator_of
 from untrain.errors import DataError, SettingError
 from untrain.metrics.membership import entropy
+from untrain.metrics.summary import summarize
 
 SPLIT = 5000
 """So many samples of a score are taken together, where there are more. Source: Salimans et al. 2016."""
@@ -44,7 +45,7 @@ class Recognised:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GenerationEvaluation:
     """Every measure of one generator; None where it could not be had, with the reason in `missing`."""
 
@@ -82,6 +83,10 @@ class GenerationEvaluation:
     """"recognised" (%), "probability" and "entropy" (nats): class → value."""
     inception: bool = False
     """Whether distances and score are those of Inception-v3."""
+
+    def __repr__(self) -> str:
+        """Shows what is recognised, and the distance to real images."""
+        return summarize(self, ("FA", "RA", "RA_worst", "FD", "FID"))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: the measures of the other kind of feature network are left out."""

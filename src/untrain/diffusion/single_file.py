@@ -4,6 +4,8 @@ diffusers converts that layout into its own and not back. So a file is written f
 of its weights go through diffusers' own conversion, which tells where each of the UNet's weights lies.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import pickle
@@ -14,16 +16,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors
-import torch
-from torch import Tensor, nn
 
 from untrain.diffusion.denoisers import read_object
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
+from untrain.lazy import nn, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Of single files. All but the first are torch files and are read with `weights_only`."""
@@ -196,7 +200,7 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__} instead of weights by name. {_WHOLE}")
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
 
 _OTHERS = (
@@ -421,18 +425,18 @@ def _check_prediction(path: Path, pipeline: Any, names: Sequence[str]) -> None:
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.int16": "I16",
+    "torch.int8": "I8",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
 }
 """What the format calls the types."""
 
@@ -443,7 +447,7 @@ def _write(target: Path, old: _Original, new: Mapping[str, Tensor], metadata: di
     The library's own writer wants every weight in memory at once.
     """
     types = {name: old.tensor(name).dtype for name in old.shapes if not name.startswith(_AVERAGE)}
-    unknown = [name for name, kind in types.items() if kind not in _TYPES]
+    unknown = [name for name, kind in types.items() if str(kind) not in _TYPES]
     if unknown:
         raise CheckpointError(f"{unknown[0]} is of type {types[unknown[0]]}, which cannot be written.")
     order = sorted(types, key=lambda name: (-types[name].itemsize, name))  # so that each begins at its own multiple
@@ -451,7 +455,8 @@ def _write(target: Path, old: _Original, new: Mapping[str, Tensor], metadata: di
     end = 0
     for name in order:
         start, end = end, end + math.prod(old.shapes[name]) * types[name].itemsize
-        header[name] = {"dtype": _TYPES[types[name]], "shape": list(old.shapes[name]), "data_offsets": [start, end]}
+        kind = _TYPES[str(types[name])]
+        header[name] = {"dtype": kind, "shape": list(old.shapes[name]), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open_atomic(target) as file:

@@ -1,16 +1,19 @@
 """What a text-to-image pipeline says: whether it is supported, its diffusion, its size, and its embedded texts."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from untrain.engine import preserve_modes
 from untrain.errors import DataError, ModelError
 from untrain.io import hash_json, hash_tensors
+from untrain.lazy import nn, torch
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POOLED = "_pooled"
 """Ending of the names of pooled embeddings in a batch."""
@@ -90,7 +93,7 @@ class Prompts(NamedTuple):
             found[TIME_IDS] = self.time_ids.expand(len(prompts), -1)
         return found
 
-    def to(self, device: torch.device | str) -> "Prompts":
+    def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
         moved = [None if tensor is None else tensor.to(device) for tensor in self[1:]]
         return Prompts(self.texts, *moved)  # type: ignore[arg-type]

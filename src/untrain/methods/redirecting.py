@@ -1,4 +1,4 @@
-"""Whom redirected samples follow: the model as it is in that step, or as it was before the first."""
+"""Teacher of the redirect loss: the current model, or a frozen copy of the original."""
 
 from __future__ import annotations
 

@@ -233,8 +233,8 @@ class SFRon(Method):
 
     def _hasten(self, state: State, forget_loss: float, retain_loss: float) -> None:
         """Lets the forget rate grow where calibration says so."""
-        gauge, optimizer = state.problem.memo.get("calibration"), state.optimizers.get("forget")
-        if gauge is not None and optimizer is not None and self.calibration.slow(gauge, forget_loss, retain_loss):
+        measured, optimizer = state.problem.memo.get("calibration"), state.optimizers.get("forget")
+        if measured is not None and optimizer is not None and self.calibration.slow(measured, forget_loss, retain_loss):
             for group in optimizer.param_groups:
                 group["lr"] *= self.calibration.growth
 
@@ -266,12 +266,12 @@ class SFRon(Method):
     def _objective(self, state: State, batch: Batch, k: int) -> tuple[Tensor | None, dict[str, float]]:
         """What the forget step descends on, None where the batch is forgotten far enough, and what to log."""
         problem, engine = state.problem, state.engine
-        gauge, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
+        measured, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
         state.module.train()
         with statistics(
             state.module,
-            "moved" if self.published else self.calibration.statistics_of(gauge, batch, late, problem.task),
+            "moved" if self.published else self.calibration.statistics_of(measured, batch, late, problem.task),
         ):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=teacher_of(state, self.teacher)))
@@ -281,13 +281,13 @@ class SFRon(Method):
         log = {"forget_loss": value, "alpha": alpha}
         weights = self._weights(losses.detach())
         scale = alpha / engine.global_sum(weights)
-        if gauge is not None:
-            unfinished = self.calibration.unfinished(
-                gauge, engine.shard(batch), losses.detach(), k, self.total, problem.task, engine
+        if measured is not None:
+            active_samples = self.calibration.active_samples(
+                measured, engine.shard(batch), losses.detach(), k, self.total, problem.task, engine
             )
-            if not engine.global_sum(unfinished):
+            if not engine.global_sum(active_samples):
                 return None, {**log, "skipped": True}
-            weights = weights * unfinished
+            weights = weights * active_samples
         return -scale * (weights * losses).sum(), log
 
     def _weights(self, losses: Tensor) -> Tensor:

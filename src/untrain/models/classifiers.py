@@ -21,7 +21,7 @@ from untrain.lazy import nn, torch
 
 
 @dataclass(frozen=True)
-class Kind:
+class Architecture:
     """A kind of classifier.
 
     Attributes:
@@ -239,13 +239,13 @@ def _imported(module_name: str, attribute: str) -> Callable[..., Any]:
     return found
 
 
-MODELS: dict[str, Kind] = {
-    "small-cnn": Kind("four convolutions, 94,000 parameters; 8×8 pixels and more, fast on a CPU", small_cnn, 4),
-    "resnet20": Kind("ResNet-20 for small images, 270,000 parameters", resnet20),
-    "resnet18": Kind("ResNet-18 with the stem for small images, 11 million parameters", resnet18),
-    "resnet50": Kind("ResNet-50 with the stem for small images, 24 million parameters", resnet50),
-    "hf:PATH_OR_ID": Kind("an image classifier of transformers, with its weights"),
-    "hf-config:PATH_OR_ID": Kind("an image classifier of transformers, with new weights"),
-    "MODULE:FACTORY": Kind("a function of your own that returns a torch.nn.Module"),
+MODELS: dict[str, Architecture] = {
+    "small-cnn": Architecture("four convolutions, 94,000 parameters; 8×8 pixels and more, fast on a CPU", small_cnn, 4),
+    "resnet20": Architecture("ResNet-20 for small images, 270,000 parameters", resnet20),
+    "resnet18": Architecture("ResNet-18 with the stem for small images, 11 million parameters", resnet18),
+    "resnet50": Architecture("ResNet-50 with the stem for small images, 24 million parameters", resnet50),
+    "hf:PATH_OR_ID": Architecture("an image classifier of transformers, with its weights"),
+    "hf-config:PATH_OR_ID": Architecture("an image classifier of transformers, with new weights"),
+    "MODULE:FACTORY": Architecture("a function of your own that returns a torch.nn.Module"),
 }
 """The known classifiers, by name; entries with a colon stand for a family of names."""

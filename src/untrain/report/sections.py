@@ -32,7 +32,7 @@ from untrain.report.results import (
     as_sequence,
 )
 from untrain.report.tables import columns_of, describe_failures, few_note, further_table, main_table, run_table
-from untrain.report.trade_offs import Cloud, Distances, Search
+from untrain.report.trade_offs import Cloud, Distances, Look, Search
 from untrain.report.verdict import NOT_MEASURED, closing_remarks
 from untrain.report.words import capitalize, flatten, list_values, show, show_duration, uncapitalize
 
@@ -339,12 +339,16 @@ def differences_of(one: ForgetSet, entry: Entry, measures: Sequence[str]) -> Flo
     return found[np.isfinite(found).all(1)]
 
 
+def look_of(entry: Entry, results: Results, presentation: "Presentation") -> Look:
+    """Returns how a model is drawn: by its place among all methods, so the same on every forget set."""
+    if entry.role != "method":
+        return trade_offs.ORIGINAL
+    names = list(dict.fromkeys(each.name for one in results.sets for each in presentation.order(one)))
+    return trade_offs.look_at(names.index(entry.name))
+
+
 def _cloud(entry: Entry, points: Floats, results: Results, presentation: "Presentation") -> Cloud | None:
-    """Returns a model's seeds; its look is by its place among all methods, so the same on every forget set."""
-    look = trade_offs.ORIGINAL
-    if entry.role == "method":
-        names = list(dict.fromkeys(each.name for one in results.sets for each in presentation.order(one)))
-        look = trade_offs.look_of(names.index(entry.name))
+    look = look_of(entry, results, presentation)
     return Cloud(entry.label, look, points[:, 0], points[:, 1]) if len(points) else None
 
 

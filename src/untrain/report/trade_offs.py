@@ -59,7 +59,7 @@ class Look:
 ORIGINAL = Look(MUTED, "o", hollow=True)
 
 
-def look_of(place: int) -> Look:
+def look_at(place: int) -> Look:
     """Returns the look of the method at this place: twelve markers, six colours, and hollow from the seventh on."""
     return Look(COLOURS[place % 6], MARKERS[place % 12], hollow=place % 12 >= 6)
 

@@ -10,8 +10,8 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.origin import parse
 from untrain.settings import (
     REQUIRED,
+    FieldHelp,
     Findings,
-    Row,
     Setting,
     arguments_of,
     meanings_of,
@@ -66,7 +66,7 @@ def keys_of(hint: Any, rest: Sequence[str]) -> list[str]:
     return keys
 
 
-def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[Row]]]:
+def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[FieldHelp]]]:
     """Describes all fields of a recipe: yields heading, meaning and fields of each group, common ones first.
 
     Args:
@@ -76,7 +76,7 @@ def recipe_groups(fields: "RecipeFields") -> Iterator[tuple[str, str, list[Row]]
 
     common, own = common_settings(), fields.sections
     meanings, told = meanings_of(Recipe), meanings_of(fields.entry.Sections)
-    first = [*_leaves(common, meanings), Row("method", "text, repeatable", None, _METHOD)]
+    first = [*_leaves(common, meanings), FieldHelp("method", "text, repeatable", None, _METHOD)]
     yield "", summary_of(Recipe), [*first, *_leaves(own, told)]
     for name, setting in (own | common).items():
         if setting.section is not None:
@@ -91,8 +91,8 @@ _METHOD = "Entry of the recipe, or a method by name with its defaults, or MODULE
 _METHOD += "the recipe's methods."
 
 
-def _leaves(known: Mapping[str, Setting], meanings: Mapping[str, str]) -> list[Row]:
-    return [Row(n, s.words, s.default, meanings.get(n, "")) for n, s in known.items() if s.section is None]
+def _leaves(known: Mapping[str, Setting], meanings: Mapping[str, str]) -> list[FieldHelp]:
+    return [FieldHelp(n, s.words, s.default, meanings.get(n, "")) for n, s in known.items() if s.section is None]
 
 
 def recipe_help(fields: "RecipeFields", command: str = "run") -> str:
@@ -104,11 +104,14 @@ def recipe_help(fields: "RecipeFields", command: str = "run") -> str:
     return "\n".join(lines)
 
 
-def _lines(row: Row) -> list[str]:
+def _lines(row: FieldHelp) -> list[str]:
     about = row.words if row.is_section or row.default is REQUIRED else f"{row.words}; default {shown(row.default)}"
     about = about.removesuffix("; default null") if row.name == "method" else about
-    meaning = textwrap.wrap(row.meaning, WIDTH, initial_indent="      ", subsequent_indent="      ")
-    return [f"  --{row.name}  ({about})", *meaning]
+    return [f"  --{row.name}  ({about})", *_meaning(row.meaning)]
+
+
+def _meaning(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def shown(default: Any) -> str:
@@ -123,7 +126,7 @@ def shown(default: Any) -> str:
 
 
 def arguments(function: Callable[..., Any], words: Sequence[str], command: str) -> dict[str, Any]:
-    """Returns the arguments that a command line gives to a function: the required ones first, the others as flags.
+    """Returns the arguments that a command line gives to a function: a required first one first, the others as flags.
 
     Hyphens and underscores in names are the same.
 
@@ -136,16 +139,20 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
         SettingError: if something is unknown, missing or of another type.
     """
     known, rest, given = arguments_of(function), list(words), {}
-    for name in [name for name, setting in known.items() if setting.default is REQUIRED]:
+    first = _first(known)
+    if first is not None:
         if not rest or rest[0].startswith("--"):
-            raise SettingError(f"give {name.upper()}: see {command} --help.")
-        given[name] = value(known[name], rest.pop(0))
+            raise SettingError(f"give {first.upper()}: see {command} --help.")
+        given[first] = value(known[first], rest.pop(0))
     for flag, text in split(rest):
         name = flag.replace("-", "_")
-        if name not in known or known[name].default is REQUIRED:
-            flags = [_flag(each) for each, setting in known.items() if setting.default is not REQUIRED]
+        if name not in known or name == first:
+            flags = [_flag(each) for each in known if each != first]
             raise UnknownName(f"{unknown('flag', f'--{flag}', flags)} See {command} --help.")
         given[name] = value(known[name], text)
+    for name, setting in known.items():
+        if setting.default is REQUIRED and name not in given:
+            raise SettingError(f"give {_flag(name)} {name.upper()}: see {command} --help.")
     findings = Findings()
     values = read_values(known, given, findings)
     for flaw in findings.flaws:
@@ -153,14 +160,22 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
     return values
 
 
+def _first(known: Mapping[str, Setting]) -> str | None:
+    """The argument that is given without a flag, if there is one."""
+    name = next(iter(known), None)
+    return name if name is not None and known[name].default is REQUIRED else None
+
+
 def function_help(function: Callable[..., Any], command: str) -> str:
     """Returns the help of a command that is a function."""
     known, meanings = arguments_of(function), meanings_of(function)
-    first = [name for name, setting in known.items() if setting.default is REQUIRED]
-    lines = [f"usage: {' '.join([command, *map(str.upper, first)])} [--key value …]", "", summary_of(function), ""]
-    for name in first:
-        lines += [f"  {name.upper()}", *textwrap.wrap(meanings.get(name, ""), WIDTH, initial_indent=" " * 6)]
-    rows = [Row(_flag(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n not in first]
+    first = _first(known)
+    needed = [f"{_flag(n)} {n.upper()}" for n, s in known.items() if s.default is REQUIRED and n != first]
+    usage = [command, *([first.upper()] if first is not None else []), *needed, "[--key value …]"]
+    lines = [f"usage: {' '.join(usage)}", "", summary_of(function), ""]
+    if first is not None:
+        lines += [f"  {first.upper()}", *_meaning(meanings.get(first, ""))]
+    rows = [FieldHelp(_flag(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n != first]
     return "\n".join([*lines, *(line for row in rows for line in _lines(row))])
 
 

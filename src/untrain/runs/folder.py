@@ -28,12 +28,10 @@ from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
 from untrain.models.subject import Subject
+from untrain.runs.names import EVALUATION, HISTORY, MANIFEST
 from untrain.saliency import density, load_mask, save_mask
 from untrain.types import Params, Task
 
-ORIGINAL, RETRAINED = "original", "retrained"
-CONFIG, MANIFEST, SPLIT = "config.yaml", "manifest.json", "split.json"
-HISTORY, EVALUATION = "history.jsonl", "evaluation.json"
 _LIBRARIES = ("torch", "accelerate", "safetensors", "numpy", "scikit-learn")
 
 
@@ -305,11 +303,6 @@ def remove_temporary(folder: Path) -> None:
     for path in folder.iterdir() if folder.exists() else ():
         if is_temporary(path) and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-
-
-def is_run(folder: Path) -> bool:
-    """Returns whether a folder holds a run."""
-    return (folder / CONFIG).is_file() or (folder / MANIFEST).is_file()
 
 
 def open_folder(folder: Path, engine: Engine) -> RunFolder:

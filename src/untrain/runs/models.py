@@ -1,18 +1,22 @@
 """Models of run folders that are finished: which there are, and how one is opened again."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import nn
 
-from untrain.domain import Domain
 from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
-from untrain.runs.folder import CONFIG, ORIGINAL
+from untrain.runs.names import CONFIG, ORIGINAL
 from untrain.runs.python import read_python_run
 from untrain.runs.recipe import read
-from untrain.runs.stages import open_experiment, prepare_original
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from untrain.domain import Domain
 
 
 def is_run(folder: Path) -> bool:
@@ -82,6 +86,8 @@ def open_model(folder: Path, name: str) -> tuple[Domain, nn.Module]:
             f"{folder} is of a run made in Python, whose model is known there alone. Build it there and load "
             f"{name}.safetensors into it."
         )
+    from untrain.runs.stages import open_experiment, prepare_original
+
     recipe = read(folder)
     experiment = open_experiment(replace(recipe, references=0, methods={}), fresh=False, write=False)
     domain = experiment.domain

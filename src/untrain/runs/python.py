@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from untrain.io import write_text
-from untrain.runs.folder import CONFIG
+from untrain.runs.names import CONFIG
 from untrain.runs.recipe import MADE_IN
 
 _HEAD = (

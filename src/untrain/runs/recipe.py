@@ -296,8 +296,8 @@ class _Draft:
         self.content, self.origin = ({}, Origin()) if self.path is None else load(self.path)
         if self.content.get(MADE_IN) == "python":
             raise SettingError(
-                f"{self.path} holds a run that was made in Python: its model and data are known there alone. Go on with "
-                "it by untrain.unlearn(..., out=..., resume=True), or untrain.evaluate(..., out=...)."
+                f"{self.path} holds a run that was made in Python: its model and data are known there alone. Go on "
+                "with it by untrain.unlearn(..., out=..., resume=True), or untrain.evaluate(..., out=...)."
             )
         self.flaws: list[Flaw] = []
         self.code: dict[str, str] = {}

@@ -1,6 +1,7 @@
 """`untrain sample`: which task's models a source holds, and its function called with what the command line gives."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from untrain.errors import SettingError
 from untrain.runs.flags import arguments, function_help
 from untrain.runs.models import is_run, task_name
 from untrain.runs.recipe import task_entry
+from untrain.settings import names_code
 
 COMMAND = "untrain sample"
 
@@ -44,22 +46,29 @@ def _take_task(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 def _samplers() -> Mapping[str, Callable[..., Path]]:
     """Task → what makes its samples."""
-    return {name: domain.sampler for name, domain in registry.tasks().items() if domain.sampler is not None}
+    found = {}
+    for name in registry.names():
+        with suppress(SettingError):  # of a distribution that is broken; whoever asks for it by name hears why
+            found[name] = registry.entry(name).find_sampler()
+    return {name: sampler for name, sampler in found.items() if sampler is not None}
 
 
 def _choose(
     source: Path, words: Sequence[str], task: str | None, samplers: Mapping[str, Callable[..., Path]]
 ) -> Callable[..., Path]:
-    """The function of the source's task: what the user or the run says, else by what the source or the flags tell."""
+    """The function of the source's task: what the user or the run says, else by what the flags or the source tell."""
     if task is None and is_run(source):
         task = task_name(source)
+        if names_code(task):
+            raise SettingError(f"{source} says that its task is code, {task!r}: give it yourself, --task {task}.")
     if task is not None:
-        sampler = task_entry(task).domain.sampler
+        sampler = task_entry(task).find_sampler()
         if sampler is None:
             raise SettingError(f"{source} is of task {task}, whose models generate nothing to sample.")
         return sampler
-    known = [name for name in samplers if registry.domain(name).recognises(source)]
-    known = known or [name for name in samplers if _takes(samplers[name], words)]
+    known = [name for name in samplers if _takes(samplers[name], words)]
+    if len(known) != 1:
+        known = [name for name in samplers if registry.domain(name).recognises(source)]
     if not known:
         said = ", ".join(samplers)
         raise SettingError(

@@ -29,16 +29,8 @@ from untrain.models.parts import train_parts
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import (
-    CONFIG,
-    EVALUATION,
-    ORIGINAL,
-    RETRAINED,
-    SPLIT,
-    RunFolder,
-    check_folder,
-    is_temporary,
-)
+from untrain.runs.folder import RunFolder, check_folder, is_temporary
+from untrain.runs.names import CONFIG, EVALUATION, ORIGINAL, RETRAINED, SPLIT
 from untrain.runs.recipe import Recipe, write
 
 
@@ -428,10 +420,11 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
     Raises:
         SettingError: if the folder does not hold the original yet.
     """
+    trains = recipe.domain.checkpoint_of(recipe.sections) is None
+    if trains and not (recipe.folder / f"{ORIGINAL}.safetensors").exists():
+        raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
     experiment = open_experiment(recipe, resume=resume, fresh=False, callbacks=callbacks)
     holds = experiment.folder.holds
-    if experiment.domain.checkpoint is None and not holds(ORIGINAL):
-        raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
     models = {ORIGINAL: prepare_original(experiment)}
     models |= train_references(experiment, [*filter(holds, reference_names(recipe))])
     models |= unlearn_methods(experiment, models[ORIGINAL], [*filter(holds, recipe.methods)])

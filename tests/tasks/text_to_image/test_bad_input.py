@@ -4,15 +4,14 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from helpers.command_line import untrain
-from helpers.text_recipes import save_judge, save_text_recipe
+from helpers.concept_images import count_concept_images
+from helpers.text_recipes import save_captioned_recipe, save_judge, save_text_recipe, without_judge
 from untrain import io
-from untrain.tasks.text_to_image import concepts
 from untrain.tasks.text_to_image.concepts import CACHE
 
 
@@ -47,69 +46,66 @@ ONE = "{{prompt: a red circle, label: circle{}}}"
 
 
 @pytest.mark.parametrize(
-    ("words", "messages"),
+    ("words", "culprits"),
     [
-        (("--concepts.forget", "[]"), ("concepts.forget is empty: name what the pipeline must forget", "- prompt:")),
-        (("--concepts.retain", "[]"), ("concepts.retain is empty: name what the pipeline must keep",)),
-        (("--concepts.forget", '[{prompt: ""}]'), ("a concept's prompt must be a text that says something, not ''",)),
-        (("--concepts.forget", "[{prompt: a}]"), ("concepts.forget a label that the judge knows", "nudity")),
-        (
-            ("--concepts.forget", f"[{ONE.format('')}, {{prompt: a}}]"),
-            ("concepts.forget a label that the judge knows",),
-        ),
-        (("--concepts.forget", f"[{{prompt: {'x' * 30}, label: circle}}]"), ("window of 24", "Shorten it")),
+        (("--concepts.forget", "[]"), ("concepts.forget",)),
+        (("--concepts.retain", "[]"), ("concepts.retain",)),
+        (("--concepts.forget", '[{prompt: ""}]'), ("prompt", "''")),
+        (("--concepts.forget", "[{prompt: a}]"), ("concepts.forget", "label", "nudity")),
+        (("--concepts.forget", f"[{ONE.format('')}, {{prompt: a}}]"), ("concepts.forget", "label")),
+        (("--concepts.forget", f"[{{prompt: {'x' * 30}, label: circle}}]"), ("x" * 30, "24")),
         (("--concepts.forget", "[{prompt: a, containing: b}]"), ("either prompt or containing",)),
         (("--concepts.forget", "[{label: circle}]"), ("either prompt or containing",)),
-        (("--concepts.forget", "[{prompt: a, instead: b}]"), ("instead does not go with prompt",)),
-        (("--concepts.forget", "[{containing: a, anchor: b}]"), ("anchor does not go with containing",)),
-        (("--concepts.forget", "[{prompt: a, anchor: a, label: circle}]"), ("the anchor of 'a' is the prompt itself",)),
-        (("--concepts.forget", "[{prompt: a, lable: b}]"), ("--concepts.forget must be a list", "label")),
-        (("--concepts.forget", "[{prompt: a red square, label: square}]"), ("'a red square' is in two sets",)),
-        (("--concepts.forget", f"[{ONE.format('')}, {ONE.format('')}]"), ("twice in the forget set",)),
-        (("--concepts.forget", "[{prompt: a red circle, label: round}]"), ("none of the 3 classes is called 'round'",)),
-        (("--concepts.images.sampler.steps", "21"), ("20 steps cannot be sampled in 21",)),
-        (("--concepts.images.count", "0"), ("count",)),
-        (("--generation.sampler.steps", "21"), ("20 steps cannot be sampled in 21",)),
-        (("--parts", '["*.attn7.*"]'), ("no parameter is called '*.attn7.*'",)),
-        (("--parts", "attn"), ("unknown part 'attn'", "xattn")),
+        (("--concepts.forget", "[{prompt: a, instead: b}]"), ("instead", "prompt")),
+        (("--concepts.forget", "[{containing: a, anchor: b}]"), ("anchor", "containing")),
+        (("--concepts.forget", "[{prompt: a, anchor: a, label: circle}]"), ("anchor of 'a'",)),
+        (("--concepts.forget", "[{prompt: a, lable: b}]"), ("concepts.forget.0.lable", "concepts.forget.0.label")),
+        (("--concepts.forget", "[{prompt: a red square, label: square}]"), ("'a red square'", "two sets")),
+        (("--concepts.forget", f"[{ONE.format('')}, {ONE.format('')}]"), ("'a red circle'", "forget set")),
+        (("--concepts.forget", "[{prompt: a red circle, label: round}]"), ("'round'",)),
+        (("--concepts.images.sampler.steps", "21"), ("20 steps", "21")),
+        (("--concepts.images.count", "0"), ("images", "count")),
+        (("--generation.sampler.steps", "21"), ("20 steps", "21")),
+        (("--parts", '["*.attn7.*"]'), ("'*.attn7.*'",)),
+        (("--parts", "attn"), ("'attn'", "xattn")),
         (("--judge.checkpoint", "nowhere.safetensors"), ("judge.checkpoint", "nowhere.safetensors")),
-        (("--judge.classes", "[]"), ("judge.checkpoint and judge.classes", "nudity")),
-        (("--data.mean", "null"), ("judge.checkpoint needs data.mean and data.std",)),
-        (("--references", "1"), ("references", "Set it to 0")),
-        (("--forget.classes", "[3]"), ("forget is not for task text-to-image", "concepts.forget")),
-        (("--forget.fraction", "0.1"), ("forget is not for task text-to-image", "concepts.forget")),
-        (("--data.name", "shapes"), ("data is not for task text-to-image", "containing")),
-        (("--augment.flip", "true"), ("augment is not for task text-to-image",)),
-        (("--model.name", "unet-small"), ("model.name is not for task text-to-image",)),
-        (("--model.checkpoint", "null"), ("model.checkpoint says which pipeline must forget",)),
+        (("--judge.classes", "[]"), ("judge.classes", "nudity")),
+        (("--judge.mean", "null"), ("judge.mean", "judge.std")),
+        (("--references", "1"), ("references",)),
+        (("--forget.classes", "[3]"), ("forget.classes", "text-to-image")),
+        (("--forget.fraction", "0.1"), ("forget.fraction", "text-to-image")),
+        (("--data.name", "captions"), ("data", "containing")),
+        (("--augment.flip", "true"), ("augment.flip", "text-to-image")),
+        (("--model.name", "unet-small"), ("model.name", "text-to-image")),
+        (("--model.checkpoint", "null"), ("model.checkpoint",)),
         (("--model.checkpoint", "nowhere"), ("nowhere",)),
-        (("--detection.threshold", "0.1"), ("detection.threshold must be in [0.25, 1], not 0.1",)),
-        (("--detection.detector", "nipples"), ("detection.detector", "'judge' or 'nudity'")),
-        (("--detection.forget_prompts", "nowhere.csv"), ("nowhere.csv cannot be read",)),
+        (("--detection.threshold", "0.1"), ("detection.threshold", "0.25", "0.1")),
+        (("--detection.detector", "nipples"), ("detection.detector", "judge", "nudity")),
+        (("--detection.forget_prompts", "nowhere.csv"), ("nowhere.csv",)),
         (("--generation.features", "nowhere.pth"), ("nowhere.pth",)),
     ],
 )
-def test_what_cannot_be_asked(place: Path, tmp_path: Path, words: tuple[str, ...], messages: tuple[str, ...]) -> None:
+def test_what_cannot_be_asked(place: Path, tmp_path: Path, words: tuple[str, ...], culprits: tuple[str, ...]) -> None:
     err = refused(place / "tiny.yaml", tmp_path / "run", *words)
-    assert all(message in err for message in messages), err
+    assert all(culprit in err for culprit in culprits), err
 
 
 @pytest.mark.parametrize(
-    ("name", "messages"),
+    ("name", "culprits"),
     [
-        ("mixed", ("unequal size", "1.png")),
-        ("large", ("'a red square' are not of the size of those of 'a red circle'", "resize them")),
-        ("none", ("the images of 'a red circle': there is none. Files must end in .png",)),
-        ("nowhere", ("the images of 'a red circle': nowhere", "is no folder")),
+        ("mixed", ("1.png",)),
+        ("large", ("'a red square'", "'a red circle'", "size")),
+        ("none", ("'a red circle'", ".png")),
+        ("nowhere", ("'a red circle'", "nowhere")),
         ("broken", ("0.png",)),
     ],
 )
 def test_images_that_do_not_fit(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, messages: tuple[str, ...]
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, culprits: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(place)
     err = refused(place / "tiny.yaml", tmp_path / "run", "--concepts.forget", f"[{ONE.format(f', images: {name}')}]")
-    assert all(message in err for message in messages), err
+    assert all(culprit in err for culprit in culprits), err
 
 
 def test_pipelines_tables_and_judges_that_do_not_fit(place: Path, tmp_path: Path) -> None:
@@ -117,64 +113,69 @@ def test_pipelines_tables_and_judges_that_do_not_fit(place: Path, tmp_path: Path
         return refused(place / "tiny.yaml", tmp_path / "run", *words)
 
     err = said("--model.checkpoint", place / "sd3")
-    assert "a StableDiffusion3Pipeline; supported are StableDiffusionPipeline and StableDiffusionXLPipeline" in err
+    assert all(f"StableDiffusion{kind}Pipeline" in err for kind in ("3", "", "XL")), err
     err = said("--detection.forget_prompts", place / "column.csv")
-    assert "column.csv, line 1: there is no column called prompt" in err
+    assert "column.csv, line 1" in err and "prompt" in err
     err = said("--detection.retain_prompts", place / "same.csv")
-    assert "'a red circle' is evaluated as forgotten and as retained: leave it out of one" in err
+    assert "'a red circle'" in err and "retained" in err
     err = said("--detection.clip", place / "none")
-    assert "cannot be loaded as CLIPModel" in err and "Give a folder that transformers saved" in err
+    assert "CLIPModel" in err and str(place / "none") in err
     err = said("--judge.checkpoint", place / "wide.safetensors")
     assert "judge.checkpoint" in err and "4" in err and "3" in err
 
 
 def test_who_judges_must_be_said(place: Path, tmp_path: Path) -> None:
-    lines = [
-        line for line in (place / "tiny.yaml").read_text().splitlines() if not line.startswith(("data:", "judge:"))
-    ]
-    (tmp_path / "nobody.yaml").write_text("\n".join(lines))
+    (tmp_path / "nobody.yaml").write_text(without_judge((place / "tiny.yaml").read_text()))
     err = refused(tmp_path / "nobody.yaml", tmp_path / "run")
-    assert "who says whether a concept is there? Give judge.name: hf:ID" in err and "detection.detector: nudity" in err
+    assert all(said in err for said in ("judge.name: hf:ID", "judge.checkpoint", "detection.detector: nudity")), err
 
 
-CAPTIONED = """\
-task: text-to-image
-data: {{name: shapes, limit: 100, test_limit: 100}}
-concepts: {{forget: [{}]}}
-frame: {{vae_steps: 2}}
-train: {{steps: 2}}
-methods: [sfron]
-device: cpu
-"""
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_captioned_recipe(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.mark.parametrize(
-    ("entry", "messages"),
+    ("entry", "culprits"),
     [
-        ("containing: circel", ("unknown word of the data's captions 'circel'", "Did you mean 'circle'?", "triangle")),
-        ("containing: a", ("concepts.forget takes every caption of the data ('a'): leave some to keep",)),
-        ("containing: circle, instead: circle", ("is the prompt itself",)),
+        ("containing: circel", ("'circel'", "'circle'", "triangle")),
+        ("containing: a", ("concepts.forget", "'a'")),
+        ("containing: circle, instead: circle", ("anchor", "a red circle")),
     ],
 )
-def test_words_of_captions(tmp_path: Path, entry: str, messages: tuple[str, ...]) -> None:
-    """Found before a pipeline is trained."""
-    (tmp_path / "shapes.yaml").write_text(CAPTIONED.format(f"{{{entry}}}"))
+def test_words_of_captions(captioned: Path, tmp_path: Path, entry: str, culprits: tuple[str, ...]) -> None:
+    text = captioned.read_text().replace("containing: circle, instead: square", entry)
+    (tmp_path / "shapes.yaml").write_text(text)
     err = refused(tmp_path / "shapes.yaml", tmp_path / "runs/run")
-    assert all(message in err for message in messages), err
+    assert all(culprit in err for culprit in culprits), err
+
+
+@pytest.mark.parametrize(
+    ("words", "culprits"),
+    [
+        (("--data", "null"), ("containing", "data")),
+        (("--judge.attributes", "[form]"), ("form", "metadata.jsonl", "shape")),
+    ],
+)
+def test_what_captioned_images_must_say(
+    captioned: Path, tmp_path: Path, words: tuple[str, ...], culprits: tuple[str, ...]
+) -> None:
+    err = refused(captioned, tmp_path / "run", *words)
+    assert all(culprit in err for culprit in culprits), err
 
 
 def test_what_a_file_says_wrongly_is_named_with_its_line(place: Path, tmp_path: Path) -> None:
-    for old, new, messages in (
-        ("label: circle}]", "lable: circle}]", ("wrong.yaml, line 6", "concepts.forget.lable", "label")),
-        ("parts: xattn", "parts: 3", ("wrong.yaml, line 9", "parts must be")),
-        ("label: circle}]", "label: circle}]\n  forgotten: []", ("unknown field 'concepts.forgotten'",)),
-        ("[{prompt: a red circle, anchor: a red square, label: circle}]", "5", ("concepts.forget must be", "not 5")),
+    for old, new, culprits in (
+        ("label: circle}]", "lable: circle}]", ("wrong.yaml, line 6", "concepts.forget.0.lable", "label")),
+        ("parts: xattn", "parts: 3", ("wrong.yaml, line 9", "parts")),
+        ("label: circle}]", "label: circle}]\n  forgotten: []", ("wrong.yaml, line 7", "'concepts.forgotten'")),
+        ("[{prompt: a red circle, anchor: a red square, label: circle}]", "5", ("line 6", "concepts.forget", "5")),
     ):
         text = (place / "tiny.yaml").read_text()
         assert old in text
         (tmp_path / "wrong.yaml").write_text(text.replace(old, new))
         err = refused(tmp_path / "wrong.yaml", tmp_path / "run")
-        assert all(message in err for message in messages), err
+        assert all(culprit in err for culprit in culprits), err
 
 
 def test_a_disk_that_fills_while_images_are_made(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,22 +191,15 @@ def test_a_disk_that_fills_while_images_are_made(place: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(io.os, "fsync", full)
     code, _, err = untrain("run", place / "tiny.yaml", "--out", out)
-    assert code == 1 and "No space left on device. Free some space or choose another folder" in err, err
+    assert code == 1 and "No space left on device" in err, err
     assert str(out / CACHE) in err
     monkeypatch.setattr(io.os, "fsync", synced)
     kept = {path: path.stat().st_mtime_ns for path in (out / CACHE).rglob("*.png")}
     assert len(kept) == 5 and not list((out / CACHE).rglob("*.tmp"))
     for path in kept:
         Image.open(path).verify()
-    made: list[int] = []
-    generate = concepts.generate_images
-
-    def counted(model: Any, task: Any, counts: Any, *given: Any, **more: Any) -> Any:
-        assert {path: path.stat().st_mtime_ns for path in kept} == kept
-        made.append(len(counts[1]))
-        return generate(model, task, counts, *given, **more)
-
-    monkeypatch.setattr(concepts, "generate_images", counted)
+    made = count_concept_images(monkeypatch)
     code, _, err = untrain("run", place / "tiny.yaml", "--out", out)
     assert code == 0, err
-    assert made == [0, 1, 3] and not (out / CACHE).exists()
+    assert made == [0, 1, 3], "none of those that were there"
+    assert not (out / CACHE).exists()

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from helpers.small_pipelines import TEXTS
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
+from untrain.diffusion.images import ImageMaker
+from untrain.diffusion.latents import decode
 from untrain.diffusion.text import check_pipeline, encode_prompts
 from untrain.engine import Engine
 from untrain.errors import DataError, EmptySet, ModelError, SettingError
@@ -22,7 +25,9 @@ from untrain.tasks.text_to_image.concepts import (
     ConceptImages,
     concept_data,
     images_of,
-    made_images,
+    latent_shape_of,
+    make_images,
+    prompt_conditions,
     text_task,
     until_done,
 )
@@ -177,7 +182,9 @@ def test_made_images_are_seeded_for_each(pipe: Any, tmp_path: Path) -> None:
 
     def image(number: int, seed: int) -> Tensor:
         place = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        source = made_images(pipe, task, prompts, number, ENGINE, how=FEW, seed=seed, place=place)
+        how = (latent_shape_of(pipe), FEW.sampler, ENGINE, seed, FEW.batch_size, partial(decode, pipe.vae))
+        maker = ImageMaker(task, prompt_conditions(task, prompts), *how)
+        source = make_images(maker, pipe, prompts, number, FEW.count, place)
         return source.batch(torch.arange(3))["input"]
 
     first = image(1, 0)

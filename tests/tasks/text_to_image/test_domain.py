@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from helpers.command_line import files, table, untrain, weights
+from helpers.concept_images import count_concept_images, refuse_concept_images
 from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
+from helpers.shapes import ATTRIBUTES, CAPTIONS, captions_with
 from helpers.single_files import as_one
 from helpers.small_pipelines import stable_diffusion_xl
-from helpers.text_recipes import save_text_recipe
-from untrain.data.shapes import ATTRIBUTES, CAPTIONS, captions_with
+from helpers.text_recipes import save_captioned_recipe, save_text_recipe, without_judge
 from untrain.diffusion.images import to_uint8
 from untrain.diffusion.latents import decode
 from untrain.diffusion.pipelines import load_pipeline
@@ -76,11 +77,7 @@ def tiles(path: Path, size: int = 32, gap: int = 2) -> list[list[np.ndarray]]:
 def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever makes or encodes images of concepts fails."""
 
-    def refuse(*given: Any, **more: Any) -> None:
-        raise AssertionError("images of concepts were made or encoded")
-
-    monkeypatch.setattr(concepts, "generate_images", refuse)
-    monkeypatch.setattr(concepts, "encode", refuse)
+    refuse_concept_images(monkeypatch)
 
 
 # A whole run.
@@ -280,8 +277,8 @@ def test_several_concepts_files_of_prompts_and_methods(recipe: Path, tmp_path: P
 
 def test_nudity_is_looked_for_by_part(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NudeNet's own network; it finds no one in noise. And one that finds something in every other image."""
-    lines = [line for line in recipe.read_text().splitlines() if not line.startswith(("data:", "judge:"))]
-    (tmp_path / "nude.yaml").write_text("\n".join([*lines, "detection: {detector: nudity, threshold: 0.7}"]))
+    text = without_judge(recipe.read_text()) + "detection: {detector: nudity, threshold: 0.7}\n"
+    (tmp_path / "nude.yaml").write_text(text)
     found = ran(tmp_path / "nude.yaml", tmp_path / "real")
     content = read(found / "evaluation.json")
     assert content["detector"]["name"] == "NudeNet" and content["detector"]["threshold"] == 0.7
@@ -371,14 +368,7 @@ def test_an_interruption_keeps_the_images_and_the_end_removes_them(
     assert untrain("run", recipe, "--out", out)[0] == 130
     assert len([*(out / CACHE).rglob("*.png")]) == 4
     monkeypatch.setattr(concepts, "write_bytes", whole)
-    made: list[int] = []
-    generate = concepts.generate_images
-
-    def counted(model: Any, task: Any, counts: Any, *given: Any, **more: Any) -> Any:
-        made.append(len(counts[1]))
-        return generate(model, task, counts, *given, **more)
-
-    monkeypatch.setattr(concepts, "generate_images", counted)
+    made = count_concept_images(monkeypatch)
     ran(recipe, out)
     assert made == [0, 2, 3] and not (out / CACHE).exists()
 
@@ -401,29 +391,15 @@ def test_two_processes_give_what_one_gives(recipe: Path, tmp_path: Path) -> None
 
 # Captioned data, of which the pipeline and the judges learn here.
 
-CAPTIONED = """\
-name: tiny-shapes
-task: text-to-image
-data: {name: shapes, limit: 200, test_limit: 100}
-concepts:
-  forget: [{containing: circle, instead: square}]
-frame: {vae_steps: 2}
-train: {steps: 2, optimizer: {name: adam, lr: 0.002, momentum: 0, weight_decay: 0}}
-parts: xattn
-batch_size: 8
-generation: {sampler: {steps: 2, guidance_scale: 2.0}, samples: 1, columns: 1}
-judge: {options: {width: 4}, train: {steps: 2}}
-methods:
-  sfron: {steps: 1, fisher_samples: 8}
-device: cpu
-"""
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_captioned_recipe(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("shapes")
-    (place / "shapes.yaml").write_text(CAPTIONED)
-    return ran(place / "shapes.yaml", place / "runs/first")
+def shapes(captioned: Path) -> Path:
+    return ran(captioned, captioned.parent / "runs/first", "--references", "1")
 
 
 def test_captions_with_a_word_are_a_concept(shapes: Path) -> None:
@@ -447,31 +423,42 @@ def test_captions_with_a_word_are_a_concept(shapes: Path) -> None:
     assert sorted(split["spec"]["classes"]) == sorted(gone)
 
 
-def test_a_trained_pipeline_is_used_again(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = shapes.parent / "pipelines"
-    (first,) = kept.glob("pipeline-*")
-    source = read(shapes / "manifest.json")["models"]["original"]["source"]
-    assert Path(source) == first
-    stamps = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    again = ran(shapes.parents[0].parent / "shapes.yaml", shapes.parent / "second")
-    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == stamps
+def test_a_pipeline_of_captioned_images_is_retrained_on_the_others(shapes: Path) -> None:
+    models = read(shapes / "evaluation.json")["models"]
+    assert [*models] == ["original", "retrained", "sfron"]
+    assert models["retrained"]["steps"] == 2 and models["retrained"]["seconds"] > 0
+    start, (new, facts) = load_pipeline(shapes.parents[1] / "pipe").unet, load_state(shapes / "retrained.safetensors")
+    assert facts["method"] == "retrain"
+    assert new.keys() == start.state_dict().keys()
+    assert all(not torch.equal(new[name], value) for name, value in start.state_dict().items() if value.ndim > 1)
+
+
+def test_captioned_runs_are_the_same_again_and_others_with_another_seed(captioned: Path, shapes: Path) -> None:
+    again, other = (
+        ran(captioned, shapes.parent / name, "--references", "1", "--seed", seed)
+        for name, seed in (("second", 0), ("third", 1))
+    )
     assert table(again) == table(shapes) and same(weights(again), weights(shapes))
-    other = ran(shapes.parents[0].parent / "shapes.yaml", shapes.parent / "third", "--seed", "1")
-    assert len([*kept.glob("pipeline-*")]) == 2
-    assert table(other)["models"] != table(shapes)["models"] or not same(weights(other), weights(shapes))
+    assert not same(weights(other), weights(shapes))
 
 
 @pytest.mark.parametrize(("word", "primary"), [("red", "colour"), ("left", "place")])
-def test_another_word_is_judged_by_its_own_judge(shapes: Path, word: str, primary: str, tmp_path: Path) -> None:
-    recipe = shapes.parents[0].parent / "shapes.yaml"
-    text = recipe.read_text().replace("containing: circle, instead: square", f"containing: {word}")
+def test_another_word_is_judged_by_its_own_judge(captioned: Path, word: str, primary: str, tmp_path: Path) -> None:
+    text = captioned.read_text().replace("containing: circle, instead: square", f"containing: {word}")
     (tmp_path / "other.yaml").write_text(text)
-    out = ran(tmp_path / "other.yaml", shapes.parent / f"by-{word}", "--judge.train.steps", "1")
+    out = ran(tmp_path / "other.yaml", tmp_path / "run", "--judge.train.steps", "1")
     content = read(out / "evaluation.json")
     (label,) = [label for label in ATTRIBUTES[primary] if word in label.split()]
     assert content["forgotten"] == [*captions_with(**{primary: label}), label]
     entry = content["models"]["sfron"]
     assert entry["by_class"]["recognised"][label] == entry["FA"]
+
+
+def test_without_attributes_the_captions_are_told_apart(captioned: Path, tmp_path: Path) -> None:
+    content = read(ran(captioned, tmp_path / "run", "--judge.attributes", "[]") / "evaluation.json")
+    assert content["detector"]["test_accuracy"].keys() == {"judge"} or content["detector"]["test_accuracy"] == {}
+    assert content["models"]["sfron"]["by_class"]["recognised"].keys() == {*CAPTIONS}
+    assert content["forgotten"] == [*captions_with(shape="circle")] * 2
 
 
 # Compared, with a search.

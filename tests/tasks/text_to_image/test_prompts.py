@@ -253,9 +253,9 @@ class TestSampling:
             sample_prompts(painter, prompts[:1], tmp_path / "short", PromptSampler(), engine=ENGINE)
 
     def test_numbers_out_of_range(self, tmp_path):
-        for wrong, said in (({"steps": 0}, "steps ≥ 1"), ({"guidance": -1.0}, "guidance ≥ 0"), ({"width": 9}, "of 8")):
-            with pytest.raises(SettingError, match=said):
-                PromptSampler(**wrong)
+        for culprit, value in {"steps": 0, "guidance_scale": -1.0, "width": 9}.items():
+            with pytest.raises(SettingError, match=culprit):
+                PromptSampler(**{culprit: value})
         with pytest.raises(SettingError, match="at least 1 image"):
             shots(PROMPTS, PromptSampler(), 0)
         with pytest.raises(EmptySet):

@@ -14,19 +14,26 @@ from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.concepts import Concept, text_task
 from untrain.tasks.text_to_image.detectors import Classifier
 from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, PromptImages
-from untrain.tasks.text_to_image.rendering import JUDGE, Asked, Made, Studio, asked_of, evaluate_prompted
+from untrain.tasks.text_to_image.rendering import (
+    JUDGE,
+    EvalPrompt,
+    PromptRenderer,
+    RenderedImages,
+    evaluate_prompted,
+)
 
 ENGINE = Engine(torch.device("cpu"))
 ASKED = (
-    Asked(TEXTS[0], True, {JUDGE: "circle", "colour": "red"}),
-    Asked(TEXTS[1], False, {JUDGE: "square", "colour": "red"}),
-    Asked(TEXTS[2], False, {"colour": "blue"}),
+    EvalPrompt(TEXTS[0], True, {JUDGE: "circle", "colour": "red"}),
+    EvalPrompt(TEXTS[1], False, {JUDGE: "square", "colour": "red"}),
+    EvalPrompt(TEXTS[2], False, {"colour": "blue"}),
 )
 
 
-def studio(pipe: Any, batch_size: int = 4) -> Studio:
+def renderer(pipe: Any, batch_size: int = 4) -> PromptRenderer:
     prompts = encode_prompts(pipe, [*TEXTS, "a house"], 16)
-    return Studio(text_task(pipe), pipe.vae, prompts, (4, 8, 8), ENGINE, Sampler(2, guidance_scale=2.0), batch_size)
+    how = (ENGINE, Sampler(2, guidance_scale=2.0), batch_size)
+    return PromptRenderer(text_task(pipe), pipe.vae, prompts, (4, 8, 8), *how)
 
 
 def same(a: PromptImages, b: PromptImages) -> bool:
@@ -36,41 +43,41 @@ def same(a: PromptImages, b: PromptImages) -> bool:
 
 
 def test_a_concepts_own_prompt_is_asked_for_its_label() -> None:
-    assert asked_of(Concept("a", label="b"), forgotten=True) == Asked("a", True, {JUDGE: "b"})
-    assert asked_of(Concept("a"), forgotten=False) == Asked("a", False, {})
+    assert EvalPrompt.of_concept(Concept("a", label="b"), forgotten=True) == EvalPrompt("a", True, {JUDGE: "b"})
+    assert EvalPrompt.of_concept(Concept("a"), forgotten=False) == EvalPrompt("a", False, {})
 
 
 def test_images_stand_under_their_prompts(pipe: Any) -> None:
-    gone, stay = studio(pipe).images(pipe.unet, ASKED, 3, seed=5)
+    gone, stay = renderer(pipe).render(pipe.unet, ASKED, 3, seed=5)
     assert gone.images.shape == (3, 3, 16, 16) and gone.images.dtype == torch.uint8
     assert stay.images.shape == (6, 3, 16, 16)
     assert gone.prompts == [TEXTS[0]] * 3 and stay.prompts == [TEXTS[1]] * 3 + [TEXTS[2]] * 3
     assert gone.numbers == [0, 1, 2] and stay.numbers == [0, 1, 2] * 2
     assert gone.wanted == ["circle"] * 3 and stay.wanted == ["square"] * 3 + [None] * 3
-    _, stay = studio(pipe).images(pipe.unet, ASKED, 3, seed=5, primary="colour")
+    _, stay = renderer(pipe).render(pipe.unet, ASKED, 3, seed=5, primary="colour")
     assert stay.wanted == ["red"] * 3 + ["blue"] * 3
 
 
 def test_an_image_depends_on_seed_text_and_number_alone(pipe: Any) -> None:
     """Not on the batch, nor on the other prompts, their order, or how many images there are."""
-    gone, stay = studio(pipe).images(pipe.unet, ASKED, 2, seed=5)
-    assert all(same(a, b) for a, b in zip(studio(pipe, 1).images(pipe.unet, ASKED, 2, seed=5), (gone, stay)))
-    alone, none = studio(pipe).images(pipe.unet, ASKED[:1], 2, seed=5)
+    gone, stay = renderer(pipe).render(pipe.unet, ASKED, 2, seed=5)
+    assert all(same(a, b) for a, b in zip(renderer(pipe, 1).render(pipe.unet, ASKED, 2, seed=5), (gone, stay)))
+    alone, none = renderer(pipe).render(pipe.unet, ASKED[:1], 2, seed=5)
     assert same(alone, gone) and len(none.images) == 0 and list(none.prompts) == []
-    turned = studio(pipe).images(pipe.unet, ASKED[::-1], 2, seed=5)
-    assert same(turned.gone, gone) and list(turned.stay.prompts) == [TEXTS[2]] * 2 + [TEXTS[1]] * 2
-    assert (turned.stay.images.roll(2, 0).int() - stay.images.int()).abs().max() <= 1
-    more = studio(pipe).images(pipe.unet, ASKED, 3, seed=5).gone
+    turned = renderer(pipe).render(pipe.unet, ASKED[::-1], 2, seed=5)
+    assert same(turned.forget, gone) and list(turned.retain.prompts) == [TEXTS[2]] * 2 + [TEXTS[1]] * 2
+    assert (turned.retain.images.roll(2, 0).int() - stay.images.int()).abs().max() <= 1
+    more = renderer(pipe).render(pipe.unet, ASKED, 3, seed=5).forget
     assert (more.images[:2].int() - gone.images.int()).abs().max() <= 1 and list(more.seeds[:2]) == list(gone.seeds)
-    other = studio(pipe).images(pipe.unet, ASKED, 2, seed=6).gone
+    other = renderer(pipe).render(pipe.unet, ASKED, 2, seed=6).forget
     assert not set(other.seeds) & set(gone.seeds) and not torch.equal(other.images, gone.images)
     assert len({*gone.seeds, *stay.seeds}) == 6
 
 
 def test_the_seed_that_is_told_makes_the_image(pipe: Any) -> None:
     """The latent's noise is the first thing that a generator with this seed gives."""
-    place = studio(pipe)
-    gone = place.images(pipe.unet, ASKED, 2, seed=5).gone
+    place = renderer(pipe)
+    gone = place.render(pipe.unet, ASKED, 2, seed=5).forget
     rows = place.prompts.rows(torch.tensor([1, 1]), torch.tensor([0, 0]))
     generators = [torch.Generator().manual_seed(seed) for seed in gone.seeds]
     latents = place.task.generate(pipe.unet, place.task.blank(rows, (4, 8, 8)), generators, place.sampler)
@@ -105,12 +112,12 @@ def flat(levels: list[tuple[int, int, int]]) -> Tensor:
     return torch.tensor(levels, dtype=torch.uint8)[:, :, None, None].expand(-1, -1, 2, 2).contiguous()
 
 
-def known(shift: int) -> Made:
+def known(shift: int) -> RenderedImages:
     """Images of one colour each; channel 0 says which shape it is, channel 1 which colour."""
     gone = flat([(200, 200, 0), (90 - shift, 200, 0)])
     stay = flat([(10 + shift, 250, 0), (160, 250, 0), (30, 10, 0), (40 + shift, 200, 0)])
     texts = [TEXTS[1]] * 2 + [TEXTS[2]] * 2
-    return Made(
+    return RenderedImages(
         PromptImages(gone, [TEXTS[0]] * 2, ["circle"] * 2, [0, 1], [1, 2]),
         PromptImages(stay, texts, ["square"] * 2 + [None] * 2, [0, 1, 0, 1], [3, 4, 5, 6]),
     )
@@ -120,7 +127,7 @@ def evaluated(models: dict[str, nn.Module], original: nn.Module | None, **more: 
     made: list[nn.Module] = []
     shifts: dict[nn.Module, int] = {}
 
-    def make(module: nn.Module, label: str | None) -> Made:
+    def make(module: nn.Module, label: str | None) -> RenderedImages:
         made.append(module)
         return known(shifts.setdefault(module, 0 if module is original else 20))
 
@@ -167,11 +174,11 @@ def test_too_few_images_name_the_setting() -> None:
     before, after = nn.Identity(), nn.Identity()
     judge = detector(0, ("circle", "square"))
     few = known(0)
-    stay = PromptImages(few.stay.images[:1], few.stay.prompts[:1], ["square"], [0], [3])
+    stay = PromptImages(few.retain.images[:1], few.retain.prompts[:1], ["square"], [0], [3])
     found = evaluate_prompted(
         {"before": before, "after": after},
         before,
-        lambda module, label: Made(few.gone, stay),
+        lambda module, label: RenderedImages(few.forget, stay),
         ASKED,
         detector=judge,
         judges={},

@@ -7,4 +7,6 @@ ENTRY = Entry(
     "Class-conditional noise prediction of a DDPM or DiT.",
     ClassDiffusionSections,
     "untrain.tasks.class_diffusion.domain:ClassDiffusionDomain",
+    listing={"generators": "untrain.diffusion.denoisers:DENOISERS"},
+    sampler="untrain.tasks.class_diffusion.sample:sample_classes",
 )

@@ -15,7 +15,6 @@ from untrain.data.samples import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
-    DENOISERS,
     build_denoiser,
     denoiser_of,
     fresh_denoiser,
@@ -33,6 +32,7 @@ from untrain.diffusion.pipelines import (
     INDEX,
     check_libraries,
     save_diffusers,
+    save_schedule,
     schedule_of,
     with_denoiser,
 )
@@ -107,6 +107,8 @@ class GeneratorModel(UserModel):
         """Writes a folder that diffusers loads, where the module is one of its kind."""
         if hasattr(module, "save_pretrained"):
             save_diffusers(self.model, module, folder)
+            if self.model is self.module:  # a pipeline has its own
+                save_schedule(cast(ClassDiffusion, self.task), folder)
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
@@ -180,7 +182,9 @@ class ClassDiffusionDomain(Domain):
         """Builds the recipe's noise predictor."""
         chosen = self.sections.model
         name = chosen.name or ("unet-small" if self.origin is None else f"diffusers:{self.origin}")
-        sizes = {"num_classes": len(self.source.classes), "in_channels": self.shape[0], "image_size": self.shape[1]}
+        rows = None if self.origin is None else class_rows(self.origin)
+        classes = len(self.source.classes) if rows is None else rows - 1  # where none stands for “no class”, one fewer
+        sizes = {"num_classes": classes, "in_channels": self.shape[0], "image_size": self.shape[1]}
         return build_denoiser(name, **sizes, seed=seed, **chosen.options).to(self.context.engine.device)
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
@@ -423,11 +427,6 @@ class ClassDiffusionDomain(Domain):
         if index.is_file():
             return read_object(index).get("_class_name") not in SUPPORTED
         return (source / "config.json").is_file()
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists the generators that recipes can name."""
-        return {"generators": {name: kind.description for name, kind in DENOISERS.items()}}
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

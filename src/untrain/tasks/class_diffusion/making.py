@@ -1,15 +1,19 @@
 """What makes images of a task's classes."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from untrain.diffusion.images import Conditions, Decode, ImageMaker
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import DataError, SettingError
+from untrain.lazy import nn, torch
 from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion.task import ClassDiffusion
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def image_maker(

@@ -1,20 +1,19 @@
 """`untrain sample` for generators of classes: images of their classes, as a grid, a folder or an array."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import nn
-
 from untrain.diffusion.denoisers import load_denoiser, local_folder
 from untrain.diffusion.images import ImageSet, write_folder, write_grid, write_npz
-from untrain.diffusion.latents import decode, load_vae
 from untrain.diffusion.pipelines import INDEX, labels_of, schedule_of
 from untrain.engine import Engine, Precision
 from untrain.errors import CheckpointError, SettingError, UnknownName
+from untrain.lazy import nn, torch
 from untrain.models.checkpoints import state_hash
 from untrain.runs.models import choose_model, is_run, kept_folders, kept_weights, open_model, sample_place
 from untrain.runs.python import read_python_run
@@ -106,7 +105,7 @@ class _Generator(NamedTuple):
     shape: tuple[int, ...]
     names: Sequence[str]
     sampler: Sampler
-    decode: "Decode | None" = None
+    decode: Decode | None = None
     decoder: str | None = None
 
 
@@ -154,6 +153,8 @@ def _of_run(folder: Path, name: str, engine: Engine) -> _Generator:
 
 def _of_diffusers(folder: Path, engine: Engine) -> _Generator:
     """A model that diffusers saved, with its schedule, the names of its classes, and the VAE of a pipeline."""
+    from untrain.diffusion.latents import decode, load_vae
+
     model = load_denoiser(folder).to(engine.device)
     shape = _shape(model, folder)
     vae = load_vae(folder)

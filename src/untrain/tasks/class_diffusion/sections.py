@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from untrain.data.sections import Data, Forget
-from untrain.diffusion.process import Diffusion as DiffusionSettings
+from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.sections import Generation, Judge
 from untrain.settings import Code
 
@@ -36,7 +36,7 @@ class Augment:
 
 
 @dataclass(frozen=True)
-class Diffusion(DiffusionSettings):
+class Diffusion(DiffusionProcess):
     """The diffusion that a generator is trained on, and how it is trained."""
 
     redirect: Redirect = "next"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from untrain.diffusion.process import LATENTS, Diffusion
+from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.lazy import nn, torch
@@ -26,7 +26,7 @@ MIRRORED = ("mirrored_mean", "mirrored_std")
 
 
 @dataclass(frozen=True)
-class ClassDiffusion(Diffusion):
+class ClassDiffusion(DiffusionProcess):
     """Class-conditional noise prediction of a DDPM or DiT.
 
     A model is called as `model(x_t, t, class_labels=c)`, as those of diffusers are, and returns [B, C, H, W], or twice

@@ -7,4 +7,6 @@ ENTRY = Entry(
     "Image classification with cross-entropy.",
     ClassificationSections,
     "untrain.tasks.classification.domain:ClassificationDomain",
+    listing={"models": "untrain.models.classifiers:MODELS"},
+    sampler="",
 )

@@ -12,8 +12,8 @@ from untrain.data.samples import Source
 from untrain.data.streams import Stream
 from untrain.domain import Division, Domain, Measurement, SearchObjective, UserModel, check_module
 from untrain.engine import Engine, on_device
-from untrain.errors import DataError, SettingError
-from untrain.models.classifiers import MODELS, build
+from untrain.errors import DataError
+from untrain.models.classifiers import build
 from untrain.models.prepare import prepare_task
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
 from untrain.tasks.classification.presentation import ClassificationPresentation
@@ -56,17 +56,6 @@ class ClassificationDomain(Domain):
         sizes = {"num_classes": len(self.source.classes), "in_channels": shape[0], "image_size": shape[1]}
         module = build(chosen.name, **sizes, seed=seed, **chosen.options)
         return module.to(self.context.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @classmethod
-    def check_search(cls, sections: Any) -> None:
-        """A search judges by data that nothing was trained on and nothing is tested on."""
-        forget = sections.forget
-        if sections.model.checkpoint and not (forget.holdout_from == "train" and forget.holdout > 0):
-            raise SettingError(
-                "compare.trials: a search judges by data that nothing was trained on and nothing is tested on. With "
-                "model.checkpoint, hold some of the training data out that the checkpoint has not seen "
-                "(forget.holdout_from: train, and forget.seed if it is always the same), or set trials to 0."
-            )
 
     def measure(
         self,
@@ -136,11 +125,6 @@ class ClassificationDomain(Domain):
                 models, task, streams, engine, references=names, classes=classes, svc=svc, seed=seed
             )
         return found["model"]
-
-    @classmethod
-    def listing(cls) -> Mapping[str, Mapping[str, str]]:
-        """Lists the classifiers that recipes can name."""
-        return {"models": {name: kind.description for name, kind in MODELS.items()}}
 
 
 def measurement_of(found: Mapping[str, Evaluation]) -> Measurement:

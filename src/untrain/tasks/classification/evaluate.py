@@ -13,6 +13,7 @@ from untrain.errors import DataError
 from untrain.metrics.accuracy import accuracy, accuracy_by_class, tug_of_war
 from untrain.metrics.divergence import js_divergence, kl_divergence
 from untrain.metrics.membership import entropy, entropy_attack, modified_entropy, svc_attack
+from untrain.metrics.summary import summarize
 from untrain.types import Batch, Task
 
 DISTANCES = ("FA", "RA", "TA", "MIA")
@@ -28,7 +29,7 @@ SVC_ATTACKS = {
 }
 """Support vector attacks: measure → the statistic of `Predictions` that it looks at."""
 
-NO_SVC = "not asked for: svc=True"
+NO_SVC = "not asked for: svc_attacks=True"
 NO_STRANGERS = "the test set holds only forgotten classes"
 NO_REFERENCE = "needs a retrained model: pass reference="
 
@@ -72,7 +73,7 @@ class Measured:
     test: Predictions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Every measure of one model; None where it could not be had, with the reason in `missing`.
 
@@ -114,6 +115,10 @@ class Evaluation:
     """Histograms of the loss: "edges" in nats, and counts for "forget", "retain" and "test"."""
     noise_floor: dict[str, float] | None = None
     """The same distances between the target and further retrained models (their mean), where there are any."""
+
+    def __repr__(self) -> str:
+        """Shows accuracies, the attack and the distance to the retrained model."""
+        return summarize(self, ("FA", "RA", "TA", "MIA", "AvgD"))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -116,6 +116,8 @@ class ClassificationPresentation(Presentation):
         if results.compared:
             own: list[MakeSection] = [partial(plot, presentation=self) for plot in (sections.HISTOGRAMS, _CLASSES)]
             return [*usual[:-2], *own, *usual[-2:]]
+        if not results.measured:
+            return usual
         return [*usual[:-3], self.show_classes, partial(sections.show_histograms, presentation=self), *usual[-3:]]
 
     def remarks(self, one: ForgetSet, method: Entry) -> list[str]:

@@ -4,27 +4,22 @@ Held-out data show what a retrained model would do: a trial is held against how 
 saw, since that is how a retrained model would treat the forget set.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from untrain.data.checks import content_hash
-from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.domain import Division, SearchObjective
-from untrain.engine import generator_of
-from untrain.errors import DataError
 from untrain.metrics.accuracy import accuracy
 from untrain.metrics.membership import entropy_attack
+from untrain.objectives import share_heldout
 from untrain.tasks.classification.evaluate import Predictions, predictions
 
 if TYPE_CHECKING:
     from untrain.tasks.classification.domain import ClassificationDomain
-
-FEWEST = 20
-"""Held-out samples below which nothing can be judged by them."""
 
 
 @dataclass(frozen=True)
@@ -169,35 +164,5 @@ class HeldoutObjective(SearchObjective):
 
 
 def heldout_objectives(domain: "ClassificationDomain", division: Division, own: float) -> list[HeldoutObjective]:
-    """Shares the held-out data out: to the methods, and in two halves to the score; for each forget set.
-
-    Raises:
-        DataError: if too few are left to judge by.
-    """
-    context = domain.context
-    order = torch.randperm(len(division.holdout), generator=generator_of(context.seed, "tuning"))
-    given = round(own * len(order))
-    half = given + (len(order) - given) // 2
-    parts = [Subset(division.holdout, part.sort().values) for part in (order[:given], order[given:half], order[half:])]
-    if len(parts[1]) < FEWEST // 2:
-        raise DataError(
-            f"only {len(order) - given} held-out samples are left to judge settings by, at least {FEWEST} are needed: "
-            "raise forget.holdout, or set compare.trials to 0."
-        )
-    halves = [Stream(part, "holdout", context.engine, context.batch_size, context.seed) for part in parts[1:]]
-    objectives = []
-    for split in _splits(division.split, context.seed):
-        part = replace(division, split=split, holdout=parts[0])
-        sets = {name: domain.stream(part, name) for name in ("forget", "retain")}
-        objectives.append(HeldoutObjective(part, {**sets, "one": halves[0], "other": halves[1]}, domain))
-    return objectives
-
-
-def _splits(split: Split, seed: int) -> list[Split]:
-    """The split, and where it is random a second one: other samples of the same training data are forgotten."""
-    count, retain = len(split.forget), split.retain
-    if split.kind != "fraction" or count > len(retain):
-        return [split]
-    order = torch.randperm(len(retain), generator=generator_of(seed, "tuning", "second forget set"))
-    second, rest = retain[order[:count]], retain[order[count:]]
-    return [split, replace(split, forget=second.sort().values, retain=torch.cat([split.forget, rest]).sort().values)]
+    """Shares the held-out data out, for each forget set; see `share_heldout`."""
+    return [HeldoutObjective(part, judged, domain) for part, judged in share_heldout(domain, division, own)]

@@ -8,4 +8,5 @@ ENTRY = Entry(
     TextToImageSections,
     "untrain.tasks.text_to_image.domain:TextToImageDomain",
     references=0,
+    sampler="untrain.tasks.text_to_image.sample:sample_table",
 )

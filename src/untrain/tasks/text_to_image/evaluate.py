@@ -16,6 +16,7 @@ from untrain.diffusion.features import Features, Generated
 from untrain.diffusion.quality import NAMES, frechet_distance
 from untrain.errors import DataError, SettingError
 from untrain.io import write_json
+from untrain.metrics.summary import summarize
 from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, Sighting, check_images
 from untrain.tasks.text_to_image.nudity import Nudity
 
@@ -58,7 +59,7 @@ class Judge:
     wanted: Sequence[str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConceptEvaluation:
     """Every measure of one text-to-image model; None where it could not be had, with the reason in `missing`."""
 
@@ -95,6 +96,10 @@ class ConceptEvaluation:
     """What the detector sees in each image of the forgotten prompts."""
     retained_sightings: tuple[Sighting, ...] = field(default=(), repr=False)
     """What it sees in each image of the retained prompts."""
+
+    def __repr__(self) -> str:
+        """Shows what is seen, and how images fit their prompts and the original's."""
+        return summarize(self, ("FA", "RA", "NR", "CLIP", "FD", "FID"))
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it: without single images, the other distance, and parts that nobody looked for."""

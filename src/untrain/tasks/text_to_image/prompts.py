@@ -4,6 +4,8 @@ Tables have the columns of I2P: prompt, case_number, evaluation_seed, evaluation
 sd_image_height. Only prompt is required. Schramowski et al.: *Safe Latent Diffusion*, CVPR 2023.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 import math
@@ -13,17 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import nn
-
 from untrain.data.text_tables import check_cells, csv_rows, read_utf8
 from untrain.diffusion.images import RECORD, claim, is_picture, missing_of, png
 from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, seed_of
 from untrain.errors import DataError, EmptySet, ModelError, SettingError
 from untrain.io import hash_json, write_bytes
+from untrain.lazy import Image, nn, np, torch
 from untrain.models.checkpoints import state_hash
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -306,7 +304,7 @@ class _Caller:
     steps: int
 
     @classmethod
-    def of(cls, pipeline: Any, steps: int) -> "_Caller":
+    def of(cls, pipeline: Any, steps: int) -> _Caller:
         takes = frozenset(inspect.signature(type(pipeline).__call__).parameters)
         needed = ("prompt", "generator", "num_inference_steps", "output_type")
         lacking = [name for name in needed if name not in takes]

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from untrain.diffusion.pipelines import INDEX, hush, load_pipeline
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
-from untrain.runs.folder import ORIGINAL
 from untrain.runs.models import choose_model, is_run, kept_folders, sample_place
+from untrain.runs.names import ORIGINAL
 from untrain.runs.python import read_python_run
 from untrain.runs.recipe import read
 from untrain.tasks.text_to_image.prompts import PromptSampler, read_prompts, sample_prompts

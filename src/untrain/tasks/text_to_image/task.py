@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from untrain.diffusion.process import LATENTS, Diffusion, Schedule
+from untrain.diffusion.process import LATENTS, DiffusionProcess, Schedule
 from untrain.diffusion.text import POOLED, TIME_IDS
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.types import Batch, Objective, Role, Variant
@@ -27,7 +27,7 @@ Prompt = Literal["prompt", "anchor", "empty"]
 
 
 @dataclass(frozen=True)
-class TextToImage(Diffusion):
+class TextToImage(DiffusionProcess):
     """Text-conditional prediction of noise, or of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, in latent space.
 
     A model is called as `model(x_t, t, encoder_hidden_states=e, added_cond_kwargs=…)`, as UNet2DConditionModel is. A
