@@ -15,9 +15,12 @@ from untrain.tasks.classification.sections import ClassificationSections, Model
 SETS = {"random": {"fraction": 0.1}, "three": {"classes": ["3"], "holdout": 0.3}}
 
 
-def recipe(*, forget=Forget(fraction=0.5, holdout=0.2), model=Model(), **changes):
+OWN = Forget(fraction=0.5, holdout=0.2)
+
+
+def recipe(*, forget=OWN, checkpoint=None, **changes):
     compare = Comparison(seeds=[4, 2], forget_sets=SETS, trials=3)
-    sections = ClassificationSections(forget=forget, model=model)
+    sections = ClassificationSections(forget=forget, model=Model(checkpoint=checkpoint))
     made = Recipe(sections=sections, methods={"mild": Finetune()}, compare=compare, out="c")
     return comparison_recipe(replace(made, **changes))
 
@@ -105,9 +108,7 @@ def test_no_search_without_trials_or_space():
 def test_a_checkpoint_is_not_trained_and_may_differ_by_seed():
     fixed = Forget(fraction=0.1, holdout_from="train")
     sets = {"random": {"fraction": 0.1}}
-    chosen = recipe(
-        model=Model(checkpoint="m/{seed}.pt"), forget=fixed, compare=Comparison(seeds=[7], forget_sets=sets, trials=2)
-    )
+    chosen = recipe(checkpoint="m/{seed}.pt", forget=fixed, compare=Comparison(seeds=[7], forget_sets=sets, trials=2))
     assert not [cell for cell in plan(chosen) if cell.name == "original"]
     assert group_recipe(chosen, "random/seed-7").sections.model.checkpoint == "m/7.pt"
     assert group_recipe(chosen, "tuning/random").sections.forget.holdout == 0.1, (
@@ -121,6 +122,6 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(SettingError, match="say what to forget.*fraction"):
         recipe(forget=Forget(), compare=Comparison())
     with pytest.raises(SettingError, match="compare.trials.*model.checkpoint"):
-        recipe(model=Model(checkpoint="m.pt"))
+        recipe(checkpoint="m.pt")
     with pytest.raises(UnknownName, match="'random/seed-9'.*random/seed-2"):
         group_recipe(recipe(), "random/seed-9")
