@@ -60,8 +60,8 @@ class Calibration:
         if not self.growth >= 1 or not (self.retain_max_norm is None or self.retain_max_norm > 0):
             raise SettingError("calibration: growth must be at least 1, and retain_max_norm above 0 or null.")
 
-    def gauge(self, problem: Problem, engine: Engine) -> Params:
-        """Returns what `measure` finds, looked for once."""
+    def measured(self, problem: Problem, engine: Engine) -> Params:
+        """Returns what `measure` finds, measured once for a problem."""
         return problem.remember("calibration", lambda: self.measure(problem, engine))
 
     def measure(self, problem: Problem, engine: Engine) -> Params:

@@ -199,7 +199,7 @@ class SFRon(Method):
                 problem.remember("mask", lambda: self._mask(problem, engine))
         if self.calibrate:
             with engine.clock("calibration"):
-                self.calibration.gauge(problem, engine)
+                self.calibration.measured(problem, engine)
         state = State(problem, engine, problem.subject.module)
         begin_teacher(state, self.teacher)
         retain = self.optimizer or Optimizer()

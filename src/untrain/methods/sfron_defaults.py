@@ -38,7 +38,7 @@ def fewest_steps(method: "SFRon", problem: Problem, engine: Engine) -> int:
     As many as forget a class, and in proportion fewer where the held-out loss is below what is asked of a class at the
     end: a language model that knows facts by heart is 4 or 5 nats from not knowing them, a classifier a part of one.
     """
-    target = float(method.calibration.gauge(problem, engine)["target"])
+    target = float(method.calibration.measured(problem, engine)["target"])
     whole = forgets_a_class(problem) or not math.isfinite(target)
     return FEWEST_STEPS if whole else math.ceil(FEWEST_STEPS * min(1.0, target / method.calibration.late_ceiling))
 
