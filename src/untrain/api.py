@@ -16,7 +16,7 @@ from untrain.data.streams import Stream
 from untrain.domain import Domain, UserModel, check_module
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, ModelError, SettingError, unknown
-from untrain.io import write_json
+from untrain.io import ensure_dir, write_json
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
@@ -25,9 +25,9 @@ from untrain.models.parts import trained
 from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import RunFolder, check_folder, open_folder, read_evaluation
+from untrain.runs.folder import RunFolder, check_folder, open_folder, read_evaluation, read_manifest
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT
-from untrain.runs.python import read_python_run, write_python_run
+from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.types import Params, Task
 
 
@@ -126,6 +126,8 @@ def unlearn(
     check_runs(chosen, user.task)
     subject = Subject(user.module, init=init or _init_of(user))
     path = None if out is None else check_folder(Path(out), resume=resume or not engine.is_main)
+    if path is not None and engine.is_main:
+        check_python_folder(path)
     given = {"forget": forget, "retain": retain, "holdout": holdout}
     given = {name: data for name, data in given.items() if data is not None}
     home = next((p.device for p in user.module.parameters()), engine.device)
@@ -223,7 +225,7 @@ def _run_in(
     mark = folder.fingerprint(method, problem)  # of the task as it was given: to look at samples may take long
     if not folder.holds(method.name):
         problem = _prepare(problem, streams)
-        folder = open_folder(path, engine)
+        ensure_dir(path)
         if engine.is_main:
             write_python_run(path, {**about, "methods": {method.name: method}})
             sets = {name: stream.data for name, stream in streams.items()}
@@ -302,6 +304,8 @@ def evaluate(
         distance is measured.
     """
     engine = Engine.start(device, precision)
+    if out is not None and engine.is_main:
+        check_python_folder(check_folder(Path(out), resume=True))
     domain, resolved = registry.domain_of(task), registry.resolve(task)
     own, unknown_options = _take_options(domain.EvaluateOptions, options)
     if unknown_options:
@@ -327,7 +331,7 @@ def _keep_evaluation(
     path: Path, domain: type[Domain], found: Mapping[str, Any], classes: Sequence[str] | None, engine: Engine
 ) -> None:
     """Writes evaluation.json as the stages do, and the report's page; models measured before stay in it."""
-    folder = open_folder(check_folder(path, resume=True), engine)
+    folder = open_folder(path, engine)
     folder.read_facts()
     about = read_python_run(path)
     if about is None:
@@ -350,7 +354,8 @@ def _keep_evaluation(
         "noise_floor": floor if floor is not None else before.get("noise_floor"),
     }
     write_json(path / EVALUATION, content)
-    folder.write_manifest({key: about[key] for key in ("task", "seed", "batch_size") if key in about})
+    manifest = about | read_manifest(path)
+    folder.write_manifest({key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest})
     write_report(path, domain.presentation)
 
 

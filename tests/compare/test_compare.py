@@ -11,13 +11,13 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from untrain.compare.scheduler import Command, Workers, follow
-from untrain.compare.tuning import trials_of
 
 from helpers.command_line import files, untrain
 from helpers.unreliable import Unreliable
-from untrain.compare import compare, compare_recipe, perform_cell
+from untrain.compare import compare, compare_cell, compare_recipe
 from untrain.compare.plan import comparison_recipe
+from untrain.compare.pool import Command, Workers, follow
+from untrain.compare.search import read_search
 from untrain.errors import UntrainError
 from untrain.methods.finetune import Finetune
 from untrain.models.checkpoints import load_state
@@ -66,7 +66,7 @@ def whole(recipe, tmp_path_factory):
 @pytest.fixture
 def no_page(monkeypatch):
     """The page is drawn elsewhere in these tests; it takes seconds."""
-    monkeypatch.setattr(compare, "write_comparison_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(compare, "write_report", lambda results, presentation: results.folder / "report.html")
 
 
 def content(folder):
@@ -150,7 +150,7 @@ def test_every_method_is_searched_with_as_many_trials_and_the_best_settings_are_
     folder = whole[0]
     for name in ("random", "three"):
         for entry in ("finetune", "sfron"):
-            found = trials_of(folder / "tuning" / name, entry)
+            found = read_search(folder / "tuning" / name, entry)
             values = [trial["criterion"] for trial in found["trials"]]
             assert len(values) == 3
             assert values[found["best"]] == min(values)
@@ -315,15 +315,18 @@ def test_a_cell_can_be_several_processes(recipe, tmp_path, monkeypatch):
     states = []
     for processes in (1, 2):
         folder = tmp_path / f"run{processes}"
-        text = RECIPE.replace("{name: small-cnn, options: {width: 4}}", "{name: 'networks:plain'}")
+        text = RECIPE.replace("model: {name: small-cnn, options: {width: 4}}\n", "")
         (tmp_path / "plain.yaml").write_text(text.replace("trials: 3", "trials: 0"))
-        small = comparison_recipe(read(tmp_path / "plain.yaml", ["--out", str(folder)]))
+        flags = ["--model.name", "networks:plain", "--out", str(folder)]
+        small = comparison_recipe(read(tmp_path / "plain.yaml", flags))
         if processes == 1:
-            perform_cell(small, "random/seed-0/original")
+            compare_cell(small, "random/seed-0/original")
         else:
             folder.mkdir()
             (folder / "config.yaml").write_text(write(small))
-            outcome = follow(Command(str(folder), str(tmp_path), processes, 1), "random/seed-0/original")
+            outcome = follow(
+                Command(str(folder), str(tmp_path), processes, 1, tuple(small.code_flags)), "random/seed-0/original"
+            )
             assert outcome.state == "done", outcome.traceback
         states.append(load_state(folder / "cells/random/seed-0/original.safetensors"))
     assert states[0][1]["fingerprint"] != states[1][1]["fingerprint"], "it is known in how many it was made"

@@ -5,17 +5,23 @@ from dataclasses import replace
 import pytest
 
 from untrain.compare.plan import comparison_recipe, forget_sets, group_recipe, groups, plan, tuned
+from untrain.data.sections import Forget
 from untrain.errors import SettingError, UnknownName
 from untrain.methods.finetune import Finetune
 from untrain.methods.retrain import Retrain
-from untrain.runs.recipe import Comparison, Forget, Model, Recipe
+from untrain.runs.recipe import Comparison, Recipe
+from untrain.tasks.classification.sections import ClassificationSections, Model
 
 SETS = {"random": {"fraction": 0.1}, "three": {"classes": ["3"], "holdout": 0.3}}
 
 
-def recipe(**changes):
+OWN = Forget(fraction=0.5, holdout=0.2)
+
+
+def recipe(*, forget=OWN, checkpoint=None, **changes):
     compare = Comparison(seeds=[4, 2], forget_sets=SETS, trials=3)
-    made = Recipe(forget=Forget(fraction=0.5, holdout=0.2), methods={"mild": Finetune()}, compare=compare, out="c")
+    sections = ClassificationSections(forget=forget, model=Model(checkpoint=checkpoint))
+    made = Recipe(sections=sections, methods={"mild": Finetune()}, compare=compare, out="c")
     return comparison_recipe(replace(made, **changes))
 
 
@@ -78,11 +84,12 @@ def test_the_search_has_a_seed_and_held_out_data_of_its_own():
     chosen = recipe()
     assert chosen.compare.tuning_seed == 5
     search, run = group_recipe(chosen, "tuning/random"), group_recipe(chosen, "random/seed-4")
-    assert (search.seed, search.forget.seed, search.forget.holdout) == (5, 5, 0.4)
-    assert (run.seed, run.forget.seed, run.forget.holdout) == (4, None, 0.2)
+    asked = [each.sections.forget for each in (search, run)]
+    assert (search.seed, asked[0].seed, asked[0].holdout) == (5, 5, 0.4)
+    assert (run.seed, asked[1].seed, asked[1].holdout) == (4, None, 0.2)
     assert str(run.folder) == "c/cells/random/seed-4"
     none = recipe(forget=Forget(holdout=0.0))
-    assert group_recipe(none, "tuning/random").forget.holdout == 0.2, "a search needs something to judge by"
+    assert group_recipe(none, "tuning/random").sections.forget.holdout == 0.2, "a search needs something to judge by"
 
 
 def test_at_least_two_references():
@@ -101,20 +108,20 @@ def test_no_search_without_trials_or_space():
 def test_a_checkpoint_is_not_trained_and_may_differ_by_seed():
     fixed = Forget(fraction=0.1, holdout_from="train")
     sets = {"random": {"fraction": 0.1}}
-    chosen = recipe(
-        model=Model(checkpoint="m/{seed}.pt"), forget=fixed, compare=Comparison(seeds=[7], forget_sets=sets, trials=2)
-    )
+    chosen = recipe(checkpoint="m/{seed}.pt", forget=fixed, compare=Comparison(seeds=[7], forget_sets=sets, trials=2))
     assert not [cell for cell in plan(chosen) if cell.name == "original"]
-    assert group_recipe(chosen, "random/seed-7").model.checkpoint == "m/7.pt"
-    assert group_recipe(chosen, "tuning/random").forget.holdout == 0.1, "what a checkpoint has not seen is fixed"
+    assert group_recipe(chosen, "random/seed-7").sections.model.checkpoint == "m/7.pt"
+    assert group_recipe(chosen, "tuning/random").sections.forget.holdout == 0.1, (
+        "what a checkpoint has not seen is fixed"
+    )
 
 
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(SettingError, match="a comparison needs methods"):
         recipe(methods={})
-    with pytest.raises(SettingError, match="say what to forget under compare.forget_sets"):
+    with pytest.raises(SettingError, match="say what to forget.*fraction"):
         recipe(forget=Forget(), compare=Comparison())
-    with pytest.raises(SettingError, match="With model.checkpoint, hold some of the training data out"):
-        recipe(model=Model(checkpoint="m.pt"))
-    with pytest.raises(UnknownName, match="unknown group of cells 'random/seed-9'.*Known: random/seed-2"):
+    with pytest.raises(SettingError, match="compare.trials.*model.checkpoint"):
+        recipe(checkpoint="m.pt")
+    with pytest.raises(UnknownName, match="'random/seed-9'.*random/seed-2"):
         group_recipe(recipe(), "random/seed-9")

@@ -9,7 +9,7 @@ from helpers.command_line import untrain
 from helpers.documents import ROOT
 from untrain import compare as comparison
 from untrain.compare.plan import comparison_recipe, plan
-from untrain.runs import stages as pipeline
+from untrain.runs import stages
 from untrain.runs.recipe import read, write
 
 RECIPES = sorted((ROOT / "recipes").glob("compare-*.yaml"))
@@ -49,12 +49,12 @@ def test_the_commands_of_the_pages_are_understood(page, tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text("data: {name: digits}\n")
     for module, name in (
         (comparison, "compare_recipe"),
-        (comparison, "perform_cell"),
-        (pipeline, "run_recipe"),
-        (pipeline, "unlearn_recipe"),
+        (comparison, "compare_cell"),
+        (stages, "run_recipe"),
+        (stages, "unlearn_recipe"),
     ):
         monkeypatch.setattr(module, name, lambda *words, name=name, **flags: told.append((name, words, flags)))
-    monkeypatch.setattr("untrain.report.write_report", lambda folder: told.append(("report", folder)))
+    monkeypatch.setattr("untrain.report.write_report", lambda *given: told.append(("report", given)))
     blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
     lines = [shlex.split(line) for line in "".join(blocks).splitlines()]
     ours = [words[words.index("untrain") + 1 :] for words in lines if "untrain" in words]

@@ -10,7 +10,7 @@ from helpers.command_line import files, untrain
 from untrain.data.sources import load
 from untrain.data.splits import Split, check_disjoint, further_split, make_split
 from untrain.errors import DataError, EmptySet, Overlap
-from untrain.runs import stages as pipeline
+from untrain.runs import stages
 from untrain.runs.recipe import read
 
 RECIPE = """\
@@ -75,16 +75,18 @@ def test_all_that_was_asked_so_far_is_measured(requests):
         assert content["sizes"]["forget"] == len(asked)
         assert content["sizes"].get("earlier", 0) == len(split.get("earlier", []))
         assert set(content["models"]) == {"original", "retrained", "finetune", "sfron"}
-        shop = pipeline.open_workshop(read(folder), resume=True)
-        module = pipeline.unlearned(shop, pipeline.original(shop), ["sfron"])["sfron"]
-        batch = shop.task.draw(shop.source.batch(torch.tensor(asked)), None, "evaluate")
+        run = stages.open_experiment(read(folder), resume=True)
+        module = stages.unlearn_methods(run, stages.prepare_original(run), ["sfron"])["sfron"]
+        task = run.domain.task
+        batch = task.draw(run.domain.source.batch(torch.tensor(asked)), None, "evaluate")
         with torch.no_grad():
-            right = shop.task.outputs(module, batch).argmax(1) == batch["label"]
+            right = task.outputs(module, batch).argmax(1) == batch["label"]
         assert content["models"]["sfron"]["FA"] == pytest.approx(100 * right.double().mean().item())
         assert sum(content["models"]["retrained"]["losses"]["forget"]) == len(asked)
-        assert len(shop.stream("retain")) == len(split["retain"])
+        sets = {name: run.domain.stream(run.division, name) for name in ("asked", "forget", "retain", "holdout")}
+        assert len(sets["retain"]) == len(split["retain"])
         for a, b in (("asked", "retain"), ("asked", "holdout"), ("holdout", "retain"), ("forget", "retain")):
-            check_disjoint(shop.stream(a).data, shop.stream(b).data)
+            check_disjoint(sets[a].data, sets[b].data)
 
 
 def test_each_request_starts_from_what_the_last_one_left(requests):

@@ -496,9 +496,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_names_and_settings() -> None:
-    with pytest.raises(
-        UnknownName, match=r"source 'fasion'. Did you mean 'fashion'\? Known: arrays, captions, cifar10"
-    ):
+    with pytest.raises(UnknownName, match="'fasion'.*'fashion'.*arrays, captions, cifar10"):
         load("fasion", "train")
     with pytest.raises(UnknownName, match="unknown part 'val'"):
         load("digits", "val")  # type: ignore[arg-type]

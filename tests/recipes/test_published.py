@@ -65,9 +65,9 @@ def given(recipe):
         return network(), sets(), recipe.task
     if recipe.task == "text-to-image":
         return pipeline_and_concepts(recipe)
-    kind = "dit-learned" if recipe.model.name is None else "unet"
+    kind = "dit-learned" if recipe.sections.model.name is None else "unet"
     model, few = denoiser(kind), {"forget": pictures(8, 1, [2]), "retain": pictures(24, 2, [0, 1])}
-    return model, few, ClassDiffusion(**asdict(recipe.diffusion) | {"timesteps": 20, "beta_end": 0.3})
+    return model, few, ClassDiffusion(**asdict(recipe.sections.diffusion) | {"timesteps": 20, "beta_end": 0.3})
 
 
 def pipeline_and_concepts(recipe):
@@ -76,7 +76,8 @@ def pipeline_and_concepts(recipe):
         pipe = stable_diffusion(Path(folder))
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=g)
-    (gone,), (stay,) = recipe.concepts.forget, recipe.concepts.retain
+    concepts = recipe.sections.concepts
+    (gone,), (stay,) = concepts.forget, concepts.retain
     assert gone.anchor == stay.prompt
     return pipe, {"forget": Concept("nude", images, "clothes"), "retain": Concept("clothes", images)}, recipe.task
 

@@ -36,11 +36,11 @@ def test_thinning_leaves_short_curves_and_drops_what_is_not_finite():
 
 def test_a_hundred_thousand_steps_are_drawn_fast_and_small():
     curve = Curve(list(range(100_000)), np.random.default_rng(0).random(100_000).tolist())
-    began = time.perf_counter()
+    began = time.process_time()
     drawn = figures.draw_curves(
         "long", [Curves("sfron", {"forget_loss": curve})], {"forget_loss": "forget"}, "loss", ""
     )
-    assert time.perf_counter() - began < 5  # a fraction of a second when nothing else runs
+    assert time.process_time() - began < 5  # a fraction of a second
     assert len(drawn.svg) < 100_000
 
 

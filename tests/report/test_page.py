@@ -162,9 +162,9 @@ def test_long_history_is_read_fast_and_a_cut_line_is_left_out(tmp_path):
     write_example_run(tmp_path, methods=("sfron",), classes=("a", "b"))
     line = '{"model": "sfron", "step": %d, "forget_loss": 1.5, "retain_loss": 0.5, "lr": 0.1}\n'
     (tmp_path / "history.jsonl").write_text("".join(line % k for k in range(100_000)) + '{"model": "sfr')
-    began = time.perf_counter()
+    began = time.process_time()
     page = page_of(tmp_path)
-    assert time.perf_counter() - began < 20  # about two seconds when nothing else runs
+    assert time.process_time() - began < 20  # about two seconds
     assert "1 unreadable lines of history.jsonl were left out" in page.text
     assert "Long runs are thinned out to 500 points" in page.text
 

@@ -6,6 +6,8 @@ import pytest
 
 from untrain.errors import SettingError
 from untrain.methods.base import Choice, Optimizer, Range
+from untrain.methods.finetune import Finetune
+from untrain.methods.sfron import SFRon
 from untrain.runs.recipe import Comparison, read, write
 from untrain.runs.spaces import is_integer, space_of, with_settings
 
@@ -123,3 +125,15 @@ def test_settings_of_a_search_go_over_those_of_the_method(recipe):
 def test_an_entry_cannot_be_called_like_a_cell(recipe):
     with pytest.raises(SettingError, match="'evaluation' cannot name a method here"):
         read(recipe("methods:\n  evaluation: {method: sfron}\n"))
+
+
+def test_settings_have_dotted_names():
+    made = with_settings(SFRon(), {"alpha": 2.0, "forget_optimizer.lr": 0.01, "calibration.margin": 0.9})
+    assert (made.alpha, made.forget_optimizer, made.calibration.margin) == (2.0, Optimizer("adam", 0.01), 0.9)
+    both = with_settings(
+        Finetune(), {"optimizer.lr": 0.5, "optimizer.momentum": 0.1}, Optimizer("sgd", momentum=0.9, weight_decay=1e-3)
+    )
+    assert both.optimizer == Optimizer("sgd", 0.5, 0.1, 1e-3), "a null optimiser is the one that fits the model"
+    assert with_settings(Finetune(), {}) == Finetune()
+    with pytest.raises(SettingError, match="alpha"):
+        with_settings(SFRon(), {"alpha": -1.0})

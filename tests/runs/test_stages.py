@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from helpers.command_line import RECIPE, files, untrain
+from untrain.data import request
 from untrain.data.splits import check_disjoint
 from untrain.errors import FolderError
 from untrain.models.checkpoints import load_state
-from untrain.runs import stages as pipeline
+from untrain.runs import stages
 from untrain.runs.recipe import read
 
 
@@ -21,30 +22,30 @@ def recipe(tmp_path):
 
 
 def opened(recipe, folder, *flags, **options):
-    return pipeline.open_workshop(read(recipe, ["--out", str(folder), *flags]), **options)
+    return stages.open_experiment(read(recipe, ["--out", str(folder), *flags]), **options)
 
 
 def test_the_sets_are_apart_and_the_original_sees_two_of_them(recipe, tmp_path):
-    shop = opened(recipe, tmp_path / "run")
-    sets = {name: shop.stream(name) for name in ("forget", "retain", "holdout", "train", "test")}
+    run = opened(recipe, tmp_path / "run")
+    sets = {name: run.domain.stream(run.division, name) for name in ("forget", "retain", "holdout", "train", "test")}
     for a, b in (("forget", "retain"), ("forget", "holdout"), ("train", "holdout"), ("retain", "test")):
         check_disjoint(sets[a].data, sets[b].data)
     assert len(sets["train"]) == len(sets["forget"]) + len(sets["retain"])
-    assert len(sets["train"]) + len(sets["holdout"]) == len(shop.source) == 1437
+    assert len(sets["train"]) + len(sets["holdout"]) == len(run.domain.source) == 1437
 
 
 def test_every_seed_of_a_recipe_is_another_split_and_another_model(recipe, tmp_path):
-    shops = [opened(recipe, tmp_path / f"run{seed}", "--seed", seed) for seed in ("1", "2")]
-    assert shops[0].split.hash != shops[1].split.hash
-    ends = [pipeline.original(shop).state_dict()["conv1.weight"] for shop in shops]
+    runs = [opened(recipe, tmp_path / f"run{seed}", "--seed", seed) for seed in ("1", "2")]
+    assert runs[0].division.split.hash != runs[1].division.split.hash
+    ends = [stages.prepare_original(run).state_dict()["conv1.weight"] for run in runs]
     assert not torch.equal(*ends)
     kept = [opened(recipe, tmp_path / f"fixed{seed}", "--seed", seed, "--forget.seed", "7") for seed in ("1", "2")]
-    assert kept[0].split.hash == kept[1].split.hash
+    assert kept[0].division.split.hash == kept[1].division.split.hash
 
 
 def test_further_references_have_seeds_of_their_own_and_show_the_noise_floor(recipe, tmp_path):
     folder = tmp_path / "run"
-    pipeline.train_recipe(read(recipe, ["--out", str(folder), "--references", "2"]))
+    stages.train_recipe(read(recipe, ["--out", str(folder), "--references", "2"]))
     first, second = (load_state(folder / f"{name}.safetensors")[0] for name in ("retrained", "retrained-2"))
     assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
     assert untrain("evaluate", folder)[0] == 0
@@ -57,7 +58,7 @@ def test_evaluation_during_a_run_is_logged_and_changes_no_number(recipe, tmp_pat
     ends = []
     for every in ("0", "3"):
         folder = tmp_path / every
-        pipeline.train_recipe(read(recipe, ["--out", str(folder), "--evaluate_every", every, "--references", "0"]))
+        stages.train_recipe(read(recipe, ["--out", str(folder), "--evaluate_every", every, "--references", "0"]))
         ends.append(load_state(folder / "original.safetensors")[0])
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
@@ -65,23 +66,23 @@ def test_evaluation_during_a_run_is_logged_and_changes_no_number(recipe, tmp_pat
 
 
 def test_a_model_of_an_earlier_run_tells_its_learning_rate(recipe, tmp_path):
-    pipeline.train_recipe(
+    stages.train_recipe(
         read(recipe, ["--out", str(tmp_path / "a"), "--references", "0", "--train.optimizer.lr", "0.03125"])
     )
     checkpoint = ["--model.checkpoint", str(tmp_path / "a" / "original.safetensors")]
-    shop = opened(recipe, tmp_path / "b", *checkpoint)
-    pipeline.original(shop)
-    assert pipeline.peak_lr(shop) == 0.03125
-    assert "its optimiser's learning rate was 0.03125" in shop.facts["original"]["notes"]
+    run = opened(recipe, tmp_path / "b", *checkpoint)
+    stages.prepare_original(run)
+    assert stages.peak_lr(run) == 0.03125
+    assert any("0.03125" in note for note in run.folder.facts["original"]["notes"])
 
 
 def test_a_reference_can_be_made_before_the_original_is_looked_at(recipe, tmp_path):
     """As a comparison does it, whose cells are processes of their own."""
-    pipeline.original(opened(recipe, tmp_path / "a"))
-    shop = opened(recipe, tmp_path / "b", "--model.checkpoint", str(tmp_path / "a" / "original.safetensors"))
-    made = pipeline.retrained(shop)
-    assert [*made] == pipeline.retrained_names(shop.recipe)
-    assert shop.facts["retrained"]["peak_lr"] is None
+    stages.prepare_original(opened(recipe, tmp_path / "a"))
+    run = opened(recipe, tmp_path / "b", "--model.checkpoint", str(tmp_path / "a" / "original.safetensors"))
+    made = stages.train_references(run)
+    assert [*made] == stages.reference_names(run.recipe)
+    assert run.folder.facts["retrained"]["peak_lr"] is None
 
 
 def test_a_folder_is_looked_at_before_data_are_loaded_and_made_after_all_is_well(recipe, tmp_path, monkeypatch):
@@ -89,10 +90,10 @@ def test_a_folder_is_looked_at_before_data_are_loaded_and_made_after_all_is_well
     opened(recipe, folder)
     assert files(folder) == ["config.yaml", "split.json"]
     (folder / "original.safetensors").write_bytes(b"")
-    monkeypatch.setattr(pipeline, "load", None)
+    monkeypatch.setattr(request, "load", None)  # what would load data
     with pytest.raises(FolderError, match="already holds a run"):
         opened(recipe, folder)
-    with pytest.raises(FolderError, match=r"another recipe: data.limit, seed differ\."):
+    with pytest.raises(FolderError, match=r"another recipe: seed, data.limit differ"):
         opened(recipe, folder, "--seed", "9", "--data.limit", "50", resume=True)
 
 

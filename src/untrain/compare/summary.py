@@ -134,8 +134,7 @@ def _settings(recipe: Recipe, name: str, model: str) -> dict[str, Any]:
     for group in _groups(recipe, name):
         if made := read_manifest(folder_of(recipe, group)).get("models", {}).get(model):
             return dict(made["settings"])
-    given = recipe.methods.get(model, getattr(recipe.sections, "train", None))
-    return {} if given is None else asdict(given)
+    return asdict(recipe.methods.get(model, recipe.train))
 
 
 def _histograms(entries: Sequence[Entry | None]) -> dict[str, Any]:

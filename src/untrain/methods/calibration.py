@@ -60,6 +60,10 @@ class Calibration:
         if not self.growth >= 1 or not (self.retain_max_norm is None or self.retain_max_norm > 0):
             raise SettingError("calibration: growth must be at least 1, and retain_max_norm above 0 or null.")
 
+    def measured(self, problem: Problem, engine: Engine) -> Params:
+        """Returns what `measure` finds, measured once for a problem."""
+        return problem.remember("calibration", lambda: self.measure(problem, engine))
+
     def measure(self, problem: Problem, engine: Engine) -> Params:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
 

@@ -30,7 +30,7 @@ from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
-from untrain.methods.sfron_defaults import fitting, objective_of
+from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
 from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
@@ -56,7 +56,8 @@ class SFRon(Method):
 
     steps: int | None = None
     """K, outer steps; null: 50 for a generator, for text-to-image 100, or 1,000 from 100 million weights on; else as
-    many as make `epochs` passes over the retain set, but at least 40 where a class is forgotten and calibrated."""
+    many as make `epochs` passes over the retain set, but where calibrated at least 40 for a class, and else at least 10
+    for each nat of the held-out loss, up to 40."""
     retain_steps: int | None = None
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
@@ -186,7 +187,10 @@ class SFRon(Method):
     def resolved(self, problem: Problem, engine: Engine) -> SFRon:
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
         optimizer = with_learning_rate(self.optimizer, problem, engine)
-        return replace(self, **fitting(replace(self, optimizer=optimizer), problem))
+        found = replace(self, **fitting(replace(self, optimizer=optimizer), problem))
+        if self.steps is None and found.calibrate:
+            return replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
+        return found
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
@@ -195,7 +199,7 @@ class SFRon(Method):
                 problem.remember("mask", lambda: self._mask(problem, engine))
         if self.calibrate:
             with engine.clock("calibration"):
-                problem.remember("calibration", lambda: self.calibration.measure(problem, engine))
+                self.calibration.measured(problem, engine)
         state = State(problem, engine, problem.subject.module)
         begin_teacher(state, self.teacher)
         retain = self.optimizer or Optimizer()

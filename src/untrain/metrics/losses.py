@@ -9,37 +9,50 @@ from torch import Tensor, nn
 from untrain.data.streams import Stream
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import DataError
-from untrain.types import Task
+from untrain.types import Batch, Task
 
 
-def sample_losses(
-    model: nn.Module, task: Task, stream: Stream, engine: Engine, advance: Callable[[], None] = lambda: None
+def sample_values(
+    model: nn.Module,
+    task: Task,
+    stream: Stream,
+    engine: Engine,
+    function: Callable[[nn.Module, Batch], Tensor],
+    advance: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Computes every sample's loss, [N], float64 on the CPU, in evaluation mode and on unaugmented data.
+    """Computes a number of every sample, [N], float64 on the CPU, in evaluation mode and on unaugmented data.
 
     Args:
         model: on the engine's device; modes are put back.
         task: draws for the role "evaluate"; prepared.
         stream: the set; each process takes its share of every batch.
         engine: where to run.
+        function: (model, drawn batch) → [B], such as the task's `loss`, or a measure of one's own.
         advance: called after each batch.
 
     Raises:
-        DataError: if a loss is not finite.
+        DataError: if a number is not finite.
     """
     parts = []
     with preserve_modes(model), torch.no_grad():
         model.eval()
         for batch in stream.once(task, "evaluate"):
             with engine.autocast():
-                losses = task.loss(model, engine.shard(batch))
-            parts.append(engine.gather(losses).double().cpu())
+                values = function(model, engine.shard(batch))
+            parts.append(engine.gather(values).double().cpu())
             advance()
-    losses = torch.cat(parts)
-    if not bool(torch.isfinite(losses).all()):
-        bad = int((~torch.isfinite(losses)).sum())
-        raise DataError(f"the model's loss is not finite on {bad} samples of the {stream.name} set.")
-    return losses
+    found = torch.cat(parts)
+    if not bool(torch.isfinite(found).all()):
+        bad, called = int((~torch.isfinite(found)).sum()), getattr(function, "__name__", "measure")
+        raise DataError(f"the model's {called} is not finite on {bad} samples of the {stream.name} set.")
+    return found
+
+
+def sample_losses(
+    model: nn.Module, task: Task, stream: Stream, engine: Engine, advance: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Computes every sample's loss, [N]; see `sample_values`."""
+    return sample_values(model, task, stream, engine, task.loss, advance)
 
 
 def mean_losses(model: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine) -> dict[str, Any]:

@@ -213,12 +213,16 @@ class RunFolder:
         return content
 
     def read_facts(self) -> None:
-        """Reads what the manifest says of the folder's models; nothing where there is none yet.
+        """Reads what the manifest says of the folder's models, and what their steps logged; nothing where none is yet.
 
         Raises:
             StaleFile: if it is damaged.
         """
         self.facts = dict(read_manifest(self.path).get("models", {}))
+        path = self.path / HISTORY
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            record = json.loads(line)
+            self.histories.setdefault(record.pop("model"), []).append(record)
 
 
 def fingerprint(method: Method, problem: Problem, engine: Sequence[Any]) -> str:

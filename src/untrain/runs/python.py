@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from untrain.errors import FolderError
 from untrain.io import write_text
 from untrain.runs.names import CONFIG
 from untrain.runs.recipe import MADE_IN
@@ -15,6 +16,19 @@ _HEAD = (
     "# Made in Python: the model and the data are known there alone. Go on with untrain.unlearn(..., out=this folder,\n"
     "# resume=True), measure with untrain.evaluate(..., out=this folder); untrain report FOLDER makes its page.\n"
 )
+
+
+def check_python_folder(folder: Path) -> None:
+    """Looks at a folder that a run made in Python is to be kept in: it is new, or holds one.
+
+    Raises:
+        FolderError: if it holds a recipe's run, or anything else.
+    """
+    from untrain.runs.folder import is_temporary  # here, as it imports torch
+
+    held = folder.is_dir() and any(not is_temporary(path) for path in folder.iterdir())
+    if held and read_python_run(folder) is None:
+        raise FolderError(f"{folder} holds no run that was made in Python. Choose another folder.")
 
 
 def write_python_run(folder: Path, content: Mapping[str, Any]) -> None:

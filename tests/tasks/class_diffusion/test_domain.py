@@ -466,6 +466,7 @@ def test_too_few_samples_say_so(recipe, tmp_path):
     entry = json.loads((tmp_path / "run/evaluation.json").read_text())["models"]["sfron"]
     assert entry["FD"] is None and "generation.samples" in entry["missing"]["FD"]
     assert entry["FA"] is not None
+    assert "generation.samples" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["diffusers", "torchmetrics"])

@@ -1,4 +1,4 @@
-"""The scheduler: order, failures, places; with a pool that says what becomes of a cell."""
+"""The pool of cells: order, failures, places; with a pool that says what becomes of a cell."""
 
 import sys
 import time
@@ -6,9 +6,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from untrain.compare.scheduler import Command, Outcome, follow, run_cells, threads_of
 
 from untrain.compare.plan import Cell
+from untrain.compare.pool import Command, Outcome, follow, run_cells, threads_of
 
 
 class Pretence:
