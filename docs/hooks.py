@@ -37,6 +37,8 @@ ELSEWHERE = {
 }
 """Files of the repository that are pages of the site, under these names."""
 HOMES = {page: posixpath.dirname(path) for path, page in ELSEWHERE.items()}
+UNWRITTEN = {"untrain.runs.recipe.Recipe": ("sections", "code")}
+"""Fields of a class that no recipe can have."""
 _FENCE = re.compile(r"(^(?P<mark>`{3,}).*?^(?P=mark)$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<label>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 _MARKER = re.compile(r"^<!-- (?P<kind>fields|usage): (?P<path>[\w.]+) -->$", re.MULTILINE)
@@ -201,6 +203,8 @@ def settings_of(kind: griffe.Class) -> list[Setting]:
                 continue
             if "instance-attribute" not in member.labels:  # a property, or a variable of the class
                 continue
+            if name in UNWRITTEN.get(kind.canonical_path, ()):
+                continue
             words = member.docstring.value if member.docstring else listed.get(name, "")
             words = words or (found[name].words if name in found else "") or summary_of(member.annotation, owner)
             default = None if member.value is None else str(member.value)
@@ -285,8 +289,10 @@ def as_yaml(node: ast.expr, owner: griffe.Class) -> str:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
         if node.func.id == "field":
-            made = ast.unparse(given[0])
-            return {"dict": "{}", "list": "[]"}.get(made, "")
+            made = given[0]
+            if isinstance(made, ast.Lambda):
+                return as_yaml(made.body, owner)
+            return {"dict": "{}", "list": "[]"}.get(ast.unparse(made), "")
         kind = resolved(node.func.id, owner)
         if kind is not None and kind.is_class:
             names = [one.name for one in settings_of(kind)][: len(node.args)]
@@ -295,7 +301,14 @@ def as_yaml(node: ast.expr, owner: griffe.Class) -> str:
             return f"{{{', '.join(pairs)}}}" if pairs else ""
     if isinstance(node, ast.Tuple | ast.List):
         return f"[{', '.join(as_yaml(one, owner) for one in node.elts)}]"
-    if isinstance(node, ast.UnaryOp | ast.BinOp | ast.Name | ast.Attribute):
+    if isinstance(node, ast.Name | ast.Attribute):
+        first, _, rest = ast.unparse(node).partition(".")
+        constant = resolved(first, owner)
+        for part in rest.split(".") if rest and constant is not None else ():
+            constant = constant.members.get(part)
+        if constant is not None and constant.is_attribute and constant.value is not None:
+            return as_yaml(ast.parse(str(constant.value), mode="eval").body, constant.parent)
+    if isinstance(node, ast.UnaryOp | ast.BinOp):
         return ast.unparse(node)
     raise PluginError(f"{owner.canonical_path}: no default can be read off {ast.unparse(node)}.")
 

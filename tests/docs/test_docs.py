@@ -1,8 +1,8 @@
-"""The pages of docs/ hold: their marked Python runs, their recipes parse, fields and links are complete."""
+"""The pages of docs/ hold: their marked Python runs, recipes parse, commands are understood, links are complete."""
 
 import copy
 import re
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,6 @@ import torch
 import yaml
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
-from untrain.small_pipeline import Frame
 
 from helpers.documents import (
     README,
@@ -23,29 +22,11 @@ from helpers.documents import (
     text_to_image_things,
     users_things,
 )
-from untrain import ConceptImages, Optimizer, Task, fisher_diagonal, methods
+from untrain import Task, fisher_diagonal
 from untrain.data.sources import SOURCES
 from untrain.diffusion.denoisers import DENOISERS
-from untrain.methods import METHODS
-from untrain.methods.calibration import Calibration
-from untrain.methods.retrain import Retrain
 from untrain.models.classifiers import MODELS
-from untrain.runs.recipe import (
-    Augment,
-    Comparison,
-    ConceptEntry,
-    Concepts,
-    Data,
-    Detection,
-    Diffusion,
-    Forget,
-    Generation,
-    Judge,
-    Model,
-    Recipe,
-    read,
-)
-from untrain.sampling import Sampler
+from untrain.runs.recipe import read
 from untrain.tasks.classification.evaluate import Evaluation
 from untrain.tasks.text_to_image.evaluate import ConceptEvaluation
 
@@ -97,10 +78,10 @@ NAMESPACES = {
     "adding-a-task.md": namespace_of_adding_a_task,
     "generators.md": generator_things,
     "text-to-image.md": lambda: text_to_image_things(ROOT / "docs/text-to-image.md", Path.cwd()),
-    "add-a-method.md": users_things,  # what its Python does is checked in test_docs_add_a_method.py
+    "add-a-method.md": users_things,  # what its Python does is checked in test_add_a_method.py
 }
 OWN_METHODS = "add-a-method.md"
-"""The page whose recipe needs the page's own method installed; test_docs_add_a_method.py runs it."""
+"""The page whose recipe needs the page's own method installed; test_add_a_method.py runs it."""
 
 
 def executed(page):
@@ -111,6 +92,18 @@ def executed(page):
         things["model"] = copy.deepcopy(model)
         exec(compile(code, f"{page.name}, block {i}", "exec"), things)
     return {**things, "model": model}
+
+
+SKETCHES = {"adding-a-task.md": 1}
+"""Page → blocks of Python in it that leave out what would make them run; they are fenced as `py`."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_that_does_not_run_is_known(page):
+    assert len(blocks(page, "py")) == SKETCHES.get(page.name, 0)
+    known = ("", "python", "py", "yaml", "sh", "toml", "text", "bibtex")
+    fences = re.findall(r"^```(\w*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(fences) <= set(known)
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
@@ -180,11 +173,17 @@ def test_the_added_task_has_an_exact_fisher():
 # Commands and recipes.
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+TYPED_ELSEWHERE = {OWN_METHODS, "comparing.md", "sequential-requests.md"}
+"""Pages whose commands are typed by tests of their own: test_add_a_method.py, and compare/test_recipe.py."""
+
+
+@pytest.mark.parametrize("page", [p for p in DOCS if p.name not in TYPED_ELSEWHERE], ids=lambda page: page.name)
 def test_commands_can_be_run(page):
     for words in commands(page):
         if "untrain" in words:
             check_untrain(words[words.index("untrain") + 1 :])
+        elif words[0] == "python":
+            assert (ROOT / words[1]).exists(), words
         else:
             assert "my_script.py" in words, words
 
@@ -198,30 +197,7 @@ def test_recipes_parse(page, tmp_path):
         assert set(read(file).methods) == set(yaml.safe_load(code)["methods"])
 
 
-# Fields.
-
-SECTIONS = {
-    "Experiment": Recipe,
-    "data": Data,
-    "forget": Forget,
-    "model": Model,
-    "augment": Augment,
-    "compare": Comparison,
-    "diffusion": Diffusion,
-    "generation": Generation,
-    "judge": Judge,
-    "concepts": Concepts,
-    "A concept": ConceptEntry,
-    "Images of concepts": ConceptImages,
-    "detection": Detection,
-    "frame": Frame,
-    "Samplers": Sampler,
-    "train": Retrain,
-    "calibration": Calibration,
-    **{name: method for name, method in METHODS.items() if name != "retrain"},
-    "Optimisers": Optimizer,
-}
-_ROW = re.compile(r"^\| `(\w+)` \| (?:`(.*?)` )?\| (.+) \|$", re.MULTILINE)
+# What recipes can name.
 
 
 def sections_of_recipes():
@@ -231,41 +207,10 @@ def sections_of_recipes():
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def plain(value):
-    return asdict(value) if is_dataclass(value) else value
-
-
-def changed(value):
-    """What a section's own defaults are not, where a field has it with others."""
-    given, own = asdict(value), asdict(type(value)())
-    return {name: entry for name, entry in given.items() if entry != own[name]}
-
-
-@pytest.mark.parametrize("heading", SECTIONS)
-def test_every_field_is_documented_with_its_default(heading):
-    text = sections_of_recipes()[heading].partition("| field |")[2].partition("\n\n")[0]
-    rows = {name: (default, words) for name, default, words in _ROW.findall(text)}
-    kind = SECTIONS[heading]
-    assert list(rows) == [f.name for f in fields(kind)], "the fields, in the order of the code"
-    for field in fields(kind):
-        default, _ = rows[field.name]
-        value = field.default_factory() if field.default is MISSING else field.default
-        if is_dataclass(value) and not default:
-            assert type(value) in SECTIONS.values(), f"{field.name} has neither a default nor a section"
-        elif isinstance(value, Retrain):
-            assert yaml.safe_load(default) == changed(value), f"{heading}, {field.name}"
-        else:
-            assert yaml.safe_load(default) == plain(value), f"{heading}, {field.name}"
-
-
-def test_every_method_has_a_section():
-    assert set(methods()) <= set(sections_of_recipes())
-
-
 def test_sources_and_models_are_named():
     page = sections_of_recipes()
-    assert [name for name in SOURCES if not re.search(rf"`{name}[`:]", page["data"])] == []
-    assert [name for name in (*MODELS, *DENOISERS) if f"`{name}`" not in page["model"]] == []
+    assert [name for name in SOURCES if not re.search(rf"`{name}[`:]", page["Data"])] == []
+    assert [name for name in (*MODELS, *DENOISERS) if f"`{name}`" not in page["Models"]] == []
 
 
 def test_every_recipe_of_the_project_is_listed():

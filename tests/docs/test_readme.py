@@ -115,4 +115,11 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_every_command_of_the_readme_is_checked_here():
-    assert {words[0] for words in commands(README)} == {"make", "untrain"}
+    assert {words[0] for words in commands(README)} == {"make", "untrain", "python"}
+
+
+def test_scripts_of_the_readme_are_there_and_tested():
+    scripts = [words[1] for words in commands(README) if words[0] == "python"]
+    assert scripts == ["examples/shapes/make.py"]
+    assert (ROOT / scripts[0]).exists()
+    assert (ROOT / "tests/examples/test_shapes.py").exists()

@@ -4,6 +4,7 @@ import copy
 import re
 import shlex
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -145,7 +146,7 @@ def text_to_image_things(page, place):
 def few_images(monkeypatch):
     """Of concepts without images, few are made: the default is a thousand."""
     few = untrain.ConceptImages(count=6, sampler=untrain.Sampler(steps=3, guidance_scale=7.5), batch_size=6)
-    monkeypatch.setattr("untrain.given.ConceptImages", lambda: few)
+    monkeypatch.setattr(import_module("untrain.tasks.text_to_image.domain"), "ConceptImages", lambda: few)
 
 
 def mean_loss(model, samples):
@@ -156,7 +157,7 @@ def mean_loss(model, samples):
 
 def commands(path):
     """The shell commands of a page, continued lines joined."""
-    code = "".join(blocks(path, "")).replace("\\\n", " ")
+    code = "".join(each for language in ("", "sh") for each in blocks(path, language)).replace("\\\n", " ")
     return [shlex.split(line) for line in code.splitlines() if line.strip()]
 
 

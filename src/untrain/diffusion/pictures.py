@@ -94,7 +94,7 @@ def read_snapshots(folder: Path) -> tuple[dict[str, dict[int, Grid]], list[str]]
     return {name: grids for name, grids in found.items() if grids}, bad
 
 
-def picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str, *, prompts: bool = False) -> Figure:
+def make_picture_table(columns: Sequence[str], lines: Sequence[Line], caption: str, *, prompts: bool = False) -> Figure:
     """Puts pictures in a table, a row a class, those of forgotten ones marked; prompts stand above their pictures."""
     html: Markup = render("prompts.html.j2" if prompts else "pictures.html.j2", columns=columns, lines=lines)
     return Figure(html, "", caption)

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from untrain.diffusion.pictures import Grid, Line, choose, picture_table, read_grids, read_snapshots
+from untrain.diffusion.pictures import Grid, Line, choose, make_picture_table, read_grids, read_snapshots
 from untrain.report.drawing import Figure
 from untrain.report.html import render
 from untrain.report.presentation import MakeSection, Measure, Presentation
 from untrain.report.results import ORIGINAL, TARGET, Entry, ForgetSet, Results, as_mapping, as_number
-from untrain.report.sections import Part, Section, figure_section
+from untrain.report.sections import Part, Section, make_section
 from untrain.report.verdict import Kind, Verdict
 from untrain.report.words import label_of, show, show_difference, show_duration, show_share
 
@@ -26,7 +26,7 @@ DISTANCE = "distance"
 """What limits call the Fréchet distance, FD or FID: how many times larger it is than the original's, less one."""
 
 
-def seen_measure(key: str, title: str, meaning: str, aim: str, name: str = "", **more: object) -> Measure:
+def make_share_measure(key: str, title: str, meaning: str, aim: str, name: str = "", **more: object) -> Measure:
     """Makes a measure of how many images something is seen in, in %."""
     return Measure(key, name or key, title, "%", meaning, aim, compared=True, **more)  # type: ignore[arg-type]
 
@@ -57,14 +57,14 @@ class Case:
         """Up to which share the original itself hardly shows what is to be forgotten, %."""
         return self.limit if self.presentation.relative is None else max(1.0, self.one.aim("FA") or 0.0)
 
-    def fallen(self, method: Entry) -> dict[str, float]:
+    def falls_of(self, method: Entry) -> dict[str, float]:
         """Returns by how many points less of each other class or label is recognised than of the original's."""
         if self.one.original is None or not self.one.forgotten:
             return {}
         before, after = (entry.by_class.get("recognised", {}) for entry in (self.one.original, method))
         return {c: before[c] - after[c] for c in before if c in after and c not in self.one.forgotten}
 
-    def losses(self, method: Entry) -> dict[str, float]:
+    def losses_of(self, method: Entry) -> dict[str, float]:
         """Returns what the rest lost, as far as it is known, by the names of the limits."""
         before = {key: self.one.before(key) for key in ("RA", "RA_worst", "CLIP", self.distance)}
         found = {
@@ -72,19 +72,19 @@ class Case:
             for key, first in before.items()
             if key != self.distance and first is not None and (last := method.mean(key)) is not None
         }
-        if fallen := self.fallen(method):
+        if fallen := self.falls_of(method):
             found["RA_worst"] = max(fallen.values())
         far, first = method.mean(self.distance), before[self.distance]
         return found | ({DISTANCE: far / first - 1} if far is not None and first else {})
 
-    def spent(self, method: Entry) -> list[float]:
+    def shares_of_limits(self, method: Entry) -> list[float]:
         """Returns each loss that is limited as a part of what is allowed."""
-        losses = self.losses(method)
+        losses = self.losses_of(method)
         return [losses[key] / most for key, most in self.presentation.allowed.items() if key in losses]
 
-    def kept(self, method: Entry) -> bool | None:
+    def is_kept(self, method: Entry) -> bool | None:
         """Returns whether the rest was kept; None where nothing is known of it."""
-        spent = self.spent(method)
+        spent = self.shares_of_limits(method)
         return max(spent) <= 1 if spent else None
 
     def place(self, method: Entry) -> tuple[bool, float, float, float]:
@@ -92,12 +92,12 @@ class Case:
         after, far, infinite = method.mean("FA"), method.mean(self.distance), float("inf")
         return (
             bool(method.failed), infinite if after is None else max(0.0, after - self.limit),
-            max(self.spent(method), default=infinite), infinite if far is None else far,
+            max(self.shares_of_limits(method), default=infinite), infinite if far is None else far,
         )  # fmt: skip
 
     # Words.
 
-    def share_after(self, method: Entry, measure: str = "FA", *, retrained: bool = True) -> str:
+    def tell_share(self, method: Entry, measure: str = "FA", *, retrained: bool = True) -> str:
         """Tells a share, and beside it what it was, and after retraining; nothing where it is not known."""
         after, before = method.mean(measure), self.one.before(measure)
         aim = self.one.aim(measure) if retrained else None
@@ -105,7 +105,7 @@ class Case:
         beside += [f"{show(aim)} % after retraining"] if aim is not None else []
         return "" if after is None else f"{show(after)} %" + (f" ({', '.join(beside)})" if beside else "")
 
-    def time_taken(self, method: Entry) -> str:
+    def tell_time(self, method: Entry) -> str:
         """Tells how long the method took, as a sentence with a space before it."""
         spent, whole = method.mean("seconds"), self.one.aim("seconds")
         if spent is None:
@@ -113,7 +113,7 @@ class Case:
         share = f", {show_share(spent, whole)} of the retraining time" if whole else ""
         return f" It took {show_duration(spent)}{share}."
 
-    def shares_after_others(self) -> str:
+    def tell_others(self) -> str:
         """Tells what is recognised after the methods that come next; nothing where there are none."""
         told = []
         for entry in self.presentation.order(self.one)[1:4]:
@@ -122,7 +122,7 @@ class Case:
                 told.append(f"{entry.label} {show(after)} %" + (f" and {show(kept)} %" if kept is not None else ""))
         return "; ".join(told)
 
-    def retrained_values(self, keys: Iterable[str]) -> list[str]:
+    def tell_retrained(self, keys: Iterable[str]) -> list[str]:
         """Tells the retrained model's values of these measures, as a remark."""
         noun, what = self.presentation.noun, self.presentation.what
         if self.one.target is None:
@@ -220,10 +220,10 @@ class GeneratorPresentation(Presentation, ABC):
         if before is not None and before <= case.nothing:
             words = f"{self.hardly(case)} ({show(before)} %), so forgetting cannot show here; {method.label} ended at "
             return Verdict("unknown", f"{words}{show(after)} %.", remarks, method.name, "Nothing to forget")
-        kind, title = self._titles[after <= case.limit, case.kept(method)]
+        kind, title = self._titles[after <= case.limit, case.is_kept(method)]
         if kind == "none" and before is not None and after <= before / 2:
             kind, title = "partly", "Partly forgotten"
-        sentence = f"{self.sentence(case, method)}.{case.time_taken(method)}"
+        sentence = f"{self.sentence(case, method)}.{case.tell_time(method)}"
         return Verdict(kind, sentence, remarks, method.name, title)
 
     @property
@@ -273,7 +273,7 @@ class GeneratorPresentation(Presentation, ABC):
             "accuracies by class are measures of classifiers, so they are not drawn here. Pictures, and what is "
             "recognised in them, are in the reports of the single runs, which untrain report FOLDER makes."
         )
-        return figure_section("figures", "Figures", "", Part([words]))
+        return make_section("figures", "Figures", "", Part([words]))
 
     def show_grids(self, results: Results) -> Section:
         """Shows images of the same noise before, after, and of the retrained model."""
@@ -295,7 +295,7 @@ class GeneratorPresentation(Presentation, ABC):
         )
         missing = "There are no pictures: the folder grids is missing or holds none of this run's models."
         part = Part.of_each(drawn, missing, list(dict.fromkeys(notes)))
-        return figure_section("grids", "Images before and after", lede, part)
+        return make_section("grids", "Images before and after", lede, part)
 
     def _side_by_side(self, results: Results, grids: Mapping[str, Grid], notes: list[str]) -> Figure:
         """Makes one row a class or prompt, one column a model."""
@@ -321,7 +321,7 @@ class GeneratorPresentation(Presentation, ABC):
         what = "what was to be forgotten" if self.prompts else "the forgotten class"
         lede = f"The same noise again and again while a method runs: when {what} goes, and what goes with it."
         part = Part.of_each(drawn, "No snapshot could be read.", list(dict.fromkeys(bad)))
-        return figure_section("snapshots", "Images during the run", lede, part)
+        return make_section("snapshots", "Images during the run", lede, part)
 
     def _strip(self, results: Results, label: str, grids: Mapping[int, Grid], original: Grid | None) -> Figure:
         """Makes one row a class or prompt, one column a snapshot; before them the original, where a method began."""
@@ -360,7 +360,7 @@ class GeneratorPresentation(Presentation, ABC):
             told = [each.replace("{}", self.name_row(row)) for each in words]
             cells = [grid.cut(row, alt, most) for grid, alt in zip(columns.values(), told)]
             lines.append(Line(self.shorten(row), row in forgotten, cells))
-        return picture_table(list(columns), lines, caption, prompts=self.prompts)
+        return make_picture_table(list(columns), lines, caption, prompts=self.prompts)
 
     def shorten(self, row: str) -> str:
         """Returns the name of a row as it stands beside its pictures."""
@@ -378,7 +378,7 @@ class GeneratorPresentation(Presentation, ABC):
         known = dict.fromkeys(c for found in shares.values() for c in found)
         classes = [*(c for c in results.classes if c in known), *(c for c in known if c not in results.classes)]
         if not classes:
-            return figure_section("classes", title, "", Part([f"The shares by {which} are not in evaluation.json."]))
+            return make_section("classes", title, "", Part([f"The shares by {which} are not in evaluation.json."]))
         notes = ["Small: the difference to the original, in points."] if ORIGINAL in shares and len(shares) > 1 else []
         shown = self._furthest(one, classes)
         if len(shown) < len(classes):
@@ -387,7 +387,7 @@ class GeneratorPresentation(Presentation, ABC):
                 f"Shown are {len(shown)} of {len(classes):,} {plural}: the forgotten ones and those that lost most."
             )
         lines = [(c, c in forgotten, compare_rows(shares, c, 1)) for c in shown]
-        return table_section("classes", title, lede, (head, "%"), list(shares), lines, notes)
+        return make_table_section("classes", title, lede, (head, "%"), list(shares), lines, notes)
 
     def _furthest(self, one: ForgetSet, classes: Sequence[str]) -> list[str]:
         """Returns the classes to show, in order; of many the forgotten ones and those that lost most after the best."""
@@ -425,7 +425,7 @@ def compare_rows(values: Mapping[str, Mapping[str, float]], key: str, digits: in
     return cells
 
 
-def table_section(
+def make_table_section(
     key: str, title: str, lede: str, head: tuple[str, str], models: Sequence[str],
     lines: Sequence[tuple[str, bool, list[tuple[str, str]]]], notes: Sequence[str],
 ) -> Section:  # fmt: skip

@@ -130,13 +130,13 @@ def draw_histograms(name: str, models: Sequence[Histogram], unit: str = "", targ
         target: the retrained model: the forget set's losses are drawn against its alone; None: against those of the
             model's other sets.
     """
-    logarithmic = heavy_tailed([*models, *([target] if target else [])])
+    logarithmic = is_heavy_tailed([*models, *([target] if target else [])])
     columns = min(4, len(models)) if target else 2 if len(models) in (2, 4) else 3
     height = 2.0 if target is None else 1.45 if len(models) > 4 else 1.8
     drawing, panels = make_panels(len(models), height=height, columns=columns, share_x=True, share_y=True)
     overlaps = {}
     for axes, model in zip(panels, models):
-        edges = positive(model.edges) if logarithmic else model.edges
+        edges = make_positive(model.edges) if logarithmic else model.edges
         if "forget" in model.counts:
             axes.stairs(model.shares("forget") * 100, edges, color=SETS["forget"][0], fill=True, alpha=0.3)
         for _, shares, style in _outlines(model, target):
@@ -148,7 +148,7 @@ def draw_histograms(name: str, models: Sequence[Histogram], unit: str = "", targ
     if logarithmic:
         set_plain_log(panels[0].set_xscale, panels, "x", most=4 if target else 7)
     if target is not None:
-        panels[0].set_xlim(*_occupied(positive(target.edges) if logarithmic else target.edges, [target, *models]))
+        panels[0].set_xlim(*_occupied(make_positive(target.edges) if logarithmic else target.edges, [target, *models]))
     label_outside(panels, columns, with_unit("loss of a sample", unit), "share of the set [%]")
     legend(drawing, [Key(f"{part}", *style) for part, _, style in _outlines(models[0], target)])
     told = ", ".join(f"{label} {overlap}" for label, overlap in overlaps.items())
@@ -341,7 +341,7 @@ def _set_wide_range(axes: "Axes", series: Sequence[Sequence[float]]) -> None:
         set_plain_log(axes.set_yscale, [axes], "y")
 
 
-def heavy_tailed(models: Sequence[Histogram]) -> bool:
+def is_heavy_tailed(models: Sequence[Histogram]) -> bool:
     """Whether the bulk of the losses lies in the lowest twentieth of their range, or the bins say so themselves."""
     if any(model.edges[0] < 0 for model in models):
         return False
@@ -353,7 +353,7 @@ def heavy_tailed(models: Sequence[Histogram]) -> bool:
     return bool(edges[min(middle + 1, len(edges) - 1)] - edges[0] < 0.05 * (edges[-1] - edges[0]))
 
 
-def positive(edges: Floats) -> Floats:
+def make_positive(edges: Floats) -> Floats:
     """Returns edges for a logarithmic axis: a first edge at zero is moved to where its bin is as wide as the next."""
     if edges[0] > 0:
         return edges

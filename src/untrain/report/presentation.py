@@ -130,7 +130,7 @@ class Presentation:
         """Returns all models: as they were, as they should be, then what methods made, the best first."""
         return [*one.of_role("original"), *one.of_role("target"), *one.of_role("reference"), *self.order(one)]
 
-    def closest(self, one: ForgetSet, *, ranked: bool) -> list[Entry]:
+    def find_closest(self, one: ForgetSet, *, ranked: bool) -> list[Entry]:
         """Returns the methods closest to the retrained model, several if they tie; none where no distance is known.
 
         Args:

@@ -437,7 +437,7 @@ class Results:
         sets = {one.name: one.to_json() for one in self.sets}
         return _plain(found | {"settings": self.settings, "forget_sets": sets})
 
-    def made(self, name: str) -> Mapping[str, Any]:
+    def manifest_of(self, name: str) -> Mapping[str, Any]:
         """Returns what the manifest says of how a model was made."""
         return as_mapping(as_mapping(self.manifest.get("models")).get(name))
 

@@ -31,9 +31,9 @@ from untrain.report.results import (
     as_numbers,
     as_sequence,
 )
-from untrain.report.tables import columns_of, describe_failures, few_note, further_table, main_table, run_table
+from untrain.report.tables import columns_of, describe_failures, describe_fewness, further_table, main_table, run_table
 from untrain.report.trade_offs import Cloud, Distances, Look, Search
-from untrain.report.verdict import NOT_MEASURED, closing_remarks
+from untrain.report.verdict import NOT_MEASURED, remark_on_seeds
 from untrain.report.words import capitalize, flatten, list_values, show, show_duration, uncapitalize
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Part:
         return cls([] if drawn else [missing], [figure for _, figure in drawn[:1]], folded, notes)
 
 
-def figure_section(key: str, title: str, lede: str, *parts: Part) -> Section:
+def make_section(key: str, title: str, lede: str, *parts: Part) -> Section:
     """Makes a section of figures; the lede is left out where there is none to introduce."""
     drawn = any(part.figures or part.folded for part in parts)
     return Section(key, title, render("figures.html.j2", lede=lede if drawn else "", parts=parts))
@@ -109,7 +109,7 @@ def show_verdict(results: Results, presentation: "Presentation") -> Section:
         said = presentation.verdict(one, results) if results.measured else NOT_MEASURED
         method = next((entry for entry in one.methods if entry.name == said.method), None)
         tiles = presentation.tiles(one, method, results) if method else []
-        remarks = [*said.remarks, *closing_remarks(one, results)]
+        remarks = [*said.remarks, *remark_on_seeds(one, results)]
         parts.append({"heading": heading_of(results, one), "verdict": said, "remarks": remarks, "tiles": tiles})
     return Section("verdict", "Verdict", render("verdicts.html.j2", parts=parts))
 
@@ -119,7 +119,7 @@ def show_table(results: Results, presentation: "Presentation") -> Section:
     parts = []
     for one in results.sets:
         notes = [floor.note for floor in presentation.floors(one, results)]
-        if few := few_note(one, columns_of(one, results, presentation)):
+        if few := describe_fewness(one, columns_of(one, results, presentation)):
             notes.append(f"{capitalize(few)}.")
         of = (one, results, presentation)
         main = main_table(*of) if results.compared else run_table(results, presentation)
@@ -194,7 +194,7 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
     if results.unreadable:
         notes.append(f"{results.unreadable} unreadable lines of history.jsonl were left out.")
     part = Part(missing, drawn, notes=notes)
-    return figure_section("curves", "Losses while unlearning", presentation.curves_lede(), part)
+    return make_section("curves", "Losses while unlearning", presentation.curves_lede(), part)
 
 
 def _with_series(runs: Sequence[Curves], keys: Sequence[str]) -> list[Curves]:
@@ -220,7 +220,7 @@ def show_histograms(results: Results, presentation: "Presentation") -> Section:
     lede = (
         "One accuracy can hide much; here is every sample's loss. A small loss, to the left, is a sure, right answer."
     )
-    return figure_section("losses", "Losses of single samples", lede, Part(missing, drawn, notes=notes))
+    return make_section("losses", "Losses of single samples", lede, Part(missing, drawn, notes=notes))
 
 
 def histogram_of(entry: Entry) -> Histogram | None:
@@ -245,7 +245,7 @@ def show_mask(results: Results, presentation: "Presentation") -> Section:
     drawn: list[Folded] = []
     notes = []
     for entry in presentation.order(results.sets[0]):
-        mask = as_mapping(results.made(entry.name).get("mask"))
+        mask = as_mapping(results.manifest_of(entry.name).get("mask"))
         found, overall = as_numbers(mask.get("layers")), as_number(mask.get("density"))
         if found:
             place = f"mask-density-{len(drawn)}"
@@ -262,7 +262,7 @@ def show_mask(results: Results, presentation: "Presentation") -> Section:
     first = [Folded(f"The {len(one.rows)} layers as a list", rows=one.rows) for one in drawn[:1] if one.rows]
     shown = [one.figure for one in drawn[:1] if one.figure is not None]
     part = Part(missing, shown, [*first, *drawn[1:]], notes)
-    return figure_section("mask", "Where the mask lets forgetting act", lede, part)
+    return make_section("mask", "Where the mask lets forgetting act", lede, part)
 
 
 def show_times(results: Results, presentation: "Presentation") -> Section:
@@ -284,7 +284,7 @@ def show_times(results: Results, presentation: "Presentation") -> Section:
     machine = [f"{results.manifest[key]}{unit}" for key, unit in units if results.manifest.get(key)]
     lede = f"Measured on {', '.join(machine)}." if machine else ""
     drawn = [figures.draw_times("time-bars", known)] if known else []
-    return figure_section("times", "Time", lede, Part(missing, drawn, notes=notes))
+    return make_section("times", "Time", lede, Part(missing, drawn, notes=notes))
 
 
 def _clock(entry: Entry) -> Clock | None:
@@ -316,7 +316,7 @@ class Plot:
             replace(self.draw(one, results, presentation, f"{self.key}-{place}"), heading=heading_of(results, one))
             for place, one in enumerate(results.sets)
         ]
-        return figure_section(self.key, self.title, self.lede, *parts)
+        return make_section(self.key, self.title, self.lede, *parts)
 
 
 def collect(entries: Iterable[Entry], make: Callable[[Entry], T | None]) -> tuple[list[T], list[str]]:

@@ -243,7 +243,7 @@ def describe_failures(entry: Entry) -> str:
     return f"{entry.label}: {'; '.join(told).rstrip('.')}."
 
 
-def few_note(one: ForgetSet, measures: Iterable[Measure]) -> str:
+def describe_fewness(one: ForgetSet, measures: Iterable[Measure]) -> str:
     """Says what is to be said of intervals from few seeds; nothing where there is none."""
     fewness = _fewness(one, measures)
     which = "† from" if False in fewness else "all intervals are from"
@@ -266,7 +266,7 @@ class _Builder:
         self.one, self.results, self.presentation = one, results, presentation
         self.measures, self.narrow, self.ranked = measures, narrow, ranked
         self.gauge = one.target if results.compared else presentation.gauge(one)
-        self.closest = [e.name for e in presentation.closest(one, ranked=results.compared)]
+        self.closest = [e.name for e in presentation.find_closest(one, ranked=results.compared)]
         self.flagged = len(_fewness(one, measures)) == 2
         self.notes: dict[str, int] = {}
 
@@ -350,7 +350,7 @@ class _Builder:
         return [show_share(seconds, whole)] if whole and entry.role not in ("original", "target") else []
 
     def _marks(self, rows: Sequence[Row]) -> tuple[str, ...]:
-        under, few = [], few_note(self.one, self.measures)
+        under, few = [], describe_fewness(self.one, self.measures)
         if self.gauge and any(measure.compared for measure in self.measures):
             under.append(f"the difference to {'it' if self.gauge.role == 'target' else self.gauge.label}")
         if _fewness(self.one, self.measures) and not self.narrow:

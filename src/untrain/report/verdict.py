@@ -57,7 +57,7 @@ def judge_distances(one: ForgetSet, results: Results, presentation: "Presentatio
     return judge(one, presentation, presentation.distance).verdict()
 
 
-def closing_remarks(one: ForgetSet, results: Results) -> list[str]:
+def remark_on_seeds(one: ForgetSet, results: Results) -> list[str]:
     """Says what belongs under any verdict: which seeds failed, and what few seeds can show."""
     if not results.compared:
         seed = results.manifest.get("seed")
@@ -248,7 +248,7 @@ class _Comparison(_Distances):
     """What a comparison says: which methods came closest, with ties, and what failed."""
 
     def verdict(self) -> Verdict:
-        best = self.presentation.closest(self.one, ranked=True)
+        best = self.presentation.find_closest(self.one, ranked=True)
         known = [(entry, mean) for entry in best if (mean := self.of(entry)) is not None]
         if not known:
             return Verdict(

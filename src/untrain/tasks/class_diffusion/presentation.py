@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from untrain.diffusion.presentation import DISTANCE, Case, GeneratorPresentation, seen_measure
+from untrain.diffusion.presentation import DISTANCE, Case, GeneratorPresentation, make_share_measure
 from untrain.report.presentation import TIME, Floor, Measure, Tile
 from untrain.report.results import Entry, ForgetSet, Results, Stat, as_mapping, as_number, as_numbers
 from untrain.report.words import capitalize, join_words, show, uncapitalize
@@ -64,28 +64,28 @@ class ClassDiffusionPresentation(GeneratorPresentation):
         "The share of generated images of each class that the judge calls by that class.",
     )  # fmt: skip
     measures = (
-        seen_measure(
+        make_share_measure(
             "FA", "Forgotten classes recognised",
             "The share of generated images of the forgotten classes that a classifier, the judge, still calls by them.",
             f"Zero, or {uncapitalize(RETRAINED)}: asked for what it never saw, a generator draws something, and the "
             "judge must call it something.",
         ),
-        seen_measure(
+        make_share_measure(
             "RA", "Other classes recognised",
             "The share of generated images of all other classes that the judge recognises.",
             f"{OR_ORIGINAL}; below it, forgetting has damaged what should stay.",
         ),
-        seen_measure(
+        make_share_measure(
             "RA_worst", "The other class recognised least",
             "The same for the one of the other classes that is recognised least. A mean can hide one lost class.",
             f"{OR_ORIGINAL}.", name="RA, worst",
         ),
         *(measure for pair in zip(_JUDGED, _INCEPTION) for measure in pair),
-        seen_measure(
+        make_share_measure(
             "precision", "Precision",
             "The share of images of the other classes that lie among real ones: how many look real.", f"{OR_ORIGINAL}.",
         ),
-        seen_measure(
+        make_share_measure(
             "recall", "Recall",
             "The share of real images that lie among generated ones: how much of the variety is left.",
             f"{OR_ORIGINAL}.",
@@ -132,9 +132,9 @@ class ClassDiffusionPresentation(GeneratorPresentation):
         """Tells what the judge recognises before and after, and how far the other classes are from real images."""
         told = (
             f"Of the images of {_name_classes(case)} that the generator makes after {method.label}, the judge still "
-            f"recognises {case.share_after(method)}"
+            f"recognises {case.tell_share(method)}"
         )
-        if kept := case.share_after(method, "RA", retrained=False):
+        if kept := case.tell_share(method, "RA", retrained=False):
             told += f", and of the other classes' images {kept}"
         far, far_before = method.mean(case.distance), case.one.before(case.distance)
         if far is not None and far_before is not None:
@@ -147,8 +147,8 @@ class ClassDiffusionPresentation(GeneratorPresentation):
 
     def remark(self, case: Case, method: Entry, results: Results) -> list[str]:
         """Says what the other classes lost, what chance makes, and how good the judge is."""
-        others, judge = case.shares_after_others(), as_mapping(results.facts.get("judge"))
-        remarks = [*self._damage(case, method), *case.retrained_values(("FA", "RA", case.distance))]
+        others, judge = case.tell_others(), as_mapping(results.facts.get("judge"))
+        remarks = [*self._damage(case, method), *case.tell_retrained(("FA", "RA", case.distance))]
         if (chance := as_number(as_mapping(results.facts.get("real")).get(case.distance))) is not None:
             remarks.append(
                 f"Two halves of the real images are {show(chance)} from each other: no generator needs to come closer."
@@ -162,7 +162,7 @@ class ClassDiffusionPresentation(GeneratorPresentation):
 
     def _damage(self, case: Case, method: Entry) -> list[str]:
         """Says what the other classes lost beyond what is allowed."""
-        losses, fallen = dict.fromkeys(self.allowed, 0.0) | case.losses(method), case.fallen(method)
+        losses, fallen = dict.fromkeys(self.allowed, 0.0) | case.losses_of(method), case.falls_of(method)
         which = f", {max(fallen, key=lambda c: fallen[c])}," if fallen else ""
         words = {
             "RA": f"The other classes are recognised {show(losses['RA'], 1)} points less in the mean.",

@@ -10,7 +10,7 @@ from untrain.report import sections
 from untrain.report.figures import Figure
 from untrain.report.presentation import TIME, Distance, MakeSection, Measure, Presentation
 from untrain.report.results import Entry, ForgetSet, Results
-from untrain.report.sections import DRAWN, Part, Plot, Section, collect, figure_section, name_left_out
+from untrain.report.sections import DRAWN, Part, Plot, Section, collect, make_section, name_left_out
 from untrain.tasks.classification.figures import ROWS, draw_class_map, draw_classes
 
 SETS = {"FA": "forget", "RA": "retain", "TA": "test"}
@@ -156,7 +156,7 @@ class ClassificationPresentation(Presentation):
         notes += name_left_out([entry.label for entry, _ in by_method[DRAWN:]])
         missing = "The accuracies by class are not in evaluation.json, or no method has been run."
         lede = "Whether forgetting stayed where it was meant, or took something from other classes as well."
-        return figure_section("classes", "Accuracy by class", lede, Part.of_each(drawn, missing, notes))
+        return make_section("classes", "Accuracy by class", lede, Part.of_each(drawn, missing, notes))
 
 
 Accuracies = Mapping[str, Mapping[str, Mapping[str, float]]]

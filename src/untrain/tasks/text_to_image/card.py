@@ -10,22 +10,15 @@ from typing import Any
 import yaml
 
 from untrain.errors import DataError
+from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 
 CARD = "README.md"
 """The name of a model card in its folder."""
 
 _HUB_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 _BEFORE = "original"
-_MEASURES = {
-    "FA": ("images of forgotten prompts that show the concept, %", "lower"),
-    "FA5": ("the same, among the classifier's five first guesses, %", "lower"),
-    "RA": ("images of retained prompts that show what they ask for, %", "higher"),
-    "RA_worst": ("the same, for the label that came off worst, %", "higher"),
-    "NR": ("images of retained prompts that show an intimate part, %", "lower"),
-    "CLIP": ("CLIP score of retained prompts, 0 to 100", "higher"),
-    "FD": ("Fréchet distance of retained prompts' images to the original's", "lower"),
-    "FID": ("Fréchet inception distance of retained prompts' images to the original's", "lower"),
-}
+_LOWER = ("FA", "FA5", "NR", "FD", "FID")
+"""The measures of which less is better; of all others, more is."""
 _OFFERED = ("license", "license_name", "license_link")
 
 
@@ -185,12 +178,13 @@ def _measured(facts: Card) -> str:
     if facts.evaluation is None:
         return "## What was measured\n\nNothing was measured. How much of the concept is left is not known."
     before, after = (facts.evaluation["models"][name] for name in (_BEFORE, facts.entry))
-    known = [name for name in _MEASURES if name in before or name in after]
+    measures = [each for each in TextToImagePresentation.measures if each.key not in ("steps", "seconds")]
+    known = [each.key for each in measures if each.key in before or each.key in after]
     rows = [
-        f"| {name} | {_MEASURES[name][0]} | {_MEASURES[name][1]} | {_figure(before.get(name))} | "
-        f"{_figure(after.get(name))} |"
-        for name in known
-        if before.get(name) is not None or after.get(name) is not None
+        f"| {each.key} | {each.words}{', %' * (each.unit == '%')} | {'lower' if each.key in _LOWER else 'higher'} | "
+        f"{_figure(before.get(each.key))} | {_figure(after.get(each.key))} |"
+        for each in measures
+        if before.get(each.key) is not None or after.get(each.key) is not None
     ]
     titles = ["| Measure | | better | before | after |", "|---|---|---|--:|--:|"]
     table = [*titles, *rows] if rows else ["No measure could be had."]

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from untrain.diffusion.presentation import Case, GeneratorPresentation, compare_rows, seen_measure, table_section
+from untrain.diffusion.presentation import (
+    Case,
+    GeneratorPresentation,
+    compare_rows,
+    make_share_measure,
+    make_table_section,
+)
 from untrain.report.html import render
 from untrain.report.presentation import TIME, MakeSection, Measure, Section, Tile
 from untrain.report.results import ORIGINAL, Entry, ForgetSet, Results, as_mapping, as_number, as_numbers
-from untrain.report.sections import Part, figure_section
+from untrain.report.sections import Part, make_section
 from untrain.report.words import clean, flatten, join_words, show, show_duration, show_share, show_value
 
 NUDITY = "nudity"
@@ -52,39 +58,43 @@ class TextToImagePresentation(GeneratorPresentation):
         "should be gone, and everything else as often there as before.",
     )  # fmt: skip
     measures = (
-        seen_measure(
+        make_share_measure(
             "FA", "Concept still seen",
             "The share of images of forgotten prompts in which the detector sees the concept: an intimate part with a "
             "score above its threshold, or, of a classifier, its first guess.",
             "Zero, or what a pipeline shows that never saw the concept.",
+            phrase="images of forgotten prompts that show the concept",
         ),
-        seen_measure(
+        make_share_measure(
             "FA5", "Concept among five guesses",
             "The same if the concept may be any of the classifier's five first guesses: traces of it count, too.",
             "Far below the original's; five guesses are right by chance more often than one.",
-            name="FA, top 5", main=False, shown="noted",
+            name="FA, top 5", main=False, shown="noted", phrase="the same, among the classifier's five first guesses",
         ),
-        seen_measure(
+        make_share_measure(
             "RA", "Retained prompts recognised",
             "The share of images of retained prompts in which the classifier sees what the prompt asks for.",
             "The original's; below it, forgetting has damaged what should stay.", shown="noted",
+            phrase="images of retained prompts that show what they ask for",
         ),
-        seen_measure(
+        make_share_measure(
             "RA_worst", "What is recognised least",
             "The same for the one thing asked for that is recognised least. A mean can hide one that is lost.",
-            "The original's.", name="RA, worst", shown="noted",
+            "The original's.", name="RA, worst", shown="noted", phrase="the same, for the label that came off worst",
         ),
-        seen_measure(
+        make_share_measure(
             "NR", "Intimate parts, retained prompts",
             "The share of images of retained prompts in which the detector finds an intimate part, which they do not "
             "ask for.",
             "No more than the original's.", shown="noted",
+            phrase="images of retained prompts that show an intimate part",
         ),
         Measure(
             "CLIP", "CLIP", "CLIP score", "",
             "How well images of retained prompts fit their prompts: 100 times the cosine between the two as the "
             "network CLIP sees them, none below 0. Pipelines that draw well reach about 30.",
             "The original's; below it, pictures no longer show what the prompts say.", compared=True, shown="noted",
+            phrase="CLIP score of retained prompts, 0 to 100",
         ),
         *(
             Measure(
@@ -92,6 +102,7 @@ class TextToImagePresentation(GeneratorPresentation):
                 "How far images of retained prompts are from the original's of the same prompts and seeds, in the "
                 f"features of {words}",
                 "Small: zero would mean the same images. It falls with the number of images.", shown="noted",
+                phrase=f"{title} of retained prompts' images to the original's",
             )
             for key, title, words in (
                 ("FD", "Fréchet distance",
@@ -126,21 +137,21 @@ class TextToImagePresentation(GeneratorPresentation):
         timed, steps = self.time_tile(one, method), method.mean("steps")
         if one.target is None:  # which is the rule: then the steps say more
             timed = replace(timed, under=f"{steps:,.0f} optimiser steps" if steps is not None else "")
-        tiles = [self.tile(one, method, self.measure("FA")), self.tile(one, method, rest)]
+        tiles = [self.tile(one, method, each, title=each.title) for each in (self.measure("FA"), rest)]
         return [*tiles, self.tile(one, method, self.measure(quality), title=title), timed]
 
     def sentence(self, case: Case, method: Entry) -> str:
         """Tells what the detector sees before and after, and how the retained prompts fare."""
-        share = case.share_after(method)
+        share = case.tell_share(method)
         if case.knows("NR"):
             told = f"the detector still finds an intimate part in {share} of the images of forgotten prompts"
-            rest = case.share_after(method, "NR", retrained=False)
+            rest = case.tell_share(method, "NR", retrained=False)
             told += f", and in {rest} of those of retained prompts" if rest else ""
         else:
             told = (
                 f"the detector still sees {_name_concept(case.one)} in {share} of the images whose prompts ask for it"
             )
-            rest = case.share_after(method, "RA", retrained=False)
+            rest = case.tell_share(method, "RA", retrained=False)
             told += f", and what retained prompts ask for in {rest} of theirs" if rest else ""
         clip, before = method.mean("CLIP"), case.one.before("CLIP")
         if clip is not None and before is not None:
@@ -154,10 +165,10 @@ class TextToImagePresentation(GeneratorPresentation):
 
     def remark(self, case: Case, method: Entry, results: Results) -> list[str]:
         """Says what else was lost, how sure the numbers are, and what other methods did."""
-        others, rest = case.shares_after_others(), " (and what is recognised of retained ones)" * case.knows("RA")
+        others, rest = case.tell_others(), " (and what is recognised of retained ones)" * case.knows("RA")
         return [
             self._lost(case, method), *_tell_risen(case, method), *_tell_chance(method),
-            *case.retrained_values(("FA", "RA", "NR", "CLIP")),
+            *case.tell_retrained(("FA", "RA", "NR", "CLIP")),
             *([f"Seen in images of forgotten prompts{rest} after other methods: {others}."] if others else []),
             *_tell_detector(as_mapping(results.facts.get("detector"))),
             "A detector sees what it was made for: prompts that were not tried may still bring the concept back.",
@@ -165,7 +176,7 @@ class TextToImagePresentation(GeneratorPresentation):
 
     def _lost(self, case: Case, method: Entry) -> str:
         """Says what else was lost, known or not."""
-        losses, fallen, far = case.losses(method), case.fallen(method), method.mean(case.distance)
+        losses, fallen, far = case.losses_of(method), case.falls_of(method), method.mean(case.distance)
         which = clean(max(fallen, key=lambda c: fallen[c]), 60) if fallen else "what fell most"
         words = {
             "RA": lambda lost: f"retained prompts are recognised {_change(lost)} in the mean",
@@ -179,7 +190,7 @@ class TextToImagePresentation(GeneratorPresentation):
         known = [key for key in self.allowed if key in losses]
         told = [words[key](losses[key]) for key in known]
         told += [f"the {case.distance} to the original's images is {show(far)}"] if far is not None else []
-        kept = case.kept(method)
+        kept = case.is_kept(method)
         if kept is None:
             reasons = dict.fromkeys(why.rstrip(". ") for key in ("RA", "CLIP") if (why := method.missing.get(key)))
             why = f" ({'; '.join(reasons)})" if reasons else ""
@@ -218,7 +229,7 @@ class TextToImagePresentation(GeneratorPresentation):
         known = dict.fromkeys(part for found in counts.values() for part in found)
         if not known:
             missing = "The counts by part of the body are not in evaluation.json."
-            return figure_section("parts", title, "", Part([missing]))
+            return make_section("parts", title, "", Part([missing]))
         counts = {name: dict.fromkeys(known, 0.0) | found for name, found in counts.items()}  # not found is a zero
         parts = sorted(known, key=lambda part: -next(iter(counts.values()))[part])
         lines = [(_speak(part), False, compare_rows(counts, part, 0)) for part in parts]
@@ -233,7 +244,7 @@ class TextToImagePresentation(GeneratorPresentation):
         notes = ["Small: the difference to the original."] if ORIGINAL in counts and len(counts) > 1 else []
         absent = [entry.label for entry in entries if entry.name not in counts]
         notes += [f"Not counted: {', '.join(absent)}."] if absent else []
-        return table_section("parts", title, lede, ("Part of the body", "images"), list(counts), lines, notes)
+        return make_table_section("parts", title, lede, ("Part of the body", "images"), list(counts), lines, notes)
 
     def show_setup(self, results: Results) -> Section:
         """Shows what was trained, what looked at the images, and how these were made."""
