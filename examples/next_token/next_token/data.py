@@ -4,6 +4,7 @@ from random import Random
 
 import torch
 from torch import Tensor
+
 from untrain.data.columns import Columns
 
 RELATIONS = (

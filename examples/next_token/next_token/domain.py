@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from next_token.data import END, LENGTH, make_facts
 from next_token.task import NextToken
-from torch import nn
 from untrain import Domain, Measure
 from untrain.data.sections import Forget
 from untrain.data.streams import Stream
@@ -16,6 +17,7 @@ from untrain.engine import Engine
 from untrain.io import write_text
 from untrain.metrics.losses import mean_losses, sample_values
 from untrain.report.presentation import LossPresentation
+from untrain.report.results import Entry, ForgetSet
 from untrain.runs.models import choose_model, kept_weights, open_model, sample_place
 from untrain.types import Task
 
@@ -51,23 +53,29 @@ class NextTokenSections:
     model: Model = Model()
 
 
-def exact_match(part: str, words: str, aim: str) -> Measure:
+def exact_match(part: str, facts: str, aim: str) -> Measure:
     """How many answers are right, of one set."""
-    meaning = f"The share of questions on {words} that the model, which always says the likeliest, answers to the letter."
-    title = f"Exact match, {words}"
-    return Measure(f"{part}_exact", f"{part[0].upper()}X", title, "%", meaning, aim, compared=True, shown="known")
+    meaning = f"The share of questions on {facts} that the model, saying the likeliest, answers to the letter."
+    name, title = f"{part[0].upper()}X", f"Exact match on {facts}"
+    return Measure(f"{part}_exact", name, title, "%", meaning, aim, compared=True, shown="known")
 
 
 class NextTokenPresentation(LossPresentation):
-    """Presents answers that are right to the letter, beside losses."""
+    """Presents how many facts are known, beside losses."""
 
     loss_unit = "nats"
     measures = (
-        exact_match("forget", "forgotten facts", "The retrained model's value, about zero: it cannot know them."),
-        exact_match("retain", "kept facts", "The retrained model's value, about all."),
+        exact_match("forget", "forgotten facts", "The retrained model's value, about zero: it was never told them."),
+        exact_match("retain", "kept facts", "The retrained model's value, about all of them."),
         exact_match("test", "unseen facts", "The retrained model's value: what can be guessed."),
         *LossPresentation.measures,
     )
+
+    def remarks(self, one: ForgetSet, method: Entry) -> list[str]:
+        """Says first how many forgotten facts are still known."""
+        known = method.mean("forget_exact")
+        said = [] if known is None else [f"Of the forgotten facts it still knows {known:.0f} % to the letter."]
+        return said + super().remarks(one, method)
 
 
 def complete(
@@ -112,9 +120,10 @@ class NextTokenDomain(Domain):
         """Builds a GPT-2 that reads bytes."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        size, drop = self.sections.model, dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+        size, none = self.sections.model, dict.fromkeys(("bos_token_id", "eos_token_id"))
+        none |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
         shape = {"n_embd": size.width, "n_layer": size.layers, "n_head": size.width // 16, "n_positions": LENGTH}
-        config = GPT2Config(vocab_size=256, bos_token_id=None, eos_token_id=None, **shape, **drop, initializer_range=0.1, use_cache=False)
+        config = GPT2Config(vocab_size=256, **shape, **none, initializer_range=0.1, use_cache=False)
         with self.context.engine.seeded(seed):
             return GPT2LMHeadModel(config).to(self.context.engine.device)
 

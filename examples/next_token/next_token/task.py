@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from untrain import Task
 from untrain.types import Batch, Role, Variant
 
