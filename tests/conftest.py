@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 @pytest.fixture(scope="session", autouse=True)
 def _sources_parsed_once() -> Iterator[None]:
-    """The docstrings of a class's attributes, which become help texts: not for each recipe anew."""
+    """The docstrings of a class's attributes, which help texts and the schema are made of."""
     from docstring_parser.attrdoc import AttributeDocstrings
 
     original = AttributeDocstrings.get_attr_docs

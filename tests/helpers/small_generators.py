@@ -1,5 +1,7 @@
 """Small generators and problems for the tests of methods on them, in float64."""
 
+from functools import cache
+
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -84,8 +86,9 @@ def points_problem(model, batch_size=64):
     return Problem(Subject(model, init=Points), task, **streams), engine
 
 
+@cache
 def trained_points(steps=1500):
-    """A generator of all four classes."""
+    """A generator of all four classes; one for all tests, who take copies."""
     model = Points()
     stream = Stream(points(800, 3, [0, 1, 2, 3]), "train", Engine(torch.device("cpu")), 128)
     task = POINTS.prepare(model, stream.batch(0, POINTS, "evaluate"))

@@ -113,13 +113,8 @@ def test_every_visited_timestep_comes_and_pure_noise_and_nearly_clean_images_too
     assert {t for t, _ in seen} == {16, 12, 8, 4, 0}
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return trained_points()
-
-
-def test_a_forgotten_class_is_no_longer_made_and_the_others_are(trained):
-    work, engine = points_problem(copy.deepcopy(trained))
+def test_a_forgotten_class_is_no_longer_made_and_the_others_are():
+    work, engine = points_problem(copy.deepcopy(trained_points()))
     sampler = Sampler(steps=10)
     assert min(recognised(work.subject.module, work.task, sampler)) > 0.95
     done = run(ESD(steps=100, sampler=replace(sampler, guidance_scale=3.0)), work, engine)

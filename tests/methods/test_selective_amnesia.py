@@ -190,15 +190,10 @@ def test_replayed_batches_are_drawn_for_retaining_and_come_in_another_order_each
 # The claim.
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return trained_points()
-
-
-def test_the_forgotten_class_turns_to_noise_and_the_others_stay(trained):
+def test_the_forgotten_class_turns_to_noise_and_the_others_stay():
     sampler, found = Sampler(steps=10), {}
     for lam in (0.1, 1000.0):
-        work, engine = points_problem(copy.deepcopy(trained))
+        work, engine = points_problem(copy.deepcopy(trained_points()))
         settings = {"steps": 300, "lam": lam, "sampler": sampler, "fisher_samples": 100, "fisher_timesteps": 10}
         found[lam] = recognised(run(SelectiveAmnesia(**settings), work, engine).state.module, work.task, sampler)
     assert found[0.1][3] < 0.1
