@@ -442,6 +442,19 @@ def test_an_evaluation_alone_makes_a_folder(data, test_set, tmp_path):
     assert [*read(out / "evaluation.json")["models"]] == ["model"]
 
 
+def test_references_stand_beside_the_model_in_its_folder(data, test_set, tmp_path):
+    """So the page has a target; what the call gives back is the model's alone."""
+    out, retrained = tmp_path / "run", [speaker(1), speaker(2)]
+    found = untrain.evaluate(speaker(), **data, test=test_set, reference=retrained, out=out)
+    content = read(out / "evaluation.json")
+    assert [*content["models"]] == ["model", "retrained", "retrained-2"]
+    assert content["models"]["model"]["AvgD"] == found.AvgD > 0
+    assert content["models"]["retrained"]["AvgD"] == 0
+    assert content["noise_floor"]["AvgD"] == content["models"]["retrained-2"]["AvgD"] > 0
+    rows = [row[0] for row in Page((out / "report.html").read_text(encoding="utf-8")).rows if row]
+    assert "retrained" in rows and "noise floor" in rows
+
+
 def test_folders_of_anything_else_are_left_alone(data, test_set, tmp_path):
     """A recipe's run keeps its recipe, and a folder of letters its letters."""
     text = "name: a\ntask: classification\ntrain: {}\nmethods: {sfron: {}}\n"

@@ -286,7 +286,8 @@ def evaluate(
         task: as in `unlearn`.
         reference: a model retrained without the forget set, or several: the first is the target of every
             distance, the others show the noise floor. None: measures that need one say so in `.missing`.
-        out: a run folder, that of `unlearn` or a new one: the evaluation and a report page are written into it.
+        out: a run folder, that of `unlearn` or a new one: the evaluation and a report page are written into it, with
+            the references beside the model.
         seed: of the samples that attacks are fitted on; other measures draw nothing.
         batch_size: samples a forward pass.
         device: as in `unlearn`.
@@ -319,12 +320,18 @@ def evaluate(
         raise DataError("there is no model to evaluate.")
     how = {"seed": seed, "batch_size": batch_size, "workers": workers, "classes": classes, "options": own}
     found = {}
-    for name, each in models.items():
+    others = {} if out is None else _named(references, domain.reference_name)  # a page shows what it compares with
+    for name, each in {**models, **others, **models}.items():
         user = domain.user_model(each, resolved, named=isinstance(task, str))
         found[name] = domain.evaluate(user, sets, references, engine, **how)
     if out is not None and engine.is_main:
         _keep_evaluation(Path(out), domain, found, classes, engine)
-    return found if isinstance(model, Mapping) else found["model"]
+    return {name: found[name] for name in models} if isinstance(model, Mapping) else found["model"]
+
+
+def _named(references: Sequence[Any], name: str) -> dict[str, Any]:
+    """References by the names that they have in run folders."""
+    return {name if i == 1 else f"{name}-{i}": each for i, each in enumerate(references, 1)}
 
 
 def _keep_evaluation(

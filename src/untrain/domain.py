@@ -201,6 +201,8 @@ class Domain(ABC):
     """What takes a user's model apart."""
     references: ClassVar[int] = 1
     """Retrained models where a recipe does not say; 0 where retraining is out of reach."""
+    reference_name: ClassVar[str] = "retrained"
+    """What the reference that `untrain.evaluate` is given is called in a run folder."""
     recorded: ClassVar[Sequence[str]] = ("seconds",)
     """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True

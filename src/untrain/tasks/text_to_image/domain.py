@@ -176,6 +176,7 @@ class TextToImageDomain(Domain):
     presentation = TextToImagePresentation()
     user_model = PipelineModel
     references = 0
+    reference_name = "original"
     recorded = ("steps", "seconds")
     holds_out = False
     sections: TextToImageSections
