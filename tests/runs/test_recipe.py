@@ -259,13 +259,14 @@ def test_a_method_of_ones_own_comes_from_the_command_line(recipe, mine, tmp_path
 def test_a_task_of_ones_own_comes_from_the_command_line(recipe, tmp_path, monkeypatch):
     (tmp_path / "my_tasks.py").write_text(
         "from dataclasses import dataclass\n"
+        "from untrain import Classification\n"
         "from untrain.domain import PlainDomain\n"
         "@dataclass(frozen=True)\n"
         "class Sections:\n"
         "    depth: int = 3\n"
         "class Mine(PlainDomain):\n"
-        "    name, Sections, references = 'mine', Sections, 0\n"
-        "class Taken(PlainDomain):\n"
+        "    name, task_class, Sections, references = 'mine', Classification, Sections, 0\n"
+        "class Taken(Mine):\n"
         "    name = 'classification'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
