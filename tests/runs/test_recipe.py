@@ -266,8 +266,8 @@ def test_a_task_of_ones_own_comes_from_the_command_line(recipe, tmp_path, monkey
         "    depth: int = 3\n"
         "class Mine(PlainDomain):\n"
         "    name, task_class, Sections, references = 'mine', Classification, Sections, 0\n"
-        "class Taken(PlainDomain):\n"
-        "    name, task_class = 'classification', Classification\n"
+        "class Taken(Mine):\n"
+        "    name = 'classification'\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     found = read(recipe("depth: 4\n"), ["--task", "my_tasks:Mine"])
