@@ -37,6 +37,7 @@ ELSEWHERE = {
 }
 """Files of the repository that are pages of the site, under these names."""
 HOMES = {page: posixpath.dirname(path) for path, page in ELSEWHERE.items()}
+BOUNDS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
 UNWRITTEN = {"untrain.runs.recipe.Recipe": ("sections", "code")}
 """Fields of a class that no recipe can have."""
 _FENCE = re.compile(r"(^(?P<mark>`{3,}).*?^(?P=mark)$)", re.MULTILINE | re.DOTALL)
@@ -239,9 +240,14 @@ def typed(setting: Setting, anchors: dict[str, str]) -> str:
 
 
 def alternatives(annotation: Any, owner: griffe.Class) -> list[str]:
-    """Takes a union or a Literal apart, an alias of one too; each part as a recipe would write it."""
+    """Takes a union or a Literal apart, an alias of one too; each part as a recipe would write it, with its bounds."""
     if isinstance(annotation, griffe.ExprBinOp):
         return alternatives(annotation.left, owner) + alternatives(annotation.right, owner)
+    if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left).endswith("Annotated"):
+        kind, *bounds = getattr(annotation.slice, "elements", [annotation.slice])
+        found = [re.fullmatch(r"(G[et]|L[et])\((.*)\)", str(bound)) for bound in bounds]
+        said = ", ".join(f"{BOUNDS[bound[1]]} {bound[2]}" for bound in found if bound)
+        return [f"{part} {said}".strip() for part in alternatives(kind, owner)]
     if isinstance(annotation, griffe.ExprSubscript) and str(annotation.left).endswith("Literal"):
         inner = annotation.slice
         return [str(one).strip("'\"") for one in (inner.elements if isinstance(inner, griffe.ExprTuple) else [inner])]
