@@ -304,6 +304,15 @@ def test_python_m_untrain_works():
     assert done.stderr.startswith("untrain: unknown command")
 
 
+def test_output_that_nobody_reads_ends_in_silence():
+    """As of `untrain list | head -0`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "untrain", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(60)) == ("", 141)
+
+
 def test_an_interrupt_exits_130_and_the_run_can_go_on(finished, recipe, tmp_path):
     folder = tmp_path / "run"
     words = [sys.executable, "-m", "untrain", "run", str(recipe), "--out", str(folder), "--train.epochs", "2000"]

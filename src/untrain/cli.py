@@ -56,7 +56,8 @@ Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code.
 
-    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 130: interrupted.
+    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 130: interrupted;
+    141: nobody reads the output any more.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, resume = _take(words, "--debug"), _take(words, "--resume")
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if words[0] not in COMMANDS:
                 raise UnknownName(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
             COMMANDS[words[0]](words[1:], resume)
+            sys.stdout.flush()
             return 0
     except SystemExit as error:  # of --help
         return int(error.code or 0)
@@ -82,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("untrain: interrupted; --resume goes on from the last checkpoint.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if debug:
             raise

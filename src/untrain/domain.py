@@ -161,7 +161,10 @@ def check_module(model: Any, name: str = "model") -> nn.Module:
     if hasattr(model, "model") and hasattr(model, "history"):
         raise ModelError(f"{name} is a Result: pass its .model.")
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{name} must be a torch.nn.Module, not {type(model).__name__}.")
+        raise ModelError(
+            f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: pass "
+            "task=, one of untrain.tasks()."
+        )
     return model
 
 
