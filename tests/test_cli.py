@@ -1,6 +1,7 @@
 """The command line: what a person types, what comes of it, and with which exit code."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -306,11 +307,14 @@ def test_python_m_untrain_works():
 
 def test_output_that_nobody_reads_ends_in_silence():
     """As of `untrain list | head -0`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "untrain", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    process.stdout.close()
-    assert (process.stderr.read(), process.wait(60)) == ("", 141)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "untrain", "list"]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write)
+    assert (done.stderr, done.returncode) == ("", 141)
 
 
 def test_an_interrupt_exits_130_and_the_run_can_go_on(finished, recipe, tmp_path):

@@ -162,8 +162,8 @@ def check_module(model: Any, name: str = "model") -> nn.Module:
         raise ModelError(f"{name} is a Result: pass its .model.")
     if not isinstance(model, nn.Module):
         raise ModelError(
-            f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: pass "
-            "task=, one of untrain.tasks()."
+            f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: "
+            "pass task=, one of untrain.tasks()."
         )
     return model
 
