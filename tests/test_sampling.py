@@ -187,7 +187,7 @@ def test_noise_is_each_images_own():
         ({"steps": 0}, "steps ≥ 1"),
         ({"eta": 1.5}, "η in"),
         ({"spacing": "cubic"}, "uniform or quadratic"),
-        ({"guidance": -1.0}, "above −1"),
+        ({"guidance_scale": 0.0}, "guidance_scale must be above 0"),
     ],
 )
 def test_ranges(settings, message):

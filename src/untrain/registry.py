@@ -90,15 +90,15 @@ def entry(name: str) -> Entry:
         UnknownName: lists the known tasks.
         SettingError: if the distribution that brings it is broken, or another brings the same name; names it.
     """
-    return _entry(str(name))
-
-
-@cache
-def _entry(name: str) -> Entry:
     found = INSTALLED.installed()
     if name not in found:
         raise UnknownName(unknown("task", name, names()))
-    loaded = INSTALLED.load(name, found[name])
+    return _entry(name, tuple(found[name]))
+
+
+@cache
+def _entry(name: str, entries: "tuple[EntryPoint, ...]") -> Entry:
+    loaded = INSTALLED.load(name, entries)
     return loaded if isinstance(loaded, Entry) else entry_of(loaded)
 
 

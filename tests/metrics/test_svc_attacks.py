@@ -128,7 +128,7 @@ def sure_and_unsure(labels=LABELS, sure=("forget", "forget", *["retain"] * 12)):
 
 def test_the_share_that_looks_new_in_the_same_single_pass():
     model = sure_and_unsure()
-    found = untrain.evaluate(model, **batches(LABELS), device="cpu", svc=True)
+    found = untrain.evaluate(model, **batches(LABELS), device="cpu", svc_attacks=True)
     assert [getattr(found, name) for name in SVC_ATTACKS] == [50, 50, 50]
     assert not set(found.missing) & set(SVC_ATTACKS)
     assert model.calls == 4, "one pass over each of three sets, and one look when the task is prepared"
@@ -139,7 +139,7 @@ def test_the_statistics_are_those_of_the_own_label():
     right = sure_and_unsure()
     wrong = Table(right.logits.clone())
     wrong.logits[:2] = wrong.logits[:2].roll(1, 1)
-    found = untrain.evaluate(wrong, **batches(LABELS), device="cpu", svc=True)
+    found = untrain.evaluate(wrong, **batches(LABELS), device="cpu", svc_attacks=True)
     assert (found.SVC_confidence, found.SVC_entropy) == (100, 50)
     assert found.SVC_modified_entropy > 50
 
@@ -152,10 +152,10 @@ def test_they_are_not_run_unless_asked_for():
 
 def test_a_retrained_model_is_attacked_too():
     model, other = sure_and_unsure(), sure_and_unsure(sure=["retain"] * 12)
-    found = untrain.evaluate(model, **batches(LABELS), reference=other, device="cpu", svc=True)
+    found = untrain.evaluate(model, **batches(LABELS), reference=other, device="cpu", svc_attacks=True)
     assert found.SVC_entropy == 50
     assert math.isfinite(found.AvgD)
-    assert untrain.evaluate(other, **batches(LABELS), device="cpu", svc=True).SVC_entropy == 100
+    assert untrain.evaluate(other, **batches(LABELS), device="cpu", svc_attacks=True).SVC_entropy == 100
 
 
 def test_non_members_are_of_the_classes_that_stay():
@@ -166,9 +166,9 @@ def test_non_members_are_of_the_classes_that_stay():
     rows = [first + i for i, label in enumerate(labels["test"]) if label == 2]
     asked = [0]
     model.logits[rows + asked] = logits_for([2] * 5, margin=8.0)
-    found = untrain.evaluate(model, **batches(labels), device="cpu", svc=True)
+    found = untrain.evaluate(model, **batches(labels), device="cpu", svc_attacks=True)
     assert [getattr(found, name) for name in SVC_ATTACKS] == [50, 50, 50]
     only = {**labels, "test": [2] * 12}
-    found = untrain.evaluate(model, **batches(only), device="cpu", svc=True)
+    found = untrain.evaluate(model, **batches(only), device="cpu", svc_attacks=True)
     assert [getattr(found, name) for name in SVC_ATTACKS] == [None] * 3
     assert {found.missing[name] for name in SVC_ATTACKS} == {NO_STRANGERS}

@@ -265,7 +265,7 @@ def check_runs(method: Method | type[Method], task: Task) -> None:
         return
     from untrain.methods import methods  # known only once every method's module is there
 
-    named = getattr(task, "name", type(task).__name__)
+    named = vars(type(task)).get("name", type(task).__name__)  # what is derived from a task has another name
     others = sorted(name for name, other in methods().items() if not _missing(other, task))
     raise SettingError(
         f"method {method.name!r} cannot run on task {named!r}: it needs {' and '.join(missing)}, which this task does "
