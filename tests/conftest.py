@@ -24,6 +24,15 @@ def _sources_parsed_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a comparison start at once: they are forked off a process that has imported everything."""
+    from helpers.processes import server
+
+    context = server()
+    monkeypatch.setattr("untrain.compare.pool.multiprocessing.get_context", lambda method: context)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tokenizer")

@@ -247,7 +247,7 @@ def test_killed_twice_and_started_again_it_says_the_same(whole, recipe, tmp_path
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_failed_cells_are_reported_and_tried_again(recipe, tmp_path, no_page):
+def test_failed_cells_are_reported_and_tried_again(recipe, tmp_path, no_page, quick_workers):
     repaired = tmp_path / "repaired"
     small = read(recipe, ["--compare.trials", "0", "--compare.seeds", "[0]", "--out", str(tmp_path / "run")])
     small = replace(

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shlex
-import subprocess
-import sys
 
 import pytest
 import tomllib
@@ -14,7 +12,8 @@ from torch import nn
 
 import untrain
 from helpers.documents import ROOT, blocks, mean_loss, users_things
-from helpers.processes import python_path
+from helpers.processes import start
+from untrain.cli import main
 from untrain.errors import SettingError
 from untrain.methods.base import Choice, Range
 
@@ -106,10 +105,12 @@ def test_normalisation_is_not_moved_by_forget_batches(things):
     assert result.model[1].num_batches_tracked == 1, "the one retain batch"
 
 
-def test_its_distribution_works_on_the_command_line(site):
+def test_its_distribution_works_on_the_command_line(site, tmp_path, monkeypatch):
     """Each command of the page, on fewer images and epochs than its recipe has: only how good it gets is another."""
     recipe = yaml.safe_load((site / "recipe.yaml").read_text())
-    printed = ""
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(site)
+    log = tmp_path / "printed"
     for line in blocks(PAGE, "sh")[0].splitlines():
         words = shlex.split(line)
         assert words[0] == "untrain"
@@ -118,11 +119,10 @@ def test_its_distribution_works_on_the_command_line(site):
             if words[1] == "run" and "--help" not in words
             else []
         )
-        done = subprocess.run(
-            [sys.executable, "-m", *words, *fast], cwd=site, env=python_path(site), capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        printed += done.stdout
+        process = start(log, main, [*words[1:], *fast])
+        process.join()
+        assert process.exitcode == 0, f"{line}\n{log.read_text()}"
+    printed = log.read_text()
     assert "a few steps of ascent on the forget set" in printed, "in the list"
     assert "Steps on forget batches" in printed, "in the help"
     run = site / "runs" / recipe["name"]

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 SHORTER = {
+    "classification": {"epochs=30": "epochs=3"},
     "class_diffusion": {
+        "load_digits()": "load_digits(n_class=4)",
         "steps = 600": "steps = 20", "steps=80": "steps=8", "range(20)": "range(1)", "steps=25": "steps=5",
         '"samples": 20': '"samples": 4',
     },

@@ -35,11 +35,16 @@ def torchrun(processes, module, *words, timeout=300):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def server():
+    """What processes are forked off."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    return context
+
+
 def start(log, function, *arguments, environment=None):
     """Calls a module's function in a process of its own, which exits with what it returns."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(LOADED)
-    process = server.Process(target=_call, args=(log, environment or {}, function, arguments))
+    process = server().Process(target=_call, args=(log, environment or {}, function, arguments))
     process.start()
     return process
 

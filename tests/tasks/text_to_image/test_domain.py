@@ -464,7 +464,7 @@ def test_without_attributes_the_captions_are_told_apart(captioned: Path, tmp_pat
 # Compared, with a search.
 
 
-def test_methods_are_compared(recipe: Path, tmp_path: Path) -> None:
+def test_methods_are_compared(recipe: Path, tmp_path: Path, quick_workers: None) -> None:
     """Two cells side by side, which need the same images: one makes them, the other waits."""
     path, out = tmp_path / "two.yaml", tmp_path / "run"
     path.write_text(recipe.read_text().replace("  sfron: {steps: 2}", "  sfron: {steps: 1}\n  finetune: {steps: 1}"))
