@@ -239,7 +239,10 @@ def build(
     try:
         return kind(**values)
     except SettingError as error:
-        findings.flaws.append(Flaw(_culprit(str(error), given, prefix), str(error), type(error)))
+        message = str(error)
+        begins = next((name for name in known if message.startswith((f"{name} ", f"{name}=", f"{name}:"))), None)
+        said = message if begins is None else prefix + message
+        findings.flaws.append(Flaw(_culprit(message, given, prefix), said, type(error)))
         return None
 
 
