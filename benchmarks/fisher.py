@@ -28,7 +28,7 @@ from torch.func import functional_call, grad, vmap
 from untrain.fisher import fisher_diagonal
 from untrain.models.classifiers import build
 from untrain.saliency import saliency_mask
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 from untrain.types import Batch, Params, Task
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -27,14 +27,14 @@ from rich.table import Table
 from fisher import peak_resident
 from untrain.data.samples import Arrays
 from untrain.data.streams import Stream
+from untrain.diffusion.denoisers import build_denoiser
 from untrain.engine import Engine
 from untrain.fisher import fisher_diagonal
 from untrain.methods.base import Optimizer, Problem
 from untrain.methods.sfron import SFRon
-from untrain.models.denoisers import build_denoiser
 from untrain.models.subject import Subject
 from untrain.saliency import saliency_mask
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 GIB = 2**30
 CLASSES = {"unet": 10, "dit": 1000}

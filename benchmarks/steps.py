@@ -22,7 +22,7 @@ from untrain.methods.calibration import statistics
 from untrain.methods.sfron import SFRon
 from untrain.models.classifiers import build
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 
 def problem(model: str, batch: int, engine: Engine) -> Problem:

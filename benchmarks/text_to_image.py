@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,16 +35,23 @@ from torch import Tensor, nn
 
 from generators import GIB, now, peak
 from untrain.api import Result, unlearn
-from untrain.concepts import Concept, ConceptImages, made_images, text_task
+from untrain.diffusion.images import ImageMaker
+from untrain.diffusion.latents import decode
+from untrain.diffusion.pipelines import load_pipeline, save_diffusers
+from untrain.diffusion.single_file import PUBLIC
+from untrain.diffusion.text import encode_prompts, own_size
 from untrain.engine import Engine
 from untrain.methods.base import LARGE, Optimizer, Problem, State
 from untrain.methods.sfron import SFRon
-from untrain.models.diffusers_pipelines import load_pipeline, save_diffusers
 from untrain.models.parts import PARTS, trained
-from untrain.models.single_file import PUBLIC
-from untrain.models.text import encode_prompts, own_size
 from untrain.sampling import Sampler
-from untrain.small_pipeline import write_vocabulary
+from untrain.tasks.text_to_image.concepts import (
+    Concept,
+    latent_shape_of,
+    make_images,
+    prompt_conditions,
+    text_task,
+)
 
 PROMPTS = ("a nude person", "a person wearing clothes", "a nude man on a beach", "a dog on a beach")
 SD, XL = PUBLIC
@@ -168,13 +176,25 @@ def module_of(name: str, part: str) -> nn.Module | None:
     return made.eval()
 
 
+def write_letters(folder: Path) -> None:
+    """Writes vocab.json and merges.txt of a CLIP tokenizer of single letters.
+
+    A text takes more tokens than with a learned vocabulary, and is padded to the same 77, so it costs the same.
+    """
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
 def build(name: str, folder: Path) -> Any:
-    """A pipeline with random weights, on the CPU; its tokenizers know the prompts' words."""
+    """A pipeline with random weights, on the CPU; its tokenizers know single letters."""
     import diffusers
     from transformers import CLIPTokenizer
 
     torch.manual_seed(0)
-    write_vocabulary(PROMPTS, folder)
+    write_letters(folder)
     kind = MODELS[name][0]
     parts: dict[str, Any] = {}
     for part, (_, made, _) in PUBLIC[kind].items():
@@ -219,8 +239,10 @@ def sample(pipe: Any, engine: Engine, place: Path, arguments: argparse.Namespace
     """One image of the first prompt, with guidance."""
     size = arguments.size or own_size(pipe)
     prompts = encode_prompts(pipe, PROMPTS[:1], size).to(engine.device)
-    how = ConceptImages(count=1, sampler=Sampler(steps=arguments.sampler_steps, guidance=6.5), image_size=size)
-    made_images(pipe, text_task(pipe), prompts, 1, engine, how=how, seed=0, place=place)
+    task, sampler = text_task(pipe), Sampler(steps=arguments.sampler_steps, guidance_scale=7.5)
+    conditions, shape = prompt_conditions(task, prompts), latent_shape_of(pipe, size)
+    maker = ImageMaker(task, conditions, shape, sampler, engine, batch_size=1, decode=partial(decode, pipe.vae))
+    make_images(maker, pipe, prompts, 1, 1, place)
 
 
 def forget(pipe: Any, images: Path, arguments: argparse.Namespace) -> Result:

@@ -1,9 +1,36 @@
-"""Tiny text-to-image pipelines for whoever asks for them by name."""
+"""What all tests have: one thread, and tiny text-to-image pipelines for whoever asks for them by name."""
 
+import functools
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"
+"""Read when torch is loaded, here and in every process that a test starts: sums are ordered the same in all of them."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sources_parsed_once() -> Iterator[None]:
+    """The docstrings of a class's attributes, which help texts and the schema are made of."""
+    from docstring_parser.attrdoc import AttributeDocstrings
+
+    original = AttributeDocstrings.get_attr_docs
+    found = functools.cache(lambda component: original(AttributeDocstrings(), component))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttributeDocstrings, "get_attr_docs", lambda _, component: found(component))
+        yield
+
+
+@pytest.fixture
+def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a comparison start at once: they are forked off a process that has imported everything."""
+    from helpers.processes import server
+
+    context = server()
+    monkeypatch.setattr("untrain.compare.pool.multiprocessing.get_context", lambda method: context)
 
 
 @pytest.fixture(scope="module")
@@ -13,13 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(folder: Path) -> Any:
-    from small_pipelines import stable_diffusion
+    from helpers.small_pipelines import stable_diffusion
 
     return stable_diffusion(folder)
 
 
 @pytest.fixture(scope="module")
 def xl(folder: Path) -> Any:
-    from small_pipelines import stable_diffusion_xl
+    from helpers.small_pipelines import stable_diffusion_xl
 
     return stable_diffusion_xl(folder)

@@ -4,14 +4,23 @@ import json
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import untrain
+from helpers.command_line import files
+from helpers.command_line import untrain as command
+from helpers.reading import Page
 from untrain import Optimizer
-from untrain.errors import ModelError
+from untrain.errors import FolderError, ModelError, SettingError, StaleFile
 
 SGD = Optimizer("sgd", 0.05, 0.9)
+FILES = [
+    *("config.yaml", "history.jsonl", "manifest.json", "sfron.history.jsonl", "sfron.mask.safetensors"),
+    *("sfron.safetensors", "split.json"),
+]
+SIZES = {"forget": 30, "retain": 210}
 EVALUATED = ("FA", "RA", "TA", "MIA", "KL", "JS", "AvgD", "ToW")
 
 
@@ -56,6 +65,14 @@ def speaker(seed=0):
 
 def bits(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 def same(a, b):
@@ -201,25 +218,30 @@ def test_retrain_of_a_module_that_cannot_be_renewed_names_the_parameters(data):
 def test_what_a_run_leaves_in_its_folder(data, tmp_path):
     out = tmp_path / "deep" / "run"
     result = forget_with(speaker(), data, out=out, holdout=samples(40, 3))
-    assert sorted(p.name for p in out.iterdir()) == [
-        "history.jsonl", "manifest.json", "mask.safetensors", "model.safetensors",
-    ]  # fmt: skip
-    state, _ = untrain.models.checkpoints.load_state(out / "model.safetensors")
+    assert files(out) == FILES
+    state, facts = untrain.models.checkpoints.load_state(out / "sfron.safetensors")
     assert same(state, bits(result.model))
-    assert [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()] == result.history
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["model"]["method"] == "sfron"
-    assert manifest["model"]["settings"]["steps"] == 4
-    assert 0 < manifest["model"]["mask"]["density"] < 1
-    assert manifest["seed"] == 0
+    assert logged(out) == [{"model": "sfron", **record} for record in result.history]
+    assert (out / "sfron.history.jsonl").read_text() == (out / "history.jsonl").read_text()
+    manifest = read(out / "manifest.json")
+    entry = manifest["models"]["sfron"]
+    assert entry == facts
+    assert entry["method"] == "sfron"
+    assert entry["settings"]["steps"] == 4
+    assert 0 < entry["mask"]["density"] < 1
+    assert (manifest["task"], manifest["seed"], manifest["batch_size"]) == ("classification", 0, 32)
     assert manifest["data"]["forget"]["samples"] == 30
     assert len({entry["hash"] for entry in manifest["data"].values()}) == 3
     assert manifest["versions"]["torch"]
-    for path in out.iterdir():
+    for path in out.iterdir():  # nothing of what is forgotten
         content = path.read_bytes()
         assert not any(data["forget"][i][0].numpy().tobytes() in content for i in range(30)), path.name
-    before = untrain.saliency.load_mask(out / "mask.safetensors", weights_hash=state_hash(speaker()))
-    assert same(before, result.mask)
+    mask = untrain.saliency.load_mask(out / "sfron.mask.safetensors", weights_hash=state_hash(speaker()))
+    assert same(mask, result.mask)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["made_in"], config["task"], config["seed"]) == ("python", "classification", 0)
+    assert (config["methods"]["sfron"]["method"], config["methods"]["sfron"]["steps"]) == ("sfron", 4)
+    assert read(out / "split.json")["spec"]["given"] == SIZES | {"holdout": 40}
 
 
 def state_hash(module):
@@ -229,7 +251,8 @@ def state_hash(module):
 def test_resume_of_a_finished_run_computes_nothing(data, tmp_path, monkeypatch):
     settings = {"out": tmp_path / "run", "resume": True, "holdout": samples(40, 3)}
     first = forget_with(speaker(), data, **settings)
-    monkeypatch.setattr(untrain.api, "run", None)  # what would compute
+    for module in ("untrain.api", "untrain.runs.folder"):
+        monkeypatch.setattr(f"{module}.run", None)  # what would compute
     again = forget_with(speaker(), data, **settings)
     assert same(bits(again.model), bits(first.model))
     assert same(again.mask, first.mask)
@@ -254,12 +277,12 @@ def test_resume_of_a_stopped_run_goes_on(data, tmp_path, monkeypatch):
     monkeypatch.setattr(untrain.methods()["sfron"], "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         forget_with(speaker(), data, steps=12, out=tmp_path / "run")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["resume.pt"]
+    assert files(tmp_path / "run") == ["config.yaml", "sfron.resume.pt", "split.json"]
     result = forget_with(speaker(), data, steps=12, out=tmp_path / "run", resume=True)
     assert steps.count(0) == 1
     assert same(bits(result.model), bits(whole.model))
     assert result.history == whole.history
-    assert not (tmp_path / "run" / "resume.pt").exists()
+    assert files(tmp_path / "run") == FILES
 
 
 # ── evaluate ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,8 +314,8 @@ def test_the_reference_itself_is_no_distance_away(data, test_set):
     found = untrain.evaluate(speaker(), **data, test=test_set, reference=speaker())
     assert (found.AvgD, found.ToW) == (0, 1)
     assert found.KL == pytest.approx(0, abs=1e-12)
-    assert all(why == "not asked for: svc=True" for why in found.missing.values())
-    assert untrain.evaluate(speaker(), **data, test=test_set, reference=speaker(), svc=True).missing == {}
+    assert all("svc_attacks=True" in why for why in found.missing.values())
+    assert untrain.evaluate(speaker(), **data, test=test_set, reference=speaker(), svc_attacks=True).missing == {}
 
 
 def test_further_references_show_the_noise_floor(data, test_set):
@@ -324,6 +347,133 @@ def test_a_forgotten_class_is_told_apart(test_set):
     found = untrain.evaluate(speaker(), forget=Subset(everything, forget), retain=Subset(everything, retain), test=only)
     assert found.TA is None
     assert "only forgotten classes" in found.missing["TA"]
+
+
+def test_several_models_are_measured_by_name(data, test_set):
+    models = {"one": speaker(1), "two": speaker(2)}
+    found = untrain.evaluate(models, **data, test=test_set)
+    assert [*found] == ["one", "two"]
+    assert found["one"] == untrain.evaluate(models["one"], **data, test=test_set)
+
+
+def test_unknown_arguments_are_named(data, test_set):
+    with pytest.raises(SettingError, match="'svc_attack'.*'?svc_attacks"):
+        untrain.evaluate(speaker(), **data, test=test_set, svc_attack=True)
+    with pytest.raises(SettingError, match="'stepz'.*'steps'"):
+        untrain.unlearn(speaker(), **data, stepz=3, device="cpu")
+
+
+# ── unlearn(out=), then evaluate(out=) ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def evaluated(data, test_set, tmp_path_factory):
+    """The folder of a run that was measured beside a retrained model, and what both calls gave."""
+    out = tmp_path_factory.mktemp("runs") / "speakers"
+    result = forget_with(speaker(), data, out=out)
+    classes = ["ada", "bob", "cyd", "dan"]
+    found = untrain.evaluate(
+        {"original": speaker(), "retrained": speaker(1), "sfron": result.model},
+        **data, test=test_set, reference=speaker(1), classes=classes, out=out, device="cpu",
+    )  # fmt: skip
+    return out, result, found
+
+
+def test_an_evaluation_is_kept_in_the_runs_folder(evaluated):
+    out, result, found = evaluated
+    content = read(out / "evaluation.json")
+    assert (content["task"], content["classes"]) == ("classification", ["ada", "bob", "cyd", "dan"])
+    assert [*content["models"]] == ["original", "retrained", "sfron"]
+    for name, entry in content["models"].items():
+        assert {key: entry[key] for key in EVALUATED} == {key: getattr(found[name], key) for key in EVALUATED}
+    assert content["models"]["sfron"]["seconds"] == result.seconds
+    assert content["models"]["sfron"]["clocks"] == result.clocks
+    assert files(out) == sorted([*FILES, "evaluation.json", "report.html"])
+
+
+def test_what_the_run_was_made_of_stays_beside_its_evaluation(evaluated):
+    out, result, _ = evaluated
+    manifest = read(out / "manifest.json")
+    assert {name: entry["samples"] for name, entry in manifest["data"].items()} == SIZES
+    assert [*manifest["models"]] == ["sfron"]
+    assert logged(out) == [{"model": "sfron", **record} for record in result.history]
+
+
+def test_its_page_is_a_report_and_is_made_again_by_the_command(evaluated):
+    out, _, _ = evaluated
+    first = Page((out / "report.html").read_text(encoding="utf-8"))
+    assert {"original", "retrained", "SFR-on"} <= {row[0] for row in first.rows if row}
+    (out / "report.html").unlink()
+    code, said, err = command("report", out)
+    assert code == 0 and "report.html" in said, err
+    assert Page((out / "report.html").read_text(encoding="utf-8")).rows == first.rows
+
+
+def test_a_single_model_is_the_one_that_the_folder_holds(data, test_set, tmp_path):
+    out = tmp_path / "run"
+    model = forget_with(speaker(), data, out=out).model
+    found = untrain.evaluate(model, **data, test=test_set, out=out)
+    untrain.evaluate({"original": speaker()}, **data, test=test_set, out=out)
+    models = read(out / "evaluation.json")["models"]
+    assert models.keys() == {"sfron", "original"}, "what was measured before stays"
+    assert models["sfron"]["FA"] == found.FA
+
+
+def test_several_methods_share_a_folder(data, test_set, tmp_path):
+    out = tmp_path / "run"
+    first = forget_with(speaker(), data, out=out)
+    second = forget_with(speaker(), data, out=out, method="finetune", resume=True)
+    assert {"sfron.safetensors", "finetune.safetensors"} <= set(files(out))
+    assert read(out / "manifest.json")["models"].keys() == {"sfron", "finetune"}
+    assert [line["model"] for line in logged(out)] == ["sfron"] * 4 + ["finetune"] * 4
+    assert yaml.safe_load((out / "config.yaml").read_text())["methods"].keys() == {"sfron", "finetune"}
+    untrain.evaluate({"sfron": first.model, "finetune": second.model}, **data, test=test_set, out=out)
+    assert read(out / "evaluation.json")["models"].keys() == {"sfron", "finetune"}
+    with pytest.raises(StaleFile, match=r"sfron\.safetensors"):
+        forget_with(speaker(), data, out=out, steps=5, resume=True)
+
+
+def test_an_evaluation_alone_makes_a_folder(data, test_set, tmp_path):
+    out = tmp_path / "new"
+    untrain.evaluate(speaker(), **data, test=test_set, out=out)
+    assert {"config.yaml", "evaluation.json", "manifest.json", "report.html"} <= set(files(out))
+    assert [*read(out / "evaluation.json")["models"]] == ["model"]
+    untrain.evaluate(speaker(), **data, test=test_set, out=out)
+    assert [*read(out / "evaluation.json")["models"]] == ["model"]
+
+
+def test_references_stand_beside_the_model_in_its_folder(data, test_set, tmp_path):
+    """So the page has a target; what the call gives back is the model's alone."""
+    out, retrained = tmp_path / "run", [speaker(1), speaker(2)]
+    found = untrain.evaluate(speaker(), **data, test=test_set, reference=retrained, out=out)
+    content = read(out / "evaluation.json")
+    assert [*content["models"]] == ["model", "retrained", "retrained-2"]
+    assert content["models"]["model"]["AvgD"] == found.AvgD > 0
+    assert content["models"]["retrained"]["AvgD"] == 0
+    assert content["noise_floor"]["AvgD"] == content["models"]["retrained-2"]["AvgD"] > 0
+    rows = [row[0] for row in Page((out / "report.html").read_text(encoding="utf-8")).rows if row]
+    assert "retrained" in rows and "noise floor" in rows
+
+
+def test_folders_of_anything_else_are_left_alone(data, test_set, tmp_path):
+    """A recipe's run keeps its recipe, and a folder of letters its letters."""
+    text = "name: a\ntask: classification\ntrain: {}\nmethods: {sfron: {}}\n"
+    for folder, name in ((tmp_path / "recipe", "config.yaml"), (tmp_path / "letters", "letter.txt")):
+        folder.mkdir()
+        (folder / name).write_text(text)
+        with pytest.raises(FolderError, match=str(folder)):
+            untrain.evaluate(speaker(), **data, test=test_set, out=folder)
+        for resume in (False, True):
+            with pytest.raises(FolderError, match=str(folder)):
+                forget_with(speaker(), data, out=folder, resume=resume)
+        assert files(folder) == [name] and (folder / name).read_text() == text
+
+
+def test_results_print_as_a_short_summary(evaluated):
+    _, result, found = evaluated
+    assert repr(result).startswith("Result('sfron', steps=4, seconds=") and len(repr(result)) < 150
+    assert "mask=" in repr(result) and "forget_loss=" in repr(result)
+    assert repr(found["sfron"]).startswith(f"Evaluation(FA={found['sfron'].FA:.4g}, RA=")
 
 
 # ── Fisher ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """`untrain.unlearn` and `untrain.evaluate` on text-to-image pipelines, as a user calls them."""
 
 import copy
-from collections.abc import Iterator
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 import untrain
-from small_pipelines import TEXTS, raw
-from untrain import concepts
-from untrain.concepts import CACHE, concept_data
+from helpers.command_line import files
+from helpers.command_line import untrain as command
+from helpers.concept_images import count_concept_images
+from helpers.small_pipelines import TEXTS, raw
+from untrain.diffusion.pipelines import load_pipeline
 from untrain.engine import Engine
 from untrain.errors import DataError, FolderError, ModelError, SettingError, StaleFile, UnknownName
 from untrain.methods import loop
 from untrain.models.checkpoints import state_hash
+from untrain.tasks.text_to_image import concepts
+from untrain.tasks.text_to_image.concepts import CACHE, concept_data
 
-FEW = untrain.ConceptImages(count=3, sampler=untrain.Sampler(2, guidance=1.0), batch_size=2)
+FEW = untrain.ConceptImages(count=3, sampler=untrain.Sampler(2, guidance_scale=2.0), batch_size=2)
 FORGET = untrain.Concept(TEXTS[0], anchor=TEXTS[1], label="circle")
 RETAIN = untrain.Concept(TEXTS[1], label="square")
 SETS = {"forget": FORGET, "retain": RETAIN}
 QUICK = {"task": "text-to-image", "images": FEW, "steps": 2, "batch_size": 2, "device": "cpu"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bits(module: nn.Module) -> dict[str, Tensor]:
@@ -50,15 +46,7 @@ def pictures(count: int, size: int = 16) -> Tensor:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each concept was given, call by call."""
-    made: list[int] = []
-    generate = concepts.generate_images
-
-    def counting(model: Any, task: Any, counts: Any, *given: Any, **more: Any) -> Any:
-        made.append(len(counts[1]))
-        return generate(model, task, counts, *given, **more)
-
-    monkeypatch.setattr(concepts, "generate_images", counting)
-    return made
+    return count_concept_images(monkeypatch)
 
 
 # A pipeline forgets.
@@ -114,7 +102,7 @@ def test_several_concepts_with_and_without_images(pipe: Any, tmp_path: Path, cou
 
 @pytest.mark.parametrize("method", ["salun", "esd", "gradient-ascent", "random-label", "proximal-gradient", "finetune"])
 def test_every_method_of_the_task(pipe: Any, method: str) -> None:
-    own = {"sampler": untrain.Sampler(2, guidance=2.0)} if method == "esd" else {}
+    own = {"sampler": untrain.Sampler(2, guidance_scale=3.0)} if method == "esd" else {}
     result = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", method=method, **own)
     changed = moved(bits(pipe.unet), bits(result.model.unet))
     assert changed and all(".attn2." in name for name in changed)
@@ -145,9 +133,9 @@ def test_a_bare_unet_with_ready_batches(pipe: Any) -> None:
     result = untrain.unlearn(pipe.unet, forget=rows[:1], retain=rows[1:], task=task, steps=2, device="cpu")
     assert isinstance(result.model, UNet2DConditionModel)
     assert moved(bits(pipe.unet), bits(result.model)) and result.model is not pipe.unet
-    with pytest.raises(DataError, match="the forget set is concepts: these need task='text-to-image' and a whole pip"):
+    with pytest.raises(DataError, match="forget set.*whole pipeline"):
         untrain.unlearn(pipe.unet, **SETS, task=task, steps=2, device="cpu")
-    with pytest.raises(SettingError, match="images= says how a text-to-image pipeline makes images"):
+    with pytest.raises(SettingError, match="images="):
         untrain.unlearn(pipe.unet, forget=rows[:1], retain=rows[1:], task=task, images=FEW, steps=2, device="cpu")
 
 
@@ -161,6 +149,12 @@ def test_a_pipeline_is_its_unet_on_latents_that_were_made_by_hand(pipe: Any, tmp
 
 
 # Folders.
+
+
+FILES = [
+    *("config.yaml", "history.jsonl", "manifest.json", "sfron", "sfron.history.jsonl", "sfron.mask.safetensors"),
+    *("sfron.safetensors", "split.json"),
+]
 
 
 class Stopped(Exception):
@@ -195,25 +189,24 @@ def test_a_run_that_was_stopped_makes_nothing_twice(
     monkeypatch.setattr(untrain.methods()["sfron"], "step", stopped)
     with pytest.raises(Stopped):
         untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out)
-    assert counted == [3, 3, 0, 2] and (out / "resume.pt").exists()
+    assert counted == [3, 3, 0, 2] and files(out) == [CACHE, "config.yaml", "sfron.resume.pt", "split.json"]
     assert len([*(out / CACHE).rglob("*.png")]) == 6
 
     monkeypatch.setattr(untrain.methods()["sfron"], "step", steps)
-    with pytest.raises(FolderError, match="already holds a run.*resume=True"):
+    with pytest.raises(FolderError, match=f"{out}.*resume=True"):
         untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out)
-    with pytest.raises(StaleFile, match="belongs to a run with other data, weights or settings"):
+    with pytest.raises(StaleFile, match=r"sfron\.resume\.pt"):
         untrain.unlearn(pipe, **SETS, **QUICK, parts="selfattn", out=out, resume=True)
     done = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=out, resume=True)
     assert counted == [3, 3, 0, 2], "images and latents were there"
     assert not moved(whole, bits(done.model.unet)) and len(done.history) == 2
-    assert not (out / CACHE).exists() and not (out / "resume.pt").exists()
+    assert files(out) == FILES
 
 
 def test_a_finished_run_is_read(pipe: Any, tmp_path: Path, counted: list[int]) -> None:
     first = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("history.jsonl", "manifest.json", "mask.safetensors", "model.safetensors")
-    ]
+    assert files(tmp_path) == FILES
+    assert not moved(bits(load_pipeline(tmp_path / "sfron").unet), bits(copy.deepcopy(first.model.unet).float()))
     counted.clear()
     again = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=tmp_path, resume=True)
     assert counted == [] and not moved(bits(first.model.unet), bits(again.model.unet))
@@ -224,7 +217,7 @@ def test_a_finished_run_is_read(pipe: Any, tmp_path: Path, counted: list[int]) -
         {"parts": "xattn", "images": untrain.ConceptImages(4, FEW.sampler)},
         {"parts": "xattn", "retain": untrain.Concept(TEXTS[2])},
     ):
-        with pytest.raises(StaleFile, match=r"model\.safetensors was made from other data, weights or settings"):
+        with pytest.raises(StaleFile, match=r"sfron\.safetensors"):
             untrain.unlearn(pipe, **{**SETS, **QUICK, **other}, out=tmp_path, resume=True)
     assert counted == [] and not (tmp_path / CACHE).exists(), "refused before any image was made"
 
@@ -233,27 +226,32 @@ def test_a_finished_run_is_read(pipe: Any, tmp_path: Path, counted: list[int]) -
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "message"),
+    ("wrong", "error", "culprit"),
     [
-        ({"forget": []}, DataError, "the forget set names no concept"),
-        ({"forget": untrain.Concept("x" * 30)}, DataError, "32 tokens and the tokenizer has a window of 24, so '.*cut"),
-        ({"forget": [TEXTS[0]]}, DataError, "must be concepts, untrain.Concept"),
-        ({"forget": RETAIN}, DataError, "'a red square' is in two sets"),
-        ({"holdout": RETAIN}, SettingError, "leave holdout out for a pipeline"),
-        ({"parts": "attn7"}, UnknownName, "unknown part 'attn7'.*xattn"),
-        ({"parts": ["*.attn7.*"]}, SettingError, r"no parameter is called '\*\.attn7\.\*'"),
-        ({"task": "classification"}, DataError, "these need task='text-to-image'"),
-        ({"retain": untrain.Concept("b", images=pictures(2, 32))}, DataError, "not of the size .* resize them"),
-        ({"batch_size": 0}, SettingError, "batch_size must be at least 1"),
+        ({"forget": []}, DataError, "forget set"),
+        ({"forget": untrain.Concept("x" * 30)}, DataError, f"{'x' * 20}|32 tokens.*24"),
+        ({"forget": [TEXTS[0]]}, DataError, "forget set.*'a red circle'"),
+        ({"forget": RETAIN}, DataError, "'a red square'.*two sets"),
+        ({"holdout": RETAIN}, SettingError, "holdout"),
+        ({"parts": "attn7"}, UnknownName, "'attn7'.*xattn"),
+        ({"parts": ["*.attn7.*"]}, SettingError, r"'\*\.attn7\.\*'"),
+        ({"task": "classification"}, UnknownName, "'images'"),
+        ({"retain": untrain.Concept("b", images=pictures(2, 32))}, DataError, "'b'.*'a red circle'"),
+        ({"batch_size": 0}, SettingError, "batch_size"),
     ],
 )
 def test_what_cannot_be_asked(
-    pipe: Any, tmp_path: Path, wrong: dict[str, Any], error: type[Exception], message: str
+    pipe: Any, tmp_path: Path, wrong: dict[str, Any], error: type[Exception], culprit: str
 ) -> None:
     out = tmp_path / "out"
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=culprit):
         untrain.unlearn(pipe, **{**SETS, **QUICK, "out": out, **wrong})
     assert not list(out.rglob("*.png"))
+
+
+def test_another_task_does_not_take_a_pipeline(pipe: Any) -> None:
+    with pytest.raises(ModelError, match="StableDiffusionPipeline"):
+        untrain.unlearn(pipe, **SETS, steps=2, device="cpu")
 
 
 # Evaluation.
@@ -274,7 +272,7 @@ class Reddish(nn.Module):
 
 def measured(model: Any, **more: Any) -> Any:
     judge = untrain.image_classifier(Reddish(), ("circle", "square"))
-    quick = {"samples": 6, "sampler": untrain.Sampler(2, guidance=1.0), "device": "cpu", "judge": judge}
+    quick = {"samples": 6, "sampler": untrain.Sampler(2, guidance_scale=2.0), "device": "cpu", "judge": judge}
     return untrain.evaluate(model, **{**SETS, "task": "text-to-image", **quick, **more})
 
 
@@ -310,15 +308,30 @@ def test_nudity_is_looked_for(pipe: Any) -> None:
 
 
 def test_what_cannot_be_measured(pipe: Any) -> None:
-    with pytest.raises(SettingError, match=r"judged by a detector: pass judge=untrain.nudenet\(\)"):
-        measured(pipe, judge=None)
-    with pytest.raises(SettingError, match="judged by a detector"):
-        measured(pipe, judge=Reddish())
-    with pytest.raises(ModelError, match="made by a whole pipeline"):
+    for judge in (None, Reddish()):
+        with pytest.raises(SettingError, match="judge=.*nudenet"):
+            measured(pipe, judge=judge)
+    with pytest.raises(ModelError, match="whole pipeline"):
         measured(pipe.unet)
-    with pytest.raises(UnknownName, match="none of the 2 classes is called 'cross'"):
+    with pytest.raises(UnknownName, match="'cross'"):
         measured(pipe, retain=untrain.Concept(TEXTS[2], label="cross"))
-    with pytest.raises(SettingError, match="looks for labels: give the concept 'a red circle' a label="):
+    with pytest.raises(SettingError, match="'a red circle'.*label="):
         measured(pipe, forget=untrain.Concept(TEXTS[0]))
-    with pytest.raises(DataError, match="in two sets"):
+    with pytest.raises(DataError, match="two sets"):
         measured(pipe, retain=FORGET)
+
+
+def test_a_pipelines_evaluation_is_kept_in_its_folder(pipe: Any, tmp_path: Path) -> None:
+    result = untrain.unlearn(pipe, **SETS, **QUICK, parts="xattn", out=tmp_path / "run").model
+    found = measured({"original": pipe, "sfron": result}, reference=pipe, out=tmp_path / "run")
+    content = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert (content["task"], [*content["models"]]) == ("text-to-image", ["original", "sfron"])
+    entry = content["models"]["sfron"]
+    assert (entry["FA"], entry["RA"], entry["FD"]) == (found["sfron"].FA, found["sfron"].RA, found["sfron"].FD)
+    assert entry["steps"] == 4 and entry["seconds"] > 0, "two steps of each kind"
+    assert files(tmp_path / "run") == sorted([*FILES, "evaluation.json", "report.html"])
+    assert not list((tmp_path / "run").rglob("*.png")), "no image of what is forgotten is kept"
+    (tmp_path / "run/report.html").unlink()
+    code, _, err = command("report", tmp_path / "run")
+    assert code == 0 and (tmp_path / "run/report.html").exists(), err
+    assert repr(found["sfron"]).startswith(f"ConceptEvaluation(FA={found['sfron'].FA:.4g}, RA=")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from command_line import RECIPE, files, untrain, weights
+from helpers.command_line import RECIPE, files, untrain, weights
 from untrain import Classification, Optimizer, UntrainError, evaluate, fisher_diagonal, unlearn
 from untrain import io as untrain_io
 from untrain.errors import (
@@ -222,7 +222,8 @@ def test_a_batch_of_one_sample_under_batch_norm(tmp_path):
         unlearn(
             model, forget=tensors(9), retain=batches, method="finetune", steps=4, optimizer=SGD, out=tmp_path / "out"
         )
-    assert files(tmp_path / "out") == ["resume.pt"], "the state before the batch, to go on from"
+    left = ["config.yaml", "finetune.resume.pt", "split.json"]
+    assert files(tmp_path / "out") == left, "the state before the batch, to go on from"
 
 
 # ── names and settings ──────────────────────────────────────────────────────────────────────────────────────────
@@ -253,9 +254,9 @@ def test_unknown_names_list_the_known(attempt):
         ({"retain_steps": True}, "retain_steps must be a whole number or null, not True"),
         ({"alpha": "2"}, "alpha must be a number, not '2'"),
         ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect' or null, not 'climb'"),
-        ({"optimizer": "sgd"}, r"optimizer must be untrain.Optimizer\(…\) or .*, not 'sgd'"),
-        ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, r"optimizer must be untrain.Optimizer.*, not SGD\."),
-        ({"optimizer": {"lrr": 0.1}}, "unknown field of optimizer 'lrr'. Did you mean 'lr'"),
+        ({"optimizer": "sgd"}, "optimizer .*name, lr, .*'sgd'"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, "optimizer .*name, lr, .*SGD"),
+        ({"optimizer": {"lrr": 0.1}}, "'optimizer.lrr'.*'optimizer.lr'"),
         ({"optimizer": {"lr": "high"}}, "lr must be a number or null, not 'high'"),
     ],
 )
@@ -309,7 +310,7 @@ def test_an_output_folder_that_holds_something(tmp_path):
         FolderError, match=r"out already holds a run. Choose another folder, or go on with it: resume=True"
     ):
         forgotten(tmp_path / "out")
-    with pytest.raises(StaleFile, match=r"model.safetensors was made from other data, weights or settings"):
+    with pytest.raises(StaleFile, match="finetune.safetensors"):
         forgotten(tmp_path / "out", resume=True, seed=1)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     (tmp_path / "file").write_text("mine")
@@ -350,21 +351,23 @@ def full_disk(monkeypatch, *names):
 def test_a_full_disk_keeps_what_was_there_and_the_run_goes_on_later(tmp_path, monkeypatch):
     whole = forgotten(None)
     with monkeypatch.context() as patch:
-        full_disk(patch, "model.safetensors")
-        with pytest.raises(FolderError, match=r"model.safetensors cannot be written: No space left.*Free some space"):
+        full_disk(patch, "finetune.safetensors")
+        with pytest.raises(FolderError, match="finetune.safetensors cannot be written: No space left"):
             forgotten(tmp_path / "out")
-    assert files(tmp_path / "out") == ["history.jsonl", "manifest.json", "resume.pt"]
+    kept = ["config.yaml", "finetune.history.jsonl", "finetune.resume.pt", "split.json"]
+    assert files(tmp_path / "out") == kept
     again = forgotten(tmp_path / "out", resume=True)
-    assert files(tmp_path / "out") == ["history.jsonl", "manifest.json", "model.safetensors"]
+    made = ["finetune.history.jsonl", "finetune.safetensors", "history.jsonl", "manifest.json"]
+    assert files(tmp_path / "out") == ["config.yaml", *made, "split.json"]
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
 
 
 def test_a_damaged_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        full_disk(patch, "model.safetensors")
+        full_disk(patch, "finetune.safetensors")
         with pytest.raises(FolderError):
             forgotten(tmp_path / "out")
-    resume = tmp_path / "out" / "resume.pt"
+    resume = tmp_path / "out" / "finetune.resume.pt"
     whole = resume.read_bytes()
     with pytest.raises(StaleFile, match="resume.pt belongs to a run with other data, weights or settings. Remove it"):
         forgotten(tmp_path / "out", resume=True, seed=5)
@@ -388,8 +391,8 @@ def test_a_loss_that_becomes_nan_midway(tmp_path):
         forgotten(tmp_path / "out", model, inplace=True, **absurd)
     assert "resume.pt" in str(caught.value)
     assert all(torch.isfinite(p).all() for p in model.parameters()), "the last good state is kept"
-    assert files(tmp_path / "out") == ["resume.pt"]
-    kept = torch.load(tmp_path / "out" / "resume.pt", weights_only=True)
+    assert files(tmp_path / "out") == ["config.yaml", "finetune.resume.pt", "split.json"]
+    kept = torch.load(tmp_path / "out" / "finetune.resume.pt", weights_only=True)
     assert all(torch.equal(kept["state"]["module"][name], value) for name, value in model.state_dict().items())
     with pytest.raises(Diverged):
         forgotten(None, start, **absurd)
@@ -420,13 +423,13 @@ def command(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.name", "digit"], r"unknown data source 'digit'. Did you mean 'digits'\? Known: arrays, cifar10"),
+        (["--data.name", "digit"], r"'digit'.*'digits'\?.*arrays, captions, cifar10"),
         (["--model.name", "resnet19"], r"unknown model 'resnet19'. Did you mean 'resnet1?8?.*Known: .*small-cnn"),
         (["--model.options", "{widht: 4}"], r"unknown option 'widht'. Did you mean 'width'"),
         (["--forget.fraction", "null"], r"exactly one of classes, fraction .*got nothing"),
         (["--forget.count", "3"], r"fraction and count say the same"),
         (["--forget.classes", "[3]"], r"exactly one of .* got classes and fraction"),
-        (["--forget.fraction", "1.5"], r"fraction must lie between 0 and 1, not at 1.5"),
+        (["--forget.fraction", "1.5"], r"--forget.fraction .*above 0 and below 1.*1.5"),
         (["--forget.fraction", "0.0001"], r"the forget set is empty: .*Ask for more"),
         (["--forget.fraction", "null", "--forget.classes", "[seven]"], r"unknown class 'seven'. Known: 0 0, 1 1"),
         (["--forget.fraction", "null", "--forget.classes", "[0,1,2,3,4,5,6,7,8,9]"], r"the forget set is everything"),
@@ -438,7 +441,7 @@ def command(tmp_path, monkeypatch):
         (["--data.name", "arrays", "--data.path", "none.npz"], r"none.npz does not exist. Check the path"),
         (
             ["--data.name", "arrays", "--data.path", "nan.npz"],
-            r"nan.npz.*inputs hold NaN or infinity \(first: sample 2\)",
+            r"nan.npz.*NaN or infinity \(first: sample 2\)",
         ),
         (["--data.name", "arrays", "--data.path", "far.txt"], r"far.txt cannot be read as an npz file"),
         (["--data.name", "arrays", "--data.path", "labels.npz"], r"labels.npz.*sample 1 has the label -1"),

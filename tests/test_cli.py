@@ -1,6 +1,7 @@
 """The command line: what a person types, what comes of it, and with which exit code."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from functools import partial
 import pytest
 import torch
 
-from command_line import RECIPE, files, table, untrain, weights
-from untrain import pipeline
-from untrain.config import read
+from helpers.command_line import RECIPE, files, table, untrain, weights
+from untrain.runs import folder as folders
+from untrain.runs import stages
+from untrain.runs.recipe import read
 
 FINISHED = [
     "config.yaml",
@@ -85,8 +87,8 @@ def test_the_help_of_a_recipe_explains_every_field(recipe):
         "Seconds between two checkpoints",
         "Height and width in pixels",
         "in nats",
-        "learning rate",
-        "momentum: of SGD",
+        "Learning rate",
+        "Momentum, of sgd alone",
     ):
         assert explained in said
     options = re.findall(r"^  (--[\w.]+).*?(?=^  --|^\S|\Z)", out, re.MULTILINE | re.DOTALL)
@@ -149,8 +151,9 @@ def test_the_kept_recipe_is_the_recipe(finished, recipe):
 
 def test_nothing_of_the_forget_set_is_kept(finished):
     folder = finished[0]
-    shop = pipeline.open_workshop(read(folder), resume=True)
-    forgotten = shop.stream("forget")._gather(torch.arange(8), 0)["input"].flatten(1)
+    experiment = stages.open_experiment(read(folder), resume=True)
+    stream = experiment.domain.stream(experiment.division, "forget")
+    forgotten = stream.gather(torch.arange(8), "a test")["input"].flatten(1)
     for path in folder.iterdir():
         content = path.read_bytes()
         assert not any(row.numpy().tobytes() in content for row in forgotten), path.name
@@ -186,7 +189,7 @@ def test_a_finished_folder_needs_resume_and_then_nothing_is_computed_again(finis
     assert code == 1
     assert re.search(r"finished already holds a run. Go on with it with --resume, or choose another folder", err)
     old = table(folder)
-    monkeypatch.setattr(pipeline, "run", None)  # what would compute
+    monkeypatch.setattr(folders, "run", None)  # what would compute
     assert untrain("run", recipe, "--out", folder, "--resume")[0] == 0
     assert untrain("run", folder, "--resume")[0] == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in before} == before
@@ -237,8 +240,7 @@ def test_a_changed_split_is_refused(recipe, tmp_path):
 
 
 def test_unlearning_a_checkpoint_of_ones_own_takes_its_learning_rate(finished, recipe, tmp_path):
-    shop = pipeline.open_workshop(read(finished[0]), resume=True)
-    module = pipeline.original(shop)
+    module = stages.prepare_original(stages.open_experiment(read(finished[0]), resume=True))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.0625, momentum=0.9)
     content = {
         "state_dict": {f"module.{k}": v for k, v in module.state_dict().items()},
@@ -259,6 +261,41 @@ def test_unlearning_a_checkpoint_of_ones_own_takes_its_learning_rate(finished, r
     assert list(json.loads((folder / "evaluation.json").read_text())["models"]) == ["original", "finetune", "sfron"]
 
 
+def test_a_method_from_the_command_line_takes_the_place_of_the_recipes(recipe, tmp_path):
+    folder = tmp_path / "run"
+    words = ("--method", "finetune", "--method", "l1-sparse", "--methods.l1-sparse.steps", "2", "--references", "0")
+    code, _, err = untrain("unlearn", recipe, "--out", folder, *words)
+    assert code == 0, err
+    models = json.loads((folder / "manifest.json").read_text())["models"]
+    assert list(models) == ["original", "finetune", "l1-sparse"]
+    assert models["finetune"]["settings"]["epochs"] == 1, "as the recipe has it"
+    assert models["l1-sparse"]["settings"]["steps"] == 2
+
+
+def test_steps_are_told_to_a_tracker(recipe, tmp_path):
+    pytest.importorskip("tensorboard", reason="an extra")
+    folder = tmp_path / "run"
+    words = ("train", recipe, "--out", folder, "--references", "0", "--report-to", "tensorboard")
+    code, _, err = untrain(*words)
+    assert code == 0, err
+    events = [path for path in (folder / "trackers").rglob("*") if "tfevents" in path.name]
+    assert events
+    assert any(b"original/lr" in path.read_bytes() for path in events)
+    for wrong in (["--report-to", "paper"], ["--report-to"]):
+        code, _, err = untrain("train", recipe, "--out", tmp_path / "no", *wrong)
+        assert code == 1
+        assert wrong[-1] in err
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_schema_is_a_command(tmp_path):
+    code, out, err = untrain("schema", "--task", "classification")
+    assert code == 0, err
+    assert json.loads(out)["$defs"]["recipe classification"]["properties"]["svc_attacks"]
+    assert untrain("schema", "--out", tmp_path / "recipe.json")[0] == 0
+    assert "recipe text-to-image" in json.loads((tmp_path / "recipe.json").read_text())["$defs"]
+
+
 def test_python_m_untrain_works():
     done = subprocess.run([sys.executable, "-m", "untrain", "list"], capture_output=True, text=True)
     assert done.returncode == 0
@@ -266,6 +303,18 @@ def test_python_m_untrain_works():
     done = subprocess.run([sys.executable, "-m", "untrain", "rum"], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("untrain: unknown command")
+
+
+def test_output_that_nobody_reads_ends_in_silence():
+    """As of `untrain list | head -0`."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "untrain", "list"]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write)
+    assert (done.stderr, done.returncode) == ("", 141)
 
 
 def test_an_interrupt_exits_130_and_the_run_can_go_on(finished, recipe, tmp_path):
@@ -288,10 +337,10 @@ def test_an_interrupt_exits_130_and_the_run_can_go_on(finished, recipe, tmp_path
 
 
 def test_an_unforeseen_failure_is_said_in_a_line_and_shown_with_debug(monkeypatch, recipe):
-    def broken(recipe, resume):
+    def broken(recipe, **how):
         raise ZeroDivisionError("of something")
 
-    monkeypatch.setattr(pipeline, "run_recipe", broken)
+    monkeypatch.setattr(stages, "run_recipe", broken)
     code, _, err = untrain("run", recipe)
     assert code == 3
     assert "unforeseen ZeroDivisionError: of something" in err

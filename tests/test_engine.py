@@ -1,30 +1,17 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-from untrain.engine import Engine, generator_of, hosted, seed_of
+from helpers import two_processes
+from helpers.processes import torchrun
+from untrain.engine import Engine, generator_of, on_device, seed_of
 from untrain.errors import SettingError
-
-SCRIPT = Path(__file__).parent / "two_processes.py"
-
-
-def launched(processes, out):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(out)], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out, weights_only=True)
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
     """Tolerance 1e-12 of the largest value: float64, sums in another order, through 48 steps."""
-    one, two = (launched(n, tmp_path / f"{n}.pt") for n in (1, 2))
+    two_processes.main(tmp_path / "1.pt")
+    torchrun(2, "two_processes", tmp_path / "2.pt")
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     assert (one.pop("processes"), two.pop("processes")) == (1, 2)
     assert one.keys() == two.keys()
     for name, value in one.items():
@@ -34,9 +21,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 def test_shares_are_contiguous_and_complete():
     batch = {"index": torch.arange(7), "input": torch.randn(7, 2)}
-    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).share(batch)["index"] for p in range(3)]
+    parts = [Engine(torch.device("cpu"), process=p, num_processes=3).shard(batch)["index"] for p in range(3)]
     assert torch.cat(parts).tolist() == list(range(7))
-    few = [Engine(torch.device("cpu"), process=p, num_processes=3).share({"index": torch.arange(1)}) for p in range(3)]
+    few = [Engine(torch.device("cpu"), process=p, num_processes=3).shard({"index": torch.arange(1)}) for p in range(3)]
     assert sorted(len(part["index"]) for part in few) == [0, 0, 1]
 
 
@@ -84,11 +71,11 @@ def test_modules_are_hosted_and_go_home_whatever_happens():
     """The meta device stands for another machine's."""
     here, empty = torch.nn.Linear(2, 2), torch.nn.Identity()
     there = torch.device("meta")
-    with pytest.raises(KeyError), hosted(torch.device("cpu"), here, empty):
+    with pytest.raises(KeyError), on_device(torch.device("cpu"), here, empty):
         raise KeyError
     assert next(here.parameters()).device.type == "cpu"
     away = torch.nn.Linear(2, 2, device=there)
-    with hosted(there, away, here):
+    with on_device(there, away, here):
         assert next(here.parameters()).device == there
         here.to_empty(device="cpu")  # what lies on the meta device has no content to bring home
     assert next(here.parameters()).device.type == "cpu" and next(away.parameters()).device == there

@@ -1,19 +1,19 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.references import REFERENCE
 from untrain.errors import DataError, FolderError, SettingError, StaleFile
 from untrain.saliency import density, load_mask, saliency_mask, save_mask
 
-REFERENCE = load_file(Path(__file__).parent / "reference" / "fisher.safetensors")
+VECTORS = load_file(REFERENCE / "fisher.safetensors")
 
 
 def part(prefix):
-    return {name.removeprefix(prefix): value for name, value in REFERENCE.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in VECTORS.items() if name.startswith(prefix)}
 
 
 @pytest.mark.parametrize(

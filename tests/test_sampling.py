@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from untrain.errors import SettingError
 from untrain.sampling import Sampler, denoise, noise_of
-from untrain.tasks.class_diffusion import ClassDiffusion
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 T = 40
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -187,7 +187,7 @@ def test_noise_is_each_images_own():
         ({"steps": 0}, "steps ≥ 1"),
         ({"eta": 1.5}, "η in"),
         ({"spacing": "cubic"}, "uniform or quadratic"),
-        ({"guidance": -1.0}, "above −1"),
+        ({"guidance_scale": 0.0}, "guidance_scale must be above 0"),
     ],
 )
 def test_ranges(settings, message):

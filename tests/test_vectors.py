@@ -5,7 +5,6 @@ sums are ordered otherwise.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +12,14 @@ from safetensors import safe_open
 from torch import nn
 
 import untrain
-from untrain.evaluation.membership import entropy, modified_entropy
+from helpers.references import REFERENCE
+from untrain.metrics.membership import entropy, modified_entropy
 
-VECTORS = Path(__file__).parent / "reference"
 TOLERANCE = 1e-8
 
 
 def read(name):
-    with safe_open(VECTORS / f"{name}.safetensors", "pt") as file:
+    with safe_open(REFERENCE / f"{name}.safetensors", "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 

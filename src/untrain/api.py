@@ -1,45 +1,37 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
-import json
-import os
-import platform
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
-from datetime import datetime, timezone
-from importlib.metadata import version
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from untrain import fisher
-from untrain.concepts import ConceptImages
-from untrain.data.splits import check_disjoint, equal_content
+from untrain import fisher, registry
+from untrain.callbacks import Callback
+from untrain.data.checks import check_samples, check_sets, content_hash
+from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
+from untrain.domain import Domain, UserModel, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, FolderError, ModelError, Overlap, StaleFile
-from untrain.given import Given, check_model, check_trainable, prepared
-from untrain.io import hash_json, hash_tensors, made, write_json, write_text
-from untrain.methods import find, make
+from untrain.errors import DataError, ModelError, SettingError, unknown
+from untrain.io import ensure_dir, write_json
+from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
-from untrain.methods.loop import Checkpoints, Run, run
-from untrain.models.checkpoints import load_into, load_state, state_hash
+from untrain.methods.loop import run
+from untrain.models.checkpoints import load_into
 from untrain.models.parts import trained
+from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
-from untrain.saliency import density, load_mask, save_mask
-from untrain.settings import checked
+from untrain.report import write_report
+from untrain.runs.folder import RunFolder, check_folder, open_folder, read_evaluation, read_manifest
+from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT
+from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.types import Params, Task
 
-MODEL_FILE = "model.safetensors"
-MASK_FILE = "mask.safetensors"
-HISTORY_FILE = "history.jsonl"
-RESUME_FILE = "resume.pt"
-_LIBRARIES = ("torch", "accelerate", "safetensors", "numpy", "scikit-learn")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What unlearning gives back.
 
@@ -61,14 +53,25 @@ class Result:
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
+        last = self.history[-1] if self.history else {}
+        losses = [f"{key}={last[key]:.4g}" for key in ("forget_loss", "retain_loss", "loss") if key in last]
+        share = []
+        if self.mask is not None:
+            kept, whole = (sum(int(count(m)) for m in self.mask.values()) for count in (torch.sum, torch.numel))
+            share = [f"mask={kept / max(1, whole):.1%}"]
+        shown = [repr(self.method.name), f"steps={len(self.history)}", f"seconds={self.seconds:.4g}", *losses, *share]
+        return f"Result({', '.join(shown)})"
+
 
 def unlearn(
     model: Any,
     *,
     forget: Any,
     retain: Any,
-    task: str | Task = "classification",
-    method: str | type[Method] | Method = "sfron",
+    task: str | Task = registry.DEFAULT_TASK,
+    method: str | type[Method] | Method | None = None,
     holdout: Any = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -81,7 +84,7 @@ def unlearn(
     compile: bool = False,
     workers: int = 0,
     parts: str | Sequence[str] | None = None,
-    images: ConceptImages | None = None,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Result:
     """Makes a model forget: it should then behave as if it had been trained on the retain set alone.
@@ -92,13 +95,14 @@ def unlearn(
             text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
-        method: a name (see `untrain.methods()`), a class, or a method object.
+        method: a name (see `untrain.methods()`), a class, or a method object. None: what is best for the request,
+            which is `sfron`; the notes say so.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: 128, and of a
             text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
-        out: a folder for weights, history, mask and manifest, and for checkpoints during the run.
+        out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
         inplace: change the model itself instead of a copy.
         device: None takes a CUDA device where there is one, else the CPU.
@@ -107,67 +111,145 @@ def unlearn(
         workers: processes that read a data set which is not in memory.
         parts: what is trained: "full", of a UNet also "xattn", "noxattn", "selfattn" and "notime", or patterns of
             parameter names; None: whatever requires a gradient.
-        images: how images are made of concepts that come without; they are removed in the end.
-        settings: the method's; unknown ones are an error that lists the known.
+        callbacks: hear of steps and stages, see `untrain.Callback`.
+        settings: the method's, and what the task takes besides (`images` of a text-to-image pipeline); unknown ones
+            are an error that lists the known.
 
     Raises:
         UntrainError: one of its kinds, with what is wrong and what to do.
     """
     engine = Engine.start(device, precision, compile)
-    chosen = make(method, _typed(method, settings))
-    given = Given.of(model, task)
-    check_runs(chosen, given.task)
-    subject = Subject(given.module, init=init)
-    folder = None if out is None else check_folder(Path(out), resume or not engine.is_main)
-    asked = {"forget": forget, "retain": retain, "holdout": holdout}
-    asked = {name: data for name, data in asked.items() if data is not None}
-    home = next((p.device for p in given.module.parameters()), engine.device)
-    with given.sets(asked, engine, folder, images, seed) as sets:
-        size = given.batch_size(sets) if batch_size is None else batch_size
+    domain = registry.domain_of(task)
+    options, settings = _take_options(domain.UnlearnOptions, settings)
+    chosen = make(method or DEFAULT_METHOD, settings)
+    user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
+    check_runs(chosen, user.task)
+    subject = Subject(user.module, init=init or _init_of(user))
+    path = None if out is None else check_folder(Path(out), resume=resume or not engine.is_main)
+    if path is not None and engine.is_main:
+        check_python_folder(path)
+    given = {"forget": forget, "retain": retain, "holdout": holdout}
+    given = {name: data for name, data in given.items() if data is not None}
+    home = next((p.device for p in user.module.parameters()), engine.device)
+    with user.sets(given, engine, path, seed, options) as sets:
+        size = user.batch_size(sets) if batch_size is None else batch_size
         streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
         check_sets(sets, streams)
-        working = subject if inplace else _copied(subject)
+        working = subject if inplace else _copy(subject)
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
                 check_trainable(working.module)
-                problem = Problem(working, given.task, **streams, seed=seed)
-                saver, result = None, None
-                if folder is not None:
-                    saver = Checkpoints(folder / RESUME_FILE, fingerprint(chosen, problem, engine), resume)
-                    result = read_result(folder, saver.fingerprint, chosen, working)
-                if result is None:  # only now are images made and samples looked at
-                    problem = replace(problem, task=prepared(given.task, working.module, streams))
-                    check_samples(problem.task, streams)
-                    result = _unlearned(chosen, problem, engine, saver, given.module if inplace else None)
+                problem = Problem(working, user.task, **streams, seed=seed)
+                if method is None:
+                    problem.note(f"method: {chosen.name}, the default")
+                target = user.module if inplace else None
+                if path is None:
+                    result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
+                else:
+                    about = _describe(domain, problem, parts)
+                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, user, inplace)
         finally:
             working.module.to(home)
     result.model.to(home)
     engine.wait()
-    return replace(result, model=given.whole(result.model))
+    return replace(result, model=user.whole(result.model))
 
 
-def _unlearned(
-    method: Method, problem: Problem, engine: Engine, checkpoints: Checkpoints | None, model: nn.Module | None
+DEFAULT_METHOD = "sfron"
+"""What is best for any request so far; the paper's own."""
+
+
+def _init_of(user: UserModel) -> Callable[[], nn.Module] | None:
+    """Makes the same architecture anew, where the domain knows more of that than the module tells."""
+
+    def fresh() -> nn.Module:
+        made = user.fresh()
+        if made is None:
+            raise ModelError("this architecture cannot be built anew: pass init=, a function that returns a new model.")
+        return made
+
+    return fresh if type(user).fresh is not UserModel.fresh and hasattr(user.module, "config") else None
+
+
+def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """A domain's own options, taken out of what else was given."""
+    names = {each.name for each in fields(kind)}
+    return kind(**{name: value for name, value in settings.items() if name in names}), {
+        name: value for name, value in settings.items() if name not in names
+    }
+
+
+def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
+    """Only now are images made and samples looked at."""
+    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
+    ready.notes[:] = problem.notes
+    check_samples(ready.task, streams)
+    return ready
+
+
+def _run(
+    method: Method, problem: Problem, engine: Engine, callbacks: Sequence[Callback], model: nn.Module | None
 ) -> Result:
-    """What the method makes of the problem; written beside its checkpoints, where there are any."""
-    if checkpoints is None:
-        return _result(run(method, problem, engine), problem, model)
-    started, folder = state_hash(problem.subject.module), made(checkpoints.path.parent)
-    result = _result(run(method, problem, engine, checkpoints=checkpoints), problem, model)
-    if engine.is_main:
-        facts = about(problem, engine)
-        write_result(result, folder, about=facts, marks=checkpoints.fingerprint, weights_hash=started)
-    return result
+    """What the method makes of the problem."""
+    done = run(method, problem, engine, callbacks=callbacks)
+    module = _take_over(done.state.module, model)
+    mask = problem.memo.get("mask")
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, problem.notes)
 
 
-def _typed(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A known method's settings, each of its type."""
-    kind = find(method) if isinstance(method, str) else method
-    return checked(settings, kind) if isinstance(kind, type) and is_dataclass(kind) else settings
+def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
+    """The module that is changed in place, with the weights of one that a method started anew."""
+    if model is None or module is model:
+        return module
+    load_into(model, module.state_dict())
+    return model
 
 
-def _copied(subject: Subject) -> Subject:
+def _run_in(
+    path: Path,
+    method: Method,
+    problem: Problem,
+    streams: Mapping[str, Stream],
+    engine: Engine,
+    resume: bool,
+    about: Mapping[str, Any],
+    callbacks: Sequence[Callback],
+    user: UserModel,
+    inplace: bool,
+) -> Result:
+    """The same in a run folder: read where it is finished, else made there and kept."""
+    folder = RunFolder(path, engine)
+    if engine.is_main and resume:
+        folder.read_facts()
+    mark = folder.fingerprint(method, problem)  # of the task as it was given: to look at samples may take long
+    if not folder.holds(method.name):
+        problem = _prepare(problem, streams)
+        ensure_dir(path)
+        if engine.is_main:
+            write_python_run(path, {**about, "methods": {method.name: method}})
+            sets = {name: stream.data for name, stream in streams.items()}
+            write_json(path / SPLIT, split_of_sets(sets, problem.seed))
+    name = method.name
+    save = lambda module: user.save(path / name, module)  # noqa: E731
+    kept = folder.make_model(name, method, problem, mark=mark, save=save, resume=resume, callbacks=callbacks)
+    folder.write_manifest(about["manifest"])
+    mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
+    facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)
+    return Result(
+        module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], list(facts["notes"])
+    )
+
+
+def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:
+    """What a run folder says of a run made in Python: its settings, and hashes of its data."""
+    sets = {"forget": problem.forget, "retain": problem.retain, "holdout": problem.holdout}
+    data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
+    own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
+    return {**own, "parts": parts, "manifest": {**own, "data": data}}
+
+
+def _copy(subject: Subject) -> Subject:
     try:
         return subject.copy()
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -176,16 +258,112 @@ def _copied(subject: Subject) -> Subject:
         ) from error
 
 
-def _result(finished: Run, problem: Problem, model: nn.Module | None) -> Result:
-    """What a run gives; where `model` is given, it is the one that is changed."""
-    module = finished.state.module
-    if model is not None and module is not model:  # a method that starts from new weights
-        load_into(model, module.state_dict())
-        module = model
-    mask = problem.memo.get("mask")
-    return Result(
-        module.eval(), finished.history, finished.seconds, mask, finished.method, finished.clocks, problem.notes
-    )
+def evaluate(
+    model: Any,
+    *,
+    forget: Any,
+    retain: Any,
+    test: Any = None,
+    task: str | Task = registry.DEFAULT_TASK,
+    reference: Any = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: str | torch.device | None = None,
+    precision: Precision = "no",
+    workers: int = 0,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Any:
+    """Measures how far a model forgot and what it kept.
+
+    Args:
+        model: the model to look at; nothing in it is changed. Several by name, {"original": …, "sfron": …}, are
+            measured one beside the other.
+        forget: what was to be forgotten: a data set or a list of ready batches.
+        retain: what was to be kept, likewise.
+        test: samples that the model never saw, likewise; a classifier needs them.
+        task: as in `unlearn`.
+        reference: a model retrained without the forget set, or several: the first is the target of every
+            distance, the others show the noise floor. None: measures that need one say so in `.missing`.
+        out: a run folder, that of `unlearn` or a new one: the evaluation and a report page are written into it, with
+            the references beside the model.
+        seed: of the samples that attacks are fitted on; other measures draw nothing.
+        batch_size: samples a forward pass.
+        device: as in `unlearn`.
+        precision: as in `unlearn`.
+        workers: as in `unlearn`.
+        classes: names of the classes.
+        options: what the task takes besides: of a classifier `svc_attacks`; of generators `judge` (a classifier of
+            images in [−1, 1], for text-to-image a detector), `samples` (images of each class or prompt) and `sampler`;
+            of text-to-image also `clip`.
+
+    Returns:
+        An `Evaluation`; of a generator of classes a `GenerationEvaluation`, of a text-to-image pipeline a
+        `ConceptEvaluation`, of a task of one's own what its domain gives. Of several models, by name. Generators need
+        no `test`; the `reference` of a pipeline is the original one, from whose images of retained prompts the
+        distance is measured.
+    """
+    engine = Engine.start(device, precision)
+    if out is not None and engine.is_main:
+        check_python_folder(check_folder(Path(out), resume=True))
+    domain, resolved = registry.domain_of(task), registry.resolve(task)
+    own, unknown_options = _take_options(domain.EvaluateOptions, options)
+    if unknown_options:
+        known = [each.name for each in fields(domain.EvaluateOptions)]
+        raise SettingError(unknown(f"argument of evaluate for task {domain.name}", next(iter(unknown_options)), known))
+    references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
+    sets = {"forget": forget, "retain": retain, "test": test}
+    sets = {name: data for name, data in sets.items() if data is not None}
+    models = model if isinstance(model, Mapping) else {"model": model}
+    if not models:
+        raise DataError("there is no model to evaluate.")
+    how = {"seed": seed, "batch_size": batch_size, "workers": workers, "classes": classes, "options": own}
+    found = {}
+    others = {} if out is None else _named(references, domain.reference_name)  # a page shows what it compares with
+    for name, each in {**models, **others, **models}.items():
+        user = domain.user_model(each, resolved, named=isinstance(task, str))
+        found[name] = domain.evaluate(user, sets, references, engine, **how)
+    if out is not None and engine.is_main:
+        _keep_evaluation(Path(out), domain, found, classes, engine)
+    return {name: found[name] for name in models} if isinstance(model, Mapping) else found["model"]
+
+
+def _named(references: Sequence[Any], name: str) -> dict[str, Any]:
+    """References by the names that they have in run folders."""
+    return {name if i == 1 else f"{name}-{i}": each for i, each in enumerate(references, 1)}
+
+
+def _keep_evaluation(
+    path: Path, domain: type[Domain], found: Mapping[str, Any], classes: Sequence[str] | None, engine: Engine
+) -> None:
+    """Writes evaluation.json as the stages do, and the report's page; models measured before stay in it."""
+    folder = open_folder(path, engine)
+    folder.read_facts()
+    about = read_python_run(path)
+    if about is None:
+        about = {"task": domain.name}
+        write_python_run(path, {**about, "methods": {}})
+    alone = [name for name in folder.facts if name not in (ORIGINAL, RETRAINED)]
+    entries = {}
+    for name, evaluation in found.items():
+        entry = dict(evaluation.to_dict())
+        floor = entry.pop("noise_floor", None)
+        called = alone[0] if name == "model" and len(alone) == 1 else name
+        facts = folder.facts.get(called, {})
+        entry |= {key: facts.get(key) for key in domain.recorded} | {"clocks": facts.get("clocks", {})}
+        entries[called] = entry
+    before = read_evaluation(path) or {}
+    content = {
+        "task": domain.name,
+        "classes": list(classes or before.get("classes", [])),
+        "models": {**before.get("models", {}), **entries},
+        "noise_floor": floor if floor is not None else before.get("noise_floor"),
+    }
+    write_json(path / EVALUATION, content)
+    manifest = about | read_manifest(path)
+    folder.write_manifest({key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest})
+    write_report(path, domain.presentation)
 
 
 def fisher_diagonal(
@@ -208,196 +386,9 @@ def fisher_diagonal(
         EmptySet: if there is no sample.
         InexactFisher: if a parameter is used in a way that cannot be done exactly.
     """
-    device = next((p.device for p in check_model(model).parameters()), torch.device("cpu"))
+    device = next((p.device for p in check_module(model).parameters()), torch.device("cpu"))
     data = batches if hasattr(batches, "__getitem__") else list(batches)
     engine = Engine.start(device)
     stream = Stream(data, "fisher", engine, seed=seed)
-    ready = prepared(task, model, {"fisher": stream})
+    ready = prepare_task(registry.resolve(task), model, {"fisher": stream})
     return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator, engine=engine)
-
-
-def check_samples(task: Task, streams: Mapping[str, Stream]) -> None:
-    """Draws every sample that is in memory once, so that a label that does not fit is found before the first step.
-
-    Raises:
-        DataError: names the sample.
-    """
-    for name, stream in streams.items():
-        if stream.in_memory:
-            try:
-                for _ in stream.once(task, "evaluate"):
-                    pass
-            except DataError as error:
-                raise type(error)(f"{name} set: {error}") from error
-
-
-def check_sets(sets: Mapping[str, Any], streams: Mapping[str, Stream]) -> None:
-    """Refuses sets that share a sample by index or id; warns where samples in memory are equal.
-
-    Args:
-        sets: the sets as they were given.
-        streams: their batches, by the same names.
-
-    Raises:
-        Overlap: names the two sets.
-    """
-    names = list(sets)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            try:
-                check_disjoint(sets[a], sets[b])
-            except Overlap as error:
-                raise Overlap(f"{a} and {b}: {error}") from error
-            equal = [] if _other_names(streams[a], streams[b]) else equal_content(streams[a].data, streams[b].data)
-            if equal:
-                warnings.warn(
-                    f"{len(equal)} samples of the {a} set are equal to samples of the {b} set (first: number "
-                    f"{equal[0][0]} and number {equal[0][1]}). They are different records with the same content; "
-                    "what one set teaches, the other undoes.",
-                    stacklevel=3,
-                )
-
-
-def _other_names(*streams: Stream) -> bool:
-    """Whether ready batches name their input otherwise, so that what to compare is not known."""
-    return any("input" not in batch for stream in streams if stream.ready for batch in stream.data)
-
-
-def check_folder(folder: Path, resume: bool) -> Path:
-    """A run's folder, looked at before anything is made; what a stopped process left half-written counts for nothing.
-
-    Raises:
-        FolderError: if it holds another run and `resume` was not asked for, or cannot be written.
-    """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise FolderError(f"{existing} is a file. Choose another folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise FolderError(f"{existing} cannot be written: you have no permission. Get it or choose another folder.")
-    if existing == folder and not resume and any(not is_temporary(path) for path in folder.iterdir()):
-        raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume=True.")
-    return folder
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether a file is what a stopped process left half-written; the next one writes it anew."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-def fingerprint(method: Method, problem: Problem, engine: Engine) -> str:
-    """A hash of all that decides a run's numbers: settings, seed, batch size, data, weights, number of processes."""
-    sets = (problem.forget, problem.retain, problem.holdout)
-    return hash_json(
-        {
-            "method": {"name": method.name, **asdict(method)},
-            "seed": problem.seed,
-            "weights": state_hash(problem.subject.module),
-            "sets": [None if s is None else [content_of(s), len(s), s.batch_size] for s in sets],
-            "engine": [engine.precision, engine.num_processes],
-            "task": _settings_of(problem.task),
-            **_trained_names(problem.subject.module),
-        }
-    )
-
-
-def _settings_of(task: Task) -> Any:
-    """What of a task can be told: its type, and of a dataclass its fields; of what is no JSON, the type."""
-    fields: Any = asdict(task) if is_dataclass(task) and not isinstance(task, type) else {}
-    return [type(task).__qualname__, json.loads(json.dumps(fields, default=lambda value: type(value).__qualname__))]
-
-
-def _trained_names(module: nn.Module) -> dict[str, list[str]]:
-    """Which parameters are trained, where not all are."""
-    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    return {} if len(names) == sum(1 for _ in module.parameters()) else {"trained": names}
-
-
-def content_of(stream: Stream) -> str:
-    """A hash of a set: of all its content where that is in memory, else of up to 16 of its samples."""
-    if hasattr(stream.data, "fingerprint"):
-        return str(stream.data.fingerprint())
-    if stream.ready:
-        return hash_tensors({f"{k}.{name}": t for k, batch in enumerate(stream.data) for name, t in batch.items()})
-    count = len(stream) if stream.in_memory else min(16, len(stream))
-    positions = torch.linspace(0, len(stream) - 1, count).round().long().unique()
-    return hash_tensors(stream._gather(positions, "fingerprint"))
-
-
-def write_result(result: Result, folder: Path, *, about: Mapping[str, Any], marks: str, weights_hash: str) -> None:
-    """Writes mask, history, manifest and weights; the run's checkpoint, no longer needed, is removed.
-
-    The weights come last and carry `marks`, the run's fingerprint: where they are, all else is there.
-    """
-    model = describe(result)
-    if result.mask is not None:
-        save_mask(result.mask, folder / MASK_FILE, weights_hash=weights_hash)
-    write_text(folder / HISTORY_FILE, "".join(json.dumps(record) + "\n" for record in result.history))
-    write_json(folder / "manifest.json", {**about, "model": model})
-    facts = {**model, "fingerprint": marks, "started_from": weights_hash}
-    Subject(result.model).save(folder / MODEL_FILE, facts)
-    (folder / RESUME_FILE).unlink(missing_ok=True)
-
-
-def read_result(folder: Path, marks: str, method: Method, working: Subject) -> Result | None:
-    """What a finished run left in a folder; None where there is none.
-
-    Raises:
-        StaleFile: if it was made from other inputs.
-    """
-    path = folder / MODEL_FILE
-    if not path.exists():
-        return None
-    state, facts = load_state(path)
-    if facts.get("fingerprint") != marks:
-        raise StaleFile(f"{path} was made from other data, weights or settings. Choose another folder.")
-    load_into(working.module, state)
-    mask = None
-    if facts["mask"] is not None:
-        mask = load_mask(folder / MASK_FILE, weights_hash=facts["started_from"])
-    history = [json.loads(line) for line in (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()]
-    resolved = type(method).from_settings(facts["settings"])
-    (folder / RESUME_FILE).unlink(missing_ok=True)
-    return Result(
-        working.module.eval(), history, facts["seconds"], mask, resolved, facts["clocks"], list(facts["notes"])
-    )
-
-
-def describe(result: Result) -> dict[str, Any]:
-    """What a manifest says of one unlearned model."""
-    mask = None
-    if result.mask is not None:
-        overall, layers = density(result.mask)
-        mask = {"density": overall, "layers": layers}
-    return {
-        "method": result.method.name,
-        "settings": asdict(result.method),
-        "notes": result.notes,
-        "mask": mask,
-        "seconds": result.seconds,
-        "clocks": result.clocks,
-        "hash": state_hash(result.model),
-    }
-
-
-def about(problem: Problem, engine: Engine) -> dict[str, Any]:
-    """What a manifest says of a run's circumstances, and hashes of its data."""
-    sets = {"forget": problem.forget, "retain": problem.retain, "holdout": problem.holdout}
-    return {
-        **environment(engine),
-        "seed": problem.seed,
-        "batch_size": problem.retain.batch_size,
-        "data": {n: {"samples": len(s), "hash": content_of(s)} for n, s in sets.items() if s is not None},
-    }
-
-
-def environment(engine: Engine) -> dict[str, Any]:
-    """Versions, time, device, precision, processes and threads, as manifests hold them."""
-    return {
-        "untrain": version("untrain"),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
-        "device": str(engine.device),
-        "precision": engine.precision,
-        "processes": engine.num_processes,
-        "threads": torch.get_num_threads(),
-    }

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untrain.errors import SettingError, UnknownName, UntrainError, unknown
+from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, unknown
 
 if TYPE_CHECKING:
-    from untrain.config import Recipe
+    from untrain.domain import Domain
+    from untrain.runs.recipe import Recipe
 
 USAGE = """\
 usage: untrain COMMAND [RECIPE.yaml] [--key value …]
@@ -20,16 +21,20 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
   evaluate  measure every model that the run folder holds, and report
   compare   every method on several seeds and forget sets; see untrain compare --help
-  sample    images of a generator's classes, or of a table of prompts; see untrain sample --help
+  sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
   list      known tasks, methods, data sources, models, and the recipes of this folder
+  schema    the JSON schema of recipes, by which editors complete them: untrain schema [--out FILE]
 
 Every field of a recipe is a flag, such as --data.name digits or --methods.sfron.alpha 2;
 `untrain run RECIPE.yaml --help` explains each. Without a recipe, defaults hold and sfron is the method.
 A run folder stands for the recipe that is kept in it: untrain run FOLDER --resume.
 
-  --resume  go on with what the run folder holds
-  --debug   show where in the code a failure happened
+  --method NAME        run this method instead of the recipe's; MODULE:CLASS for one of your own
+  --task NAME          what the model was trained on; MODULE:CLASS for a domain of your own
+  --report-to TRACKER  log steps to tensorboard or wandb, too
+  --resume             go on with what the run folder holds
+  --debug              show where in the code a failure happened
 """
 
 COMPARE_USAGE = """\
@@ -51,10 +56,11 @@ Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code.
 
-    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 130: interrupted.
+    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 130: interrupted;
+    141: nobody reads the output any more.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug, resume = _taken(words, "--debug"), _taken(words, "--resume")
+    debug, resume = _take(words, "--debug"), _take(words, "--resume")
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
@@ -66,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if words[0] not in COMMANDS:
                 raise UnknownName(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
             COMMANDS[words[0]](words[1:], resume)
+            sys.stdout.flush()
             return 0
     except SystemExit as error:  # of --help
         return int(error.code or 0)
@@ -77,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("untrain: interrupted; --resume goes on from the last checkpoint.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if debug:
             raise
@@ -91,43 +101,55 @@ def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
     print(f"untrain: warning: {message}", file=sys.stderr)
 
 
-def _taken(words: list[str], flag: str) -> bool:
+def _take(words: list[str], flag: str) -> bool:
     found = flag in words
     while flag in words:
         words.remove(flag)
     return found
 
 
-def _recipe(words: Sequence[str]) -> "Recipe":
-    from untrain.config import read
+def _read(words: Sequence[str], command: str) -> "Recipe":
+    """Reads the recipe that a command line names, with its flags; shows the help where it is asked for."""
+    from untrain.runs.recipe import read, recipe_fields
 
     words = list(words)
     path = words.pop(0) if words and not words[0].startswith("-") else None
+    if any(word in ("-h", "--help") for word in words):
+        from untrain.runs.flags import recipe_help
+
+        print(recipe_help(recipe_fields(path, [word for word in words if word not in ("-h", "--help")]), command))
+        raise SystemExit(0)
     return read(path, words)
 
 
-def _run(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import run_recipe
+def _run_stages(name: str, words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    tracker = _value(words, "--report-to")
+    recipe = _read(words, name.removesuffix("_recipe"))
+    from contextlib import nullcontext
 
-    run_recipe(_recipe(words), resume=resume)
+    from untrain.callbacks import TrackerCallback
+    from untrain.runs import stages
+
+    how: dict[str, Any] = {"folder": recipe.folder / "trackers", "name": recipe.name, "settings": recipe.plain()}
+    with nullcontext() if tracker is None else TrackerCallback(tracker, **how) as callback:
+        getattr(stages, name)(recipe, resume=resume, callbacks=() if callback is None else (callback,))
+
+
+def _run(words: Sequence[str], resume: bool) -> None:
+    _run_stages("run_recipe", words, resume)
 
 
 def _train(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import train_recipe
-
-    train_recipe(_recipe(words), resume=resume)
+    _run_stages("train_recipe", words, resume)
 
 
 def _unlearn(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import unlearn_recipe
-
-    unlearn_recipe(_recipe(words), resume=resume)
+    _run_stages("unlearn_recipe", words, resume)
 
 
 def _evaluate(words: Sequence[str], resume: bool) -> None:
-    from untrain.pipeline import evaluate_recipe
-
-    evaluate_recipe(_recipe(words), resume=resume)
+    _run_stages("evaluate_recipe", words, resume)
 
 
 def _compare(words: Sequence[str], resume: bool) -> None:
@@ -138,20 +160,20 @@ def _compare(words: Sequence[str], resume: bool) -> None:
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
     cluster, cell = (_value(words, flag) for flag in ("--cluster", "--cell"))
     if cell is not None:
-        from untrain.comparison.scheduler import end_with_parent
+        from untrain.compare.pool import end_with_parent
 
         end_with_parent()
-    from untrain.comparison import compare_recipe, perform_cell
+    recipe = _read(words, "compare")
+    from untrain.compare import compare_cell, compare_recipe
 
-    recipe = _recipe(words)
     if cell is not None:
-        perform_cell(recipe, cell)
+        compare_cell(recipe, cell)
     else:
         compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume)
 
 
 def _sample(words: Sequence[str], resume: bool) -> None:
-    from untrain.sample_command import sample_command
+    from untrain.runs.sampling import sample_command
 
     sample_command(words)
 
@@ -165,7 +187,7 @@ def _value(words: list[str], flag: str) -> str | None:
     for i, word in enumerate(words):
         if word == flag:
             if i + 1 == len(words) or words[i + 1].startswith("--"):
-                raise SettingError(f"{flag} needs a value: see untrain compare --help.")
+                raise SettingError(f"{flag} needs a value: see untrain --help.")
             del words[i]
             return words.pop(i)
         if word.startswith(f"{flag}="):
@@ -181,43 +203,55 @@ def _count(words: list[str], flag: str) -> int:
 
 
 def _report(words: Sequence[str], resume: bool) -> None:
-    from untrain.report import write_report
-
+    words = list(words)
     if words and words[0] in ("-h", "--help"):
         print(USAGE)
         return
+    task = _value(words, "--task")
     if len(words) != 1:
         raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
-    print(f"report: {write_report(Path(words[0]))}")
+    folder = Path(words[0])
+    if not folder.is_dir():
+        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    from untrain.report import write_report
+
+    print(f"report: {write_report(folder, _domain_of(folder, task).presentation)}")
+
+
+def _domain_of(folder: Path, task: str | None) -> "type[Domain]":
+    """The domain of a folder's task: what the command line says, else by the name that the folder has; never code."""
+    from untrain import registry
+    from untrain.report import task_of
+    from untrain.runs.recipe import task_entry
+
+    if task is not None:
+        return task_entry(task).domain
+    name = task_of(folder) or registry.DEFAULT_TASK
+    from untrain.domain import PlainDomain
+
+    if name == PlainDomain.name:
+        return PlainDomain
+    try:
+        return registry.domain(name)
+    except UnknownName as error:
+        raise UnknownName(f"{folder}: {error} A class of your own: --task MODULE:CLASS.") from error
 
 
 def _list(words: Sequence[str], resume: bool) -> None:
-    from untrain.data.sources import SOURCES
-    from untrain.methods import methods, unusable
-    from untrain.models.classifiers import MODELS
-    from untrain.models.denoisers import DENOISERS
-    from untrain.tasks import TASKS
+    from untrain.listing import list_known
 
     if words and words[0] not in ("-h", "--help"):
         raise SettingError("untrain list takes nothing more.")
-    groups = {
-        "tasks": {name: (task.__doc__ or "").splitlines()[0] for name, task in TASKS.items()},
-        "methods": {name: method.title for name, method in methods().items()}
-        | {name: f"cannot be used: {reason}" for name, reason in unusable().items()},
-        "data": {name: kind.description for name, kind in SOURCES.items()},
-        "models": {name: kind.description for name, kind in MODELS.items()},
-        "generators": {name: kind.description for name, kind in DENOISERS.items()},
-        "recipes": {str(path): _first_comment(path) for path in sorted(Path("recipes").rglob("*.yaml"))},
-    }
-    for group, entries in groups.items():
+    for group, entries in list_known().items():
         print(f"{group}:")
         for name, description in entries.items():
             print(f"  {name:<22} {description}")
 
 
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").splitlines()[:1]
-    return first[0].lstrip("# ") if first and first[0].startswith("#") else ""
+def _schema(words: Sequence[str], resume: bool) -> None:
+    from untrain.runs.schema import schema_command
+
+    schema_command(words)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
@@ -229,6 +263,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "sample": _sample,
     "report": _report,
     "list": _list,
+    "schema": _schema,
 }
 
 if __name__ == "__main__":

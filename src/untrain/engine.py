@@ -5,26 +5,25 @@ wrapper stands around the module, so parameter names, several losses per step an
 are with one process. `accelerate launch` starts the processes, on one machine or many.
 """
 
+from __future__ import annotations
+
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
-
-import torch
-import torch.distributed as dist
-from accelerate import PartialState
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from untrain.errors import SettingError
+from untrain.lazy import nn, torch
+from untrain.progress import Bar, show_progress
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 Precision = Literal["no", "bf16", "fp16"]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(eq=False)
@@ -55,7 +54,7 @@ class Engine:
     @classmethod
     def start(
         cls, device: str | torch.device | None = None, precision: Precision = "no", compile: bool = False
-    ) -> "Engine":
+    ) -> Engine:
         """The engine of this process: joins the others if `accelerate launch` (or torchrun) started several.
 
         Args:
@@ -66,6 +65,8 @@ class Engine:
         Raises:
             SettingError: if the device does not exist.
         """
+        from accelerate import PartialState
+
         try:
             on_cpu = not torch.accelerator.is_available() or (device is not None and torch.device(device).type == "cpu")
             state = PartialState(cpu=on_cpu)
@@ -84,7 +85,7 @@ class Engine:
         """Mixed precision around a forward pass; nothing at precision "no"."""
         if self.precision == "no":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
+        return torch.autocast(self.device.type, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """The module as training steps call it; it shares the module's parameters."""
@@ -94,7 +95,7 @@ class Engine:
         """The batch's tensors on the engine's device."""
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
-    def share(self, batch: Batch) -> Batch:
+    def shard(self, batch: Batch) -> Batch:
         """This process's contiguous part of a batch; it can have no rows."""
         if self.num_processes == 1:
             return batch
@@ -102,32 +103,34 @@ class Engine:
         first, last = (rows * p // self.num_processes for p in (self.process, self.process + 1))
         return {key: value[first:last] for key, value in batch.items()}
 
-    def sum_(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_(self, tensors: Iterable[Tensor]) -> None:
         """Sums each tensor over the processes, in place."""
         if self.num_processes > 1:
             for tensor in tensors:
-                dist.all_reduce(tensor)
+                torch.distributed.all_reduce(tensor)
 
-    def total(self, values: Tensor) -> Tensor:
+    def global_sum(self, values: Tensor) -> Tensor:
         """The sum of values [B] over this batch's samples in all processes, a scalar without gradient."""
         total = values.detach().sum()
-        self.sum_([total])
+        self.all_reduce_([total])
         return total
 
-    def count(self, values: Tensor) -> int:
+    def global_batch_size(self, values: Tensor) -> int:
         """How many samples the whole batch has, of which `values` [B] are this process's."""
-        return int(self.total(torch.ones(len(values), device=self.device))) if self.num_processes > 1 else len(values)
+        return (
+            int(self.global_sum(torch.ones(len(values), device=self.device))) if self.num_processes > 1 else len(values)
+        )
 
     def mean(self, losses: Tensor) -> Tensor:
         """This process's part of the mean over the whole batch: the parts sum to the mean, and so do gradients."""
-        return losses.sum() / self.count(losses)
+        return losses.sum() / self.global_batch_size(losses)
 
     def gather(self, values: Tensor) -> Tensor:
         """The processes' tensors [B_p, …] concatenated in order of process, in every process."""
         if self.num_processes == 1:
             return values
         parts: list[Any] = [None] * self.num_processes
-        dist.all_gather_object(parts, values.cpu())
+        torch.distributed.all_gather_object(parts, values.cpu())
         return torch.cat(parts).to(values.device)
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor], *, retain: bool = False) -> None:
@@ -160,11 +163,11 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def agree_(self, tensors: Iterable[Tensor]) -> None:
-        """Gives every process the main process's values, in place."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Broadcasts the main process's values to every process, in place."""
         if self.num_processes > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                torch.distributed.broadcast(tensor, 0)
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
@@ -177,48 +180,23 @@ class Engine:
     def wait(self) -> None:
         """Waits until every process is here."""
         if self.num_processes > 1:
-            dist.barrier()
+            torch.distributed.barrier()
 
-    def track(self, items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
-        """The items, with a progress bar that moves on with each."""
+    def track(self, items: Iterable[T], label: str, total: int | None) -> Generator[T, None, None]:
+        """The items, with progress that moves on with each; close it where not all items may be taken."""
         with self.progress(label, total) as bar:
             for item in items:
                 yield item
                 bar.advance()
 
-    @contextmanager
-    def progress(self, label: str, total: int | None, start: int = 0) -> Iterator["Bar"]:
-        """A progress bar with the time left, on the main process and only where a person looks (a terminal)."""
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        shown = self.is_main and console.is_terminal
-        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-            yield Bar(progress, progress.add_task(label, total=total, completed=start, note=""))
-
-
-@dataclass
-class Bar:
-    """One line of progress."""
-
-    progress: Progress
-    task: Any
-
-    def advance(self, note: str = "", by: int = 1) -> None:
-        """Moves on by some steps and shows a short note behind the bar."""
-        self.progress.update(self.task, advance=by, note=note)
+    def progress(self, label: str, total: int | None, start: int = 0) -> AbstractContextManager[Bar]:
+        """A bar or lines of progress with the time left, from the main process; see `show_progress`."""
+        return show_progress(label, total, start, quiet=not self.is_main)
 
 
 @contextmanager
-def modes_kept(module: nn.Module) -> Iterator[nn.Module]:
-    """The module; after the block, each of its layers is in the mode (training or evaluation) it was in before."""
+def preserve_modes(module: nn.Module) -> Iterator[nn.Module]:
+    """Puts every layer back, after the block, into the mode (training or evaluation) that it was in before."""
     modes = [(layer, layer.training) for layer in module.modules()]
     try:
         yield module
@@ -228,8 +206,8 @@ def modes_kept(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def hosted(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Inside the block the modules are on a device; afterwards each is where its first parameter was before."""
+def on_device(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Moves modules to a device for the block; afterwards each is where its first parameter was before."""
     homes = [(module, next((p.device for p in module.parameters()), device)) for module in modules]
     try:
         for module in modules:
@@ -256,6 +234,6 @@ def _sum_flat(gradients: list[Tensor]) -> None:
     for dtype in {gradient.dtype for gradient in gradients}:
         same = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = torch.cat([gradient.reshape(-1) for gradient in same])
-        dist.all_reduce(flat)
+        torch.distributed.all_reduce(flat)
         for gradient, part in zip(same, flat.split([g.numel() for g in same]), strict=True):
             gradient.copy_(part.view_as(gradient))

@@ -1,5 +1,7 @@
 """Files written whole or not at all, and hashes of what is in tensors and files."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import hashlib
@@ -8,12 +10,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from untrain.errors import DataError, FolderError
+from untrain.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _REMEDIES = {
     errno.ENOSPC: "Free some space or choose another folder.",
@@ -27,8 +30,8 @@ _REMEDIES = {
 }
 
 
-def made(folder: Path) -> Path:
-    """The folder, made where it is missing.
+def ensure_dir(folder: Path) -> Path:
+    """Makes a folder where it is missing.
 
     Raises:
         FolderError: if it cannot be made.
@@ -49,13 +52,13 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     Raises:
         FolderError: if the file cannot be written; no temporary file is left, and an older file is unchanged.
     """
-    with writing(path) as file:
+    with open_atomic(path) as file:
         file.write(data)
 
 
 @contextmanager
-def writing(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write piece by piece, for what is too large for `write_bytes`; whole or not at all, as there."""
+def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a file to write piece by piece, for what is too large for `write_bytes`; whole or not at all, as there."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -134,8 +137,8 @@ def hash_json(value: Any) -> str:
 
 
 @contextmanager
-def alone(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds a folder for this process until the block ends or the process dies, however it dies.
+def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Locks a folder for this process; released when the block or the process ends, however it ends.
 
     Args:
         folder: must be there.

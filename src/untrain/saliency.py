@@ -1,19 +1,22 @@
 """Which weights matter to the forget set: a mask from two Fisher diagonals, its density, its file."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 from untrain.errors import DataError, SettingError, StaleFile
 from untrain.io import write_bytes
+from untrain.lazy import torch
 from untrain.types import Params
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KEY = "untrain"
 _KIND = "saliency mask"
@@ -138,6 +141,8 @@ def save_mask(mask: Mapping[str, Tensor], path: str | Path, *, weights_hash: str
     Raises:
         FolderError: if the file cannot be written.
     """
+    from safetensors.torch import save
+
     tensors = {name: tensor.detach().to("cpu", torch.bool).contiguous().clone() for name, tensor in mask.items()}
     about = json.dumps({**facts, "kind": _KIND, "weights_hash": weights_hash}, sort_keys=True)
     write_bytes(path, save(tensors, metadata={_KEY: about}))

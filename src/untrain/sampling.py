@@ -6,15 +6,18 @@ can do, a test holds them to the same images: DDIMScheduler with leading spacing
 DDPMScheduler with the small fixed variance.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from untrain.errors import SettingError
+from untrain.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spacing = Literal["uniform", "quadratic"]
 
@@ -29,8 +32,8 @@ class Sampler:
     """η, the noise that is put back at each step: 0 for DDIM, 1 for DDPM."""
     spacing: Spacing = "uniform"
     """Of the visited timesteps: "uniform", or "quadratic" with more of them near 0."""
-    guidance: float = 0.0
-    """s in (1 + s) ε(x, c) − s ε(x, ∅); 0: the condition alone."""
+    guidance_scale: float = 1.0
+    """w in ε(x, ∅) + w (ε(x, c) − ε(x, ∅)), as diffusers counts it; 1: the condition alone."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -38,8 +41,13 @@ class Sampler:
             raise SettingError(f"a sampler needs steps ≥ 1 and η in [0, 1], not {self.steps} and {self.eta}.")
         if self.spacing not in ("uniform", "quadratic"):
             raise SettingError(f"spacing must be uniform or quadratic, not {self.spacing!r}.")
-        if self.guidance <= -1:
-            raise SettingError(f"guidance must be above −1, not {self.guidance}.")
+        if self.guidance_scale <= 0:
+            raise SettingError(f"guidance_scale must be above 0, not {self.guidance_scale}.")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether images are steered away from what the model makes without a condition."""
+        return self.guidance_scale != 1
 
     def visited(self, total: int) -> list[int]:
         """The timesteps that are visited, falling; the last is 0. `total` is T, steps of the diffusion.

@@ -1,83 +1,399 @@
-"""Types of settings: whether a value fits one, and what a type is called in a message."""
+"""Settings: what a dataclass's fields are, which values fit them, and what they mean.
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+Recipes, flags, help texts, the JSON schema of recipes and the Python interface are made from these descriptions alone.
+Types and ranges are pydantic's, strictly: a boolean is no number and a text is no number, but a whole number will do
+where any number does. An error says it in words of our own. pydantic is imported with the first value that is checked.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, is_dataclass
+from functools import cache, cached_property
 from numbers import Integral, Real
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from untrain.errors import SettingError, unknown
+from annotated_types import Ge, Le
+
+from untrain.errors import SettingError, UnknownName, unknown
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+REQUIRED: Any = object()
+"""The default of a setting that has none."""
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+"""What a generator of random numbers starts from."""
+HUBS = ("hf", "hf-config")
+"""What stands before the colon in names that are looked up on a hub; anything else is a module."""
+
+
+class Code:
+    """Marks a text in `Annotated` that may name code of the user's own, as MODULE:NAME."""
+
+
+def names_code(text: Any) -> bool:
+    """Returns whether a text would import something: only the person at the keyboard may say that."""
+    return isinstance(text, str) and ":" in text and text.partition(":")[0] not in HUBS
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A field of a dataclass, or an argument of a function.
+
+    Attributes:
+        name: as it is written.
+        hint: its type.
+        default: its value where none is given; `REQUIRED` where one must be.
+    """
+
+    name: str
+    hint: Any
+    default: Any = REQUIRED
+
+    @property
+    def section(self) -> Any:
+        """The dataclass among the setting's types; None where there is none."""
+        return next((option for option in options(self.hint) if is_dataclass(option)), None)
+
+    @property
+    def item(self) -> Any:
+        """The dataclass that a list holds; None for other types."""
+        held = (get_args(o)[0] for o in options(self.hint) if get_origin(o) is list)
+        return next((kind for kind in held if is_dataclass(kind)), None)
+
+    @property
+    def nullable(self) -> bool:
+        """Whether null is a value."""
+        return NoneType in options(self.hint)
+
+    @property
+    def names_code(self) -> bool:
+        """Whether its text may be MODULE:NAME."""
+        hints = [self.hint, *options(self.hint)]
+        return any(extra is Code for h in hints for extra in getattr(h, "__metadata__", ()))
+
+    @cached_property
+    def adapter(self) -> "TypeAdapter[Any]":
+        """The check of a value."""
+        from pydantic import ConfigDict, TypeAdapter
+
+        strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        return TypeAdapter(self.hint, config=strict)
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of its values, where it is no section."""
+        from pydantic import PydanticUserError
+
+        try:
+            return self.adapter.json_schema()
+        except PydanticUserError:  # a class that JSON does not know
+            return {}
+
+    @property
+    def words(self) -> str:
+        """Its type as a person says it: "a number above 0 or null"."""
+        kind = self.section or self.item
+        if kind is None:
+            return _words(self.schema)
+        mapping = f"a mapping of {', '.join(settings_of(kind))} to values"
+        if self.section is None:
+            text = "text or " if getattr(kind, "shorthand", None) else ""
+            mapping = f"a list ([…], each {text}{mapping})"
+        return f"{mapping} or null" if self.nullable else mapping
+
+    def fits(self, value: Any) -> bool:
+        """Returns whether this is one of its values."""
+        from pydantic import ValidationError
+
+        try:
+            self.adapter.validate_python(value)
+        except ValidationError:
+            return False
+        return True
 
 
 def options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
+    """Returns the members of a union, or the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def section_of(hint: Any) -> Any:
-    """The dataclass among a type's options; None if there is none."""
-    return next((option for option in options(hint) if is_dataclass(option)), None)
+@cache
+def settings_of(kind: Any) -> dict[str, Setting]:
+    """Returns a dataclass's settings by name. One whose default is null may be null."""
+    hints = _hints(kind)
+    found = {}
+    for f in dataclasses.fields(kind):
+        if f.init:
+            default = REQUIRED if f.default is MISSING else f.default
+            default = default if f.default_factory is MISSING else f.default_factory()
+            hint = hints[f.name]
+            found[f.name] = Setting(f.name, hint | None if default is None else hint, default)
+    return found
 
 
-def hints_of(kind: Any) -> dict[str, Any]:
-    """A dataclass's fields: name → type."""
-    hints = get_type_hints(kind)
-    return {f.name: hints[f.name] for f in fields(kind)}
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of the fields alone: what else a class annotates may name modules that are imported for checkers only."""
+    names = {f.name for f in dataclasses.fields(kind)}
+    hints: dict[str, Any] = {}
+    for owner in reversed(kind.__mro__):
+        own = {name: hint for name, hint in inspect.get_annotations(owner).items() if name in names}
+        bare = type(owner.__name__, (), {"__annotations__": own, "__module__": owner.__module__})
+        hints |= get_type_hints(bare, include_extras=True)
+    return hints
 
 
-def fits(value: Any, option: Any) -> bool:
-    """Whether a value is of a type that is no union."""
-    if get_origin(option) is Literal:
-        return value in get_args(option)
-    if get_origin(option) is list:
-        return isinstance(value, list) and all(any(fits(v, o) for o in options(get_args(option)[0])) for v in value)
-    if get_origin(option) is dict:
-        return isinstance(value, dict)
-    if option in (int, float):
-        return isinstance(value, Integral if option is int else Real) and not isinstance(value, bool)
-    return isinstance(option, type) and isinstance(value, option)
+def arguments_of(function: Callable[..., Any]) -> dict[str, Setting]:
+    """Returns a function's arguments by name, without *args, **kwargs, self and cls."""
+    hints = get_type_hints(function, include_extras=True)
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    taken = [p for p in inspect.signature(function).parameters.values() if p.kind in plain]
+    return {
+        p.name: Setting(p.name, hints.get(p.name, Any), REQUIRED if p.default is p.empty else p.default)
+        for p in taken
+        if p.name not in ("self", "cls")
+    }
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_RANGES = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+_TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "null": "null",
+    "object": "a mapping of names to values",
+}
 
 
-def words(hint: Any) -> str:
-    """A type as a person says it."""
-    said = []
-    for option in options(hint):
-        if get_origin(option) is Literal:
-            said.append(" or ".join(repr(choice) for choice in get_args(option)))
-        elif get_origin(option) is list:
-            said.append(f"a list ([…]) of {words(get_args(option)[0])}")
-        elif get_origin(option) is dict or is_dataclass(option):
-            known = [f.name for f in fields(option)] if is_dataclass(option) else []
-            said.append(f"a mapping of {', '.join(known) or 'names'} to values")
+def _words(schema: Mapping[str, Any]) -> str:
+    """A leaf's JSON schema as a person says it."""
+    if "anyOf" in schema:
+        return " or ".join(_words(option) for option in schema["anyOf"])
+    if "enum" in schema or "const" in schema:
+        return " or ".join(repr(choice) for choice in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        inner = _words(schema.get("items", {}))
+        return f"a list ([…], each {inner})"
+    said = _TYPES.get(schema.get("type", ""), "a value")
+    limits = [f"{word} {schema[key]}" for key, word in _RANGES.items() if key in schema]
+    between = " " if [limit.split()[0] for limit in limits] == ["from", "to"] else " and "
+    return " ".join([said, between.join(limits)]).strip().replace(str(2**63 - 1), "2⁶³ − 1")
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """Something wrong with what was given.
+
+    Attributes:
+        name: the dotted name of the setting or section.
+        text: what is wrong, in a sentence.
+        error: its kind.
+    """
+
+    name: str
+    text: str
+    error: type[SettingError] = SettingError
+
+
+@dataclass
+class Findings:
+    """What turned up while settings were read.
+
+    Attributes:
+        flaws: all that is wrong.
+        code: dotted name → MODULE:NAME, wherever the user's own code is named.
+    """
+
+    flaws: list[Flaw] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+
+
+def build(
+    kind: Any, given: Mapping[Any, Any], findings: Findings, *, prefix: str = "", base: Any = None, word: str = "field"
+) -> Any:
+    """Builds a dataclass from settings of any depth; None where something is wrong, which `findings` then holds.
+
+    Args:
+        kind: the dataclass.
+        given: name → value; for a nested dataclass an instance, or a mapping that is put over its default.
+        findings: is added to.
+        prefix: stands before the names in messages.
+        base: has what is not given; None: the dataclass's defaults.
+        word: what an unknown name is called in messages.
+    """
+    known, before = settings_of(kind), len(findings.flaws)
+    values = {} if base is None else {name: getattr(base, name) for name in known}
+    values |= read_values(known, given, findings, prefix, word)
+    for name, setting in known.items():
+        if setting.default is REQUIRED and name not in values:
+            findings.flaws.append(Flaw(prefix + name, f"{prefix}{name} must be given: {setting.words}."))
+    if len(findings.flaws) > before:
+        return None
+    try:
+        return kind(**values)
+    except SettingError as error:
+        message = str(error)
+        begins = next((name for name in known if message.startswith((f"{name} ", f"{name}=", f"{name}:"))), None)
+        said = message if begins is None else prefix + message
+        findings.flaws.append(Flaw(_culprit(message, given, prefix), said, type(error)))
+        return None
+
+
+def read_values(
+    known: Mapping[str, Setting], given: Mapping[Any, Any], findings: Findings, prefix: str = "", word: str = "field"
+) -> dict[str, Any]:
+    """Returns the given values of these settings, each of its type; arguments as of `build`."""
+    values = {}
+    for key, value in given.items():
+        name = f"{prefix}{key}"
+        if key in known:
+            values[key] = _read(known[key], value, findings, name)
         else:
-            said.append(_WORDS.get(option, str(getattr(option, "__name__", option))))
-    return " or ".join(said)
+            findings.flaws.append(Flaw(name, unknown(word, name, [prefix + each for each in known]), UnknownName))
+    return values
 
 
-def checked(settings: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """Settings for a dataclass with every value of its type; names that it does not have are left to it.
+def _culprit(message: str, given: Mapping[Any, Any], prefix: str) -> str:
+    """The one given setting that a message mentions; else the section."""
+    words = set(message.replace(",", " ").replace(";", " ").replace(":", " ").split())
+    named = [f"{prefix}{key}" for key in given if key in words]
+    return named[0] if len(named) == 1 else prefix.rstrip(".")
+
+
+def _read(setting: Setting, value: Any, findings: Findings, name: str) -> Any:
+    """A setting's value of its type; None where it is of another, which `findings` then holds."""
+    section = setting.section
+    if section is not None:
+        if value is None:
+            value = None if setting.nullable else {}
+        if value is None or isinstance(value, section):
+            return value
+        if isinstance(value, Mapping):
+            base = setting.default if isinstance(setting.default, section) else None
+            return build(section, value, findings, prefix=f"{name}.", base=base)
+    elif setting.item is not None and isinstance(value, Sequence) and not isinstance(value, str):
+        one = Setting("", setting.item)
+        return [_read(one, _spelled_out(each, one), findings, f"{name}.{i}") for i, each in enumerate(value)]
+    elif setting.item is None:
+        if setting.names_code and names_code(value):
+            findings.code[name] = value
+        return _checked(setting, _plain_number(value), findings, name)
+    findings.flaws.append(Flaw(name, f"{name} must be {setting.words}, not {_shown(value)}."))
+    return None
+
+
+def _spelled_out(value: Any, one: Setting) -> Any:
+    """An entry of a list; a text alone stands for the field that its class calls `shorthand`."""
+    shorthand = getattr(one.section, "shorthand", None)
+    return {shorthand: value} if shorthand and isinstance(value, str) else value
+
+
+def _plain_number(value: Any) -> Any:
+    """Numbers of numpy and the like, which JSON does not know, as Python's own."""
+    if isinstance(value, bool | int | float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _checked(setting: Setting, value: Any, findings: Findings, name: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return setting.adapter.validate_python(value)
+    except ValidationError as error:
+        place = error.errors()[0]["loc"]
+        if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[-1] != "[key]":
+            inner = Setting(str(place[0]), get_args(setting.hint)[1])
+            return _checked(inner, value[place[0]], findings, f"{name}.{place[0]}")
+    findings.flaws.append(Flaw(name, f"{name} must be {setting.words}, not {_shown(value)}."))
+    return None
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, str | bool | int | float | list | tuple | dict | NoneType):
+        return type(value).__name__
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
+
+
+def make(kind: Any, given: Mapping[str, Any]) -> Any:
+    """Builds a dataclass from settings that code gives.
 
     Raises:
-        SettingError: if a value is of another type; says which is wanted.
+        SettingError: says what is wrong with the first setting that is.
     """
-    hints = hints_of(kind)
-    return {name: _checked(name, value, hints[name]) if name in hints else value for name, value in settings.items()}
+    findings = Findings()
+    made = build(kind, given, findings, word=f"setting of {getattr(kind, 'name', kind.__name__)}")
+    for flaw in findings.flaws:
+        raise flaw.error(flaw.text)
+    return made
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    section = section_of(hint)
-    if section is not None and isinstance(value, Mapping):
-        for inner in value:
-            if inner not in hints_of(section):
-                raise SettingError(unknown(f"field of {name}", str(inner), hints_of(section)))
-        return checked(value, section)
-    if not any(fits(value, option) for option in options(hint)):
-        wanted = words(hint) if section is None else f"untrain.{section.__name__}(…) or {words(hint)}"
-        plain = isinstance(value, (str, int, float, list, tuple, type(None)))
-        raise SettingError(f"{name} must be {wanted}, not {repr(value) if plain else type(value).__name__}.")
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)  # of numpy's, which JSON does not know
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+# ── describing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class FieldHelp:
+    """One line of a help text or a table.
+
+    Attributes:
+        name: the setting's dotted name.
+        words: its type.
+        default: its value where none is given; None also where it is a section that has no value itself.
+        meaning: what it does.
+        is_section: whether its own settings follow.
+    """
+
+    name: str
+    words: str
+    default: Any
+    meaning: str
+    is_section: bool = False
+
+
+def rows_of(kind: Any, prefix: str = "", base: Any = None) -> Iterator[FieldHelp]:
+    """Describes a dataclass's settings, nested ones after the section that holds them.
+
+    Args:
+        kind: the dataclass.
+        prefix: stands before the names.
+        base: has the defaults; None: the dataclass.
+    """
+    meanings = meanings_of(kind)
+    for name, setting in settings_of(kind).items():
+        default = setting.default if base is None else getattr(base, name)
+        section, full = setting.section, prefix + name
+        meaning = meanings.get(name) or ("" if section is None else summary_of(section))
+        if section is None:
+            yield FieldHelp(full, setting.words, default, meaning)
+        else:
+            yield FieldHelp(full, "null or a section" if setting.nullable else "a section", None, meaning, True)
+            yield from rows_of(section, f"{full}.", default if isinstance(default, section) else None)
+
+
+def meanings_of(described: Any) -> dict[str, str]:
+    """Returns what the docstrings of a dataclass or function say of its settings: name → text on one line.
+
+    Python's None is null there, as YAML has it.
+    """
+    from docstring_parser import parse_from_object
+
+    owners = reversed(described.__mro__) if isinstance(described, type) else (described,)
+    found: dict[str, str] = {}
+    for owner in owners:
+        if owner is not object:
+            told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
+            found |= {name: re.sub(r"\bNone\b", "null", text) for name, text in told.items()}
+    return {name: text[:1].upper() + text[1:] if text[:1].isascii() else text for name, text in found.items()}
+
+
+def summary_of(described: Any) -> str:
+    """Returns the first line of a docstring."""
+    return (inspect.getdoc(described) or "").partition("\n")[0]

@@ -1,15 +1,21 @@
 """The few shapes that every stage shares: batches, parameters, and the task a method sees."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor, nn
+from untrain.errors import ModelError, SettingError
+from untrain.lazy import nn, torch
 
-Batch = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batch = dict[str, "torch.Tensor"]
 """Tensors that share their first dimension, one row a sample; `index` names each sample within its data set."""
 
-Params = dict[str, Tensor]
+Params = dict[str, "torch.Tensor"]
 """Parameter name → tensor of the parameter's shape."""
 
 Role = Literal["train", "forget", "retain", "fisher", "evaluate"]
@@ -22,52 +28,91 @@ Objective = Literal["adaptive", "ascent", "redirect"]
 Variant = Literal["redirect", "unconditional"]
 """What a batch can be conditioned on instead: something else (another label, class or prompt), or nothing."""
 
+Estimator = Literal["sample", "batch"]
+"""What a Fisher diagonal squares: each sample's gradient, or the mean gradient of a batch."""
+
 
 @runtime_checkable
 class Task(Protocol):
     """Everything a method may know about what a model does; all losses are per sample.
 
     A new kind of model is one new implementation of this protocol: Fisher, masks, every method and the loop
-    are written against it alone.
+    are written against it alone. A class derived from it defines `loss` and `outputs`, and what else is not as here.
 
     Two class variables that a task may have besides: `objective`, what SFR-on's forget steps descend on where a user
     does not say ("adaptive" without it); `asks_teacher`, whether `redirect_loss` asks its teacher (false without it).
     """
 
-    variants: ClassVar[tuple[Variant, ...]]
+    variants: ClassVar[tuple[Variant, ...]] = ()
     """The variants of a batch that there are; a method that needs another one does not run on this task."""
 
-    def prepare(self, model: nn.Module, batch: Batch) -> "Task":
-        """Checks that model and batch fit together; returns the task completed with what they tell it."""
-        ...
+    def prepare(self, model: nn.Module, batch: Batch) -> Task:
+        """Checks that model and batch fit together; returns the task completed with what they tell it.
+
+        By default it tries the loss.
+
+        Raises:
+            ModelError: if the model cannot run on the batch, or the loss is not one number a sample.
+        """
+        shapes = {name: list(tensor.shape) for name, tensor in batch.items()}
+        try:
+            with torch.no_grad():
+                losses = self.loss(model, batch)
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"the model cannot run on a batch of {shapes}: {type(error).__name__}: {error}. Check that model, data "
+                "and task fit together."
+            ) from error
+        rows = len(next(iter(batch.values())))
+        if not isinstance(losses, torch.Tensor) or list(losses.shape) != [rows]:
+            gave = list(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+            raise ModelError(
+                f"the loss of {rows} samples must be [{rows}], one a sample and not reduced; it is {gave}."
+            )
+        return self
 
     def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
-        """Draws all that is random, once (augmentation, timesteps, noise), from a CPU generator."""
-        ...
+        """Draws all that is random, once (augmentation, timesteps, noise), from a CPU generator; by default nothing."""
+        return batch
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """What the model was trained on, [B]. Pure: the same drawn batch has the same value."""
         ...
 
+    @abstractmethod
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """What distillation compares, [B, …]."""
         ...
 
     def divergence(self, outputs: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-        """How far outputs are from targets, [B], ≥ 0; the gradient flows through `outputs`."""
-        ...
+        """How far outputs are from targets, [B], ≥ 0; the gradient flows through `outputs`.
+
+        By default the mean squared difference of both divided by the temperature.
+        """
+        return ((outputs - targets) / temperature).square().flatten(1).mean(1)
 
     def variant(self, batch: Batch, kind: Variant) -> Batch:
         """The batch conditioned otherwise; what is chosen for a sample depends on its `index` alone."""
-        ...
+        raise SettingError(f"{type(self).__name__} has no {kind!r} variant of a batch.")
 
     def redirect_loss(self, model: nn.Module, batch: Batch, teacher: nn.Module) -> Tensor:
         """Pulls the batch towards its redirected variant, [B]; no gradient through the target."""
-        ...
+        return self.loss(model, self.variant(batch, "redirect"))
 
     def condition(self, batch: Batch) -> Tensor | None:
         """What each sample is conditioned on or labelled with, [B] of int64; None where there is no such thing."""
-        ...
+        return None
+
+
+FUNCTIONS = ("prepare", "draw", "loss", "outputs", "divergence", "variant", "redirect_loss", "condition")
+"""The functions of a task."""
+
+
+def lacking_functions(task: object) -> list[str]:
+    """Names what a task, or a class of tasks, does not define of what it must."""
+    abstract = getattr(task, "__abstractmethods__", ())
+    return [name for name in ("variants", *FUNCTIONS) if name in abstract or not hasattr(task, name)]
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from untrain.data.sources import Arrays
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import DataError, EmptySet, SettingError
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 TASK = Classification()
 ENGINE = Engine(torch.device("cpu"))

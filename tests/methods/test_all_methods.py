@@ -1,19 +1,17 @@
 """What holds for every method: it resumes to the bit, shows an effect by default, and refuses what it cannot do."""
 
 import copy
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, clusters, mlp, problem
 from torch import nn
 
 import untrain
+from helpers import methods_in_processes
+from helpers.processes import run_in_processes
+from helpers.small_classifiers import SGD, clusters, mlp, problem
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
@@ -21,7 +19,7 @@ from untrain.methods import METHODS, make
 from untrain.methods.base import Choice, Optimizer, Problem, Range, check_runs
 from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 NAMES = (
     *("gradient-ascent", "random-label", "salun", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus"),
@@ -44,7 +42,6 @@ class Killed(BaseException):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_killed_run_goes_on_to_the_same_bits(name, at, tmp_path, monkeypatch):
     """Dropout too; `at` is the step before which the run dies."""
-    torch.set_num_threads(1)
 
     def begun():
         torch.manual_seed(3)
@@ -129,19 +126,12 @@ def test_by_default_the_forget_loss_rises_and_retained_accuracy_holds(name, trai
 
 # Several processes.
 
-SCRIPT = Path(__file__).parent / "all_methods_in_processes.py"
-
 
 def test_two_processes_give_what_one_gives(tmp_path):
     """Tolerance 1e-10 of the largest weight: float64, sums in another order."""
-    found = {}
-    for count in (1, 2):
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"] if count > 1 else []
-        words = [sys.executable, *launch, str(SCRIPT), str(tmp_path / f"{count}.pt"), *NAMES]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[count] = torch.load(tmp_path / f"{count}.pt", weights_only=True)
+    methods_in_processes.main(tmp_path / "1.pt", *NAMES)
+    run_in_processes(2, tmp_path, methods_in_processes.main, tmp_path / "2.pt", *NAMES)
+    found = {count: torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2)}
     assert (found[1].pop("processes"), found[2].pop("processes")) == (1, 2)
     assert {key.split("/")[0] for key in found[1]} == set(NAMES)
     for key, value in found[1].items():

@@ -2,19 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
-from small import SGD, close, forget_part, problem, ran, slow_sgd, slow_step
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, close, forget_part, kl, network, problem, ran, slow_sgd, slow_step
 from untrain.engine import seed_of
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.models.subject import Subject
-
-
-def kl(student, teacher, temperature):
-    """Mean over samples of KL(teacher ‖ student), sum over classes written out."""
-    p, q = F.softmax(teacher / temperature, 1), F.softmax(student / temperature, 1)
-    return (p * (p / q).log()).sum(1).mean()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

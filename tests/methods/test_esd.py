@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from small_generators import POINTS, TASK, denoiser, pictures, points_problem, problem, recognised, trained_points
+from helpers.small_generators import (
+    POINTS,
+    TASK,
+    denoiser,
+    pictures,
+    points_problem,
+    problem,
+    recognised,
+    trained_points,
+)
 from untrain.data.streams import Stream
 from untrain.engine import generator_of
 from untrain.errors import SettingError
@@ -16,7 +25,7 @@ from untrain.methods.esd import ESD
 from untrain.methods.loop import run
 from untrain.sampling import Sampler
 
-SAMPLER = Sampler(steps=5, guidance=2.0)
+SAMPLER = Sampler(steps=5, guidance_scale=3.0)
 SGD = Optimizer("sgd", 0.05)
 
 
@@ -89,7 +98,7 @@ def test_every_visited_timestep_comes_and_pure_noise_and_nearly_clean_images_too
         return at(self, batch, timestep, x)
 
     work, engine = problem(denoiser())
-    method = ESD(steps=60, sampler=replace(SAMPLER, guidance=0.0), samples=2).resolved(work, engine)
+    method = ESD(steps=60, sampler=replace(SAMPLER, guidance_scale=1.0), samples=2).resolved(work, engine)
     state = method.start(work, engine)
     for k in range(60):
         monkeypatch.setattr(type(TASK), "at", noted)
@@ -104,16 +113,11 @@ def test_every_visited_timestep_comes_and_pure_noise_and_nearly_clean_images_too
     assert {t for t, _ in seen} == {16, 12, 8, 4, 0}
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return trained_points()
-
-
-def test_a_forgotten_class_is_no_longer_made_and_the_others_are(trained):
-    work, engine = points_problem(copy.deepcopy(trained))
+def test_a_forgotten_class_is_no_longer_made_and_the_others_are():
+    work, engine = points_problem(copy.deepcopy(trained_points()))
     sampler = Sampler(steps=10)
     assert min(recognised(work.subject.module, work.task, sampler)) > 0.95
-    done = run(ESD(steps=100, sampler=replace(sampler, guidance=2.0)), work, engine)
+    done = run(ESD(steps=100, sampler=replace(sampler, guidance_scale=3.0)), work, engine)
     *others, forgotten = recognised(done.state.module, work.task, sampler)
     assert forgotten < 0.1
     assert min(others) > 0.9
@@ -135,7 +139,7 @@ def test_settings_out_of_range_are_refused(wrong):
 
 
 def test_the_sampler_is_set_in_a_recipe_as_a_mapping():
-    assert make("esd", {"sampler": {"guidance": 0.5}}).sampler == Sampler(steps=50, guidance=0.5)
+    assert make("esd", {"sampler": {"guidance_scale": 1.5}}).sampler == Sampler(steps=50, guidance_scale=1.5)
 
 
 def test_some_samples_of_a_class_cannot_be_forgotten():

@@ -1,7 +1,7 @@
 import torch
 
-from references import fisher_sample_by_sample
-from small_generators import denoiser, problem
+from helpers.references import fisher_sample_by_sample
+from helpers.small_generators import denoiser, problem
 from untrain.methods.fishers import fishers_of
 
 

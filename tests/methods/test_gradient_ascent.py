@@ -3,11 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, close, problem, ran, slow_sgd, slow_step
-from test_sfron import network
 
-from small_generators import denoiser
-from small_generators import problem as generator
+from helpers.small_classifiers import SGD, close, network, problem, ran, slow_sgd, slow_step
+from helpers.small_generators import denoiser
+from helpers.small_generators import problem as generator
 from untrain.methods.base import Optimizer
 from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.loop import run

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, close, problem, ran, slow_sgd, slow_step
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, close, network, problem, ran, slow_sgd, slow_step
 from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
 from untrain.methods.l1_sparse import L1Sparse

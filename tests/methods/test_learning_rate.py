@@ -1,6 +1,6 @@
 import torch
-from test_sfron import problem
 
+from helpers.small_classifiers import few_samples
 from untrain.methods import learning_rate
 from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
@@ -9,20 +9,20 @@ from untrain.methods.loop import run
 
 
 def test_a_given_rate_is_taken():
-    work, engine = problem()
+    work, engine = few_samples()
     assert with_learning_rate(Optimizer("adam", 0.3), work, engine) == Optimizer("adam", 0.3)
     assert work.notes == []
 
 
 def test_the_peak_of_the_original_training_is_taken_and_noted():
-    work, engine = problem()
+    work, engine = few_samples()
     work.subject.peak_lr = 0.07
     assert with_learning_rate(None, work, engine) == Optimizer("sgd", 0.07, 0.9, 5e-4)
     assert "original training's peak" in work.notes[0]
 
 
 def test_a_range_test_finds_a_rate_and_leaves_everything_as_it_was():
-    work, engine = problem()
+    work, engine = few_samples()
     before = {name: tensor.clone() for name, tensor in work.subject.module.state_dict().items()}
     chosen = with_learning_rate(None, work, engine)
     assert 1e-3 < chosen.lr < 1
@@ -35,7 +35,7 @@ def test_a_range_test_finds_a_rate_and_leaves_everything_as_it_was():
 
 def trained():
     """A problem whose model fits its retain set."""
-    work, engine = problem()
+    work, engine = few_samples()
     run(Finetune(steps=200, optimizer=Optimizer("sgd", 0.05, 0.9)), work, engine)
     return work, engine
 
@@ -52,7 +52,7 @@ def test_a_steeper_loss_gets_a_smaller_rate():
 
 
 def test_where_no_rate_unsettles_the_model_one_is_found_all_the_same():
-    work, engine = problem()
+    work, engine = few_samples()
     for parameter in work.subject.module.parameters():
         parameter.requires_grad_(False)
     work.subject.module[0].bias.requires_grad_(True)  # before batch normalisation, a bias changes nothing
@@ -80,7 +80,7 @@ def test_a_rate_whose_harm_comes_late_is_refused(monkeypatch):
         return seen
 
     monkeypatch.setattr(learning_rate, "_losses", losses)
-    work, engine = problem()
+    work, engine = few_samples()
     assert 0.015 < range_test(Optimizer("sgd", None, 0.9), work, engine) <= 0.03
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from test_sfron import SGD, network, problem
 
+from helpers.small_classifiers import SGD, few_samples, network
 from untrain.errors import Diverged, ModelError, SettingError, StaleFile
 from untrain.methods import make, methods
 from untrain.methods.base import Optimizer
@@ -57,17 +57,17 @@ def same(a, b):
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_the_same_run_twice_gives_the_same_bits(method):
-    ends = [weights(run(method, *problem()).state.module) for _ in range(2)]
+    ends = [weights(run(method, *few_samples()).state.module) for _ in range(2)]
     assert same(*ends)
 
 
 @pytest.mark.parametrize("at", [0, 1, 5, 11])
 def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, at):
-    whole = run(Finetune(steps=12, optimizer=SGD), *problem())
+    whole = run(Finetune(steps=12, optimizer=SGD), *few_samples())
     saver = Checkpoints(tmp_path / "resume.pt", "mark", resume=True, every=0.0)
     with pytest.raises(KeyboardInterrupt):
-        run(Stopping(steps=12, optimizer=SGD, at=at), *problem(), checkpoints=saver)
-    again = run(Finetune(steps=12, optimizer=SGD), *problem(), checkpoints=saver)
+        run(Stopping(steps=12, optimizer=SGD, at=at), *few_samples(), checkpoints=saver)
+    again = run(Finetune(steps=12, optimizer=SGD), *few_samples(), checkpoints=saver)
     assert same(weights(whole.state.module), weights(again.state.module))
     assert again.history == whole.history
     assert len(again.history) == 12
@@ -76,26 +76,26 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, at):
 def test_a_resumed_sfron_does_not_compute_its_mask_again(tmp_path, monkeypatch):
     saver = Checkpoints(tmp_path / "resume.pt", "mark", resume=True, every=0.0)
     method = SFRon(steps=6, optimizer=SGD)
-    whole = run(method, *problem())
+    whole = run(method, *few_samples())
     with monkeypatch.context() as patch:
         patch.setattr(SFRon, "step", lambda self, state, k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run(method, *problem(), checkpoints=saver)
+            run(method, *few_samples(), checkpoints=saver)
     monkeypatch.setattr(sys.modules[SFRon.__module__], "fishers_of", None)
-    again = run(method, *problem(), checkpoints=saver)
+    again = run(method, *few_samples(), checkpoints=saver)
     assert same(weights(whole.state.module), weights(again.state.module))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "resume.pt"
-    run(Finetune(steps=2, optimizer=SGD), *problem(), checkpoints=Checkpoints(path, "one"))
+    run(Finetune(steps=2, optimizer=SGD), *few_samples(), checkpoints=Checkpoints(path, "one"))
     with pytest.raises(StaleFile, match="other data, weights or settings"):
-        run(Finetune(steps=2, optimizer=SGD), *problem(), checkpoints=Checkpoints(path, "two", resume=True))
+        run(Finetune(steps=2, optimizer=SGD), *few_samples(), checkpoints=Checkpoints(path, "two", resume=True))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
-    work, engine = problem()
-    good = weights(run(Finetune(steps=20, optimizer=SGD, decay="constant"), *problem()).state.module)
+    work, engine = few_samples()
+    good = weights(run(Finetune(steps=20, optimizer=SGD, decay="constant"), *few_samples()).state.module)
     saver = Checkpoints(tmp_path / "resume.pt", "mark")
     method = Exploding(steps=40, optimizer=SGD, decay="constant", at=21)
     with pytest.raises(Diverged, match=r"exploding, step 21 of 40: the retain loss became nan.*after step 20"):
@@ -113,7 +113,7 @@ def test_evaluation_during_a_run_has_its_own_clock():
         seen.append(step)
         return {"FA": 50.0}
 
-    done = run(Finetune(steps=6, optimizer=SGD), *problem(), evaluate=measure, evaluate_every=2)
+    done = run(Finetune(steps=6, optimizer=SGD), *few_samples(), evaluate=measure, evaluate_every=2)
     assert seen == [2, 4, 6]
     assert [record["step"] for record in done.history if "FA" in record] == [1, 3, 5]
     assert done.clocks["evaluation"] > 0
@@ -121,22 +121,22 @@ def test_evaluation_during_a_run_has_its_own_clock():
 
 
 def test_fisher_time_counts_once():
-    done = run(SFRon(steps=2, optimizer=SGD), *problem())
+    done = run(SFRon(steps=2, optimizer=SGD), *few_samples())
     assert 0 < done.clocks["fisher"] < done.seconds
     assert not done.state.module.training
 
 
 def test_retrain_starts_from_new_weights_and_finetune_from_the_old():
-    work, _ = problem()
+    work, _ = few_samples()
     old = weights(work.subject.module)
-    begun = Retrain(steps=1, optimizer=SGD).start(*problem())
+    begun = Retrain(steps=1, optimizer=SGD).start(*few_samples())
     assert not same(weights(begun.module), old)
-    assert same(weights(Finetune(steps=1, optimizer=SGD).start(*problem()).module), old)
+    assert same(weights(Finetune(steps=1, optimizer=SGD).start(*few_samples()).module), old)
 
 
 def test_finetune_is_descent_on_the_retain_set():
-    work, engine = problem()
-    slow, _ = problem()
+    work, engine = few_samples()
+    slow, _ = few_samples()
     run(Finetune(steps=3, optimizer=SGD, max_norm=0.5), work, engine)
     module = slow.subject.module.train()
     optimizer = torch.optim.SGD(module.parameters(), 0.05, 0.9, weight_decay=5e-4)
@@ -152,7 +152,7 @@ def test_finetune_is_descent_on_the_retain_set():
 
 
 def test_only_parameters_with_requires_grad_move():
-    work, engine = problem()
+    work, engine = few_samples()
     frozen = work.subject.module[0]
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
@@ -195,13 +195,13 @@ def test_dropout_draws_from_the_seed_alone(method):
         torch.manual_seed(disturbance)
         model = torch.nn.Sequential(network(), torch.nn.Dropout(0.5))
         before = torch.get_rng_state()
-        ends.append(weights(run(method, *problem(model)).state.module))
+        ends.append(weights(run(method, *few_samples(model)).state.module))
         assert torch.equal(torch.get_rng_state(), before)
     assert same(*ends)
 
 
 def test_weights_that_the_last_step_ruins_are_not_given_back():
-    work, engine = problem()
+    work, engine = few_samples()
     with pytest.raises(Diverged, match="last step made weights.*after step 0"):
         run(Finetune(steps=1, optimizer=Optimizer("sgd", 1e308, weight_decay=1e9)), work, engine)
     assert all(torch.isfinite(w).all() for w in work.subject.module.state_dict().values())

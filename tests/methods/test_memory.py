@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sfron import SGD
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import TensorDataset
 
 import untrain.io
+from helpers.small_classifiers import SGD
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, FolderError
@@ -20,7 +20,7 @@ from untrain.methods.base import Problem
 from untrain.methods.finetune import Finetune
 from untrain.methods.loop import Checkpoints, run
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 ENGINE = Engine(torch.device("cpu"))
 ESTIMATORS = ("sample", "batch")

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, buffers, close, problem, ran, slow_sgd, slow_step
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, buffers, close, network, problem, ran, slow_sgd, slow_step
 from untrain.methods.finetune import Finetune
 from untrain.methods.neggrad_plus import NegGradPlus
 

@@ -1,51 +1,22 @@
 """Every method runs on generators as it is: on a tiny UNet, a tiny DiT, and one that learns its variance."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import torch
 
-from small_generators import TASK, denoiser, problem
+from helpers import generators_in_processes
+from helpers.generator_methods import NAMES, SHARED, method
+from helpers.processes import run_in_processes
+from helpers.small_generators import TASK, denoiser, problem
 from untrain.errors import SettingError
 from untrain.methods import METHODS, make
 from untrain.methods.base import Optimizer, check_runs
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.methods.steps import descend
-from untrain.sampling import Sampler
 
-ADAM = Optimizer("adam", 1e-3)
-SFRON = {
-    "steps": 3, "retain_steps": 2, "optimizer": ADAM, "forget_optimizer": Optimizer("adam", 1e-3), "calibrate": False,
-}  # fmt: skip
-AMNESIA = {"replay_samples": 10, "fisher_samples": 4, "fisher_timesteps": 4, "sampler": Sampler(steps=4)}
-PLAIN = (
-    *("random-label", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus", "gradient-ascent", "l1-sparse"),
-    *("finetune", "retrain"),
-)
-SETTINGS = {
-    "sfron": SFRON,
-    "sfron-ascent": {**SFRON, "objective": "ascent"},
-    "sfron-redirect": {**SFRON, "objective": "redirect"},
-    "sfron-joined": {**SFRON, "online": False, "forget_optimizer": None},
-    "salun": {"steps": 5, "optimizer": ADAM, "retain_weight": 1e-3},
-    "ssd": {},
-    "selective-amnesia": {"steps": 5, **AMNESIA},
-    "esd": {"steps": 5, "samples": 3, "sampler": Sampler(steps=4, guidance=2.0)},
-    **{name: {"steps": 5, "optimizer": ADAM} for name in PLAIN},
-}
-NAMES = tuple(SETTINGS)
-SHARED = ("sfron", "salun", "proximal-gradient", "selective-amnesia", "esd")
 KINDS = ("unet", "dit", "dit-learned")
-
-
-def method(name):
-    return make("sfron" if name.startswith("sfron") else name, SETTINGS[name])
 
 
 def test_every_method_is_here():
@@ -183,16 +154,9 @@ def test_no_image_of_the_forgotten_class_is_in_a_checkpoint(tmp_path):
 
 def test_two_processes_give_what_one_gives(tmp_path):
     """Tolerance 1e-7 of the largest weight: float64, sums in another order, which Adam divides by themselves."""
-    script, found = Path(__file__).parent / "generators_in_processes.py", {}
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*words, str(tmp_path / "2.pt")], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    import_module("generators_in_processes").main(tmp_path / "1.pt")
-    for count in (1, 2):
-        found[count] = torch.load(tmp_path / f"{count}.pt", weights_only=True)
+    generators_in_processes.main(tmp_path / "1.pt")
+    run_in_processes(2, tmp_path, generators_in_processes.main, tmp_path / "2.pt")
+    found = {count: torch.load(tmp_path / f"{count}.pt", weights_only=True) for count in (1, 2)}
     assert (found[1].pop("processes"), found[2].pop("processes")) == (1, 2)
     assert {key.split("/")[0] for key in found[1]} == set(SHARED)
     for key, value in found[1].items():

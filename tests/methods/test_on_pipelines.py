@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.utils.data import StackDataset
 
-from small_pipelines import drawn, raw, stable_diffusion, stable_diffusion_xl
-from untrain.concepts import text_task
+from helpers.small_pipelines import drawn, raw, stable_diffusion, stable_diffusion_xl
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
@@ -23,12 +22,12 @@ from untrain.methods.sfron import SFRon
 from untrain.models.parts import train_parts
 from untrain.models.subject import Subject
 from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.concepts import text_task
 
-torch.set_num_threads(1)
 ENGINE = Engine(torch.device("cpu"))
 ADAM = Optimizer("adam", 1e-3)
 SFRON = {"steps": 3, "retain_steps": 2, "optimizer": ADAM, "fisher_draws": 2}
-FEW = Sampler(steps=2, guidance=2.0)
+FEW = Sampler(steps=2, guidance_scale=3.0)
 UNION = ("random-label", "salun", "proximal-gradient")
 PLAIN = (*UNION, "bad-teacher", "scrub", "neggrad-plus", "gradient-ascent", "l1-sparse", "finetune", "retrain")
 SETTINGS = {
@@ -150,7 +149,9 @@ def test_steps_of_esd_equal_the_formulas_written_out(kind, pipes):
     """One image after another through the pipeline's own UNet; x_t of the changed model, target of the original."""
     pipe = pipes[kind]
     work = problem(pipe)
-    chosen = ESD(steps=3, eta=1.5, samples=2, sampler=Sampler(steps=4, guidance=2.0), optimizer=Optimizer("sgd", 0.05))
+    chosen = ESD(
+        steps=3, eta=1.5, samples=2, sampler=Sampler(steps=4, guidance_scale=3.0), optimizer=Optimizer("sgd", 0.05)
+    )
     state = chosen.start(work, ENGINE)
     slow, original = copy.deepcopy(pipe.unet).eval(), pipe.unet.eval()
     kept = torch.cumprod(1 - torch.linspace(0.01**0.5, 0.2**0.5, 20, dtype=torch.float32).double() ** 2, 0)

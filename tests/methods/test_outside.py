@@ -1,8 +1,6 @@
 """Methods of other distributions: found by their entry point, run by name, and blamed by name when broken."""
 
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 import untrain
+from helpers.command_line import untrain as untrain_command
 from untrain.errors import SettingError, UnknownName
 from untrain.methods import find, unusable
 from untrain.methods.base import Method
@@ -93,19 +92,13 @@ def things():
     return {"model": nn.Linear(5, 3), "forget": [(x[:20], y[:20])], "retain": [(x[20:], y[20:])], "device": "cpu"}
 
 
-def run_untrain(site, *words, folder):
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "untrain", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-
-
-def test_a_method_of_another_distribution_runs_by_name_on_the_command_line(tmp_path):
-    site = tmp_path / "site"
+def test_a_method_of_another_distribution_runs_by_name_on_the_command_line(site, tmp_path):
     install(site, {"short": "Short"})
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
     flags = ("--device", "cpu", "--methods.longer.remark", "flag", "--out", tmp_path / "run")
-    done = run_untrain(site, "run", "recipe.yaml", *flags, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, err = untrain_command("run", recipe, *flags)
+    assert code == 0, err
     models = json.loads((tmp_path / "run/evaluation.json").read_text())["models"]
     assert set(models) == {"original", "short", "longer"}
     records = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
@@ -114,8 +107,8 @@ def test_a_method_of_another_distribution_runs_by_name_on_the_command_line(tmp_p
     kept = json.loads((tmp_path / "run/manifest.json").read_text())["models"]["longer"]
     assert kept["method"] == "short"
     assert kept["settings"]["epochs"] == 0.4
-    again = run_untrain(site, "unlearn", tmp_path / "run", "--resume", folder=tmp_path)
-    assert again.returncode == 0, again.stderr
+    code, _, err = untrain_command("unlearn", tmp_path / "run", "--resume")
+    assert code == 0, err
 
 
 def test_python_finds_it_too(site):
@@ -183,15 +176,15 @@ def test_two_distributions_with_one_name(site):
         find("short")
 
 
-def test_the_command_line_lists_and_blames(tmp_path):
-    site = tmp_path / "site"
+def test_the_command_line_lists_and_blames(site, tmp_path):
     install(site, {"short": "Short", "salty": "Missing"})
-    listed = run_untrain(site, "list", folder=tmp_path)
-    assert listed.returncode == 0
-    assert "finetune for an instant" in listed.stdout
-    assert "cannot be used: the distribution tiny-methods 1.2: its method 'salty'" in listed.stdout
-    (tmp_path / "recipe.yaml").write_text("seed: 1\nmethods:\n  salty: {}\n")
-    failed = run_untrain(site, "run", "recipe.yaml", folder=tmp_path)
-    assert failed.returncode == 1
-    assert "recipe.yaml, line 3: the distribution tiny-methods 1.2: its method 'salty'" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    code, listed, _ = untrain_command("list")
+    assert code == 0
+    assert "finetune for an instant" in listed
+    assert "cannot be used: the distribution tiny-methods 1.2: its method 'salty'" in listed
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 1\nmethods:\n  salty: {}\n")
+    code, _, err = untrain_command("run", recipe)
+    assert code == 1
+    assert "recipe.yaml, line 3: the distribution tiny-methods 1.2: its method 'salty'" in err
+    assert "Traceback" not in err

@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, close, forget_part, problem, ran, slow_sgd, slow_step
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, close, forget_part, network, problem, ran, slow_sgd, slow_step
 from untrain.methods import proximal_gradient
 from untrain.methods.base import Optimizer
 from untrain.methods.proximal_gradient import ProximalGradient, quantile

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, close, forget_part, problem, ran, slow_sgd, slow_step
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, close, forget_part, network, problem, ran, slow_sgd, slow_step
 from untrain.methods.random_label import RandomLabel
 
 

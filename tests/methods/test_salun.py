@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, close, forget_part, problem, ran, slow_sgd
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, close, forget_part, network, problem, ran, slow_sgd
 from untrain.errors import DataError, SettingError
 from untrain.methods.base import Optimizer
 from untrain.methods.salun import SalUn, forget_gradient

@@ -5,10 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SGD, buffers, close, problem, ran, slow_sgd, slow_step
-from test_bad_teacher import kl
-from test_sfron import network
 
+from helpers.small_classifiers import SGD, buffers, close, kl, network, problem, ran, slow_sgd, slow_step
 from untrain.methods.scrub import Scrub
 
 

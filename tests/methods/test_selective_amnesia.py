@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from small_generators import denoiser, points_problem, problem, recognised, trained_points
+from helpers.small_generators import denoiser, points_problem, problem, recognised, trained_points
 from untrain.engine import generator_of
 from untrain.errors import SettingError
 from untrain.methods import make
@@ -16,7 +16,7 @@ from untrain.methods.elbo import InParts, _noised, elbo_fisher, strata
 from untrain.methods.loop import run
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.sampling import Sampler
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 SAMPLER = Sampler(steps=5)
 SGD = Optimizer("sgd", 0.05)
@@ -190,15 +190,10 @@ def test_replayed_batches_are_drawn_for_retaining_and_come_in_another_order_each
 # The claim.
 
 
-@pytest.fixture(scope="module")
-def trained():
-    return trained_points()
-
-
-def test_the_forgotten_class_turns_to_noise_and_the_others_stay(trained):
+def test_the_forgotten_class_turns_to_noise_and_the_others_stay():
     sampler, found = Sampler(steps=10), {}
     for lam in (0.1, 1000.0):
-        work, engine = points_problem(copy.deepcopy(trained))
+        work, engine = points_problem(copy.deepcopy(trained_points()))
         settings = {"steps": 300, "lam": lam, "sampler": sampler, "fisher_samples": 100, "fisher_timesteps": 10}
         found[lam] = recognised(run(SelectiveAmnesia(**settings), work, engine).state.module, work.task, sampler)
     assert found[0.1][3] < 0.1

@@ -7,45 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.data import TensorDataset
 
-from untrain.data.streams import Stream
-from untrain.engine import Engine
+from helpers.small_classifiers import SGD, few_samples, network, samples
 from untrain.errors import SettingError
-from untrain.methods.base import Optimizer, Problem, State, check_runs
+from untrain.methods.base import Optimizer, State, check_runs
 from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.sfron import SFRon
 from untrain.methods.steps import descend
-from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
-
-SGD = Optimizer("sgd", 0.05, 0.9, 5e-4)
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 16), nn.ReLU(), nn.Linear(16, 5)
-    ).double()
-
-
-def samples(count, seed):
-    g = torch.Generator().manual_seed(seed)
-    return TensorDataset(
-        torch.randn(count, 1, 8, 8, generator=g, dtype=torch.float64), torch.randint(0, 5, (count,), generator=g)
-    )
-
-
-def problem(model=None, holdout=False):
-    engine = Engine(torch.device("cpu"))
-    sets = {"forget": samples(20, 1), "retain": samples(60, 2)} | ({"holdout": samples(30, 3)} if holdout else {})
-    streams = {name: Stream(data, name, engine, 10) for name, data in sets.items()}
-    return Problem(Subject(model or network()), Classification(num_classes=5), **streams), engine
+from untrain.tasks.classification.task import Classification
 
 
 def started(method, **options):
-    work, engine = problem(**options)
+    work, engine = few_samples(**options)
     return method.resolved(work, engine).start(work, engine), method.resolved(work, engine)
 
 
@@ -153,7 +126,7 @@ def test_redirecting_lowers_the_loss_of_the_other_label():
 
 
 def test_joined_steps_respect_the_mask_too():
-    work, engine = problem()
+    work, engine = few_samples()
     method = SFRon(steps=5, online=False, optimizer=SGD).resolved(work, engine)
     state = method.start(work, engine)
     before = {name: p.detach().clone() for name, p in state.module.named_parameters()}
@@ -185,7 +158,7 @@ def test_alpha_decays_as_said():
 
 
 def test_calibration_leaves_out_what_is_forgotten_far_enough():
-    work, engine = problem(holdout=True)
+    work, engine = few_samples(holdout=True)
     method = SFRon(steps=10, optimizer=SGD, calibration=Calibration(until=0.5)).resolved(work, engine)
     state = method.start(work, engine)
     task = work.task
@@ -202,29 +175,29 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
     work.memo["calibration"]["held"] = torch.tensor([0, 1])
     work.memo["calibration"]["target"].fill_(-1.0)
-    assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no gauge"
+    assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no target"
     certain = replace(method, calibration=Calibration(until=0.5, ceiling=1e-6))
     assert certain._forget(state, 4)["skipped"], "but each of its samples has a ceiling"
 
 
 def test_what_is_unfinished_is_said_sample_by_sample():
-    work, engine = problem()
-    gauge = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
+    work, engine = few_samples()
+    measured = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
     share = {"label": torch.tensor([0, 1, 2, 2])}
     losses = torch.tensor([0.5, 1.0, 3.0, 5.0])
 
-    def unfinished(k, **settings):
+    def active_samples(k, **settings):
         calibration = Calibration(ceiling=4.0, late_ceiling=2.0, **settings)
-        return calibration.unfinished(gauge, share, losses, k, 10, work.task, engine).tolist()
+        return calibration.active_samples(measured, share, losses, k, 10, work.task, engine).tolist()
 
-    assert unfinished(0) == [True, True, True, False], "held: mean 0.75 is below the target; else each below 4"
-    assert unfinished(0, margin=0.7) == [False, False, True, False]
-    assert unfinished(8) == [False] * 4, "after `until`, none that the retain set holds; else below 2"
+    assert active_samples(0) == [True, True, True, False], "held: mean 0.75 is below the target; else each below 4"
+    assert active_samples(0, margin=0.7) == [False, False, True, False]
+    assert active_samples(8) == [False] * 4, "after `until`, none that the retain set holds; else below 2"
 
 
 def test_forgotten_samples_of_a_class_pull_no_more():
     """The forget step's gradient is that of the samples below the ceiling, each at its weight among all."""
-    work, engine = problem(holdout=True)
+    work, engine = few_samples(holdout=True)
     work.memo["conditions"] = {"held": torch.tensor([99])}
     method = SFRon(steps=4, optimizer=SGD, gamma=None, max_norm=None, forget_optimizer=Optimizer("sgd", 1e-3))
     batch = work.forget.batch(0, work.task, "forget")
@@ -244,7 +217,7 @@ def test_forgotten_samples_of_a_class_pull_no_more():
 
 def test_a_forget_rate_left_open_grows_while_forgetting_is_slow_and_cheap():
     def rates(target, **settings):
-        work, engine = problem(holdout=True)
+        work, engine = few_samples(holdout=True)
         method = SFRon(steps=3, optimizer=SGD, **settings).resolved(work, engine)
         state = method.start(work, engine)
         work.memo["calibration"]["target"].fill_(target)
@@ -261,7 +234,7 @@ def test_a_forget_rate_left_open_grows_while_forgetting_is_slow_and_cheap():
 
 def test_retain_gradients_are_clipped_where_calibration_is_active():
     def norm(holdout, **settings):
-        work, engine = problem(holdout=holdout)
+        work, engine = few_samples(holdout=holdout)
         return SFRon(optimizer=SGD, **settings).resolved(work, engine).retain_max_norm
 
     assert norm(True) == 1.0
@@ -272,7 +245,7 @@ def test_retain_gradients_are_clipped_where_calibration_is_active():
 
 
 def test_without_holdout_a_class_is_bounded_where_the_rate_is_open():
-    work, engine = problem()
+    work, engine = few_samples()
     work.memo["conditions"] = {"held": torch.tensor([99])}
     method = SFRon(optimizer=SGD).resolved(work, engine)
     assert method.calibrate and method.total == 40 and method.forget_optimizer.lr == 1e-3
@@ -285,7 +258,7 @@ def test_without_holdout_a_class_is_bounded_where_the_rate_is_open():
 
 
 def test_without_holdout_every_forget_step_is_taken():
-    work, engine = problem()
+    work, engine = few_samples()
     method = SFRon(steps=6, optimizer=SGD).resolved(work, engine)
     state = method.start(work, engine)
     assert not any("skipped" in method.step(state, k) for k in range(6))
@@ -343,14 +316,14 @@ def test_a_state_is_what_a_checkpoint_holds():
 
 def test_when_a_batch_is_normalised_by_its_own_statistics():
     calibration, task = Calibration(), Classification(num_classes=5)
-    gauge = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
+    measured = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}
 
-    def kind(gauge, label, rows, late=False):
-        return calibration.statistics_of(gauge, {"label": torch.full((rows,), label)}, late, task)
+    def kind(measured, label, rows, late=False):
+        return calibration.statistics_of(measured, {"label": torch.full((rows,), label)}, late, task)
 
-    assert kind(gauge, 0, 16) == "batch"
-    assert kind(gauge, 0, 15) == "running", "too few samples"
-    assert kind(gauge, 0, 16, late=True) == "batch"
-    assert kind(gauge, 2, 16) == "batch"
-    assert kind(gauge, 2, 16, late=True) == "running", "a class that the retain set lacks, as it will be seen"
+    assert kind(measured, 0, 16) == "batch"
+    assert kind(measured, 0, 15) == "running", "too few samples"
+    assert kind(measured, 0, 16, late=True) == "batch"
+    assert kind(measured, 2, 16) == "batch"
+    assert kind(measured, 2, 16, late=True) == "running", "a class that the retain set lacks, as it will be seen"
     assert kind(None, 0, 16) == "running", "without held-out data"

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import problem, ran
-from test_sfron import network
 
+from helpers.small_classifiers import network, problem, ran
 from untrain.methods.ssd import SSD
 
 

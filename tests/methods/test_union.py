@@ -5,9 +5,8 @@ from itertools import chain
 
 import pytest
 import torch
-from small import SGD, close, problem
-from test_sfron import network, samples
 
+from helpers.small_classifiers import SGD, close, network, problem, samples
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.methods.bad_teacher import BadTeacher

@@ -7,19 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from small_pipelines import drawn
-from untrain.concepts import (
-    ConceptImages,
-    text_task,
-)
+from helpers.small_pipelines import drawn
 from untrain.engine import Engine
 from untrain.errors import SettingError, UnknownName
 from untrain.fisher import fisher_diagonal
 from untrain.models.parts import PARTS, train_parts, trained
 from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.concepts import (
+    ConceptImages,
+    text_task,
+)
 
 ENGINE = Engine(torch.device("cpu"))
-FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance=1.0), batch_size=2)
+FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance_scale=2.0), batch_size=2)
 
 
 def test_parts_are_those_of_their_names(pipe: Any) -> None:

@@ -4,7 +4,7 @@ from torch import nn
 
 from untrain.errors import ModelError
 from untrain.models.subject import Subject
-from untrain.tasks.classification import Classification
+from untrain.tasks.classification.task import Classification
 
 
 class WithOwnParameter(nn.Module):

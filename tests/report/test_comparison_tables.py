@@ -6,13 +6,11 @@ import json
 import re
 
 import pytest
-from example_comparison import METHODS, example_comparison, stat
-from rich.console import Console
 
+from helpers.example_comparison import METHODS, example_comparison, stat
+from helpers.reading import presentation_of, results_of, tables_of, terminal_of
 from untrain.errors import UntrainError
-from untrain.report import comparison_tables, terminal
-from untrain.report.comparison import comparison_of, further_table, main_table
-from untrain.report.tables import latex
+from untrain.report.tables import escape_latex, further_table, main_table
 
 EVIL = 'a_b&50%$x^~#{}\\|<i>"*'
 
@@ -68,7 +66,13 @@ all intervals are from fewer than five seeds: read them with care
 
 
 def test_text_of_a_small_comparison():
-    assert comparison_tables(small())["txt"].splitlines() == TEXT.splitlines()
+    assert tables_of(small())["txt"].splitlines() == TEXT.splitlines()
+
+
+def main_of(content):
+    """The main table of the first forget set."""
+    results = results_of(content)
+    return main_table(results.sets[0], results, presentation_of("classification"))
 
 
 def rows_of(tables):
@@ -78,7 +82,7 @@ def rows_of(tables):
 def test_csv_has_every_value_unrounded():
     content = example_comparison(sets=("a", "b"))
     content["forget_sets"]["a"]["models"]["salun"]["measures"]["KL"]["mean"] = 0.12345678901234567
-    rows = rows_of(comparison_tables(content))
+    rows = rows_of(tables_of(content))
     assert list(rows[0]) == [
         "forget_set", "model", "measure", "n", "mean", "std", "ci_low", "ci_high", "difference", "rank", "tied", "few",
     ]  # fmt: skip
@@ -105,11 +109,12 @@ def test_csv_has_every_value_unrounded():
 
 
 def test_methods_stand_in_order_of_rank_and_the_unranked_last():
-    one = comparison_of(example_comparison()).sets[0]
-    names = [row.name for row in main_table(one).rows]
+    content = example_comparison()
+    one, presentation = results_of(content).sets[0], presentation_of("classification")
+    names = [row.name for row in main_of(content).rows]
     assert names[:4] == ["original", "retrained", "retrained-2", "noise floor"]
     assert names[-1] == "bad-teacher"
-    means = [one.methods[i].mean("AvgD") for i in range(len(METHODS) - 1)]
+    means = [entry.mean("AvgD") for entry in presentation.order(one)[:-1]]
     assert means == sorted(means)
     assert set(names[4:]) == set(METHODS)
 
@@ -117,20 +122,20 @@ def test_methods_stand_in_order_of_rank_and_the_unranked_last():
 def test_ties_are_marked_and_all_of_the_first_are_closest():
     content = example_comparison()
     models = content["forget_sets"]["random-10"]["models"]
-    rows = {row.name: row for row in main_table(comparison_of(content).sets[0]).rows}
+    rows = {row.name: row for row in main_of(content).rows}
     for name in METHODS:
         rank = models[name]["rank"]["AvgD"]
         assert rows[name].rank == ("—" if rank is None else f"{rank['rank']}{'=' * rank['tied']}")
         assert rows[name].closest == (rank is not None and rank["rank"] == 1)
     assert sum(row.closest for row in rows.values()) == 2
-    text = comparison_tables(content)["txt"]
+    text = tables_of(content)["txt"]
     assert "= methods that the noise floor cannot tell apart" in text
     assert re.search(r"^ SFR-on \* +1=", text, re.MULTILINE)
     assert "rank 1=" in text  # by KL
 
 
 def test_failed_cells_are_said_in_every_form_and_not_averaged():
-    tables = comparison_tables(small())
+    tables = tables_of(small())
     for kind in ("txt", "md", "tex"):
         assert "2 of 3" in tables[kind]
         assert "SSD: seed 1 failed: out of memory." in tables[kind]
@@ -140,13 +145,13 @@ def test_failed_cells_are_said_in_every_form_and_not_averaged():
     for cell in content["forget_sets"]["few"]["models"]["ssd"]["cells"]:
         cell |= {"state": "missing", "error": None}
     content["forget_sets"]["few"]["models"]["ssd"]["measures"] = {}
-    text = comparison_tables(content)["txt"]
+    text = tables_of(content)["txt"]
     assert "0 of 3" in text
     assert "¹ SSD: seed 0 was not run; seed 1 was not run; seed 2 was not run." in text
 
 
 def test_single_intervals_are_flagged_where_others_are_not():
-    text = comparison_tables(example_comparison(seeds=5))["txt"]  # one method lost a seed: four are few
+    text = tables_of(example_comparison(seeds=5))["txt"]  # one method lost a seed: four are few
     row = re.search(r"^ bad-teacher.*?^the target", text, re.MULTILINE | re.DOTALL)[0]
     assert row.count("]†") == 8
     assert text.count("†") == 8 + 3 + 2  # its three further measures, and a line under each table
@@ -154,7 +159,7 @@ def test_single_intervals_are_flagged_where_others_are_not():
 
 
 def test_a_single_seed_has_neither_spread_nor_interval():
-    tables = comparison_tables(example_comparison(seeds=1, failed=()))
+    tables = tables_of(example_comparison(seeds=1, failed=()))
     assert "1 seed\n" in tables["txt"]
     model_rows = tables["txt"].split("──\n")[1].split("noise floor")[0]
     assert "±" not in model_rows
@@ -169,7 +174,7 @@ def test_latex_is_balanced_and_escaped():
     one["models"]["ssd"]["cells"][1]["error"] = EVIL
     content["forget_sets"][EVIL] = one
     content["name"] = EVIL
-    tex = comparison_tables(content)["tex"]
+    tex = tables_of(content)["tex"]
     for pair in ("table*", "tabular"):
         assert tex.count(f"\\begin{{{pair}}}") == tex.count(f"\\end{{{pair}}}") == 1
     for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
@@ -180,12 +185,12 @@ def test_latex_is_balanced_and_escaped():
     assert bare.count("$") % 2 == 0
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {4}
-    assert latex(EVIL) in tex
-    assert latex(EVIL) == (
+    assert escape_latex(EVIL) in tex
+    assert escape_latex(EVIL) == (
         r"a\_b\&50\%\$x\textasciicircum{}\textasciitilde{}\#\{\}\textbackslash{}\textbar{}"
         r'\textless{}i\textgreater{}"{*}'
     )
-    assert latex("−1 ± 2 [3]\n¹") == r"$-$1 $\pm$ 2 {[}3{]} $^{1}$"
+    assert escape_latex("−1 ± 2 [3]\n¹") == r"$-$1 $\pm$ 2 {[}3{]} $^{1}$"
     assert "%\n" in body
     assert not re.search(r"(?<!\\)%(?!\n)", body)
 
@@ -194,7 +199,7 @@ def test_names_are_escaped_in_markdown_and_shown_as_they_are_in_text():
     content = small()
     models = content["forget_sets"]["few"]["models"]
     models["[red]<b>|*"] = models.pop("sfron")
-    tables = comparison_tables(content)
+    tables = tables_of(content)
     assert "\\[red\\]\\<b\\>\\|\\*" in tables["md"]
     assert "[red]<b>|*" in tables["txt"]
     assert {line.count(" | ") for line in tables["md"].splitlines() if line.startswith("| ")} == {4}
@@ -204,18 +209,17 @@ def test_further_measures_stand_in_a_second_table_and_unknown_ones_are_shown():
     content = example_comparison(svc=True)
     for model in content["forget_sets"]["random-10"]["models"].values():
         model["measures"]["FID"] = stat([12.0, 13.0, 14.0])
-    one = comparison_of(content).sets[0]
-    assert [m.key for m in main_table(one).measures] == ["FA", "RA", "TA", "MIA", "AvgD", "ToW", "KL", "seconds"]
-    assert [m.key for m in further_table(one).measures] == ["SVC_confidence", "SVC_entropy", "JS", "FID"]
-    assert comparison_tables(content)["tex"].count("\\begin{table*}") == 2
-    labels = re.findall(r"\\label\{(.*)\}", comparison_tables(content)["tex"])
+    results = results_of(content)
+    further = further_table(results.sets[0], results, presentation_of("classification"))
+    assert [m.key for m in main_of(content).measures] == ["FA", "RA", "TA", "MIA", "AvgD", "ToW", "KL", "seconds"]
+    assert [m.key for m in further.measures] == ["SVC_confidence", "SVC_entropy", "JS", "FID"]
+    assert tables_of(content)["tex"].count("\\begin{table*}") == 2
+    labels = re.findall(r"\\label\{(.*)\}", tables_of(content)["tex"])
     assert labels == ["tab:compare-fashion-random-10", "tab:compare-fashion-random-10-further"]
 
 
 def test_the_terminal_shows_the_table_in_80_columns():
-    console = Console(width=80, color_system=None, file=io.StringIO())
-    console.print(terminal(example_comparison(sets=("a", "b"))))
-    shown = console.file.getvalue()
+    shown = terminal_of(example_comparison(sets=("a", "b")), 80)
     assert "…" not in shown
     for name in ("forget set a", "forget set b", "SFR-on *", "gradient-ascent", "−13.17", "±0.25", "#10", "2 of 3"):
         assert name in shown, name
@@ -224,9 +228,7 @@ def test_the_terminal_shows_the_table_in_80_columns():
 def test_evil_names_are_no_markup_in_the_terminal():
     content = small()
     content["name"] = "[red]x[/red]"
-    console = Console(width=200, color_system=None, file=io.StringIO())
-    console.print(terminal(content))
-    assert "[red]x[/red]" in console.file.getvalue()
+    assert "[red]x[/red]" in terminal_of(content, 200)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_evil_names_are_no_markup_in_the_terminal():
 )
 def test_a_comparison_without_models_is_an_error(broken):
     with pytest.raises(UntrainError, match="holds no model"):
-        comparison_tables(broken)
+        tables_of(broken)
 
 
 def test_values_of_the_wrong_kind_count_as_missing():
@@ -244,7 +246,7 @@ def test_values_of_the_wrong_kind_count_as_missing():
         changed = {**one, "noise_floor": junk, "sizes": junk, "tuning": junk}
         changed["models"] = {**one["models"], "salun": junk, "ssd": dict.fromkeys(one["models"]["ssd"], junk)}
         changed["models"]["scrub"] = {**one["models"]["scrub"], "measures": {"FA": junk, "AvgD": junk}}
-        tables = comparison_tables({**content, "seeds": junk, "name": junk, "forget_sets": {"a": changed}})
+        tables = tables_of({**content, "seeds": junk, "name": junk, "forget_sets": {"a": changed}})
         assert "SalUn" in tables["txt"]
         assert "nan" not in tables["txt"]
 
@@ -252,4 +254,4 @@ def test_values_of_the_wrong_kind_count_as_missing():
 def test_long_times_are_told_like_durations():
     content = small()
     content["forget_sets"]["few"]["models"]["retrained"]["measures"]["seconds"] = stat([3600.0, 3700.0, 3800.0])
-    assert "61 min 40 s ± 100.0 s" in comparison_tables(content)["txt"]
+    assert "61 min 40 s ± 100.0 s" in tables_of(content)["txt"]

@@ -7,7 +7,9 @@ import re
 
 import numpy as np
 import pytest
-from example_text import (
+from PIL import Image
+
+from helpers.example_text import (
     CAPTIONS,
     CLOTHED,
     FOUND,
@@ -19,11 +21,7 @@ from example_text import (
     example_text_comparison,
     write_example_text,
 )
-from PIL import Image
-from reading import EVIL, Page, page_of, written
-
-from untrain.report import comparison_table, comparison_tables, generator_verdict, terminal, write_report
-from untrain.report.concept_verdict import share_interval
+from helpers.reading import EVIL, Page, page_of, table_of, tables_of, terminal_of, write_page, written
 
 FIRST = ["verdict", "grids", "comparison", "measures"]
 LAST = ["setup", "curves", "mask", "times", "settings"]
@@ -88,9 +86,9 @@ def test_every_value_is_in_the_table_and_what_all_miss_is_said_with_its_reason(r
 def test_differences_are_to_the_original_or_to_a_retrained_pipeline(tmp_path):
     for retrained, aim in ((False, "original"), (True, "retrained")):
         evaluation = write_example_text(tmp_path, retrained=retrained, pictures=False)
-        rows = {row.name: row for row in comparison_table(evaluation).rows}
+        rows = {row.name: row for row in table_of(evaluation).rows}
         assert rows["sfron"].cells[0].small == (f"{SEEN['sfron'][0] - SEEN[aim][0]:+.2f}".replace("-", "−"),)
-        steps = [measure.key for measure in comparison_table(evaluation).measures].index("steps")
+        steps = [measure.key for measure in table_of(evaluation).measures].index("steps")
         assert rows["sfron"].cells[steps].small == ()
         assert ("so its row is the target" in page_of(tmp_path).text) is retrained
 
@@ -193,7 +191,7 @@ def test_what_was_trained_and_how_it_was_judged_is_told(shapes, nude):
     text = Page(shapes[2]).text
     for words in ("cross-attention (xattn)", "48,012 of 1,284,003", "3.7 %", "120 steps, 74.2 s", "small-cnn",
                   "right on test images, shape 99.20 %", "openai/clip-vit-base-patch32", "images of each prompt 40",
-                  "sampling steps 50", "guidance 6.5", "forgotten: circle"):  # fmt: skip
+                  "sampling steps 50", "guidance scale 7.5", "forgotten: circle"):  # fmt: skip
         assert words in text, words
     text = Page(nude[2]).text
     for words in ("detector NudeNet", "threshold 0.6", "How often NudeNet itself is right was not measured here",
@@ -257,107 +255,13 @@ def test_an_almost_empty_evaluation_says_what_it_lacks(tmp_path):
     content = {"task": "text-to-image", "models": models}
     (tmp_path / "evaluation.json").write_text(json.dumps(content))
     page = page_of(tmp_path)
-    for words in ("There are no pictures", "shares by label are not in", "history.jsonl is missing",
-                  "What was trained is not in evaluation.json", "How they were made is not in evaluation.json",
-                  "What else was lost is not known (no judge was named)",
-                  "Not measured: Retained prompts recognised (RA): no judge was named."):  # fmt: skip
+    for words in ("evaluation.json", "history.jsonl", "manifest.json", "config.yaml"):
         assert words in page.text, words
+    assert page.text.count("no judge was named") == 2  # beside the verdict, and under the table
+    assert "parts" not in page.ids("section")
     content["detector"] = {"kind": "nudity"}
     (tmp_path / "evaluation.json").write_text(json.dumps(content))
-    assert "counts by part of the body are not in evaluation.json" in page_of(tmp_path).text
-
-
-# The verdict.
-
-
-def evaluation_of(original=None, retrained=None, kind="classifier", **methods):
-    usual = {"FA": 95.0, "RA": 98.0, "RA_worst": 96.0, "CLIP": 31.0}
-    models = {"original": usual | (original or {})} | {name: usual | values for name, values in methods.items()}
-    models |= {"retrained": usual | retrained} if retrained else {}
-    return {"task": "text-to-image", "models": models, "forgotten": ["a circle"], "detector": {"kind": kind}}
-
-
-UNKNOWN = dict.fromkeys(("RA", "RA_worst", "CLIP"))
-
-
-@pytest.mark.parametrize(
-    ("values", "kind", "title"),
-    [
-        ({"FA": 5.0}, "closer", "Forgotten, and the rest kept"),
-        ({"FA": 5.0, "RA": 95.0, "RA_worst": 91.0, "CLIP": 30.0}, "closer", "Forgotten, and the rest kept"),
-        ({"FA": 0.0, "RA": 94.9}, "partly", "Forgotten, at the expense of other prompts"),
-        ({"FA": 0.0, "RA_worst": 90.5}, "partly", "Forgotten, at the expense of other prompts"),
-        ({"FA": 0.0, "CLIP": 29.5}, "partly", "Forgotten, at the expense of other prompts"),
-        ({"FA": 0.0, "FD": 900.0}, "closer", "Forgotten, and the rest kept"),  # it has no scale
-        ({"FA": 5.1}, "partly", "Partly forgotten"),
-        ({"FA": 60.0}, "none", "Not forgotten"),
-        ({"FA": 60.0, "RA": 50.0}, "further", "Not forgotten, and other prompts damaged"),
-        ({"FA": None}, "unknown", "Cannot be judged"),
-        ({"FA": 0.0, **UNKNOWN}, "unknown", "Forgotten; what else was lost is not known"),
-        ({"FA": 0.0, **UNKNOWN, "NR": 0.0}, "unknown", "Forgotten; what else was lost is not known"),
-    ],
-)
-def test_kind_of_verdict(values, kind, title):
-    said = generator_verdict(evaluation_of(sfron=values))
-    assert (said.kind, said.headline, said.method) == (kind, title, "sfron")
-
-
-def test_a_rare_concept_must_become_ten_times_rarer():
-    assert generator_verdict(evaluation_of(original={"FA": 15.0}, sfron={"FA": 1.5})).kind == "closer"
-    assert generator_verdict(evaluation_of(original={"FA": 15.0}, sfron={"FA": 1.6})).headline == "Partly forgotten"
-    assert generator_verdict(evaluation_of(original={"FA": 0.9}, sfron={"FA": 0.0})).headline == "Nothing to forget"
-    assert generator_verdict(evaluation_of(retrained={"FA": 7.0}, sfron={"FA": 6.9})).kind == "closer"
-
-
-def test_sentence_and_remarks_of_a_classifier(tmp_path):
-    said = generator_verdict(write_example_text(tmp_path, pictures=False))
-    assert said.sentence == (
-        "After SFR-on, the detector still sees “circle” in 1.30 % (97.50 % before) of the images whose prompts ask for "
-        "it, and what retained prompts ask for in 97.20 % (98.10 % before) of theirs; the CLIP score of retained "
-        "prompts went from 31.20 to 31.00. It took 74.2 s."
-    )
-    assert said.remarks[0] == (
-        "What else was lost: retained prompts are recognised 0.9 points less in the mean, square 2.4 points less, the "
-        "CLIP score is 0.20 lower, the FD to the original's images is 2.41; within what counts as kept (3 points in "
-        "the mean, 5 points of anything asked for, a CLIP score lower by 1)."
-    )
-    assert "between 0.5 and 3.7 % (95 % confidence)" in said.remarks[1]
-    assert any(remark.endswith("after other methods: SalUn 9.00 % and 91.00 %.") for remark in said.remarks)
-    assert any("right on 99.20 % (shape) and 100.00 % (colour) of real test images" in r for r in said.remarks)
-
-
-def test_sentence_of_nudity_and_what_rises_is_remarked(tmp_path):
-    evaluation = write_example_text(tmp_path, kind="nudity", pictures=False)
-    said = generator_verdict(evaluation)
-    assert said.sentence == (
-        "After SFR-on, the detector still finds an intimate part in 2.00 % (91.00 % before) of the images of forgotten "
-        "prompts, and in 0.50 % (1.00 % before) of those of retained prompts; the CLIP score of retained prompts went "
-        "from 30.90 to 30.40. It took 90 min 00 s."
-    )
-    assert not any("more often than before" in remark for remark in said.remarks)
-    evaluation["models"]["sfron"]["NR"] = 2.5
-    remarks = generator_verdict(evaluation).remarks
-    assert "Retained prompts show intimate parts more often than before: 2.50 %, not 1.00 %." in remarks
-
-
-def test_the_method_that_forgot_and_cost_least_comes_first():
-    said = generator_verdict(
-        evaluation_of(salun={"FA": 30.0}, esd={"FA": 0.0, "RA": 90.0}, finetune={"FA": 90.0}, sfron={"FA": 4.0})
-    )
-    assert said.method == "sfron"
-    same = dict.fromkeys(("RA", "RA_worst", "CLIP"))
-    assert (
-        generator_verdict(evaluation_of(esd={"FA": 0, "FD": 9.0, **same}, sfron={"FA": 1, "FD": 2.0, **same})).method
-        == "sfron"
-    )
-
-
-def test_the_interval_is_where_a_binomial_share_could_come_from():
-    """Against the definition: the shares p whose mean lies within 1.96 of their own standard deviations."""
-    for share, count in ((0.0, 50), (2.0, 200), (50.0, 10), (100.0, 7)):
-        grid = np.linspace(0, 1, 200_001)[1:-1]
-        inside = grid[np.abs(share / 100 - grid) <= 1.959964 * np.sqrt(grid * (1 - grid) / count)]
-        np.testing.assert_allclose(share_interval(share, count), (100 * inside.min(), 100 * inside.max()), atol=2e-3)
+    assert "parts" in page_of(tmp_path).ids("section")
 
 
 # Tables and comparisons.
@@ -365,7 +269,7 @@ def test_the_interval_is_where_a_binomial_share_could_come_from():
 
 @pytest.mark.parametrize("kind", ["classifier", "nudity"])
 def test_tables_in_every_form_have_the_values_and_what_is_missing(tmp_path, kind):
-    table = comparison_table(write_example_text(tmp_path, kind=kind, pictures=False))
+    table = table_of(write_example_text(tmp_path, kind=kind, pictures=False))
     for text in (table.text(), table.markdown(), table.latex("Text", "tab:text")):
         assert "SFR-on" in text
         assert "not measured: " in text
@@ -380,18 +284,16 @@ def test_tables_in_every_form_have_the_values_and_what_is_missing(tmp_path, kind
 
 def test_a_comparison_has_tables_and_a_page(tmp_path):
     content = example_text_comparison()
-    tables = comparison_tables(content)
+    tables = tables_of(content)
     means = content["forget_sets"]["circle"]["models"]["sfron"]["measures"]
     assert f"{means['FA']['mean']:.2f} ± {means['FA']['std']:.2f}" in tables["txt"]
     assert f"sfron,CLIP,3,{means['CLIP']['mean']!r}" in tables["csv"]
     assert all("Steps" in tables[form] for form in ("txt", "md", "tex"))
-    assert terminal(content)
+    assert terminal_of(content, 100)
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     page = page_of(tmp_path)
     assert page.ids("section") == ["verdict", "comparison", "measures", "figures", "settings"]
-    assert "SFR-on: forgotten, and the rest kept" in page.text
-    assert "the detector still sees the concept in 1." in page.text
-    assert "times faster than retraining" not in page.text
+    assert re.search(r'class="headline">SFR-on', (tmp_path / "report.html").read_text(encoding="utf-8"))
 
 
 def test_long_prompts_stand_whole_above_their_pictures(nude):
@@ -402,4 +304,4 @@ def test_long_prompts_stand_whole_above_their_pictures(nude):
 
 def test_it_is_the_same_when_made_again(nude):
     folder, _, html = nude
-    assert write_report(folder).read_text(encoding="utf-8") == html
+    assert write_page(folder).read_text(encoding="utf-8") == html

@@ -1,5 +1,7 @@
 """Encoded images: their bytes in files, parquet tables and tables of the hub, and how they are decoded."""
 
+from __future__ import annotations
+
 import io
 from bisect import bisect_right
 from collections import OrderedDict
@@ -7,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from untrain.errors import DataError
 from untrain.io import hash_file, hash_json
+from untrain.lazy import Image, np, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IN_MEMORY_BYTES = 2 << 30
 """Sets whose decoded images take at most this much are decoded once and kept in memory."""

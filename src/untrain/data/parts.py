@@ -1,16 +1,19 @@
 """Which part of which data is asked for: what every loader reads, and the test part of data that has none."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from untrain.data.samples import Source
 from untrain.engine import generator_of
-from untrain.errors import DataError, SettingError
+from untrain.errors import DataError, EmptySet, SettingError
+from untrain.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Part = Literal["train", "test"]
 
@@ -32,6 +35,7 @@ class Request:
     test_fraction: float | None = None
     image_column: str | None = None
     label_column: str | None = None
+    caption_column: str | None = None
     config: str | None = None
     test_name: str = "test"
 
@@ -64,6 +68,12 @@ def part_of(request: Request, has: Callable[[Part], bool], build: Callable[[Part
             "the share of every class that is kept for testing."
         )
     chosen = _stratified(whole.labels, request.test_fraction)
+    if not chosen.any():
+        largest = int(whole.labels.bincount().max())
+        raise EmptySet(
+            f"{request.path or request.name}: a test_fraction of {request.test_fraction} takes no sample of a class of "
+            f"{largest}, and no class has more. Add a test part, or give a larger share."
+        )
     return whole.select((chosen if request.part == "test" else ~chosen).nonzero().squeeze(1))
 
 

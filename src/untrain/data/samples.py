@@ -1,34 +1,37 @@
 """Sources: data sets of labelled samples that can also gather many samples at once.
 
-What fits into memory once decoded becomes `Arrays`: tensors that can live on the device. What does not stays encoded
-(`Images`) and is decoded on access, so that worker processes can do it.
+What fits into memory once decoded becomes `Arrays`, or `Columns` where a sample is more than an input and a label:
+tensors that can live on the device. What does not stays encoded (`Images`) and is decoded on access, so that worker
+processes can do it.
 """
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-
+from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
-from untrain.errors import DataError, EmptySet
+from untrain.errors import DataError
 from untrain.io import hash_json, hash_tensors
+from untrain.lazy import np, torch
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A map-style data set of labelled images.
+    """A map-style data set of samples, each of a class.
 
     Attributes:
-        labels: class number of every sample, int64 [N], on the CPU.
+        labels: class number of every sample, int64 [N], on the CPU; samples without classes are all of one.
         classes: name of every class, by number.
         ids: a name for every sample that is unique within the source, or None.
-        shape: of one input, (C, H, W).
+        shape: of one input, such as (C, H, W).
         in_memory: whether the inputs are tensors in memory, which need no worker processes.
     """
 
@@ -43,18 +46,18 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, i: int) -> Batch:
-        """Sample i: {"input": [C, H, W], uint8 or float, "label": int64 [], "index": int64 []}."""
+        """Sample i: tensors by name, "index" among them, int64 []; of images {"input": [C, H, W], "label": []}."""
         ...
 
     def batch(self, indices: Tensor) -> Batch:
-        """Samples at these positions, int64 [B], gathered: {"input": [B, C, H, W], "label": [B], "index": [B]}."""
+        """Samples at these positions, int64 [B], gathered: the same tensors, each [B, …]."""
         ...
 
-    def select(self, indices: Tensor) -> "Source":
+    def select(self, indices: Tensor) -> Source:
         """A source of its own that holds these samples alone, numbered from 0."""
         ...
 
-    def to(self, device: torch.device | str) -> "Source":
+    def to(self, device: torch.device | str) -> Source:
         """The source with its tensors on a device; a source that decodes on access stays on the CPU."""
         ...
 
@@ -63,11 +66,11 @@ class Source(Protocol):
         ...
 
 
-class Arrays(Dataset[Batch]):
-    """A source whose inputs and labels are tensors in memory.
+class Arrays(Columns):
+    """A source whose inputs and labels are tensors in memory: columns "input" and "label".
 
     Args:
-        input: [N, …] of uint8 or a floating type.
+        input: [N, …] of numbers.
         labels: [N] of an integer type, from 0 to the number of classes − 1.
         classes: names; None names the classes "0", "1", … up to the largest label.
         ids: a unique name for every sample, or None.
@@ -76,8 +79,6 @@ class Arrays(Dataset[Batch]):
         DataError: if a value is NaN or infinite, or labels do not fit; EmptySet if there is no sample.
     """
 
-    in_memory = True
-
     def __init__(
         self,
         input: Tensor | np.ndarray,
@@ -85,61 +86,19 @@ class Arrays(Dataset[Batch]):
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
     ) -> None:
-        self.input = _checked_input(_tensor(input))
-        self.labels = _checked_labels(labels, len(self.input), classes)
-        self.classes = _names(self.labels, classes)
-        self.ids = _checked_ids(ids, len(self.input))
-        self.shape = tuple(self.input.shape[1:])
-        self._label = self.labels.to(self.input.device)
-        self._fingerprint: str | None = None
-        self._moved: dict[torch.device, Arrays] = {}
+        checked = check_column("input", input)
+        if checked.ndim < 2:
+            raise DataError(f"inputs must be [N, …], one row a sample; they are {list(checked.shape)}.")
+        numbers = check_labels(labels, len(checked), classes)
+        super().__init__({"input": checked, "label": numbers.to(checked.device)}, numbers, classes, ids)
 
     @property
-    def device(self) -> torch.device:
-        """Where inputs and the labels of batches live."""
-        return self.input.device
-
-    def __len__(self) -> int:
-        """How many samples there are."""
-        return len(self.input)
-
-    def __getitem__(self, i: int) -> Batch:
-        """Sample i; see `Source`."""
-        i = range(len(self))[i]  # a negative i counts from the end, one beyond it is an IndexError
-        return {"input": self.input[i], "label": self._label[i], "index": torch.tensor(i, device=self.device)}
-
-    def batch(self, indices: Tensor) -> Batch:
-        """Samples at these positions, on the device; see `Source`."""
-        indices = indices.to(self.device)
-        return {"input": self.input[indices], "label": self._label[indices], "index": indices}
-
-    def select(self, indices: Tensor) -> "Arrays":
-        """A copy of these samples, numbered from 0."""
-        chosen = indices.cpu()
-        ids = None if self.ids is None else [self.ids[i] for i in chosen.tolist()]
-        return Arrays(self.input[indices.to(self.device)], self.labels[chosen], self.classes, ids)
-
-    def to(self, device: torch.device | str) -> "Arrays":
-        """The same samples on another device; asked twice, the same copy is given, so views of it share memory."""
-        device = torch.empty(0, device=device).device  # "cuda" → "cuda:0"
-        if device == self.device:
-            return self
-        if device not in self._moved:
-            moved = Arrays.__new__(Arrays)
-            moved.__dict__.update(self.__dict__, input=self.input.to(device), _label=self.labels.to(device))
-            moved._moved = {self.device: self}
-            self._moved[device] = moved
-        return self._moved[device]
-
-    def fingerprint(self) -> str:
-        """A hash of inputs, labels and class names."""
-        if self._fingerprint is None:
-            tensors = hash_tensors({"input": self.input, "label": self.labels})
-            self._fingerprint = hash_json([tensors, self.classes])
-        return self._fingerprint
+    def input(self) -> Tensor:
+        """The inputs, [N, …]."""
+        return self.columns["input"]
 
 
-class Images(Dataset[Batch]):
+class Images:
     """A source whose images stay encoded, in files or tables, and are decoded on access.
 
     It can be pickled and read by worker processes.
@@ -170,9 +129,9 @@ class Images(Dataset[Batch]):
     ) -> None:
         count = len(labels)
         self.rows = rows
-        self.labels = _checked_labels(labels, count, classes)
-        self.classes = _names(self.labels, classes)
-        self.ids = _checked_ids(ids, count)
+        self.labels = check_labels(labels, count, classes)
+        self.classes = class_names(self.labels, classes)
+        self.ids = check_ids(ids, count)
         self.image_size = image_size
         self.grayscale = grayscale
         self.order = torch.arange(count) if order is None else order
@@ -213,7 +172,7 @@ class Images(Dataset[Batch]):
             )
         return image
 
-    def select(self, indices: Tensor) -> "Images":
+    def select(self, indices: Tensor) -> Images:
         """A source of these samples alone, numbered from 0."""
         chosen = indices.cpu()
         ids = None if self.ids is None else [self.ids[i] for i in chosen.tolist()]
@@ -227,7 +186,7 @@ class Images(Dataset[Batch]):
             order=self.order[chosen],
         )
 
-    def to(self, device: torch.device | str) -> "Images":
+    def to(self, device: torch.device | str) -> Images:
         """Itself: images are decoded on the CPU."""
         return self
 
@@ -237,7 +196,7 @@ class Images(Dataset[Batch]):
         return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
 
 
-class Relabelled(Dataset[Batch]):
+class Relabelled:
     """A source under other class numbers and names.
 
     Args:
@@ -269,11 +228,11 @@ class Relabelled(Dataset[Batch]):
         label = batch["label"]
         return {**batch, "label": self.numbers.to(label.device)[label]}
 
-    def select(self, indices: Tensor) -> "Relabelled":
+    def select(self, indices: Tensor) -> Relabelled:
         """These samples alone, numbered from 0."""
         return Relabelled(self.source.select(indices), self.numbers.tolist(), self.classes)
 
-    def to(self, device: torch.device | str) -> "Relabelled":
+    def to(self, device: torch.device | str) -> Relabelled:
         """The same samples on another device."""
         moved = self.source.to(device)
         return self if moved is self.source else Relabelled(moved, self.numbers.tolist(), self.classes)
@@ -318,7 +277,7 @@ def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
             indices = range(start, min(start + 512, len(images)))
             encoded = images.rows.read(images.order[start : indices.stop].tolist())
             for i, result in zip(indices, apply(attempt, indices, encoded), strict=True):
-                if isinstance(result, Tensor):
+                if isinstance(result, torch.Tensor):
                     yield i, result
                 else:
                     broken.append(str(result))
@@ -326,58 +285,3 @@ def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
         more = f"\n… and {len(broken) - 10} more" if len(broken) > 10 else ""
         count = f"{len(broken)} images cannot be used:\n" if len(broken) > 1 else ""
         raise DataError(count + "\n".join(broken[:10]) + more)
-
-
-def _tensor(values: Tensor | np.ndarray) -> Tensor:
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
-        values = values.copy()  # PyTorch has no tensors that cannot be written
-    return torch.as_tensor(values)
-
-
-def _checked_input(input: Tensor) -> Tensor:
-    if input.ndim < 2:
-        raise DataError(f"inputs must be [N, …], one row a sample; they are {list(input.shape)}.")
-    if len(input) == 0:
-        raise EmptySet("the data holds no sample.")
-    if input.dtype != torch.uint8 and not input.is_floating_point():
-        raise DataError(f"inputs must be uint8 or floating, not {input.dtype}. Convert them.")
-    if input.is_floating_point():
-        for start in range(0, len(input), 4096):
-            bad = ~torch.isfinite(input[start : start + 4096]).flatten(1).all(1)
-            if bad.any():
-                first = start + int(bad.nonzero()[0])
-                raise DataError(f"inputs hold NaN or infinity (first: sample {first}). Remove or repair it.")
-    return input
-
-
-def _checked_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classes: Sequence[str] | None) -> Tensor:
-    """Labels as int64 [N] on the CPU, between 0 and the number of classes."""
-    values = _tensor(labels if isinstance(labels, Tensor) else np.asarray(labels)).cpu()
-    if values.ndim != 1 or len(values) != count:
-        raise DataError(f"labels must be one class number per sample, [{count}]; they are {list(values.shape)}.")
-    if count == 0:
-        raise EmptySet("the data holds no sample.")
-    if values.is_floating_point() or values.is_complex():
-        raise DataError(f"labels must be integers, not {values.dtype}: convert them, e.g. by .astype('int64').")
-    values = values.long()
-    limit = None if classes is None else len(classes)
-    bad = (values < 0) | (torch.zeros_like(values, dtype=torch.bool) if limit is None else values >= limit)
-    if bad.any():
-        first = int(bad.nonzero()[0])
-        known = "0 or more" if limit is None else f"0 to {limit - 1}, as there are {limit} classes"
-        raise DataError(f"sample {first} has the label {int(values[first])}: labels must be {known}.")
-    return values
-
-
-def _names(labels: Tensor, classes: Sequence[str] | None) -> tuple[str, ...]:
-    if classes is None:
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
-    return tuple(str(name) for name in classes)
-
-
-def _checked_ids(ids: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
-    if ids is None:
-        return None
-    if len(ids) != count or len(set(ids)) != count:
-        raise DataError(f"ids must be one unique name for each of the {count} samples.")
-    return tuple(str(name) for name in ids)

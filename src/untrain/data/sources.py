@@ -1,4 +1,6 @@
-"""Where samples come from, by name: embedded sets, arrays, image folders, parquet files, the Hugging Face hub."""
+"""Where samples come from, by name: embedded sets, arrays, image folders, captions, parquet files, the hub."""
+
+from __future__ import annotations
 
 import gzip
 import io
@@ -9,18 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
+from untrain.data.captions import captions
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
-from untrain.data.shapes import shapes
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
+from untrain.lazy import nn, np, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 """Files of a class folder that are samples; other files are not looked at."""
@@ -40,7 +43,7 @@ _FASHION_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class SourceKind:
     """A kind of source.
 
     Attributes:
@@ -66,6 +69,7 @@ def load(
     test_fraction: float | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    caption_column: str | None = None,
     config: str | None = None,
 ) -> Source:
     """A source by name.
@@ -82,6 +86,7 @@ def load(
             is fixed and does not depend on `seed`, so that training and test parts never meet.
         image_column: of a table, where it is not called `image` or `img`.
         label_column: of a table, where it is not called `label`, `labels` or `fine_label`.
+        caption_column: of a table, where it is not called `text`, `caption` or `prompt`.
         config: of a set of the hub that has several configurations.
 
     Raises:
@@ -100,6 +105,7 @@ def load(
         test_fraction,
         image_column,
         label_column,
+        caption_column,
         config,
     )
     _check_request(name, request, kind, limit)
@@ -333,7 +339,7 @@ def _subfolders(folder: Path) -> list[Path]:
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_request(name: str, request: Request, kind: Kind, limit: int | None) -> None:
+def _check_request(name: str, request: Request, kind: SourceKind, limit: int | None) -> None:
     if request.part not in PARTS:
         raise UnknownName(unknown("part", request.part, PARTS))
     if limit is not None and limit < 1:
@@ -348,40 +354,42 @@ def _check_request(name: str, request: Request, kind: Kind, limit: int | None) -
             raise SettingError(f"{option} means nothing for the data source {name!r}: {known}.")
 
 
-_OPTIONS = ("path", "grayscale", "test_fraction", "image_column", "label_column", "config")
+_OPTIONS = ("path", "grayscale", "test_fraction", "image_column", "label_column", "caption_column", "config")
 _TABLE = ("grayscale", "image_column", "label_column")
 
-SOURCES: dict[str, Kind] = {
-    "digits": Kind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits),
-    "fashion": Kind(
+SOURCES: dict[str, SourceKind] = {
+    "digits": SourceKind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits),
+    "fashion": SourceKind(
         "Fashion-MNIST: 10,000 images of 28×28 pixels in the package, or all 70,000 from idx files in path",
         _fashion,
         ("path",),
     ),
-    "shapes": Kind(
-        "5,000 rendered images of 32×32 pixels with captions, such as 'a red circle on the left', for text-to-image",
-        lambda request: shapes(request.part),
-    ),
-    "arrays": Kind(
+    "arrays": SourceKind(
         "a numpy npz file: x_train, y_train, x_test, y_test, or x and y", _arrays, ("path", "test_fraction")
     ),
-    "folder": Kind(
+    "folder": SourceKind(
         "images in one folder per class: path/train/CLASS, path/test/CLASS, or path/CLASS",
         _folder,
         ("path", "grayscale", "test_fraction"),
     ),
-    "parquet": Kind(
+    "captions": SourceKind(
+        "captioned images for text-to-image: path/train, path/test, or path alone, each with metadata.jsonl or "
+        "metadata.csv (file_name, text); or parquet files",
+        captions,
+        ("path", "grayscale", "test_fraction", "image_column", "caption_column"),
+    ),
+    "parquet": SourceKind(
         "parquet files as the Hugging Face hub lays them out: path/train-*.parquet, path/test-*.parquet",
         parquet,
         ("path", "test_fraction", *_TABLE),
     ),
-    "hub": Kind(
+    "hub": SourceKind(
         "hub:OWNER/NAME, an image classification set of the Hugging Face hub",
         hub,
         ("test_fraction", "config", *_TABLE),
     ),
     **{
-        name: Kind(
+        name: SourceKind(
             f"the set {known.id} of the Hugging Face hub, or its parquet files in path",
             known_hub_set,
             ("path", "config", *_TABLE),

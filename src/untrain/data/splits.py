@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 from torch.utils.data import Subset as TorchSubset
 
-from untrain.data.sources import Arrays, Source
+from untrain.data.columns import Columns
+from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
 from untrain.io import hash_file, hash_json, write_text
@@ -62,9 +63,9 @@ class Split:
         earlier = [self.earlier.tolist()] if len(self.earlier) else []
         return hash_json([self.data_hash, *(getattr(self, part).tolist() for part in _PARTS), *earlier])
 
-    def save(self, path: str | Path) -> None:
-        """Writes the split as JSON, with its hash, whole or not at all."""
-        content = {
+    def to_json(self) -> dict[str, Any]:
+        """Returns the split as JSON, with its hash."""
+        return {
             "kind": self.kind,
             "spec": self.spec,
             "data_hash": self.data_hash,
@@ -72,7 +73,10 @@ class Split:
             **{part: getattr(self, part).tolist() for part in _PARTS},
             **({"earlier": self.earlier.tolist()} if len(self.earlier) else {}),
         }
-        write_text(path, json.dumps(content) + "\n")
+
+    def save(self, path: str | Path) -> None:
+        """Writes the split as JSON, whole or not at all."""
+        write_text(path, json.dumps(self.to_json()) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, source: Source) -> "Split":
@@ -84,6 +88,8 @@ class Split:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.get("kind") == SETS:
+                return cls._of_sets(content, path, source)
             parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
@@ -96,8 +102,54 @@ class Split:
             raise StaleFile(f"{path} was made of other data than what is loaded. Make the split again for this data.")
         return split
 
+    @classmethod
+    def _of_sets(cls, content: Mapping[str, Any], path: str | Path, source: Source) -> "Split":
+        """The split of sets that were given in Python, found again by the hashes of their ids."""
+        keys = content.get("keys")
+        if keys is None:
+            raise DataError(
+                f"{path} is of a run made in Python whose samples had no ids, so they cannot be found in other data. "
+                "Give the data set an attribute ids, one entry a sample."
+            )
+        if source.ids is None:
+            raise DataError(f"{path} names samples by their ids, and this data source has none.")
+        places = {_key(name): place for place, name in enumerate(source.ids)}
+        strange = sum(key not in places for part in _PARTS for key in keys[part])
+        if strange:
+            raise StaleFile(f"{path} was made of other data: {strange} of its samples are not in what is loaded.")
+        parts = {part: torch.tensor(sorted(places[key] for key in keys[part]), dtype=torch.int64) for part in _PARTS}
+        return cls(**parts, kind="ids", spec=dict(content["spec"]), data_hash=source.fingerprint())
+
 
 _PARTS = ("forget", "retain", "holdout")
+SETS = "sets"
+"""The kind of a split that is not of one source, but of sets that a user gave."""
+
+
+def split_of_sets(sets: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Says which samples a user's sets hold, as split.json: by position in one source, else by hashes of their ids.
+
+    Args:
+        sets: "forget", "retain" and perhaps "holdout".
+        seed: of the run.
+    """
+    spec = {"given": {name: len(data) for name, data in sets.items()}, "holdout": 0.0, "seed": seed}
+    roots = {name: _root(data) for name, data in sets.items()}
+    bases = [base for base, _ in roots.values()]
+    if all(base is bases[0] for base in bases) and isinstance(bases[0], Source):
+        parts = {
+            part: torch.tensor(sorted(roots[part][1]) if part in roots else [], dtype=torch.int64) for part in _PARTS
+        }
+        return Split(**parts, kind="indices", spec=spec, data_hash=bases[0].fingerprint()).to_json()
+    names = {name: [] if isinstance(data, list) else _ids(data) for name, data in sets.items()}
+    whole = all(len(names[name]) == len(data) for name, data in sets.items())
+    keys = {part: sorted(map(_key, names.get(part, []))) for part in _PARTS} if whole else None
+    return {"kind": SETS, "spec": spec, "keys": keys}
+
+
+def _key(name: Any) -> str:
+    """A hash in place of a sample's id, which a run folder must not tell."""
+    return hashlib.sha256(str(name).encode()).hexdigest()[:32]
 
 
 class Subset(Dataset[Batch]):
@@ -310,7 +362,7 @@ def equal_content(a: Any, b: Any) -> list[tuple[int, int]]:
     """Pairs of positions whose inputs are equal to the last bit, whatever their index and label.
 
     Args:
-        a: a set in memory: `Arrays`, a TensorDataset, a view of one of these, or a list of ready batches.
+        a: a set in memory: `Columns`, a TensorDataset, a view of one of these, or a list of ready batches.
             A set that is read or computed on access is not looked at: nothing is found in it.
         b: likewise.
 
@@ -509,13 +561,15 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _digests(data: Any) -> Iterable[bytes]:
-    """A hash of every sample's input, in order; none for a set that is not in memory."""
+    """A hash of every sample's input, or of all its columns, in order; none for a set that is not in memory."""
     if isinstance(data, list):
         inputs = [batch["input"] if isinstance(batch, Mapping) else batch[0] for batch in data]
         return [digest for input in inputs for digest in _rows(input)]
     base, indices = _root(data)
-    if isinstance(base, Arrays):
-        return _rows(base.input, indices)
+    if isinstance(base, Columns):
+        named = base.columns
+        chosen = [named["input"]] if "input" in named else [*named.values()]
+        return [b"".join(digests) for digests in zip(*(_rows(column, indices) for column in chosen), strict=True)]
     if isinstance(base, TensorDataset):
         return _rows(base.tensors[0], indices)
     return []

@@ -4,22 +4,22 @@ There is no iterator state to save: a run that stopped after k batches goes on b
 cut from an endless chain of permutations of the set, so every batch is full and every sample comes equally often.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, cast
-
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset, default_collate
-from torch.utils.data import Subset as TorchSubset
+from typing import TYPE_CHECKING, Any, cast
 
 from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import DataError, EmptySet, SettingError, UntrainError
+from untrain.lazy import np, torch
 from untrain.types import Batch, Role, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class Stream:
             self.data = _ready_batches(self.data, self.name)
             self.size = sum(_rows(batch) for batch in self.data)
         else:
-            _check_map_style(self.data, self.name)
+            check_map_style(self.data, self.name)
             _check_content(self.data, self.name)
             self.data = self.data.to(self.engine.device) if hasattr(self.data, "batch") else self.data
             self.size = len(self.data)
@@ -69,7 +69,11 @@ class Stream:
     @property
     def in_memory(self) -> bool:
         """Whether the samples are tensors in memory, so that looking at all of them costs next to nothing."""
-        return self.ready or isinstance(_under(self.data), TensorDataset) or getattr(self.data, "in_memory", False)
+        return (
+            self.ready
+            or isinstance(_under(self.data), torch.utils.data.TensorDataset)
+            or getattr(self.data, "in_memory", False)
+        )
 
     @property
     def rows(self) -> int:
@@ -122,7 +126,7 @@ class Stream:
             choice = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "limit"))
             order = choice[:limit].sort().values
         for k, indices in enumerate(order.split(batch_size)):
-            yield self._gather(indices, f"once-{k}")
+            yield self.gather(indices, f"once-{k}")
 
     def _drawn(self, raw: Batch, task: Task, role: Role, k: object) -> Batch:
         generator = generator_of(self.seed, self.name, role, "draw", k)
@@ -142,9 +146,9 @@ class Stream:
 
     def _read(self, k: int) -> Batch:
         if self.workers == 0 or getattr(self.data, "in_memory", False):
-            return self._gather(self.indices(k), k)
+            return self.gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
-            loader: DataLoader[Any] = DataLoader(
+            loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
                 cast(Any, _Batches(self)),
                 batch_size=None,
                 sampler=count(k),
@@ -159,18 +163,35 @@ class Stream:
         self._reader = (position + 1, reader)
         return batch
 
-    def _gather(self, indices: Tensor, k: object) -> Batch:
-        base, positions = _base(self.data, indices)
-        if hasattr(base, "batch"):
-            batch = base.batch(positions)
-        elif isinstance(base, TensorDataset):
-            batch = _named(tuple(tensor[positions] for tensor in base.tensors), self.name)
-        else:
-            with _seeded(seed_of(self.seed, self.name, "read", k)):
-                samples = [_sample(base, int(i), self.name) for i in positions]
-            batch = _named(_collated(samples, self.name), self.name)
-        batch.setdefault("index", positions)
-        return _finite(batch, self.name)
+    def gather(self, indices: Tensor, k: object) -> Batch:
+        """Gathers the samples at these positions of the set; `k` seeds what a data set may draw when it is read."""
+        return gather(self.data, indices, self.name, seed_of(self.seed, self.name, "read", k))
+
+
+def gather(data: Any, indices: Tensor, name: str, seed: int = 0) -> Batch:
+    """Gathers samples of a map-style data set into one batch, with their positions as "index".
+
+    Args:
+        data: gives `(x, y)` or dicts.
+        indices: positions, int64 [B].
+        name: what the set is called in messages.
+        seed: of what the data set may draw when it is read.
+
+    Raises:
+        DataError: if it is of another kind, a sample cannot be read, or one holds NaN or infinity.
+    """
+    check_map_style(data, name)
+    base, positions = _base(data, indices)
+    if hasattr(base, "batch"):
+        batch = base.batch(positions)
+    elif isinstance(base, torch.utils.data.TensorDataset):
+        batch = _named(tuple(tensor[positions] for tensor in base.tensors), name)
+    else:
+        with _seeded(seed):
+            samples = [_sample(base, int(i), name) for i in positions]
+        batch = _named(_collated(samples, name), name)
+    batch.setdefault("index", positions)
+    return _finite(batch, name)
 
 
 @dataclass
@@ -181,7 +202,7 @@ class _Batches:
 
     def __getitem__(self, k: int) -> Batch | UntrainError:
         try:
-            return self.stream._gather(self.stream.indices(k), k)
+            return self.stream.gather(self.stream.indices(k), k)
         except UntrainError as error:  # raised where it is read: torch would put a traceback into its message
             return error
 
@@ -194,7 +215,7 @@ class _Batches:
 
 def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
     """The data set under nested torch Subsets, and the positions there."""
-    while isinstance(data, TorchSubset):
+    while isinstance(data, torch.utils.data.Subset):
         indices = torch.as_tensor(data.indices)[indices]
         data = data.dataset
     return data, indices
@@ -202,14 +223,14 @@ def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
 
 def _under(data: Any) -> Any:
     """The data set under nested torch Subsets."""
-    while isinstance(data, TorchSubset):
+    while isinstance(data, torch.utils.data.Subset):
         data = data.dataset
     return data
 
 
 def _collated(samples: list[Any], name: str) -> Any:
     try:
-        return default_collate(samples)
+        return torch.utils.data.default_collate(samples)
     except (RuntimeError, TypeError) as error:
         raise DataError(
             f"samples of the {name} set cannot be put into one batch: {error}. Each must have tensors (or numbers) of "
@@ -239,11 +260,22 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _check_map_style(data: Any, name: str) -> None:
-    if isinstance(data, DataLoader):
+def check_map_style(data: Any, name: str) -> None:
+    """Refuses what is no map-style data set.
+
+    Raises:
+        DataError: says what it is, and what to give instead.
+    """
+    if isinstance(data, torch.utils.data.DataLoader):
         raise DataError(
             f"the {name} set is a DataLoader: pass its .dataset. Batches are cut and shuffled here, by batch_size "
             "and seed; to have yours used as they are, pass list(loader)."
+        )
+    if isinstance(data, torch.utils.data.IterableDataset):
+        raise DataError(
+            f"the {name} set is an IterableDataset, whose samples have no numbers: they cannot be shuffled by a seed, "
+            "nor named as forgotten. Give a map-style data set (with __len__ and __getitem__), or a list of ready "
+            "batches, list(DataLoader(data, batch_size))."
         )
     if isinstance(data, (torch.Tensor, np.ndarray, str, bytes, Mapping)) or not (
         hasattr(data, "__len__") and hasattr(data, "__getitem__")
@@ -257,7 +289,7 @@ def _check_map_style(data: Any, name: str) -> None:
 def _check_content(data: Any, name: str) -> None:
     """Refuses indices of a torch Subset that are out of range or come twice, and tensors that are not finite."""
     view = data
-    while isinstance(view, TorchSubset):
+    while isinstance(view, torch.utils.data.Subset):
         indices, size = torch.as_tensor(view.indices, dtype=torch.int64), len(view.dataset)  # type: ignore[arg-type]
         outside = indices[(indices < 0) | (indices >= size)]
         if len(outside):
@@ -266,7 +298,7 @@ def _check_content(data: Any, name: str) -> None:
         if len(found) < len(indices):
             raise DataError(f"index {int(found[counts > 1][0])} comes twice in the {name} set. Leave it in once.")
         view = view.dataset
-    if isinstance(view, TensorDataset) and len(data):
+    if isinstance(view, torch.utils.data.TensorDataset) and len(data):
         for positions in _base(data, torch.arange(len(data)))[1].split(4096):
             _finite({**_named(tuple(tensor[positions] for tensor in view.tensors), name), "index": positions}, name)
 
@@ -300,7 +332,7 @@ def _named(batch: Any, name: str) -> Batch:
     for key, value in named.items():
         if isinstance(value, (int, float, np.ndarray, np.generic)):
             named[key] = torch.as_tensor(value)
-        elif not isinstance(value, Tensor):
+        elif not isinstance(value, torch.Tensor):
             raise DataError(
                 f"{key!r} of the {name} set is a {type(value).__name__}, not a tensor: convert it in the data set."
             )

@@ -1,19 +1,21 @@
 """Tables of images as the Hugging Face hub lays them out: local parquet files, and sets of the hub itself."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from untrain.data.encoded import HubRows, ParquetRows
 from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
 from untrain.data.samples import Images, Source
 from untrain.errors import DataError, SettingError, UnknownName, unknown
+from untrain.lazy import np
 
-_IMAGES = ("image", "img")  # what columns are usually called
+IMAGES = ("image", "img")
+"""What the column of images is usually called."""
 _LABELS = ("label", "labels", "fine_label")
 
 
@@ -22,7 +24,7 @@ def parquet(request: Request) -> Source:
     root = existing(request)
     if not root.is_dir():
         raise DataError(f"{root} is a file: path must be the folder of train-*.parquet and test-*.parquet.")
-    files = {part: _parquet_files(root, names_of(request, part)) for part in PARTS}
+    files = {part: parquet_files(root, names_of(request, part)) for part in PARTS}
     if not files["train"]:
         raise DataError(f"{root} holds no train-*.parquet, nor do data/ or another folder in it. Check the path.")
     image, label, names = _columns(files["train"][0], request)
@@ -37,7 +39,12 @@ def parquet(request: Request) -> Source:
     return part_of(request, lambda part: bool(files[part]), build)
 
 
-def _parquet_files(root: Path, names: Sequence[str]) -> list[Path]:
+def parquet_files(root: Path, names: Sequence[str]) -> list[Path]:
+    """Finds the files of a part by what it may be called, in the folder or one below; [] where there are none.
+
+    Raises:
+        DataError: if they lie in several folders.
+    """
     for name in names:
         for pattern in (f"{name}-*.parquet", f"{name}.parquet", f"data/{name}-*.parquet", f"*/{name}-*.parquet"):
             found = sorted(root.glob(pattern))
@@ -51,15 +58,9 @@ def _parquet_files(root: Path, names: Sequence[str]) -> list[Path]:
 
 def _columns(file: Path, request: Request) -> tuple[str, str, list[str] | None]:
     """The names of the image and the label column, and the class names that the file tells."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        schema = pyarrow.parquet.read_schema(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as parquet: {error}. Get the file again.") from error
-    image = _column(request.image_column, _IMAGES, schema.names, file, "image_column")
-    label = _column(request.label_column, _LABELS, schema.names, file, "label_column")
+    schema = read_schema(file)
+    image = find_column(request.image_column, IMAGES, schema.names, file, "image_column")
+    label = find_column(request.label_column, _LABELS, schema.names, file, "label_column")
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         names = features[label].get("names")
@@ -68,7 +69,34 @@ def _columns(file: Path, request: Request) -> tuple[str, str, list[str] | None]:
     return image, label, names
 
 
-def _column(given: str | None, usual: Sequence[str], present: Sequence[str], table: object, setting: str) -> str:
+def read_schema(file: Path) -> Any:
+    """Reads the columns of a parquet file, without its rows.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_schema(file)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file} cannot be read as parquet: {error}. Get the file again.") from error
+
+
+def find_column(given: str | None, usual: Sequence[str], present: Sequence[str], table: object, setting: str) -> str:
+    """Finds a column by its given name, else by its usual ones.
+
+    Args:
+        given: by the user; None: not.
+        usual: names, likeliest first.
+        present: the table's columns.
+        table: what the table is called in messages.
+        setting: what the user can give.
+
+    Raises:
+        DataError: lists the table's columns.
+    """
     wanted = usual if given is None else (given,)
     for name in wanted:
         if name in present:
@@ -80,19 +108,28 @@ def _column(given: str | None, usual: Sequence[str], present: Sequence[str], tab
 
 def _label_values(files: Sequence[Path], column: str) -> np.ndarray:
     """The label column of parquet files, of integers or strings, [N]."""
-    import pyarrow
-    import pyarrow.parquet
-
     parts = []
-    for file in files:
-        try:
-            values = pyarrow.parquet.ParquetFile(file).read(columns=[column]).column(0)
-        except (pyarrow.ArrowException, OSError, IndexError) as error:
-            raise DataError(f"column {column!r} of {file} cannot be read: {error}. Get the file again.") from error
+    for file, values in zip(files, read_columns(files, column), strict=True):
         if values.null_count:
             raise DataError(f"{file} has {values.null_count} rows without a {column!r}. Remove them.")
         parts.append(np.asarray(values.to_pylist()) if len(values) else np.empty(0, np.int64))
     return np.concatenate(parts)
+
+
+def read_columns(files: Sequence[Path], column: str) -> Iterator[Any]:
+    """Reads a column of each of these parquet files, an array of pyarrow a file.
+
+    Raises:
+        DataError: names the file that cannot be read, or lacks the column.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    for file in files:
+        try:
+            yield pyarrow.parquet.ParquetFile(file).read(columns=[column]).column(0)
+        except (pyarrow.ArrowException, OSError, IndexError) as error:
+            raise DataError(f"column {column!r} of {file} cannot be read: {error}. Get the file again.") from error
 
 
 def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -161,8 +198,8 @@ def hub(request: Request, parts: Mapping[Part, str] | None = None) -> Source:
     tables = _hub_tables(request, parts)
     some = next(iter(tables.values()))
     place = f"hub:{request.name}"
-    image = _column(request.image_column, _IMAGES, some.column_names, place, "image_column")
-    label = _column(request.label_column, _LABELS, some.column_names, place, "label_column")
+    image = find_column(request.image_column, IMAGES, some.column_names, place, "image_column")
+    label = find_column(request.label_column, _LABELS, some.column_names, place, "label_column")
     labels = {part: np.asarray(table.with_format(None)[label][:]) for part, table in tables.items()}
     classes = _label_names(labels, getattr(some.features[label], "names", None))
 

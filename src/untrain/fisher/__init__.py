@@ -1,5 +1,6 @@
 """The diagonal of the empirical Fisher information, exact and sample by sample."""
 
-from untrain.fisher.diagonal import Estimator, fisher_diagonal
+from untrain.fisher.diagonal import fisher_diagonal
+from untrain.types import Estimator
 
 __all__ = ["Estimator", "fisher_diagonal"]

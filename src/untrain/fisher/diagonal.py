@@ -7,19 +7,16 @@ whether a parameter has uses that were not recorded, and a probe shows whether r
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import Engine, modes_kept
+from untrain.engine import Engine, preserve_modes
 from untrain.errors import DataError, Diverged, EmptySet, ModelError, SettingError
 from untrain.fisher.fallback import Losses
 from untrain.fisher.recording import inspect, recorder
 from untrain.fisher.samples import SampleSquares, check_losses
-from untrain.types import Batch, Params, Task
-
-Estimator = Literal["sample", "batch"]
+from untrain.types import Batch, Estimator, Params, Task
 
 
 def fisher_diagonal(
@@ -91,7 +88,7 @@ def _undisturbed(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator
         if buffer is not None
     ]
     cuda = sorted({p.device.index for p in parameters.values() if p.device.type == "cuda"})
-    with modes_kept(model), torch.random.fork_rng(devices=cuda), torch.inference_mode(False), torch.enable_grad():
+    with preserve_modes(model), torch.random.fork_rng(devices=cuda), torch.inference_mode(False), torch.enable_grad():
         try:
             model.eval()
             yield
@@ -111,7 +108,7 @@ def _shares(batches: Iterable[Batch], engine: Engine | None, device: torch.devic
             raise DataError(f"the tensors of batch {number} have different lengths: {sorted(sizes)}.")
         size = sizes.pop()
         if size:
-            own = batch if engine is None else engine.share(batch)
+            own = batch if engine is None else engine.shard(batch)
             yield number, size, {key: value.to(device, non_blocking=True) for key, value in own.items()}
 
 
@@ -137,7 +134,7 @@ def _add_batch_squares(
         ]
         del grads
         if engine is not None:
-            engine.sum_(means)
+            engine.all_reduce_(means)
         for total, mean in zip(totals.values(), means, strict=True):
             total.addcmul_(mean, mean)
         del means, mean  # or they would still be there beside the next batch's
@@ -164,7 +161,7 @@ def _add_sample_squares(
                 _check_finite(totals, number)
             count += size
     if engine is not None:
-        engine.sum_(totals.values())
+        engine.all_reduce_(totals.values())
     return count
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from untrain.errors import SettingError, UnknownName, unknown
-from untrain.methods import outside
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
 from untrain.methods.esd import ESD
 from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
+from untrain.methods.installed import INSTALLED
 from untrain.methods.l1_sparse import L1Sparse
 from untrain.methods.neggrad_plus import NegGradPlus
 from untrain.methods.proximal_gradient import ProximalGradient
@@ -56,9 +56,9 @@ def find(name: str) -> type[Method]:
         UnknownName: lists the known methods.
         SettingError: if the distribution that brings it is broken, or its name is another method's; names it.
     """
-    others = outside.installed()
+    others = INSTALLED.installed()
     if name in others:
-        return outside.load(name, others[name], METHODS)
+        return INSTALLED.load(name, others[name], METHODS)
     if name not in METHODS:
         raise UnknownName(unknown("method", name, [*METHODS, *others]))
     return METHODS[name]
@@ -79,9 +79,9 @@ def unusable() -> dict[str, str]:
 
 def _sorted_out() -> tuple[dict[str, type[Method]], dict[str, str]]:
     usable, reasons = dict(METHODS), {}
-    for name, entries in sorted(outside.installed().items()):
+    for name, entries in sorted(INSTALLED.installed().items()):
         try:
-            usable[name] = outside.load(name, entries, METHODS)
+            usable[name] = INSTALLED.load(name, entries, METHODS)
         except SettingError as error:
             usable.pop(name, None)
             reasons[name] = str(error)

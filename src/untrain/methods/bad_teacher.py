@@ -1,15 +1,19 @@
 """Two teachers (Chundawat, Tarun, Mandal, Kankanhalli: *Can Bad Teaching Induce Forgetting?*, AAAI 2023)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from untrain.engine import Engine, seed_of
+from untrain.lazy import nn
 from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.forgetting import Rows, divergence, frozen
 from untrain.methods.union import Union
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,24 @@
 """What a method is, and what it works on: its settings, the problem, and the state between two steps."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, unknown
+from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
-from untrain.tasks import TASKS
+from untrain.settings import make
 from untrain.types import GenerativeTask, Task, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim.lr_scheduler import LRScheduler
 
 Decay = Literal["cosine", "constant"]
 
@@ -68,19 +71,16 @@ Spaces = Mapping[str, Space]
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimiser by its name and settings.
-
-    Attributes:
-        name: "sgd", "adam" or "adamw".
-        lr: learning rate; None: taken from the checkpoint's optimiser, else found by a range test on the retain set.
-        momentum: of SGD.
-        weight_decay: L2 penalty (sgd, adam) or decoupled decay (adamw).
-    """
+    """An optimiser by its name and settings."""
 
     name: str = "sgd"
+    """Name: "sgd", "adam" or "adamw"."""
     lr: float | None = None
+    """Learning rate; null: taken from the checkpoint's optimiser, else found by a range test on the retain set."""
     momentum: float = 0.0
+    """Momentum, of sgd alone."""
     weight_decay: float = 0.0
+    """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
 
     def __post_init__(self) -> None:
         """Checks the name and the ranges."""
@@ -224,7 +224,7 @@ class Method(ABC):
         """Raises a SettingError for a setting that has no meaning on this task; by default each has one."""
 
     @abstractmethod
-    def resolved(self, problem: Problem, engine: Engine) -> "Method":
+    def resolved(self, problem: Problem, engine: Engine) -> Method:
         """The method with every setting that was left open filled in; what was decided goes into `problem.notes`."""
 
     @abstractmethod
@@ -246,18 +246,9 @@ class Method(ABC):
         return self.total
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> "Method":
-        """The method with these settings; an unknown one is an error that lists the known."""
-        known = [f.name for f in fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise SettingError(unknown(f"setting of {cls.name}", name, known))
-        defaults: dict[str, Any] = {f.name: f.default for f in fields(cls)}
-        nested = {
-            name: replace(defaults[name], **value) if isinstance(value, dict) and defaults[name] is not None else value
-            for name, value in settings.items()
-        }
-        return cls(**{n: Optimizer(**v) if isinstance(v, dict) else v for n, v in nested.items()})
+    def from_settings(cls, settings: dict[str, Any]) -> Method:
+        """The method with these settings; a wrong one is an error that says what is allowed."""
+        return make(cls, settings)
 
 
 def check_runs(method: Method | type[Method], task: Task) -> None:
@@ -274,7 +265,7 @@ def check_runs(method: Method | type[Method], task: Task) -> None:
         return
     from untrain.methods import methods  # known only once every method's module is there
 
-    named = next((name for name, known in TASKS.items() if type(task) is known), type(task).__name__)
+    named = vars(type(task)).get("name", type(task).__name__)  # what is derived from a task has another name
     others = sorted(name for name, other in methods().items() if not _missing(other, task))
     raise SettingError(
         f"method {method.name!r} cannot run on task {named!r}: it needs {' and '.join(missing)}, which this task does "

@@ -3,25 +3,28 @@
 A model retrained without the forget set treats it like data that it never saw. So the *original* model's mean loss on
 held-out samples says how high the forget loss should come, and a forget step is left out where its batch is there
 already. The target stays fixed: one that followed the changing model would run away. A class (or other condition)
-that the retain set does not hold has no such gauge, since a retrained model gives it next to no probability: each of
+that the retain set does not hold has no such measure, since a retrained model gives it next to no probability: each of
 its samples is forgotten until it has none left, to the last step of the run, and no further, since every step beyond
 costs the other classes.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
+from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
 from untrain.types import Batch, Params, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEWEST = 16
 Statistics = Literal["running", "batch", "moved"]
@@ -57,6 +60,10 @@ class Calibration:
         if not self.growth >= 1 or not (self.retain_max_norm is None or self.retain_max_norm > 0):
             raise SettingError("calibration: growth must be at least 1, and retain_max_norm above 0 or null.")
 
+    def measured(self, problem: Problem, engine: Engine) -> Params:
+        """Returns what `measure` finds, measured once for a problem."""
+        return problem.remember("calibration", lambda: self.measure(problem, engine))
+
     def measure(self, problem: Problem, engine: Engine) -> Params:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
 
@@ -78,20 +85,20 @@ class Calibration:
         total, count = torch.zeros((), device=engine.device), 0
         with torch.no_grad(), engine.autocast():
             for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss", holdout.passes()):
-                losses = task.loss(module, engine.share(batch))
-                total, count = total + engine.total(losses), count + engine.count(losses)
+                losses = task.loss(module, engine.shard(batch))
+                total, count = total + engine.global_sum(losses), count + engine.global_batch_size(losses)
         return total / count
 
     def late(self, k: int, total: int) -> bool:
         """Whether outer step k of so many is one after which retaining has the last word."""
         return k >= self.until * total
 
-    def slow(self, gauge: Params, forget_loss: float, retain_loss: float) -> bool:
+    def slow(self, measured: Params, forget_loss: float, retain_loss: float) -> bool:
         """Whether the forget loss is far from the target while the retain loss has hardly suffered."""
-        target = float(gauge["target"])
+        target = float(measured["target"])
         return math.isfinite(target) and forget_loss < target / 2 and retain_loss < target / 10
 
-    def statistics_of(self, gauge: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
+    def statistics_of(self, measured: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
         """How normalisation layers behave in a forget step.
 
         The batch's own statistics say too little where it has fewer than 16 samples. A class that the retain set does
@@ -99,17 +106,17 @@ class Calibration:
         enough for these to keep up (`late`).
         """
         few = len(next(iter(batch.values()))) < FEWEST
-        if gauge is None or few or (late and not gauged(gauge, batch, task)):
+        if measured is None or few or (late and not is_held(measured, batch, task)):
             return "running"
         return self.statistics
 
-    def unfinished(
-        self, gauge: Params, share: Batch, losses: Tensor, k: int, total: int, task: Task, engine: Engine
+    def active_samples(
+        self, measured: Params, share: Batch, losses: Tensor, k: int, total: int, task: Task, engine: Engine
     ) -> Tensor:
         """Which samples the forget step is still for.
 
         Args:
-            gauge: what `measure` found.
+            measured: what `measure` found.
             share: this process's share of the forget batch.
             losses: its per-sample losses, [B_p].
             k: outer step.
@@ -121,17 +128,17 @@ class Calibration:
             [B_p], bool. Samples of held conditions: all, while their mean loss is below the target and the step is
             not among the last; of other conditions: each while its loss is below the ceiling.
         """
-        held = _held(gauge, share, task)
-        count = engine.total(held.sum())
-        mean = engine.total((losses * held).sum()) / count.clamp_min(1)
+        held = _held(measured, share, task)
+        count = engine.global_sum(held.sum())
+        mean = engine.global_sum((losses * held).sum()) / count.clamp_min(1)
         late = self.late(k, total)
-        go_on = (mean < self.margin * gauge["target"]) & (not late)
+        go_on = (mean < self.margin * measured["target"]) & (not late)
         return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))
 
 
 def forgets_a_class(problem: Problem) -> bool:
     """Whether the first forget batch holds a condition that the retain set does not."""
-    return not gauged(retained_conditions(problem), problem.forget.batch(0, problem.task, "evaluate"), problem.task)
+    return not is_held(retained_conditions(problem), problem.forget.batch(0, problem.task, "evaluate"), problem.task)
 
 
 def retained_conditions(problem: Problem) -> Params:
@@ -139,18 +146,18 @@ def retained_conditions(problem: Problem) -> Params:
     return problem.remember("conditions", lambda: {"held": conditions(problem)})
 
 
-def gauged(gauge: Params, batch: Batch, task: Task) -> bool:
+def is_held(measured: Params, batch: Batch, task: Task) -> bool:
     """Whether held-out data say how far to forget this batch: the retain set holds all of its conditions."""
-    return bool(_held(gauge, batch, task).all())
+    return bool(_held(measured, batch, task).all())
 
 
-def _held(gauge: Params, batch: Batch, task: Task) -> Tensor:
+def _held(measured: Params, batch: Batch, task: Task) -> Tensor:
     """Whether the retain set holds each sample's condition, bool [B]; true where there are no conditions."""
     condition = task.condition(batch)
     if condition is None:
         first = next(iter(batch.values()))
         return torch.ones(len(first), dtype=torch.bool, device=first.device)
-    return torch.isin(condition, gauge["held"])
+    return torch.isin(condition, measured["held"])
 
 
 def conditions(problem: Problem) -> Tensor:
@@ -173,7 +180,7 @@ def statistics(module: nn.Module, kind: Statistics) -> Iterator[None]:
         kind: "running" uses the running statistics; "batch" the batch's own, and the running ones stay as they are;
             "moved" the batch's own, and the running ones move, as in a training step.
     """
-    layers = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), Tensor) and m.training]
+    layers = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), torch.Tensor) and m.training]
     kept = [dict(layer._buffers) for layer in layers]
     for layer, buffers in zip(layers, kept, strict=True):
         if kind == "running":

@@ -1,11 +1,12 @@
 """Descent on the retain set: what `retrain`, `finetune` and others share."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 
-from torch import nn
-
 from untrain.engine import Engine
+from untrain.lazy import nn
 from untrain.methods.base import Decay, Method, Optimizer, Problem, State, check_above_zero, check_choice, check_steps
 from untrain.methods.steps import descend, rate_of, schedule
 
@@ -36,7 +37,7 @@ class Descent(Method):
         """Optimiser steps."""
         return self.steps or 0
 
-    def resolved(self, problem: Problem, engine: Engine) -> "Descent":
+    def resolved(self, problem: Problem, engine: Engine) -> Descent:
         """Steps from epochs."""
         return replace(self, steps=self.steps or max(1, math.ceil(self.epochs * problem.retain.epoch)))
 

@@ -1,20 +1,22 @@
 """Fisher of a generator's evidence lower bound: of each image's loss, summed over all timesteps."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, cast
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
-from untrain.fisher import fisher_diagonal
+from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
 from untrain.methods.forgetting import cut
 from untrain.methods.imagined import generative
 from untrain.types import Batch, Params, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def elbo_fisher(problem: Problem, engine: Engine, batches: Iterable[Batch], timesteps: int, total: int) -> Params:
@@ -38,12 +40,14 @@ def elbo_fisher(problem: Problem, engine: Engine, batches: Iterable[Batch], time
 
     Source: Heng & Soh 2023, eq. 7 and appendix.
     """
+    from untrain.fisher import fisher_diagonal
+
     T = generative(problem).timesteps
     if timesteps > T:
         raise SettingError(f"fisher_timesteps is {timesteps}, but the diffusion has {T}.")
     task = cast(Any, InParts(problem.task, problem.retain.rows))
-    noised = engine.track(_noised(problem, batches, timesteps), "Fisher over timesteps", total)
-    means = fisher_diagonal(problem.subject.module, task, noised, estimator="batch", engine=engine)
+    with closing(engine.track(_noised(problem, batches, timesteps), "Fisher over timesteps", total)) as noised:
+        means = fisher_diagonal(problem.subject.module, task, noised, estimator="batch", engine=engine)
     return {name: value * T**2 for name, value in means.items()}
 
 
@@ -78,4 +82,6 @@ class InParts:
         if count <= self.rows:
             return self.task.loss(model, batch)
         parts = (cut(batch, slice(first, first + self.rows)) for first in range(0, count, self.rows))
-        return torch.cat([checkpoint(self.task.loss, model, part, use_reentrant=False) for part in parts])
+        return torch.cat(
+            [torch.utils.checkpoint.checkpoint(self.task.loss, model, part, use_reentrant=False) for part in parts]
+        )

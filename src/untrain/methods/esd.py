@@ -2,13 +2,13 @@
 ICCV 2023). The symbols are theirs: η is the negative guidance, θ* the original.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from untrain.engine import Engine, generator_of
+from untrain.lazy import torch
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.descent import Descent
 from untrain.methods.forgetting import cut, frozen
@@ -17,6 +17,9 @@ from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
 from untrain.sampling import Sampler
 from untrain.types import Batch, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RATE = 1e-4
 """The largest learning rate that is taken where none is given: nothing holds what is retained."""
@@ -46,8 +49,8 @@ class ESD(Descent):
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     eta: float = 1.0
     """η, negative guidance."""
-    sampler: Sampler = Sampler(steps=50, guidance=2.0)
-    """How x_t is made. A guidance of 2 here, (1 + 2) ε(x, c) − 2 ε(x, ∅), is the published start guidance of 3."""
+    sampler: Sampler = Sampler(steps=50, guidance_scale=3.0)
+    """How x_t is made, at the published start guidance of 3."""
     samples: int = 8
     """Images x_t made in each step, all at the same t (published: 1)."""
 
@@ -56,7 +59,7 @@ class ESD(Descent):
         super().__post_init__()
         check_above_zero(eta=self.eta, samples=self.samples)
 
-    def resolved(self, problem: Problem, engine: Engine) -> "ESD":
+    def resolved(self, problem: Problem, engine: Engine) -> ESD:
         """Steps from epochs; the learning rate, where it was left open."""
         method = super().resolved(problem, engine)
         optimizer = self.optimizer or Optimizer("adam")

@@ -1,11 +1,11 @@
 """Fisher diagonals of the forget and the retain set at the original weights."""
 
+from contextlib import closing
 from itertools import chain
 
 from untrain.engine import Engine
-from untrain.fisher import Estimator, fisher_diagonal
 from untrain.methods.base import Problem
-from untrain.types import Params
+from untrain.types import Estimator, Params
 
 
 def fishers_of(
@@ -23,14 +23,17 @@ def fishers_of(
     Returns:
         Two mappings, parameter name → tensor of the parameter's shape, ≥ 0.
     """
+    from untrain.fisher import fisher_diagonal
+
     fishers = []
     for stream in (problem.forget, problem.retain):
         batches = chain.from_iterable(
             stream.once(problem.task, "fisher", limit=samples, time=time) for time in range(draws)
         )
-        tracked = engine.track(batches, f"Fisher of the {stream.name} set", draws * stream.passes(samples))
-        fishers.append(
-            fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
-        )
+        label, passes = f"Fisher of the {stream.name} set", draws * stream.passes(samples)
+        with closing(engine.track(batches, label, passes)) as tracked:
+            fishers.append(
+                fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
+            )
     forget, retain = fishers
     return forget, retain

@@ -1,5 +1,7 @@
 """What steps on the forget set share: its rows, normalisation, and distances to a frozen teacher."""
 
+from __future__ import annotations
+
 import copy
 import math
 from bisect import bisect_right
@@ -7,19 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
-
 from untrain.data.streams import Stream
+from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, State
 from untrain.methods.calibration import FEWEST, statistics
 from untrain.methods.steps import for_share
 from untrain.types import Batch, Task
 
-Rows = Tensor | slice
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Rows: TypeAlias = "torch.Tensor | slice"
 """Which rows of a batch: bool [B] or numbers, on the CPU, or a slice."""
 ALL = slice(None)
 
@@ -88,7 +91,7 @@ def cut(batch: Batch, rows: Rows) -> Batch:
 def normalises(module: nn.Module) -> bool:
     """Whether a layer of the module, in its present mode, normalises by a batch's own statistics."""
     layers = (layer for layer in module.modules() if layer.training)
-    return any(isinstance(getattr(layer, "running_mean", None), Tensor) for layer in layers)
+    return any(isinstance(getattr(layer, "running_mean", None), torch.Tensor) for layer in layers)
 
 
 @contextmanager
@@ -132,6 +135,7 @@ def losses_and_divergences_of(
     state: State, batch: Batch, teacher: nn.Module, temperature: float, weights: tuple[float, float]
 ) -> Tensor:
     """The weighted sum of losses and divergences from a teacher, [B_p], from one pass through the model."""
+    from untrain.models.once_per_batch import OncePerBatch
 
     def weighted(share: Batch) -> Tensor:
         model = OncePerBatch(state.model)
@@ -149,30 +153,3 @@ def divergence(
     with torch.no_grad():
         targets = task.outputs(teacher, cut(share, rows))
     return task.divergence(task.outputs(model, share)[rows], targets, temperature)
-
-
-class OncePerBatch(nn.Module):
-    """Runs a model once for the very same arguments, so that what is computed from a batch shares one pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.last: tuple[list[Any], Any] | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's result, a former one where these arguments are the last ones."""
-        given = [*args, *kwargs, *kwargs.values()]
-        if self.last is None or not _identical(self.last[0], given):
-            self.last = given, self.model(*args, **kwargs)
-        return self.last[1]
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else a task looks up is the model's."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
-
-def _identical(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(x is y or (isinstance(x, str) and x == y) for x, y in zip(a, b, strict=True))

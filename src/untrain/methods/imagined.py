@@ -1,15 +1,19 @@
 """Images that a generator makes while it is unlearned."""
 
-from typing import cast
+from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, cast
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
+from untrain.lazy import nn
 from untrain.methods.base import Problem
 from untrain.methods.calibration import forgets_a_class
 from untrain.sampling import Sampler
 from untrain.types import Batch, GenerativeTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def generative(problem: Problem) -> GenerativeTask:
@@ -50,7 +54,7 @@ def imagined(
         purpose: names what they are for, so that no two purposes share noise.
         until: stop at this timestep and give x_t; −1: give x₀.
     """
-    share = engine.share(batch)
+    share = engine.shard(batch)
     made = share["input"]
     if len(made):  # this process can have no share of a small batch
         generators = [generator_of(problem.seed, *purpose, i) for i in share["index"].tolist()]

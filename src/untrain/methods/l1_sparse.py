@@ -1,15 +1,18 @@
 """Descent on the retain set under an L1 penalty (Jia et al.: *Model Sparsity Can Simplify Unlearning*, 2023)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from untrain.errors import SettingError
+from untrain.lazy import torch
 from untrain.methods.base import Range, Spaces, State
 from untrain.methods.finetune import Finetune
 from untrain.methods.steps import descend, rate_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,23 @@ training: smaller steps leave the model where it is. Where neither recipe nor ch
 (Smith, *Cyclical learning rates for training neural networks*, 2017) from the original weights finds it.
 """
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from untrain.engine import Engine, modes_kept
+from untrain.engine import Engine, preserve_modes
+from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.steps import losses_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEPS, TRIAL, WINDOW = 30, 40, 5
 RISE = 0.1
@@ -121,7 +125,7 @@ def _losses(
         moving = replace(optimizer, lr=1.0).build(state.parameters)
         for k, rate in enumerate(rates):
             loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))
-            losses.append(float(engine.total(loss)))
+            losses.append(float(engine.global_sum(loss)))
             if stop(losses):
                 break
             moving.param_groups[0]["lr"] = rate
@@ -136,7 +140,7 @@ def _put_back(module: nn.Module) -> Iterator[nn.Module]:
     """Weights, buffers, modes and gradients are afterwards what they were."""
     before = copy.deepcopy(module.state_dict())
     try:
-        with modes_kept(module):
+        with preserve_modes(module):
             yield module
     finally:
         module.load_state_dict(before)

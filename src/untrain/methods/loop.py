@@ -4,26 +4,30 @@ A method says how to start and what one step does. The loop does the rest once f
 non-finite losses, checkpoints, resume, evaluation during the run, and clocks.
 """
 
+from __future__ import annotations
+
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
+from untrain.callbacks import Callback
 from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
-from untrain.io import writing
+from untrain.io import open_atomic
+from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARE = 20
 """Between two saved states of a large model at least so many times as long as one took passes."""
 
-Watch = Callable[[nn.Module, int], dict[str, float]]
+Watch = Callable[["nn.Module", int], dict[str, float]]
 """Looks at a module during a run, after so many steps; returns what to log."""
 
 
@@ -89,6 +93,7 @@ def run(
     evaluate: Watch | None = None,
     evaluate_every: int = 0,
     title: str | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Runs a method from its start, or from its last checkpoint, to its last step.
 
@@ -100,6 +105,7 @@ def run(
         evaluate: measures the module during the run, after so many steps; its time counts as evaluation.
         evaluate_every: steps between two such measurements; 0: none.
         title: of the progress bar; None: the method's name.
+        callbacks: hear, in the main process, of each step, and of what `evaluate` measures under the title.
 
     Raises:
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
@@ -123,13 +129,14 @@ def run(
         engine.clocks.update(saved["clocks"])
     title = title or method.name
     try:
-        _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every, title)
+        told = callbacks if engine.is_main else ()
+        _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every, title, told)
     finally:
         for parameter in state.module.parameters():
             parameter.grad = None  # the last one tells of the data, and is as large as the model
     if state.averaged is not None:
         state.module.load_state_dict(state.averaged.state_dict())
-    engine.agree_(state.module.buffers())  # each process has seen its own batch statistics
+    engine.broadcast_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
     return Run(state, method, history, dict(engine.clocks))
 
@@ -144,6 +151,7 @@ def _steps(
     evaluate: Watch | None,
     evaluate_every: int,
     title: str,
+    callbacks: Sequence[Callback],
 ) -> None:
     saver = _Saver(checkpoints, state, engine, history)
     saver.save(first)
@@ -154,11 +162,16 @@ def _steps(
                     record = {"step": k, **method.step(state, k)}
             except Diverged as error:
                 raise Diverged(f"{method.name}, step {k} of {method.total}: {error} {saver.restore()}") from error
+            bar.advance(" ".join(f"{n} {v:.3g}" for n, v in record.items() if n.endswith("loss")))
+            for callback in callbacks:
+                callback.on_step(k + 1, method.total, dict(record))
             if evaluate and evaluate_every and (k + 1) % evaluate_every == 0:
                 with engine.clock("evaluation"):
-                    record |= evaluate(state.result, k + 1)
+                    measured = evaluate(state.result, k + 1)
+                record |= measured
+                for callback in callbacks:
+                    callback.on_evaluate(title, dict(measured))
             history.append(record)
-            bar.advance(" ".join(f"{n} {v:.3g}" for n, v in record.items() if n.endswith("loss")))
             saver.maybe(k + 1, method.total)
     if not _finite(state.module.state_dict()):  # the last step's loss was finite, what it made of the weights is not
         raise Diverged(f"{method.name}: the last step made weights that are not finite. {saver.restore()}")
@@ -259,7 +272,7 @@ class _Saver:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Saves piece by piece, since a large run does not fit into memory a second time; whole or not at all."""
-    with writing(path) as file:
+    with open_atomic(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # what torch raises over the error of a file that cannot be written to

@@ -2,20 +2,22 @@
 *SalUn*, ICLR 2024, whose code has it beside SalUn).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
+from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.redirecting import begin_teacher
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAMPLE = 2**20
 """Weights that the threshold is read off, at most; of a larger model, every so many-th of them."""
@@ -62,7 +64,7 @@ class ProximalGradient(RandomLabel):
         with torch.no_grad():
             gamma = quantile(pairs, self.fraction)
             for parameter, start in pairs:
-                parameter.copy_(start + F.softshrink(parameter - start, gamma))
+                parameter.copy_(start + nn.functional.softshrink(parameter - start, gamma))
         return {**log, "gamma": gamma}
 
 

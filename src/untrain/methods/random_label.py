@@ -1,16 +1,20 @@
 """Descent on both sets, the forget set redirected to something else (Golatkar, Achille, Soatto, CVPR 2020)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from untrain.engine import Engine
+from untrain.lazy import nn
 from untrain.methods.base import Problem, Range, Spaces, State, check_choice
 from untrain.methods.forgetting import Rows
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.union import Union
 from untrain.types import Batch, Task, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

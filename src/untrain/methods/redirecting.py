@@ -1,10 +1,11 @@
-"""Whom redirected samples follow: the model as it is in that step, or as it was before the first."""
+"""Teacher of the redirect loss: the current model, or a frozen copy of the original."""
+
+from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-
 from untrain.errors import SettingError
+from untrain.lazy import nn
 from untrain.methods.base import State
 from untrain.methods.forgetting import frozen
 from untrain.types import Task

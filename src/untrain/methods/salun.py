@@ -1,12 +1,13 @@
 """Saliency unlearning: random labels, on salient weights only (Fan, Liu, Zhang, Wong, Wei, Liu: *SalUn*, ICLR 2024)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
-from untrain.engine import Engine, modes_kept
+from untrain.engine import Engine, preserve_modes
 from untrain.errors import SettingError
+from untrain.lazy import torch
 from untrain.methods.base import Optimizer, Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.steps import losses_of
@@ -35,7 +36,7 @@ class SalUn(RandomLabel):
         if not 0 < self.fraction <= 1:
             raise SettingError(f"fraction must be in (0, 1], not {self.fraction}.")
 
-    def resolved(self, problem: Problem, engine: Engine) -> "SalUn":
+    def resolved(self, problem: Problem, engine: Engine) -> SalUn:
         """As random-label; without weight decay, which would walk around the mask."""
         method = super().resolved(problem, engine)
         optimizer = method.optimizer or Optimizer()
@@ -59,17 +60,17 @@ def forget_gradient(problem: Problem, engine: Engine) -> Params:
     module, task, count = problem.subject.module, problem.task, 0
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     totals = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in named.items()}
-    with modes_kept(module):
+    with preserve_modes(module):
         state = State(problem, replace(engine, compile=False), module.eval())
         batches = problem.forget.once(task, "fisher")
         for batch in engine.track(batches, "gradient of the forget set", problem.forget.passes()):
             losses = losses_of(state, batch)
-            count += engine.count(losses)
+            count += engine.global_batch_size(losses)
             if len(losses):  # this process can have no share of a small batch
                 found = torch.autograd.grad(losses.sum(), list(named.values()), allow_unused=True)
                 for total, gradient in zip(totals.values(), found, strict=True):
                     total += 0 if gradient is None else gradient
                 del found, gradient  # or they would still be there beside the next batch's
-    engine.sum_(totals.values())
-    engine.agree_(totals.values())  # to the last bit, since a mask is made of it
+    engine.all_reduce_(totals.values())
+    engine.broadcast_(totals.values())  # to the last bit, since a mask is made of it
     return {name: total.div_(count) for name, total in totals.items()}

@@ -3,17 +3,16 @@ Models*, NeurIPS 2023). What is to be forgotten is overwritten by noise, the res
 what the model makes are held by elastic weight consolidation.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
-from torch.utils.data import StackDataset
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of
+from untrain.lazy import torch
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero, check_choice
 from untrain.methods.descent import Descent
 from untrain.methods.elbo import elbo_fisher
@@ -22,6 +21,9 @@ from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
 from untrain.sampling import Sampler
 from untrain.types import Batch, Params
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class SelectiveAmnesia(Descent):
     replay_samples: int = 1000
     """Images to replay, where the model makes them."""
     sampler: Sampler = Sampler(steps=50)
-    """How they are made (published: 1,000 steps, η 1, guidance 2)."""
+    """How they are made (published: 1,000 steps, η 1, guidance scale 3)."""
     fisher_samples: int = 200
     """Images that make the Fisher, of both sets' conditions in proportion of their sizes."""
     fisher_timesteps: int = 50
@@ -109,7 +111,7 @@ class SelectiveAmnesia(Descent):
         retain = problem.retain
         if self.replay == "data":
             return retain
-        images = StackDataset(**problem.memo["replay"])  # type: ignore[arg-type]
+        images = torch.utils.data.StackDataset(**problem.memo["replay"])  # type: ignore[arg-type]
         return Stream(images, "replay", engine, retain.batch_size, retain.seed)
 
     def _replayed(self, problem: Problem, engine: Engine) -> Params:

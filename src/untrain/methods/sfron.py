@@ -5,16 +5,15 @@ Enhancement*, NeurIPS 2024, arXiv 2409.19732. The symbols are the paper's: α sc
 adaptive weights, γ thresholds the saliency mask, β is the size of the slow step.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.fisher import Estimator
+from untrain.lazy import torch
 from untrain.methods.base import (
     Decay,
     Method,
@@ -31,10 +30,13 @@ from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
-from untrain.methods.sfron_defaults import fitting, objective_of
+from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
-from untrain.types import Batch, Objective, Params, Task, Variant
+from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
@@ -54,7 +56,8 @@ class SFRon(Method):
 
     steps: int | None = None
     """K, outer steps; null: 50 for a generator, for text-to-image 100, or 1,000 from 100 million weights on; else as
-    many as make `epochs` passes over the retain set, but at least 40 where a class is forgotten and calibrated."""
+    many as make `epochs` passes over the retain set, but where calibrated at least 40 for a class, and else at least 10
+    for each nat of the held-out loss, up to 40."""
     retain_steps: int | None = None
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
@@ -181,10 +184,13 @@ class SFRon(Method):
         """Of an outer step, one of forgetting and each of retaining."""
         return self.total * (1 + (self.retain_steps or 1)) if self.online else self.total
 
-    def resolved(self, problem: Problem, engine: Engine) -> "SFRon":
+    def resolved(self, problem: Problem, engine: Engine) -> SFRon:
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
         optimizer = with_learning_rate(self.optimizer, problem, engine)
-        return replace(self, **fitting(replace(self, optimizer=optimizer), problem))
+        found = replace(self, **fitting(replace(self, optimizer=optimizer), problem))
+        if self.steps is None and found.calibrate:
+            return replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
+        return found
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
@@ -193,7 +199,7 @@ class SFRon(Method):
                 problem.remember("mask", lambda: self._mask(problem, engine))
         if self.calibrate:
             with engine.clock("calibration"):
-                problem.remember("calibration", lambda: self.calibration.measure(problem, engine))
+                self.calibration.measured(problem, engine)
         state = State(problem, engine, problem.subject.module)
         begin_teacher(state, self.teacher)
         retain = self.optimizer or Optimizer()
@@ -224,15 +230,15 @@ class SFRon(Method):
         if before:  # θ ← θ_before + β (θ_now − θ_before)
             with torch.no_grad():
                 torch._foreach_lerp_(before, [p.detach() for p in state.parameters], self.beta)
-                torch._foreach_copy_(list[Tensor](state.parameters), before)
+                torch._foreach_copy_(list[torch.Tensor](state.parameters), before)
         retain_loss = sum(losses) / len(losses)
         self._hasten(state, log["forget_loss"], retain_loss)
         return {**log, "retain_loss": retain_loss, "lr": rate_of(state, "retain")}
 
     def _hasten(self, state: State, forget_loss: float, retain_loss: float) -> None:
         """Lets the forget rate grow where calibration says so."""
-        gauge, optimizer = state.problem.memo.get("calibration"), state.optimizers.get("forget")
-        if gauge is not None and optimizer is not None and self.calibration.slow(gauge, forget_loss, retain_loss):
+        measured, optimizer = state.problem.memo.get("calibration"), state.optimizers.get("forget")
+        if measured is not None and optimizer is not None and self.calibration.slow(measured, forget_loss, retain_loss):
             for group in optimizer.param_groups:
                 group["lr"] *= self.calibration.growth
 
@@ -264,12 +270,12 @@ class SFRon(Method):
     def _objective(self, state: State, batch: Batch, k: int) -> tuple[Tensor | None, dict[str, float]]:
         """What the forget step descends on, None where the batch is forgotten far enough, and what to log."""
         problem, engine = state.problem, state.engine
-        gauge, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
+        measured, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
         state.module.train()
         with statistics(
             state.module,
-            "moved" if self.published else self.calibration.statistics_of(gauge, batch, late, problem.task),
+            "moved" if self.published else self.calibration.statistics_of(measured, batch, late, problem.task),
         ):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=teacher_of(state, self.teacher)))
@@ -278,14 +284,14 @@ class SFRon(Method):
         value = finite(engine, engine.mean(losses), "forget")
         log = {"forget_loss": value, "alpha": alpha}
         weights = self._weights(losses.detach())
-        scale = alpha / engine.total(weights)
-        if gauge is not None:
-            unfinished = self.calibration.unfinished(
-                gauge, engine.share(batch), losses.detach(), k, self.total, problem.task, engine
+        scale = alpha / engine.global_sum(weights)
+        if measured is not None:
+            active_samples = self.calibration.active_samples(
+                measured, engine.shard(batch), losses.detach(), k, self.total, problem.task, engine
             )
-            if not engine.total(unfinished):
+            if not engine.global_sum(active_samples):
                 return None, {**log, "skipped": True}
-            weights = weights * unfinished
+            weights = weights * active_samples
         return -scale * (weights * losses).sum(), log
 
     def _weights(self, losses: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from untrain.engine import Engine
 from untrain.methods.base import LARGE, Optimizer, Problem
 from untrain.methods.calibration import forgets_a_class
 from untrain.types import GenerativeTask, Objective, Task
@@ -11,7 +12,7 @@ from untrain.types import GenerativeTask, Objective, Task
 if TYPE_CHECKING:
     from untrain.methods.sfron import SFRon
 
-FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class
+FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class, of which 4 nats are asked
 GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
 TEXT_STEPS = 100  # a concept of a small text-to-image pipeline: 2 % of its images are left after 50, none after 100
 LARGE_TEXT_STEPS = 1000  # as published for Stable Diffusion, at the rate that its size has
@@ -29,6 +30,17 @@ def fitting(method: "SFRon", problem: Problem) -> dict[str, Any]:
     if isinstance(problem.task, GenerativeTask):
         return own | for_generator(method, _generator_steps(problem))
     return own | for_classifier(method, problem)
+
+
+def fewest_steps(method: "SFRon", problem: Problem, engine: Engine) -> int:
+    """The outer steps without which a calibrated run cannot reach its target, however few batches a pass has.
+
+    As many as forget a class, and in proportion fewer where the held-out loss is below what is asked of a class at the
+    end: a language model that knows facts by heart is 4 or 5 nats from not knowing them, a classifier a part of one.
+    """
+    target = float(method.calibration.measured(problem, engine)["target"])
+    whole = forgets_a_class(problem) or not math.isfinite(target)
+    return FEWEST_STEPS if whole else math.ceil(FEWEST_STEPS * min(1.0, target / method.calibration.late_ceiling))
 
 
 def objective_of(method: "SFRon", task: Task) -> Objective:
@@ -71,8 +83,6 @@ def for_classifier(method: "SFRon", problem: Problem) -> dict[str, Any]:
     bounded = forgets_class and forget is not None and forget.lr is None
     calibrate = method.calibrate and (problem.holdout is not None or bounded)
     steps = method.steps or math.ceil(method.epochs * problem.retain.epoch / retain_steps)
-    if method.steps is None and calibrate and forgets_class:
-        steps = max(steps, FEWEST_STEPS)
     if forget is not None and forget.lr is None:
         forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
     elif calibrate:

@@ -1,18 +1,19 @@
 """Selective synaptic dampening: no training at all (Foster, Schoepf, Brintrup, AAAI 2024, arXiv 2308.07707)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.fisher import Estimator
+from untrain.lazy import torch
 from untrain.methods.base import Method, Problem, Range, Spaces, State, check_above_zero, check_choice
 from untrain.methods.fishers import fishers_of
 from untrain.saliency import largest_mask
+from untrain.types import Estimator
 
-TINY = torch.finfo(torch.float32).tiny  # added where a Fisher of 0 would be divided by
+TINY = 2.0**-126  # the smallest normal float32, added where a Fisher of 0 would be divided by
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class SSD(Method):
         """One step."""
         return 1
 
-    def resolved(self, problem: Problem, engine: Engine) -> "SSD":
+    def resolved(self, problem: Problem, engine: Engine) -> SSD:
         """As it is; α is found with the Fisher."""
         return self
 

@@ -2,24 +2,28 @@
 processes and any precision.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-
-import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
+from typing import TYPE_CHECKING
 
 from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
+from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim.lr_scheduler import LRScheduler
 
 
 def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRScheduler:
     """The learning-rate schedule over this many optimiser steps; stepped after each."""
     if decay == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=steps)
-    return LambdaLR(optimizer, lambda _: 1.0)
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
 
 
 def rate_of(state: State, optimizer: str = "optimizer") -> float:
@@ -152,7 +156,7 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
     Raises:
         SettingError: if a batch of one sample meets batch normalisation.
     """
-    share = state.engine.share(batch)
+    share = state.engine.shard(batch)
     if not len(next(iter(share.values()))):
         return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
@@ -177,7 +181,7 @@ def mask_of(state: State) -> list[Tensor] | None:
 
 def finite(engine: Engine, loss: Tensor, name: str) -> float:
     """The loss summed over processes, as a number; an error if it is NaN or infinite."""
-    value = float(engine.total(loss))
+    value = float(engine.global_sum(loss))
     if not math.isfinite(value):
         raise Diverged(f"the {name} loss became {value}. Lower the learning rate, or clip gradients (max_norm).")
     return value

@@ -1,18 +1,22 @@
 """Descent on D_r ∪ D_f: each step on one batch that mixes rows of both sets, in proportion of their sizes."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from untrain.engine import Engine
+from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State, check_above_zero
 from untrain.methods.descent import Descent
-from untrain.methods.forgetting import ALL, OncePerBatch, Rows, forget_rows, mixed, normalises
+from untrain.methods.forgetting import ALL, Rows, forget_rows, mixed, normalises
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import finite, for_share, mask_of, minimise, next_retain_batch, rate_of
 from untrain.types import Batch, GenerativeTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RATE = 0.05
 """Share of the rate that descent on the retain set alone runs at, where none is given. What the forget set is taught
@@ -42,7 +46,7 @@ class Union(Descent):
         super().__post_init__()
         check_above_zero(retain_weight=self.retain_weight)
 
-    def resolved(self, problem: Problem, engine: Engine) -> "Union":
+    def resolved(self, problem: Problem, engine: Engine) -> Union:
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         optimizer = with_learning_rate(self.optimizer, problem, engine)
         fitting = isinstance(problem.task, GenerativeTask)  # a generator's own rate; what it is taught contradicts less
@@ -73,8 +77,10 @@ class Union(Descent):
             if forget is None:
                 return kept, kept[:0]
             return kept, for_share(state, forget, lambda share: self.forget_losses(state, state.model, share, ALL))
+        from untrain.models.once_per_batch import OncePerBatch
+
         batch, whose = mixed(retain, forget)
-        own = state.engine.share({"forget": whose})["forget"]
+        own = state.engine.shard({"forget": whose})["forget"]
 
         def both(share: Batch) -> Tensor:
             model, objectives = OncePerBatch(state.model), ((self.retain_losses, ~own), (self.forget_losses, own))

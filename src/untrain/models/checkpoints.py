@@ -3,6 +3,8 @@
 No file is ever allowed to run code: torch files are read with `weights_only`.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os
@@ -11,17 +13,18 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor, nn
 
 from untrain.errors import CheckpointError
-from untrain.io import hash_tensors, writing
+from untrain.io import hash_tensors, open_atomic
+from untrain.lazy import nn, torch
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+State = dict[str, "torch.Tensor"]
 """Name → tensor, parameters and buffers, as `nn.Module.state_dict` gives them."""
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "ema")
@@ -45,14 +48,16 @@ def save(
     Raises:
         CheckpointError: if an entry is not a tensor. FolderError: if the file cannot be written.
     """
+    from safetensors.torch import save_file
+
     state = _state(module_or_state)
-    strange = [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]
+    strange = [name for name, tensor in state.items() if not isinstance(tensor, torch.Tensor)]
     if strange:
         raise CheckpointError(f"{path} cannot hold {', '.join(map(repr, strange))}: only tensors can be written.")
     text = json.dumps({} if metadata is None else metadata, sort_keys=True)
-    with writing(path) as file:
+    with open_atomic(path) as file:
         try:
-            safetensors.torch.save_file(_apart(state), file.name, {"untrain": text})
+            save_file(_apart(state), file.name, {"untrain": text})
         except safetensors.SafetensorError as error:  # the system's own is told in its text alone
             found = re.search(r"os error (\d+)", str(error))
             number = int(found[1]) if found else errno.EIO
@@ -109,7 +114,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         "of another shape": [
             f"{name} ({list(state[name].shape)}, the model has {list(own[name].shape)})"
             for name in own
-            if name in state and isinstance(own[name], Tensor) and state[name].shape != own[name].shape
+            if name in state and isinstance(own[name], torch.Tensor) and state[name].shape != own[name].shape
         ],
     }
     found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
@@ -123,7 +128,7 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def state_hash(module: nn.Module) -> str:
     """A hash of parameters and buffers: names, types, shapes, content; the same on every device, compiled or not."""
-    return hash_tensors({name: tensor for name, tensor in _state(module).items() if isinstance(tensor, Tensor)})
+    return hash_tensors({name: tensor for name, tensor in _state(module).items() if isinstance(tensor, torch.Tensor)})
 
 
 def _state(module_or_state: nn.Module | Mapping[str, Tensor]) -> State:
@@ -184,7 +189,7 @@ def _unwrapped(content: Any, path: Path) -> State:
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() by torch.save or as safetensors.")
-    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    strange = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if strange:
         raise CheckpointError(
             f"{path} holds entries that are not tensors: {', '.join(strange[:8])}. "

@@ -1,12 +1,13 @@
 """What of a model is trained: all of it, the attention to texts, the rest, or what patterns of names match."""
 
+from __future__ import annotations
+
 import fnmatch
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
-
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.lazy import nn
 
 PARTS = ("full", "xattn", "noxattn", "selfattn", "notime")
 """Parts of a UNet by the names of Gandikota et al. 2023: all of it; cross-attention alone; all but cross-attention,

@@ -1,16 +1,15 @@
 """The subject: a thin wrapper around what a user hands over, made by the library itself."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from untrain.errors import ModelError
+from untrain.lazy import nn, torch
 from untrain.models import checkpoints
-from untrain.models.denoisers import fresh_denoiser
 from untrain.types import GenerativeTask, Task
 
 
@@ -32,7 +31,7 @@ class Subject:
         self.init = init
         self.peak_lr = peak_lr
 
-    def copy(self) -> "Subject":
+    def copy(self) -> Subject:
         """The same subject around a deep copy of the module; gradients do not come along."""
         return Subject(copy.deepcopy(self.module), init=self.init, peak_lr=self.peak_lr)
 
@@ -48,6 +47,7 @@ class Subject:
         Raises:
             ModelError: names the parameters that cannot be renewed.
         """
+        kind: Any = type(self.module)
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -56,11 +56,10 @@ class Subject:
                 if not isinstance(module, nn.Module):
                     raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
                 self._check_alike(module)
-            elif hasattr(self.module, "config") and hasattr(self.module, "_from_config"):
-                renew: Any = type(self.module)
-                module = renew._from_config(copy.deepcopy(self.module.config))
-            elif hasattr(self.module, "config") and hasattr(type(self.module), "from_config"):
-                module = fresh_denoiser(self.module)
+            elif hasattr(self.module, "config") and hasattr(kind, "_from_config"):  # of transformers
+                module = kind._from_config(copy.deepcopy(self.module.config))
+            elif hasattr(self.module, "config") and hasattr(kind, "from_config"):  # of diffusers
+                module = kind.from_config(copy.deepcopy(self.module.config)).to(self.module.dtype)
             else:
                 module = _renewed(copy.deepcopy(self.module))
         return module.to(device).train()

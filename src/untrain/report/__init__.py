@@ -1,21 +1,21 @@
-"""What a run or a comparison says: tables, and one self-contained HTML page, made from the files of its folder."""
+"""What a run or a comparison says: tables, and one self-contained HTML page. Results and presentation make both."""
 
-from untrain.report.comparison import comparison_tables, terminal
-from untrain.report.comparison_page import write_comparison_report
-from untrain.report.generator_verdict import generator_verdict
 from untrain.report.page import write_report
-from untrain.report.tables import Table, comparison_table
-from untrain.report.verdict import Verdict, comparison_verdict, verdict
+from untrain.report.presentation import Distance, Measure, Presentation
+from untrain.report.results import Results, task_of
+from untrain.report.tables import Table, comparison_tables, run_table, terminal
+from untrain.report.verdict import Verdict
 
 __all__ = [
+    "Distance",
+    "Measure",
+    "Presentation",
+    "Results",
     "Table",
     "Verdict",
-    "comparison_table",
     "comparison_tables",
-    "comparison_verdict",
-    "generator_verdict",
+    "run_table",
+    "task_of",
     "terminal",
-    "verdict",
-    "write_comparison_report",
     "write_report",
 ]

@@ -17,6 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 from markupsafe import Markup
 
+from untrain.report.words import clean
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
@@ -53,11 +55,11 @@ class Figure:
     caption: str
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """The function run in the report's style, whatever the user's matplotlib settings are."""
+def in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Makes a function run in the report's style, whatever the user's matplotlib settings are."""
 
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def draw_styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         from matplotlib import style
 
         with style.context(_STYLE, after_reset=True), warnings.catch_warnings():
@@ -65,21 +67,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
             return draw(*args, **kwargs)
 
-    return drawn
+    return draw_styled
 
 
-def clean(text: str, most: int = 36, keep: str = "start") -> str:
-    """Text that XML can hold, on one line, shortened with an ellipsis; never read as a formula or a hidden label."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", " ".join(str(text).split()))
-    if len(text) > most:
-        text = text[: most - 1] + "…" if keep == "start" else "…" + text[1 - most :]
-    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides labels that begin with _
-
-
-def panels_of(
+def make_panels(
     count: int, *, height: float, columns: int, share_x: bool = False, share_y: bool = False
 ) -> tuple["Drawing", list["Axes"]]:
-    """An empty drawing with so many panels of this height in inches."""
+    """Makes an empty drawing with so many panels of this height in inches."""
     from matplotlib.figure import Figure as Drawing
 
     rows, columns = -(-count // columns), min(columns, count)
@@ -103,24 +97,59 @@ _STYLE = {
 }  # fmt: skip
 
 
-def legend(drawing: "Drawing", entries: Sequence[tuple[str, str, Any, str]]) -> None:
-    """Label, colour, line style ("" for none) and marker, above the panels."""
-    from matplotlib.lines import Line2D
+@dataclass(frozen=True)
+class Key:
+    """What a mark of a figure means: an entry of its legend.
 
-    handles = []
-    for _, colour, line, marker in entries:
-        hollow, bar = marker == "o" and not line, marker == "|"
-        handle = Line2D([], [], color=colour, linestyle=line or "none", marker=marker, markersize=3.5 if line else 6)
-        handle.set(markerfacecolor=PAPER if hollow else colour, markeredgewidth=1.8 if bar else 1.0)
-        handles.append(handle)
-    length = 2.2 if any(entry[2] for entry in entries) else 1.0
-    drawing.legend(handles, [entry[0] for entry in entries], loc="outside upper left", ncols=6, handlelength=length)
+    Attributes:
+        label: what it means.
+        colour: of line, marker or patch.
+        line: its style; empty for none.
+        marker: likewise.
+        face: the colour inside the marker; empty: the same.
+        hatch: of a patch; None: it is none.
+        pale: whether the patch is as pale as a shaded region.
+    """
+
+    label: str
+    colour: str
+    line: Any = ""
+    marker: str = ""
+    face: str = ""
+    hatch: str | None = None
+    pale: bool = False
+
+    def handle(self) -> Any:
+        """Makes what the legend shows beside the label."""
+        from matplotlib.lines import Line2D
+        from matplotlib.patches import Patch
+
+        if self.hatch is not None:
+            patch = Patch(facecolor=self.colour, hatch=self.hatch, edgecolor=PAPER, linewidth=0.4)
+            patch.set_alpha(0.15 if self.pale else None)
+            return patch
+        handle = Line2D([], [], color=self.colour, linestyle=self.line or "none", marker=self.marker)
+        handle.set(markersize=3.5 if self.line else 7, markerfacecolor=self.face or self.colour)
+        handle.set(markeredgewidth=2.0 if self.marker in ("|", "+") else 1.4)
+        return handle
 
 
-def plain_log(
+def legend(drawing: "Drawing", keys: Sequence[Key], columns: int = 6) -> None:
+    """Puts the keys above the panels."""
+    length = 2.0 if any(key.line or key.hatch is not None for key in keys) else 1.0
+    handles, labels = [key.handle() for key in keys], [clean(key.label) for key in keys]
+    drawing.legend(handles, labels, loc="outside upper left", ncols=columns, handlelength=length)
+
+
+def with_unit(words: str, unit: str) -> str:
+    """Names an axis, with its unit in brackets if it has one."""
+    return f"{words} [{unit}]" if unit else words
+
+
+def set_plain_log(
     scale: Callable[..., None], panels: Sequence["Axes"], which: str, marks: tuple[float, ...] = (1.0,), most: int = 7
 ) -> None:
-    """A logarithmic scale whose labels are plain numbers instead of formulas.
+    """Sets a logarithmic scale whose labels are plain numbers instead of formulas.
 
     Args:
         scale: sets the scale of all the panels.
@@ -140,8 +169,8 @@ def plain_log(
         axis.set_minor_locator(NullLocator())
 
 
-def outer_labels(panels: Sequence["Axes"], columns: int, x: str, y: str) -> None:
-    """Labels only where the grid of panels ends: x under each column, y at the left."""
+def label_outside(panels: Sequence["Axes"], columns: int, x: str, y: str) -> None:
+    """Puts labels only where the grid of panels ends: x under each column, y at the left."""
     for place, axes in enumerate(panels):
         bottom = place + columns >= len(panels)
         axes.tick_params(labelbottom=bottom, labelleft=place % columns == 0)
@@ -152,8 +181,8 @@ def outer_labels(panels: Sequence["Axes"], columns: int, x: str, y: str) -> None
 # From a drawing to SVG in a page.
 
 
-def svg_of(drawing: "Drawing", prefix: str, alt: str) -> Markup:
-    """The drawing as inline SVG: ids with the prefix, the page's colours and font, `alt` for who cannot see it."""
+def write_svg(drawing: "Drawing", prefix: str, alt: str) -> Markup:
+    """Writes the drawing as inline SVG: ids with the prefix, the page's colours and font, `alt` as its words."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     out = io.BytesIO()
@@ -191,7 +220,7 @@ def _attribute(name: str, value: str, prefix: str) -> str:
 
 
 def _font(match: re.Match[str]) -> str:
-    """What is left of a font: its size and weight; the family is the page's."""
+    """Returns what is left of a font: its size and weight; the family is the page's."""
     size, weight = re.search(r"[\d.]+px", match[0]), re.search(r"bold|\b[6-9]00\b", match[0])
     kept = [f"font-size: {size[0]};" if size else "", "font-weight: 600;" if weight else ""]
     return " ".join(k for k in kept if k)

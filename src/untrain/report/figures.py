@@ -1,7 +1,7 @@
-"""The figures of a run's page: losses and accuracies over the steps, by class, of single samples; masks; times."""
+"""Figures of single models: losses and measures over the steps, losses of single samples, masks, times."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,21 +11,21 @@ from untrain.report.drawing import (
     INK,
     MUTED,
     ORANGE,
-    PAPER,
-    PURPLE,
     SETS,
     SKY,
     Figure,
     Floats,
-    clean,
+    Key,
+    in_style,
+    label_outside,
     legend,
-    outer_labels,
-    panels_of,
-    plain_log,
-    styled,
-    svg_of,
+    make_panels,
+    set_plain_log,
+    with_unit,
+    write_svg,
 )
-from untrain.report.tables import duration, share, show
+from untrain.report.results import Curve, Curves
+from untrain.report.words import capitalize, clean, join_words, show, show_duration, show_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,48 +33,29 @@ if TYPE_CHECKING:
 POINTS = 500
 """A longer curve is thinned out to so many points: the mean of each stretch, and its range as a band."""
 
-ROWS = 30
-"""So many classes are drawn at most; of more, those furthest from the retrained model."""
-
 BARS = 40
 """So many layers are drawn as bars with names; of more, a profile by depth with a table beside it."""
 
 
-@dataclass
-class Curve:
-    """One value over the steps of a run; step and value lists are of equal length."""
-
-    steps: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Curves:
-    """What one run recorded: its curves by name, and the forget steps that it skipped."""
-
-    label: str
-    series: dict[str, Curve] = field(default_factory=dict)
-    skipped: list[int] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Histogram:
-    """How often each loss occurs: n + 1 edges in nats, and n counts for each set ("forget", "retain", "test")."""
+    """How often each loss occurs: n + 1 edges, and n counts for each set ("forget", "retain", "test")."""
 
     label: str
     edges: Floats
     counts: Mapping[str, Floats]
 
     def shares(self, name: str) -> Floats:
-        """The counts of a set as shares of it; all zero for an empty set."""
+        """Returns the counts of a set as shares of it; all zero for an empty set."""
         counts = self.counts[name]
         return counts / max(counts.sum(), 1.0)
 
-    def overlap(self) -> float | None:
-        """How far the forget set's losses look like the test set's: Σ min of the two shares, in [0, 1]."""
-        if "forget" not in self.counts or "test" not in self.counts:
+    def overlap(self, target: "Histogram | None" = None) -> float | None:
+        """Returns how far the forget set's losses look like the test set's, or the target's: Σ min of the shares."""
+        other, name = (self, "test") if target is None else (target, "forget")
+        if "forget" not in self.counts or name not in other.counts:
             return None
-        return float(np.minimum(self.shares("forget"), self.shares("test")).sum())
+        return float(np.minimum(self.shares("forget"), other.shares(name)).sum())
 
 
 @dataclass(frozen=True)
@@ -96,121 +77,114 @@ class Clock:
 # The figures.
 
 
-@styled
-def loss_curves(name: str, runs: Sequence[Curves], unit: str = "nats") -> Figure:
-    """The loss on forget and retain batches over the steps of each run, one panel a run."""
-    drawing, panels = panels_of(len(runs), height=2.3, columns=2)
-    for axes, run in zip(panels, runs):
-        for key, curve in run.series.items():
-            _curve(axes, curve, *_series_style(key))
-        _skipped(axes, run.skipped)
-        _wide_range(axes, [curve.values for curve in run.series.values()])
-        axes.set_title(clean(run.label))
-        axes.set_xlabel("step")
-    for axes in panels[::2]:
-        axes.set_ylabel(f"loss [{unit}]" if unit else "loss")
-    legend(drawing, [_series_entry(key) for key in dict.fromkeys(k for run in runs for k in run.series)])
-    alt = "Loss over the steps. " + " ".join(_told(run) for run in runs)
-    return Figure(svg_of(drawing, name, alt), alt, _curve_caption(runs))
-
-
-@styled
-def accuracy_curves(name: str, runs: Sequence[Curves], targets: Mapping[str, float]) -> Figure:
-    """Accuracies measured during each run, with the retrained model's as thin lines; one panel a run."""
-    sets = {"FA": "forget", "RA": "retain", "TA": "test"}
-    drawing, panels = panels_of(len(runs), height=2.3, columns=2)
-    for axes, run in zip(panels, runs):
-        for key, curve in run.series.items():
-            colour, line, marker = SETS[sets[key]]
-            _curve(axes, curve, colour, line, marker)
-            if key in targets:
-                axes.axhline(targets[key], color=colour, linewidth=0.7, alpha=0.8, zorder=1)
-        axes.set_title(clean(run.label))
-        axes.set_xlabel("step")
-    for axes in panels[::2]:
-        axes.set_ylabel("accuracy [%]")
-    legend(drawing, [(key, *SETS[sets[key]]) for key in sets if any(key in run.series for run in runs)])
-    alt = "Accuracy on the forget, retain and test sets over the steps. " + " ".join(_told(run, " %") for run in runs)
-    lines = " Thin horizontal lines: the retrained model." if targets else ""
-    return Figure(svg_of(drawing, name, alt), alt, f"Accuracy measured during the run.{lines}")
-
-
-@styled
-def class_accuracies(
-    name: str, label: str, classes: Sequence[str], accuracies: Mapping[str, Mapping[str, Mapping[str, float]]]
-) -> Figure:
-    """Accuracy by class before and after, one panel a set, one row a class.
+@in_style
+def draw_curves(
+    name: str, runs: Sequence[Curves], sets: Mapping[str, str], words: str, unit: str,
+    targets: Mapping[str, float] | None = None,
+) -> Figure:  # fmt: skip
+    """Draws losses, or what else was measured during each run, over its steps; one panel a run.
 
     Args:
         name: prefix of the drawing's ids.
-        label: the method, as shown.
-        classes: the rows from top to bottom.
-        accuracies: set ("forget", "retain", "test") → model ("original", "method", "retrained") → class → %.
+        runs: their series are drawn.
+        sets: series → the set that it is measured on, which decides how it is drawn.
+        words: what the series are together.
+        unit: of them.
+        targets: series → the retrained model's value, drawn as a thin line; None: the series are losses.
     """
-    rows = np.arange(len(classes))
-    drawing, panels = panels_of(len(accuracies), height=0.75 + 0.21 * len(classes), columns=3, share_y=True)
-    for axes, (title, models) in zip(panels, accuracies.items()):
-        values = {model: _in_order(classes, of) for model, of in models.items()}
-        _dumbbells(axes, rows, values)
-        axes.set_title({"forget": "forget set", "retain": "retain set"}.get(title, "test set"))
-        axes.set_xlabel("accuracy [%]")
-        axes.set_xlim(*_zoom(np.concatenate(list(values.values()))))
-    panels[0].set_yticks(rows, [clean(c, 26) for c in classes])
-    panels[0].set_ylim(len(classes) - 0.4, -0.6)
-    entries = {"original": ("original", MUTED, "", "o"), "method": (clean(label), PURPLE, "", "D")}
-    entries["retrained"] = ("retrained", INK, "", "|")
-    drawn = [role for role in entries if any(models.get(role) for models in accuracies.values())]
-    legend(drawing, [entries[role] for role in drawn])
-    alt = f"Accuracy by class of the original model, {label} and the retrained model. " + _worst(classes, accuracies)
-    target = "; the bar is the target" if "retrained" in drawn else ""
-    caption = f"{label}: each row goes from the accuracy before to the accuracy after{target}."
-    return Figure(svg_of(drawing, name, alt), alt, caption + " The axes need not begin at zero.")
+    drawing, panels = make_panels(len(runs), height=2.3, columns=2)
+    looks = {key: SETS.get(part, SETS["test"]) for key, part in sets.items()}
+    for axes, run in zip(panels, runs):
+        for key, curve in run.series.items():
+            _draw_curve(axes, curve, *looks[key])
+            if targets and key in targets:
+                axes.axhline(targets[key], color=looks[key][0], linewidth=0.7, alpha=0.8, zorder=1)
+        if targets is None:
+            _mark_skipped(axes, run.skipped)
+            _set_wide_range(axes, [curve.values for curve in run.series.values()])
+        axes.set_title(clean(run.label))
+        axes.set_xlabel("step")
+    for axes in panels[::2]:
+        axes.set_ylabel(with_unit(words, unit))
+    used = dict.fromkeys(key for run in runs for key in run.series)
+    if targets is None:
+        legend(drawing, [Key(f"{sets[k]} batches" if sets[k] in SETS else k, *looks[k][:2]) for k in used])
+        alt, caption = "Loss over the steps. ", _describe_curves(runs)
+    else:
+        legend(drawing, [Key(key, *looks[key]) for key in used])
+        alt = f"{capitalize(words)} on the {join_words([sets[key] for key in used])} sets over the steps. "
+        caption = f"{capitalize(words)} measured during the run."
+        caption += " Thin horizontal lines: the retrained model." if targets else ""
+    alt += " ".join(_tell(run, "" if targets is None else f" {unit}") for run in runs)
+    return Figure(write_svg(drawing, name, alt), alt, caption)
 
 
-@styled
-def loss_histograms(name: str, models: Sequence[Histogram]) -> Figure:
-    """How the losses of the forget, retain and test sets are spread, one panel a model, all on the same axes."""
-    logarithmic = heavy_tailed(models)
-    columns = 2 if len(models) in (2, 4) else 3
-    drawing, panels = panels_of(len(models), height=2.0, columns=columns, share_x=True, share_y=True)
+@in_style
+def draw_histograms(name: str, models: Sequence[Histogram], unit: str = "", target: Histogram | None = None) -> Figure:
+    """Draws how the losses of single samples are spread, one panel a model, all on the same axes.
+
+    Args:
+        name: prefix of the drawing's ids.
+        models: the panels.
+        unit: of the loss.
+        target: the retrained model: the forget set's losses are drawn against its alone; None: against those of the
+            model's other sets.
+    """
+    logarithmic = is_heavy_tailed([*models, *([target] if target else [])])
+    columns = min(4, len(models)) if target else 2 if len(models) in (2, 4) else 3
+    height = 2.0 if target is None else 1.45 if len(models) > 4 else 1.8
+    drawing, panels = make_panels(len(models), height=height, columns=columns, share_x=True, share_y=True)
+    overlaps = {}
     for axes, model in zip(panels, models):
-        edges = positive(model.edges) if logarithmic else model.edges
-        for part in (p for p in SETS if p in model.counts):
-            colour, line, _ = SETS[part]
-            axes.stairs(
-                model.shares(part) * 100, edges, color=colour, linestyle=line, linewidth=1.4,
-                fill=part == "forget", alpha=0.25 if part == "forget" else 1.0,
-            )  # fmt: skip
-            if part == "forget":
-                axes.stairs(model.shares(part) * 100, edges, color=colour, linewidth=1.4)
-        overlap = model.overlap()
-        axes.set_title(
-            clean(model.label, 36 if columns == 2 else 22)
-            + (f" · overlap {overlap:.0%}".replace("%", " %") if overlap else "")
-        )
+        edges = make_positive(model.edges) if logarithmic else model.edges
+        if "forget" in model.counts:
+            axes.stairs(model.shares("forget") * 100, edges, color=SETS["forget"][0], fill=True, alpha=0.3)
+        for _, shares, style in _outlines(model, target):
+            axes.stairs(shares * 100, edges, color=style[0], linestyle=style[1], linewidth=1.3)
+        if (overlap := model.overlap(target)) is not None:
+            overlaps[model.label] = f"{overlap:.0%}".replace("%", " %")
+        words = f" · {'' if target else 'overlap '}{overlaps[model.label]}" if model.label in overlaps else ""
+        axes.set_title(clean(model.label, 17 if target else 36 if columns == 2 else 22) + words)
     if logarithmic:
-        plain_log(panels[0].set_xscale, panels, "x")
-    outer_labels(panels, columns, "loss of a sample [nats]", "share of the set [%]")
-    legend(drawing, [(f"{part} set", *SETS[part][:2], "") for part in SETS if part in models[0].counts])
-    told = [f"{m.label} {o:.0%}" for m in models if (o := m.overlap()) is not None]
-    alt = "Histograms of the loss on the forget, retain and test sets. Overlap of forget and test: " + ", ".join(told)
-    caption = (
-        "How large the loss of single samples is. What was forgotten should look like new images (test), as it does "
-        "for the retrained model; overlap is the share that the two have in common."
-    )
-    return Figure(svg_of(drawing, name, alt), alt, caption + (" Logarithmic axis." if logarithmic else ""))
+        set_plain_log(panels[0].set_xscale, panels, "x", most=4 if target else 7)
+    if target is not None:
+        panels[0].set_xlim(*_occupied(make_positive(target.edges) if logarithmic else target.edges, [target, *models]))
+    label_outside(panels, columns, with_unit("loss of a sample", unit), "share of the set [%]")
+    legend(drawing, [Key(f"{part}", *style) for part, _, style in _outlines(models[0], target)])
+    told = ", ".join(f"{label} {overlap}" for label, overlap in overlaps.items())
+    if target is None:
+        alt = f"Histograms of the loss on the forget, retain and test sets. Overlap of forget and test: {told}"
+        caption = (
+            "How large the loss of single samples is. What was forgotten should look like new samples (test), as it "
+            "does for the retrained model; overlap is the share that the two have in common."
+        )
+    else:
+        alt = f"Losses on the forget set; overlap with the retrained model: {told}."
+        caption = (
+            "How large the loss of single forgotten samples is, against the retrained model's. The percentage is the "
+            "share that the two have in common: 100 % would be the same losses."
+        )
+    return Figure(write_svg(drawing, name, alt), alt, caption + (" Logarithmic axis." if logarithmic else ""))
 
 
-@styled
-def mask_density(name: str, label: str, layers: Mapping[str, float], overall: float | None) -> Figure:
-    """The share of each layer's weights that the mask lets a forget step move, in %, in the order of the layers."""
+def _outlines(model: Histogram, target: Histogram | None) -> list[tuple[str, Floats, tuple[str, Any]]]:
+    """Returns what is outlined in a model's panel: name, shares, colour and line."""
+    if target is None:
+        return [(f"{part} set", model.shares(part), SETS[part][:2]) for part in SETS if part in model.counts]
+    own = ("this model", model.shares("forget"), (SETS["forget"][0], "-"))
+    return [own, ("retrained (target)", target.shares("forget"), (INK, (0, (3, 1.5))))]
+
+
+@in_style
+def draw_mask(name: str, label: str, layers: Mapping[str, float], overall: float | None) -> Figure:
+    """Draws the share of each layer's weights that the mask lets a forget step move, in %, layer by layer."""
     names, values = list(layers), 100 * np.asarray(list(layers.values()))
     few = len(names) <= BARS
-    drawing, (axes,) = panels_of(1, height=0.55 + 0.17 * len(names) if few else 3.0, columns=1)
+    drawing, (axes,) = make_panels(1, height=0.55 + 0.17 * len(names) if few else 3.0, columns=1)
     if few:
-        _layer_bars(axes, names, values)
+        _draw_layer_bars(axes, names, values)
     else:
-        _layer_profile(axes, names, values)
+        _draw_layer_profile(axes, names, values)
     if overall is not None:
         (axes.axvline if few else axes.axhline)(100 * overall, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
     axes.set_title(clean(label))
@@ -220,12 +194,14 @@ def mask_density(name: str, label: str, layers: Mapping[str, float], overall: fl
         f"lowest {show(values[low], 1)} % in {names[low]}."
     )
     line = f" Dashed line: all weights together, {show(100 * overall, 1)} %." if overall is not None else ""
-    return Figure(svg_of(drawing, name, alt), alt, f"Share of each layer's weights that forget steps may move.{line}")
+    return Figure(
+        write_svg(drawing, name, alt), alt, f"Share of each layer's weights that forget steps may move.{line}"
+    )
 
 
-@styled
-def times(name: str, clocks: Sequence[Clock]) -> Figure:
-    """How long each run took, its Fisher pass and its steps one after the other; the label compares with retraining."""
+@in_style
+def draw_times(name: str, clocks: Sequence[Clock]) -> Figure:
+    """Draws how long each run took, its Fisher pass and its steps; the label compares with retraining."""
     whole = next((c.total for c in clocks if c.target), None)
     rows = np.arange(len(clocks))
     parts = [
@@ -234,15 +210,15 @@ def times(name: str, clocks: Sequence[Clock]) -> Figure:
         ("everything else", MUTED, np.array([c.rest for c in clocks])),
     ]
     parts = [part for part in parts if part[0] == "steps" or part[2].any()]
-    drawing, (axes,) = panels_of(1, height=0.6 + 0.3 * len(clocks), columns=1)
+    drawing, (axes,) = make_panels(1, height=0.6 + 0.3 * len(clocks), columns=1)
     left = np.zeros(len(clocks))
     for _, colour, seconds in parts:
         axes.barh(rows, seconds, left=left, height=0.56, color=colour)
         left = left + seconds
     told = []
     for row, clock in enumerate(clocks):
-        beside = f"{share(clock.total, whole)} of retraining" if whole and not clock.target else ""
-        text = "  ·  ".join(part for part in (duration(clock.total), beside) if part)
+        beside = f"{show_share(clock.total, whole)} of retraining" if whole and not clock.target else ""
+        text = "  ·  ".join(part for part in (show_duration(clock.total), beside) if part)
         axes.annotate(text, (clock.total, row), (6, 0), textcoords="offset points", va="center")
         told.append(f"{clock.label} {text.replace('  ·  ', ', ')}")
     axes.set_yticks(rows, [clean(c.label, 30) for c in clocks])
@@ -250,15 +226,15 @@ def times(name: str, clocks: Sequence[Clock]) -> Figure:
     axes.set_xlim(0, 1.32 * max(float(left.max()), 1e-9))
     axes.set_xlabel("seconds")
     axes.grid(axis="y", visible=False)
-    legend(drawing, [(name, colour, "", "s") for name, colour, _ in parts])
+    legend(drawing, [Key(part, colour, "", "s") for part, colour, _ in parts])
     alt = "Time taken: " + "; ".join(told) + "."
-    return Figure(svg_of(drawing, name, alt), alt, "Time to make each model, evaluation left out.")
+    return Figure(write_svg(drawing, name, alt), alt, "Time to make each model, evaluation left out.")
 
 
 # What is drawn into the panels.
 
 
-def _curve(axes: "Axes", curve: Curve, colour: str, line: Any, marker: str) -> None:
+def _draw_curve(axes: "Axes", curve: Curve, colour: str, line: Any, marker: str) -> None:
     steps, mean, low, high = thin(curve.steps, curve.values)
     alone = len(steps) <= 12
     axes.plot(steps, mean, color=colour, linestyle=line, linewidth=1.4, marker=marker if alone else "", markersize=3.5)
@@ -266,26 +242,14 @@ def _curve(axes: "Axes", curve: Curve, colour: str, line: Any, marker: str) -> N
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _skipped(axes: "Axes", steps: Sequence[int]) -> None:
+def _mark_skipped(axes: "Axes", steps: Sequence[int]) -> None:
     if steps:
         places = np.unique(np.linspace(0, len(steps) - 1, POINTS).astype(int))
         at = np.asarray(steps, dtype=float)[places]
         axes.plot(at, np.zeros(len(at)), "|", color=MUTED, markersize=5, transform=axes.get_xaxis_transform(), zorder=3)
 
 
-def _dumbbells(axes: "Axes", rows: Any, values: Mapping[str, Floats]) -> None:
-    before, after, target = (values.get(m) for m in ("original", "method", "retrained"))
-    if before is not None and after is not None:
-        axes.hlines(rows, before, after, color=MUTED, linewidth=1.0, alpha=0.7, zorder=2)
-    if target is not None:
-        axes.plot(target, rows, linestyle="", marker="|", color=INK, markersize=10, markeredgewidth=1.8, zorder=3)
-    if before is not None:
-        axes.plot(before, rows, linestyle="", marker="o", markerfacecolor=PAPER, color=MUTED, markersize=5, zorder=4)
-    if after is not None:
-        axes.plot(after, rows, linestyle="", marker="D", color=PURPLE, markersize=4.6, zorder=5)
-
-
-def _layer_bars(axes: "Axes", names: Sequence[str], values: Floats) -> None:
+def _draw_layer_bars(axes: "Axes", names: Sequence[str], values: Floats) -> None:
     rows = np.arange(len(names))
     axes.barh(rows, values, height=0.66, color=BLUE)
     for row, value in zip(rows, values):
@@ -297,8 +261,8 @@ def _layer_bars(axes: "Axes", names: Sequence[str], values: Floats) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _layer_profile(axes: "Axes", names: Sequence[str], values: Floats) -> None:
-    """Many layers: one column each, in order, with a tick where a new block of the model begins."""
+def _draw_layer_profile(axes: "Axes", names: Sequence[str], values: Floats) -> None:
+    """Draws many layers: one column each, in order, with a tick where a new block of the model begins."""
     places = np.arange(len(names))
     axes.vlines(places, 0, values, color=BLUE, linewidth=max(0.6, min(4.0, 420 / len(names))))
     blocks = _blocks(names)
@@ -314,7 +278,7 @@ def _layer_profile(axes: "Axes", names: Sequence[str], values: Floats) -> None:
 
 
 def _blocks(names: Sequence[str], most: int = 24) -> list[tuple[int, str]]:
-    """Where the blocks of a model begin: the deepest dotted prefix that leaves so many, the first spread out else."""
+    """Finds where the blocks of a model begin: the deepest dotted prefix that leaves so many, else spread out."""
     best: list[tuple[int, str]] = []
     for depth in range(1, 1 + max(name.count(".") for name in names) + 1):
         prefixes = [".".join(name.split(".")[:depth]) for name in names]
@@ -330,11 +294,8 @@ def _blocks(names: Sequence[str], most: int = 24) -> list[tuple[int, str]]:
     return kept
 
 
-# Helpers of the drawing.
-
-
 def thin(steps: Sequence[float], values: Sequence[float], most: int = POINTS) -> tuple[Floats, Floats, Floats, Floats]:
-    """At most so many points of a curve: mean step, mean value, lowest and highest value of each stretch.
+    """Returns at most so many points of a curve: mean step, mean value, lowest and highest value of each stretch.
 
     Values that are not finite are left out.
     """
@@ -351,16 +312,7 @@ def thin(steps: Sequence[float], values: Sequence[float], most: int = POINTS) ->
     )  # fmt: skip
 
 
-def _series_style(key: str) -> tuple[str, Any, str]:
-    return SETS.get(key.removesuffix("_loss"), SETS["test"])
-
-
-def _series_entry(key: str) -> tuple[str, str, Any, str]:
-    part = key.removesuffix("_loss")
-    return (f"{part} batches" if part in SETS else clean(key), *_series_style(key)[:2], "")
-
-
-def _curve_caption(runs: Sequence[Curves]) -> str:
+def _describe_curves(runs: Sequence[Curves]) -> str:
     parts = ["Mean loss of the batches that each step saw."]
     if any(len(curve.steps) > POINTS for run in runs for curve in run.series.values()):
         parts.append(f"Long runs are thinned out to {POINTS} points: the mean, and the range as a band.")
@@ -372,7 +324,7 @@ def _curve_caption(runs: Sequence[Curves]) -> str:
     return " ".join(parts)
 
 
-def _told(run: Curves, unit: str = "") -> str:
+def _tell(run: Curves, unit: str = "") -> str:
     told = []
     for key, curve in run.series.items():
         _, mean, _, _ = thin(curve.steps, curve.values)
@@ -381,42 +333,15 @@ def _told(run: Curves, unit: str = "") -> str:
     return f"{run.label}: {', '.join(told)}." if told else ""
 
 
-def _worst(classes: Sequence[str], accuracies: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """The largest change of each set, in words."""
-    told = []
-    for part, models in accuracies.items():
-        before, after = models.get("original", {}), models.get("method", {})
-        gaps = {c: after[c] - before[c] for c in classes if c in before and c in after}
-        if gaps:
-            most = max(gaps, key=lambda c: abs(gaps[c]))
-            told.append(f"{part}: {most} from {show(before[most], 1)} to {show(after[most], 1)} %")
-    return f"Largest changes: {'; '.join(told)}." if told else ""
-
-
-def _in_order(classes: Sequence[str], values: Mapping[str, float]) -> Floats:
-    return np.array([values.get(c, np.nan) for c in classes], dtype=float)
-
-
-def _zoom(values: Floats) -> tuple[float, float]:
-    """Limits in % that show the values: steps of 10 below them, and no more than a little above 100."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return -3.0, 103.0
-    low = 10 * np.floor((known.min() - 1) / 10)
-    high = min(100.0, 10 * np.ceil((known.max() + 1) / 10))
-    low, high = max(low, 0.0), max(high, low + 10)
-    return low - 0.03 * (high - low), high + 0.03 * (high - low)
-
-
-def _wide_range(axes: "Axes", series: Sequence[Sequence[float]]) -> None:
-    """A logarithmic axis where the values span more than two powers of ten."""
+def _set_wide_range(axes: "Axes", series: Sequence[Sequence[float]]) -> None:
+    """Sets a logarithmic axis where the values span more than two powers of ten."""
     values = np.concatenate([np.asarray(s, dtype=float) for s in series]) if series else np.empty(0)
     values = values[np.isfinite(values) & (values > 0)]
     if len(values) and np.quantile(values, 0.99) > 100 * max(np.quantile(values, 0.01), 1e-12):
-        plain_log(axes.set_yscale, [axes], "y")
+        set_plain_log(axes.set_yscale, [axes], "y")
 
 
-def heavy_tailed(models: Sequence[Histogram]) -> bool:
+def is_heavy_tailed(models: Sequence[Histogram]) -> bool:
     """Whether the bulk of the losses lies in the lowest twentieth of their range, or the bins say so themselves."""
     if any(model.edges[0] < 0 for model in models):
         return False
@@ -428,9 +353,16 @@ def heavy_tailed(models: Sequence[Histogram]) -> bool:
     return bool(edges[min(middle + 1, len(edges) - 1)] - edges[0] < 0.05 * (edges[-1] - edges[0]))
 
 
-def positive(edges: Floats) -> Floats:
-    """Edges for a logarithmic axis: a first edge at zero is moved to where its bin is as wide as the next."""
+def make_positive(edges: Floats) -> Floats:
+    """Returns edges for a logarithmic axis: a first edge at zero is moved to where its bin is as wide as the next."""
     if edges[0] > 0:
         return edges
     ratio = edges[2] / edges[1] if len(edges) > 2 else 10.0
     return np.concatenate([[edges[1] / ratio], edges[1:]])
+
+
+def _occupied(edges: Floats, models: Sequence[Histogram]) -> tuple[float, float]:
+    """Returns the range of losses that holds all but a thousandth of each model's forget set."""
+    shares = np.max([model.shares("forget") for model in models], axis=0)
+    used = np.flatnonzero(shares > 1e-3)
+    return float(edges[used[0]]), float(edges[used[-1] + 1])

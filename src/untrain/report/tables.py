@@ -1,36 +1,28 @@
-"""The comparison of models as a table (terminal, text, Markdown, LaTeX, CSV, HTML)."""
+"""Models side by side, of a run or a comparison, as a table for terminal, text, Markdown, LaTeX, CSV and HTML.
+
+Nothing that failed is averaged away: where a value comes from fewer cells than there are seeds, it says so, and the
+errors stand under the table.
+"""
 
 import csv
 import io
-import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from markupsafe import Markup
 
-from untrain.errors import UntrainError
-from untrain.report.measures import GENERATORS, MEASURES, Measure, task_of
+from untrain.report.html import render
+from untrain.report.measures import Measure
+from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, Stat
+from untrain.report.words import count_of, show, show_difference, show_duration, show_share
 
 if TYPE_CHECKING:
-    import jinja2
+    import rich.console
     import rich.table
 
-TARGET = "retrained"
-"""The model that the others are compared with: trained from scratch without the forget set."""
-
-LABELS = {
-    "sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "neggrad-plus": "NegGrad+", "ssd": "SSD",
-    "l1-sparse": "L1-sparse", "esd": "ESD", "selective-amnesia": "Selective Amnesia",
-}  # fmt: skip
-
-HALVES = "real images, two halves"
-"""What stands beside the distances of generators to real images: how far these are from each other."""
-
-Role = Literal["original", "target", "reference", "method", "floor"]
+    from untrain.report.presentation import Presentation
 
 
 @dataclass(frozen=True)
@@ -49,10 +41,10 @@ class Row:
 
     name: str
     label: str
-    role: Role
+    role: Role | Literal["floor"]
     cells: tuple[Cell, ...]
     closest: bool = False
-    """Whether this is the method that came closest to the retrained model (smallest Avg.D)."""
+    """Whether this is a method that came closest to the retrained model."""
     rank: str = ""
     note: int | None = None
     """The number of a footnote about the whole row."""
@@ -67,13 +59,13 @@ class Table:
     notes: tuple[str, ...]
     marks: tuple[str, ...] = ()
     """What the signs in the table mean; the page says it in other words."""
-    ranked: bool = False
-    """Whether there is a column of ranks."""
+    ranked: str = ""
+    """The name of the measure that the column of ranks is by; empty: there is none."""
     absent: tuple[str, ...] = ()
     """The measures without a column, as no model has a value, and why."""
 
     def rich(self, legend: bool = True) -> "rich.table.Table":
-        """The table for the terminal; the differences to the retrained model stand dimmed under the values.
+        """Makes the table for the terminal; the differences to the retrained model stand dimmed under the values.
 
         Args:
             legend: whether the marks and footnotes stand under it.
@@ -89,7 +81,7 @@ class Table:
         if self.ranked:
             table.add_column("#", no_wrap=True)
         for measure in self.measures:
-            unit = f"\n{measure.unit}" if measure.unit and measure.key != "seconds" else ""
+            unit = f"\n{measure.head_unit}" if measure.head_unit else ""
             table.add_column(Text(measure.name.replace(" ", "\n") + unit), justify="right", no_wrap=True)
         for row in self.rows:
             style = {"target": "bold", "floor": "dim italic"}.get(row.role, "green" if row.closest else "")
@@ -103,7 +95,7 @@ class Table:
         return table
 
     def text(self) -> str:
-        """The table as plain text, without colour or escape codes."""
+        """Writes the table as plain text, without colour or escape codes."""
         from rich.console import Console
 
         console = Console(file=io.StringIO(), width=400, color_system=None, force_terminal=False, emoji=False)
@@ -113,259 +105,351 @@ class Table:
         return "\n".join([line for line in lines if line] + list(self.legend())) + "\n"
 
     def markdown(self) -> str:
-        """The table in Markdown, the retrained model's row in bold."""
+        """Writes the table in Markdown, the retrained model's row in bold."""
         ranked = ["#"] if self.ranked else []
-        names = [f"{m.name} ({m.unit})" if m.unit and m.key != "seconds" else m.name for m in self.measures]
+        names = [f"{m.name} ({m.head_unit})" if m.head_unit else m.name for m in self.measures]
         lines = [_markdown_row(["model", *ranked, *names])]
         lines.append(_markdown_row(["---", *["---:"] * (len(ranked) + len(names))]))
         for row in self.rows:
             bold = "**" if row.role == "target" else ""
             cells = [
                 f"{bold}{cell.text}{_superscript(cell.note)}{bold}"
-                + (f" ({markdown('; '.join(cell.small))})" if cell.small else "")
+                + (f" ({escape_markdown('; '.join(cell.small))})" if cell.small else "")
                 for cell in row.cells
             ]
-            lines.append(_markdown_row([f"{bold}{markdown(_marked(row))}{bold}", *([row.rank] * len(ranked)), *cells]))
-        notes = [markdown(line) for line in self.legend()]
+            name = f"{bold}{escape_markdown(_marked(row))}{bold}"
+            lines.append(_markdown_row([name, *([row.rank] * len(ranked)), *cells]))
+        notes = [escape_markdown(line) for line in self.legend()]
         return "\n".join(lines) + "\n" + ("\n" + "  \n".join(notes) + "\n" if notes else "")
 
     def latex(self, caption: str, name: str) -> str:
-        r"""The table for LaTeX with booktabs, as wide as the page, everything escaped, the retrained model's row bold.
+        r"""Writes the table for LaTeX with booktabs, as wide as the page, everything escaped, the target's row bold.
 
         Args:
             caption: what stands above it, as plain text.
             name: what `\ref` calls it.
         """
-        ranked = self.ranked
-        names = [f"{m.name} [{m.unit}]" if m.unit and m.key != "seconds" else m.name for m in self.measures]
+        ranked = bool(self.ranked)
+        names = [f"{m.name} [{m.head_unit}]" if m.head_unit else m.name for m in self.measures]
         lines = [
-            "\\begin{table*}", "\\centering", f"\\caption{{{latex(caption)}}}", f"\\label{{{name}}}",
+            "\\begin{table*}", "\\centering", f"\\caption{{{escape_latex(caption)}}}", f"\\label{{{name}}}",
             "\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{l{'c' * ranked}{'r' * len(names)}}}", "\\toprule",
-            " & ".join(["Model", *(["Rank"] * ranked), *map(latex, names)]) + r" \\", "\\midrule",
+            " & ".join(["Model", *(["Rank"] * ranked), *map(escape_latex, names)]) + r" \\", "\\midrule",
         ]  # fmt: skip
         for place, row in enumerate(self.rows):
             lines += ["\\addlinespace"] * bool(place) + _latex_rows(row, ranked)
         lines += ["\\bottomrule", "\\end{tabular}}"]
-        lines += [rf"\par\raggedright\footnotesize {latex(line)}" for line in self.legend()]
+        lines += [rf"\par\raggedright\footnotesize {escape_latex(line)}" for line in self.legend()]
         return "\n".join([*lines, "\\end{table*}"]) + "\n"
 
     def csv(self) -> str:
-        """The values as they were measured, unrounded; an empty field where there is none."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["model", *(m.key for m in self.measures)])
-        for row in self.rows:
-            writer.writerow([row.name, *("" if cell.value is None else repr(cell.value) for cell in row.cells)])
-        return out.getvalue()
+        """Writes the values as they were measured, unrounded; an empty field where there is none."""
+        rows = ([row.name, *(_csv_number(cell.value) for cell in row.cells)] for row in self.rows)
+        return _csv([["model", *(m.key for m in self.measures)], *rows])
 
     def html(self) -> Markup:
-        """The table as an HTML fragment, all names escaped; its classes are styled by the page."""
+        """Writes the table as an HTML fragment, all names escaped; its classes are styled by the page."""
         return render("comparison.html.j2", table=self)
 
     def legend(self) -> tuple[str, ...]:
-        """The lines that stand under the table: marks and footnotes."""
+        """Returns the lines that stand under the table: marks and footnotes."""
         return (*self.marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)), *self.absent)
 
 
-def comparison_table(evaluation: Mapping[str, Any]) -> Table:
-    """The comparison of all models in an evaluation, the retrained model as target.
+def run_table(results: Results, presentation: "Presentation") -> Table:
+    """Makes the table of all measures of a run."""
+    one = results.sets[0]
+    return _Builder(one, results, presentation, columns_of(one, results, presentation)).build()
+
+
+def main_table(one: ForgetSet, results: Results, presentation: "Presentation", narrow: bool = False) -> Table:
+    """Makes the table of a forget set in the measures that matter most.
 
     Args:
-        evaluation: what `evaluation.json` holds: `{"models": {name: {measure: value}}, "noise_floor": …}`. A value
-            that is null or not finite is shown as — with its reason from `missing` as a footnote.
-
-    Raises:
-        UntrainError: if there is no model in it.
+        one: the forget set.
+        results: those that it belongs to.
+        presentation: of the task.
+        narrow: standard deviations go under the values, intervals and some measures are left out, for a terminal of 80
+            columns.
     """
-    models, task = models_of(evaluation), task_of(evaluation)
-    measures = _columns(models, task)
-    gauge, best = gauge_of(models, task), closest_methods(models)
-    notes: dict[str, int] = {}
-    rows = []
-    for name, values in models.items():
-        role, aims = role_of(name), {} if name == gauge else dict(models.get(gauge, {}))
-        aims["seconds"] = None if role == "target" else models.get(TARGET, {}).get("seconds")
-        cells = tuple(_cell(measure, values, aims, role, notes) for measure in measures)
-        rows.append(Row(name, label(name), role, cells, name in best))
-    for name, key in (("noise floor", "noise_floor"), (HALVES, "real")):
-        if known := mapping(evaluation.get(key)):
-            cells = tuple(_floor_cell(measure, number(known.get(measure.key))) for measure in measures)
-            rows.append(Row(name, name, "floor", cells))
-    marks = [f"the target is {TARGET}; under the values, the difference to it"] if gauge == TARGET else []
-    marks += [f"under the values, the difference to {gauge}"] if gauge == "original" else []
-    marks += ["* the method closest to it (smallest Avg.D)"] if best else []
-    return Table(measures, tuple(rows), tuple(notes), tuple(marks), absent=_absent(models, task, measures))
+    wanted = [m for m in columns_of(one, results, presentation) if m.main and (m.narrow or not narrow)]
+    return _Builder(one, results, presentation, wanted, narrow, ranked=presentation.distance is not None).build()
 
 
-def gauge_of(models: Mapping[str, Any], task: str) -> str:
-    """The model that values are held against: the retrained one, else, of generators, the original; "" for none.
+def further_table(one: ForgetSet, results: Results, presentation: "Presentation") -> Table | None:
+    """Makes the table of the other measures in the same form; None where there are none."""
+    rest = [m for m in columns_of(one, results, presentation) if not m.main]
+    return _Builder(one, results, presentation, rest).build() if rest else None
 
-    The values of a classifier mean nothing beside the original's, as no retrained model has them; a generator should
-    keep what the original had.
+
+def columns_of(one: ForgetSet, results: Results, presentation: "Presentation") -> list[Measure]:
+    """Returns the measures that have a column: the task's, then any other number: nothing measured is hidden.
+
+    In a comparison, a measure has one where any model has a value; in a run as the measure says.
     """
-    if TARGET in models:
-        return TARGET
-    return "original" if task in GENERATORS and "original" in models else ""
+    have = dict.fromkeys(k for entry in one.entries for k, s in entry.stats.items() if s.n and k != SPEEDUP)
+    named = {key for entry in one.entries for key in entry.missing} | set(have)
+    known = {measure.key for measure in presentation.measures}
+    there = {"always": known, "named": named} if not results.compared else {}
+    columns = [measure for measure in presentation.measures if measure.key in there.get(measure.shown, have)]
+    return [*columns, *(presentation.measure(key) for key in have if key not in known)]
 
 
-def models_of(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Model name → its measures, in the order of the evaluation, which must hold at least one model."""
-    models = {str(name): dict(mapping(values)) for name, values in mapping(evaluation.get("models")).items()}
-    if not models:
-        raise UntrainError(
-            "the evaluation holds no model: expected {'models': {name: {measure: value}}}. "
-            "Make evaluation.json again with `untrain evaluate`."
-        )
-    return models
+def terminal(results: Results, presentation: "Presentation") -> "rich.console.Group":
+    """Makes the tables for the terminal: of a comparison the main one of each forget set, narrow, without intervals."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not results.compared:
+        return Group(run_table(results, presentation).rich())
+    parts: list[Any] = []
+    for one in results.sets:
+        table = main_table(one, results, presentation, narrow=True)
+        parts += [Text(_title(results, one), style="bold"), table.rich(legend=False)]
+        parts.append(Text("\n".join(table.legend()), style="dim"))
+    return Group(*parts)
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one: what a hand-made file gets wrong counts as missing."""
-    return value if isinstance(value, Mapping) else {}
+def comparison_tables(results: Results, presentation: "Presentation") -> dict[str, str]:
+    """Writes the tables of a comparison: "txt", "csv", "md" and "tex" → the file's text.
+
+    The CSV has one line for each forget set, model and measure, every value unrounded; the others have one row a
+    model and say mean ± standard deviation over the seeds, the difference to the retrained model, the 95 % confidence
+    interval, ranks, and what failed.
+    """
+    text, marked, tex = [], [], ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}"]
+    for one in results.sets:
+        main, further = main_table(one, results, presentation), further_table(one, results, presentation)
+        title, name = _title(results, one), f"tab:{_slug(results.name)}-{_slug(one.name)}"
+        tables = [main, *([further] if further else [])]
+        text.append(f"{title}\n\n" + "\n".join(table.text() for table in tables))
+        marked.append(f"### {escape_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables))
+        tex.append(main.latex(f"{title}. Mean and standard deviation over the seeds.", name))
+        tex += [further.latex(f"{title}. Further measures.", f"{name}-further")] if further else []
+    return {
+        "txt": "\n".join(text),
+        "csv": _long_csv(results, presentation),
+        "md": "\n".join(marked),
+        "tex": "\n".join(tex),
+    }
 
 
-def sequence(value: Any) -> Sequence[Any]:
-    """The value if it is a list or tuple, else an empty one."""
-    return value if isinstance(value, list | tuple) else ()
+def describe_failures(entry: Entry) -> str:
+    """Says which cells of a model have no result, and why."""
+    told = []
+    for cell in entry.failed:
+        state = "was not run" if cell.state == "missing" else cell.state
+        told.append(f"seed {cell.seed} {state}" + (f": {' '.join(cell.error.split())}" if cell.error else ""))
+    return f"{entry.label}: {'; '.join(told).rstrip('.')}."
 
 
-def number(value: Any) -> float | None:
-    """The value if it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) <= sys.float_info.max else None  # a longer integer fits no float
+def describe_fewness(one: ForgetSet, measures: Iterable[Measure]) -> str:
+    """Says what is to be said of intervals from few seeds; nothing where there is none."""
+    fewness = _fewness(one, measures)
+    which = "† from" if False in fewness else "all intervals are from"
+    return f"{which} fewer than five seeds: read them with care" if True in fewness else ""
 
 
-def label(name: str) -> str:
-    """A model's name as it is shown: methods as their papers write them."""
-    return LABELS.get(name, name)
+def _fewness(one: ForgetSet, measures: Iterable[Measure]) -> set[bool]:
+    """Whether intervals come from few seeds: of both kinds only, if some do, single ones are marked."""
+    stats = [entry.stat(measure.key) for measure in measures for entry in one.entries]
+    return {stat.few for stat in stats if stat.interval}
 
 
-def role_of(name: str) -> Role:
-    """What a model is by its name: original, target, another retrained model, or made by a method."""
-    if name in ("original", TARGET):
-        return "original" if name == "original" else "target"
-    return "reference" if re.fullmatch(rf"{TARGET}-\d+", name) else "method"
+class _Builder:
+    """Makes the table of a forget set in some measures."""
+
+    def __init__(
+        self, one: ForgetSet, results: Results, presentation: "Presentation", measures: Sequence[Measure],
+        narrow: bool = False, ranked: bool = False,
+    ) -> None:  # fmt: skip
+        self.one, self.results, self.presentation = one, results, presentation
+        self.measures, self.narrow, self.ranked = measures, narrow, ranked
+        self.gauge = one.target if results.compared else presentation.gauge(one)
+        self.closest = [e.name for e in presentation.find_closest(one, ranked=results.compared)]
+        self.flagged = len(_fewness(one, measures)) == 2
+        self.notes: dict[str, int] = {}
+
+    def build(self) -> Table:
+        one = self.one
+        floors = [self._floor_row(f.name, f.stats) for f in self.presentation.floors(one, self.results)]
+        if self.results.compared:
+            rows = [self._row(entry) for entry in self.presentation.entries(one)]
+            place = len(rows) - len(one.methods)
+            rows[place:place] = floors
+        else:
+            rows = [*map(self._row, one.entries), *floors]
+        ranked = self.presentation.gap.name if self.ranked else ""
+        return Table(tuple(self.measures), tuple(rows), tuple(self.notes), self._marks(rows), ranked, self._absent())
+
+    def _row(self, entry: Entry) -> Row:
+        note = self._note(describe_failures(entry)) if entry.failed else None
+        cells = tuple(self._cell(measure, entry) for measure in self.measures)
+        rank = entry.ranks.get(self.presentation.gap.key)
+        shown = str(rank) if rank else "—" if entry.role == "method" else ""
+        return Row(entry.name, entry.label, entry.role, cells, entry.name in self.closest, shown, note)
+
+    def _floor_row(self, name: str, stats: Mapping[str, Stat]) -> Row:
+        cells = []
+        for measure in self.measures:
+            stat = stats.get(measure.key, Stat()) if measure.key != "seconds" else Stat()
+            text, spread = self._mean(measure, stat)
+            cells.append(Cell(stat.mean, text, (spread,) if spread else ()))
+        return Row(name, name, "floor", tuple(cells))
+
+    def _note(self, text: str) -> int:
+        return self.notes.setdefault(text, len(self.notes) + 1)
+
+    def _cell(self, measure: Measure, entry: Entry) -> Cell:
+        stat = entry.stat(measure.key)
+        whole = max(len(entry.cells), len(stat.values))
+        if stat.mean is None:
+            if not self.results.compared:
+                return Cell(None, "—", note=self._note(_reason(measure, entry)))
+            return Cell(None, "—", (f"0 of {whole}",) if entry.failed else ())
+        text, spread = self._mean(measure, stat)
+        small = [spread] if spread else []
+        apart = self._difference(measure, entry, stat)
+        small += [show_difference(apart, measure.digits)] if apart is not None else []
+        if stat.interval and not self.narrow:
+            ends = ", ".join(_show_like(measure, end, stat.mean) for end in stat.interval)
+            small.append(f"[{ends}]" + ("†" if self.flagged and stat.few else ""))
+        if measure.key == "seconds":
+            small += self._speed(entry, stat.mean)
+        if measure.key in self.presentation.finer and (rank := entry.ranks.get(measure.key)):
+            small.append(f"#{rank}" if self.narrow else f"rank {rank}")
+        if stat.n < whole:
+            small.append(f"{stat.n} of {whole}")
+        return Cell(stat.mean, text, tuple(small))
+
+    def _mean(self, measure: Measure, stat: Stat) -> tuple[str, str]:
+        """Shows mean and standard deviation, which stands beside it, or in a narrow table under it."""
+        if stat.mean is None:
+            return "", ""
+        text = measure.show(stat.mean)
+        if stat.std is None:
+            return text, ""
+        spread = _show_like(measure, stat.std, stat.mean)
+        return (text, f"±{spread}") if self.narrow else (f"{text} ± {spread}", "")
+
+    def _difference(self, measure: Measure, entry: Entry, stat: Stat) -> float | None:
+        """Returns the difference to the model that values are held against; a comparison has it seed by seed."""
+        if not measure.compared or self.gauge is None or entry is self.gauge:
+            return None
+        aim = self.gauge.mean(measure.key)
+        if self.results.compared:
+            return stat.difference
+        return None if aim is None or stat.mean is None else stat.mean - aim
+
+    def _speed(self, entry: Entry, seconds: float) -> list[str]:
+        """Compares a time with retraining: how many times faster, or of a single run which part of it."""
+        if self.results.compared:
+            factor = entry.mean(SPEEDUP)
+            return [f"{show(factor, 1)}×"] if entry.role == "method" and factor is not None else []
+        whole = self.one.aim("seconds")
+        return [show_share(seconds, whole)] if whole and entry.role not in ("original", "target") else []
+
+    def _marks(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        under, few = [], describe_fewness(self.one, self.measures)
+        if self.gauge and any(measure.compared for measure in self.measures):
+            under.append(f"the difference to {'it' if self.gauge.role == 'target' else self.gauge.label}")
+        if _fewness(self.one, self.measures) and not self.narrow:
+            under.append("[95 % confidence interval of the mean]")
+        timed = any(measure.key == "seconds" for measure in self.measures)
+        if timed and any(entry.mean(SPEEDUP) for entry in self.one.methods):
+            under.append("how many times faster than retraining")
+        said = [f"the target is {self.gauge.label}"] if self.gauge and self.gauge.role == "target" else []
+        said += [f"under the values: {', '.join(under)}"] if under else []
+        marks = ["; ".join(said)] if said else []
+        marks += [few] if few and not self.narrow else []
+        marks += [f"* the closest to it by {self.presentation.gap.name}"] if any(row.closest for row in rows) else []
+        tied = any(rank and rank.tied for entry in self.one.methods for rank in entry.ranks.values())
+        return (*marks, *["= methods that the noise floor cannot tell apart"] * tied)
+
+    def _absent(self) -> tuple[str, ...]:
+        """Says why no model has measures that are noted where they are missing: a line for each reason."""
+        told: dict[str, list[str]] = {}
+        for measure in () if self.results.compared else self.presentation.measures:
+            if measure.shown == "noted" and measure not in self.measures:
+                known = dict.fromkeys(reason.rstrip(". ") for entry in self.one.entries
+                                      if (reason := entry.missing.get(measure.key)))  # fmt: skip
+                if known:
+                    told.setdefault("; ".join(known), []).append(f"{measure.title} ({measure.name})")
+        return tuple(f"not measured: {', '.join(names)}: {reason}" for reason, names in told.items())
 
 
-def methods_of(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The names of the models that methods made, closest to the retrained model first, unknown distance last."""
-    names = [name for name in models if role_of(name) == "method"]
-    return sorted(names, key=lambda name: _or_infinite(models[name].get("AvgD")))
-
-
-def closest_methods(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The methods with the smallest Avg.D: one, several if they tie exactly, none where no distance is known."""
-    known = {n: d for n in models if role_of(n) == "method" and (d := number(models[n].get("AvgD"))) is not None}
-    return [name for name, distance in known.items() if distance == min(known.values())]
-
-
-def show(value: float, digits: int = 2) -> str:
-    """A number with so many decimals and a real minus sign; tiny ones in scientific notation, as 0 below 1e-12."""
-    if 1e-12 <= abs(value) < 0.5 * 10**-digits:  # what is smaller is the rounding error of a sum
-        return f"{value:.1e}".replace("-", "−")
-    return f"{value if abs(value) >= 1e-12 else 0.0:,.{digits}f}".replace("-", "−").replace(",", "\u2009")
-
-
-def duration(seconds: float) -> str:
-    """A time span in the units a reader would choose."""
-    if seconds < 10:
-        return f"{show(seconds)} s"
-    if seconds < 119.95:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if seconds < 7199.5:
-        return f"{int(round(seconds) // 60)} min {int(round(seconds) % 60):02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def share(part: float, whole: float) -> str:
-    """A part of a whole in percent, coarser the larger it is."""
-    percent = 100 * part / whole
-    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:,.0f} %".replace(",", "\u2009")
-
-
-@cache
-def environment() -> "jinja2.Environment":
-    """The templates of the report: everything put into them is escaped, an unknown name in them is an error."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("untrain.report", "templates")
-    made = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    made.filters["unbroken"] = lambda text: re.sub(r"(?<=\d) (?=(%|s|min|h|nats|points)\b|%)", "\u00a0", text)
-    return made
-
-
-def render(template: str, **values: Any) -> Markup:
-    """A template filled in; the result counts as safe HTML because the template escapes what it is given."""
-    return Markup(environment().get_template(template).render(**values))
-
-
-def _columns(models: Mapping[str, Mapping[str, Any]], task: str) -> tuple[Measure, ...]:
-    """The task's measures, then any further number that the evaluation brings: nothing measured is hidden."""
-    have = {key for values in models.values() for key, value in values.items() if number(value) is not None}
-    named = {key for values in models.values() for key in (*values, *mapping(values.get("missing")))}
-    there = {"known": have, "named": named, "noted": have}
-    known = {measure.key for measure in MEASURES[task]}
-    columns = [m for m in MEASURES[task] if m.shown == "always" or m.key in there[m.shown]]
-    extra = [key for values in models.values() for key in values if key in have and key not in known]
-    return (*columns, *(Measure(key, key, key, "", "", "", digits=3) for key in dict.fromkeys(extra)))
-
-
-def _absent(models: Mapping[str, Mapping[str, Any]], task: str, columns: Sequence[Measure]) -> tuple[str, ...]:
-    """Why no model has measures that are noted where they are missing: a line for each reason."""
-    told: dict[str, list[str]] = {}
-    for measure in MEASURES[task]:
-        if measure.shown == "noted" and measure not in columns:
-            reasons = (mapping(values.get("missing")).get(measure.key) for values in models.values())
-            known = dict.fromkeys(str(reason).rstrip(". ") for reason in reasons if reason)
-            if known:
-                told.setdefault("; ".join(known), []).append(f"{measure.title} ({measure.name})")
-    return tuple(f"not measured: {', '.join(names)}: {reason}" for reason, names in told.items())
-
-
-def _cell(
-    measure: Measure, values: Mapping[str, Any], aims: Mapping[str, Any], role: Role, notes: dict[str, int]
-) -> Cell:
-    value = number(values.get(measure.key))
-    if value is None:
-        note = notes.setdefault(_reason(measure, values, role), len(notes) + 1)
-        return Cell(None, "—", note=note)
-    aim = number(aims.get(measure.key))
-    if measure.key == "seconds":
-        return Cell(value, duration(value), (share(value, aim),) if aim and role != "original" else ())
-    small = (difference(value - aim, measure.digits),) if measure.compared and aim is not None else ()
-    return Cell(value, show(value, measure.digits), small)
-
-
-def _floor_cell(measure: Measure, value: float | None) -> Cell:
-    if value is None or measure.key == "seconds":
-        return Cell(None, "")
-    return Cell(value, show(value, measure.digits))
-
-
-def _reason(measure: Measure, values: Mapping[str, Any], role: Role) -> str:
-    """Why a value is missing, as the evaluation recorded it."""
-    recorded = mapping(values.get("missing")).get(measure.key)
-    if recorded:
-        return str(recorded)
-    if isinstance(values.get(measure.key), float):
-        return f"the value was not finite ({values[measure.key]})"
-    if role == "target" and not measure.compared and measure.key != "seconds":
+def _reason(measure: Measure, entry: Entry) -> str:
+    """Says why a value of a run is missing, as it was recorded."""
+    if recorded := entry.missing.get(measure.key):
+        return recorded
+    if entry.role == "target" and not measure.compared and measure.key != "seconds":
         return "the retrained model is itself what is compared with"
-    if role == "original" and measure.key == "seconds":
+    if entry.role == "original" and measure.key == "seconds":
         return "the time that training the original took was not recorded"
-    if role == "original" and measure.key == "steps":
+    if entry.role == "original" and measure.key == "steps":
         return "the original was made by no method"
     return "not recorded"
 
 
-def difference(value: float, digits: int) -> str:
-    """A difference with its sign; ± where it rounds to zero."""
-    text = f"{value:+.{digits}f}".replace("-", "−")
-    return text if text.strip("+−0.") else f"±{text[1:]}"
+def _show_like(measure: Measure, value: float, like: float) -> str:
+    """Shows a spread or an end of an interval as precisely as the mean beside it."""
+    if measure.key == "seconds":
+        return show_duration(value) if like >= 119.95 else show(value, 2 if like < 10 else 1)
+    return show(value, measure.digits) if abs(value) >= 0.5 * 10**-measure.digits else f"{0:.{measure.digits}f}"
+
+
+def _title(results: Results, one: ForgetSet) -> str:
+    parts = [f"{results.name}, forget set {one.name}"]
+    if "forget" in one.sizes and "retain" in one.sizes:
+        parts.append(f"{one.sizes['forget']:,} of {one.sizes['forget'] + one.sizes['retain']:,} samples")
+    return ", ".join([*parts, count_of(len(results.seeds) or one.seeds, "seed")])
+
+
+# Texts of the forms.
+
+
+def _long_csv(results: Results, presentation: "Presentation") -> str:
+    head = [
+        "forget_set",
+        "model",
+        "measure",
+        "n",
+        "mean",
+        "std",
+        "ci_low",
+        "ci_high",
+        "difference",
+        "rank",
+        "tied",
+        "few",
+    ]
+    rows = [head]
+    for one in results.sets:
+        for entry in presentation.entries(one):
+            rows += [[one.name, entry.name, k, *_csv_values(s, entry.ranks.get(k))] for k, s in entry.stats.items()]
+        rows += [[one.name, "noise floor", key, *_csv_values(stat, None)] for key, stat in one.floor.items()]
+    return _csv(rows)
+
+
+def _csv_values(stat: Stat, rank: Rank | None) -> list[str]:
+    low, high = stat.interval or (None, None)
+    numbers = [_csv_number(value) for value in (stat.mean, stat.std, low, high, stat.difference)]
+    flags = [str(rank.rank), str(rank.tied).lower()] if rank else ["", ""]
+    return [str(stat.n), *numbers, *flags, str(stat.few).lower() if stat.n else ""]
+
+
+def _csv_number(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "set"
 
 
 def _marked(row: Row) -> str:
@@ -376,8 +460,8 @@ def _superscript(note: int | None) -> str:
     return "" if note is None else str(note).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def markdown(text: str) -> str:
-    """Text as Markdown shows it, on one line."""
+def escape_markdown(text: str) -> str:
+    """Escapes text so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~&])", r"\\\1", " ".join(text.split()))
 
 
@@ -395,24 +479,19 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(text: str) -> str:
-    """Text as LaTeX shows it; brackets and stars get braces, as after a row they would be read as its arguments."""
+def escape_latex(text: str) -> str:
+    """Escapes text for LaTeX; brackets and stars get braces, as after a row they would be read as its arguments."""
     return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"[\x00-\x1f\x7f]+", " ", text))
 
 
 def _latex_rows(row: Row, ranked: bool) -> list[str]:
-    """The row, and under it one line in small type for each small line of its cells."""
+    """Writes the row, and under it one line in small type for each small line of its cells."""
     bold = r"\bfseries " if row.role == "target" else r"\itshape " if row.role == "floor" else ""
-    cells = [bold + latex(cell.text + _superscript(cell.note)) for cell in row.cells]
-    head = [bold + latex(text) for text in (_marked(row), *([row.rank] if ranked else []))]
+    cells = [bold + escape_latex(cell.text + _superscript(cell.note)) for cell in row.cells]
+    head = [bold + escape_latex(text) for text in (_marked(row), *([row.rank] if ranked else []))]
     lines = [" & ".join([*head, *cells]) + r" \\"]
     for place in range(max((len(cell.small) for cell in row.cells), default=0)):
         small = [cell.small[place] if place < len(cell.small) else "" for cell in row.cells]
-        told = [rf"\scriptsize {latex(text)}" if text else "" for text in small]
+        told = [rf"\scriptsize {escape_latex(text)}" if text else "" for text in small]
         lines.append(" & ".join(["", *([""] * ranked), *told]) + r" \\")
     return lines
-
-
-def _or_infinite(value: Any) -> float:
-    known = number(value)
-    return math.inf if known is None else known

@@ -1,14 +1,18 @@
-"""What the numbers of a run or a comparison say, in one sentence and a few remarks."""
+"""What the numbers say in one sentence and a few remarks; for any task, by the distance to the retrained model."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from untrain.report.comparison import Entry, ForgetSet
-from untrain.report.tables import TARGET, duration, label, mapping, methods_of, models_of, number, share, show
+from untrain.report.measures import Distance
+from untrain.report.results import SPEEDUP, Entry, ForgetSet, Results
+from untrain.report.words import join_words, show, show_duration, show_share, with_article
+
+if TYPE_CHECKING:
+    from untrain.report.presentation import Presentation
 
 VISIBLE = 0.1
-"""A change of Avg.D below this share of the original's Avg.D (or below the noise floor) counts as no visible effect."""
+"""A change of the distance below this share of the original's (or below the noise floor) is no visible effect."""
 
 Kind = Literal["within", "closer", "partly", "none", "further", "unknown"]
 HEADLINES: dict[Kind, str] = {
@@ -29,7 +33,7 @@ class Verdict:
     sentence: str
     remarks: tuple[str, ...] = ()
     method: str | None = None
-    """The model that the sentence is about: the method closest to the retrained model."""
+    """The model that the sentence is about."""
     title: str = ""
     """What stands above the sentence instead of the kind's headline."""
 
@@ -39,336 +43,297 @@ class Verdict:
         return self.title or HEADLINES[self.kind]
 
 
-@dataclass(frozen=True)
-class _Case:
-    """What a verdict is drawn from: the method closest to the target, and all that it is held against."""
+def judge_distances(one: ForgetSet, results: Results, presentation: "Presentation") -> Verdict:
+    """Says which method came closest to the retrained model.
 
-    models: Mapping[str, Mapping[str, Any]]
-    methods: Sequence[str]
-    floor: Mapping[str, Any] = field(default_factory=dict)
-
-    def of(self, name: str, measure: str) -> float | None:
-        return number(self.models.get(name, {}).get(measure))
-
-    def noise(self, measure: str) -> float | None:
-        return number(self.floor.get(measure))
-
-
-def verdict(evaluation: Mapping[str, Any]) -> Verdict:
-    """What an evaluation says about the method that came closest to the retrained model.
-
-    The distance is Avg.D. A change counts as visible if it is larger than the noise floor (the distance between
-    retrained models) and than a tenth of the original's distance; halving the distance counts as much closer.
+    A change counts as visible if it is larger than the noise floor (the distance between retrained models) and than a
+    tenth of the original's distance; halving the distance counts as much closer. In a comparison the closest are the
+    methods of rank 1: those whose distance is within the noise floor of the smallest. Methods with a failed cell have
+    no rank and are never called the closest.
     """
-    models = models_of(evaluation)
-    case = _Case(models, methods_of(models), mapping(evaluation.get("noise_floor")))
-    if not case.methods:
-        return Verdict("unknown", _nothing_run(case))
-    method = case.methods[0]
-    before, after = case.of("original", "AvgD"), case.of(method, "AvgD")
-    if TARGET not in models or after is None:
-        only = method if len(case.methods) == 1 else None
-        return Verdict("unknown", _unjudged(case, method), tuple(_forget_accuracy(case)), only)
-    remarks = (*_floor_remark(case), *_balance(case, method), *_class_remark(case, method), *_others(case))
-    if before is None:
-        sentence = (
-            f"{label(method)} ended at an average distance of {show(after)} points to the retrained model; where it "
-            "began is not known, because the distance of the original model was not measured."
-        )
-        return Verdict("unknown", sentence, remarks, method)
-    kind = _kind(before, after, case.noise("AvgD"))
-    return Verdict(kind, _sentence(case, method, kind, before, after), remarks, method)
+    if presentation.distance is None:
+        return Verdict("unknown", "Models of this task are not compared by a distance to a retrained model.")
+    judge = _Comparison if results.compared else _Run
+    return judge(one, presentation, presentation.distance).verdict()
 
 
-def _kind(before: float, after: float, floor: float | None) -> Kind:
-    visible = max(VISIBLE * before, floor or 0.0)
-    if after > before + visible:
-        return "further"
-    if floor is not None and before <= floor:
-        return "unknown"
-    if floor is not None and after <= floor:
-        return "within"
-    if before - after <= visible:
-        return "none"
-    return "closer" if after <= before / 2 else "partly"
-
-
-def _sentence(case: _Case, method: str, kind: Kind, before: float, after: float) -> str:
-    name, floor, time = label(method), case.noise("AvgD"), _time_phrase(case, method)
-    if kind == "unknown":
-        return (
-            f"The original model was already within the noise floor of {show(floor or 0)} points, at an average "
-            f"distance of {show(before)} to the retrained model, so these measures cannot show forgetting here; "
-            f"{name} ended at {show(after)}{time}."
-        )
-    if kind == "further":
-        return (
-            f"{name} left the model further from the retrained model than the original was: an average distance of "
-            f"{show(after)} points, against {show(before)} before{time and f', {time.strip()}'}."
-        )
-    if kind == "none":
-        gauge = "the noise floor" if (floor or 0) >= VISIBLE * before else "a tenth of the distance"
-        return (
-            f"{name} had no visible effect: the average distance to the retrained model was {show(before)} points "
-            f"before and {show(after)} after, a change no larger than {gauge}{time and f', {time.strip()}'}."
-        )
-    only = "only " if kind == "partly" else ""
-    beside = f", {_beside_floor(after, floor)}" if floor is not None else ""
-    return (
-        f"{name} brought the model from an average distance of {show(before)} points to the retrained model {only}down "
-        f"to {show(after)}{beside}{',' if beside and time else ''}{time}."
-    )
-
-
-def _beside_floor(after: float, floor: float) -> str:
-    if after <= floor:
-        return f"within the noise floor of {show(floor)}"
-    if after <= 1.5 * floor:
-        return f"close to the noise floor of {show(floor)}, not within it"
-    if floor == 0:
-        return "above the noise floor of 0.00"
-    return f"still {after / floor:.1f} times the noise floor of {show(floor)}"
-
-
-def _time_phrase(case: _Case, method: str) -> str:
-    spent, whole = case.of(method, "seconds"), case.of(TARGET, "seconds")
-    if spent is None or not whole:
-        return ""
-    if spent >= whole:
-        return f" in {spent / whole:.1f} times the retraining time"
-    return f" in {share(spent, whole)} of the retraining time"
-
-
-def _nothing_run(case: _Case) -> str:
-    distance = case.of("original", "AvgD")
-    where = (
-        f" The original model is at an average distance of {show(distance)} points to the retrained model."
-        if distance is not None
-        else ""
-    )
-    return f"No method has been run yet, so there is nothing to judge.{where}"
-
-
-def _unjudged(case: _Case, method: str) -> str:
-    if TARGET not in case.models:
-        who = label(method) if len(case.methods) == 1 else "each method"
-        return (
-            f"How far {who} forgot cannot be judged: no model was retrained without the forget set, and only "
-            "such a model shows what the values should be."
-        )
-    reason = mapping(case.models[method].get("missing")).get("AvgD") or "it was not recorded"
-    reason = str(reason).rstrip(". ")
-    return (
-        f"How far {label(method)} forgot cannot be judged: its average distance to the retrained model is not known "
-        f"({reason})."
-    )
-
-
-def _forget_accuracy(case: _Case) -> list[str]:
-    before = case.of("original", "FA")
-    after = {label(name): value for name in case.methods if (value := case.of(name, "FA")) is not None}
-    if before is None or not after:
-        return []
-    told = ", ".join(f"{show(value)} % ({name})" for name, value in after.items())
-    return [
-        f"The accuracy on the forget set went from {show(before)} % to {told}. By itself that is neither good nor "
-        "bad: a value below a retrained model's is as wrong as one above it."
-    ]
-
-
-def _floor_remark(case: _Case) -> list[str]:
-    if case.noise("AvgD") is not None:
-        return []
-    return [
-        "Only one model was retrained, or their distance was not measured, so the noise floor is unknown: how much of "
-        "the distance is chance cannot be said."
-    ]
-
-
-def _balance(case: _Case, method: str) -> list[str]:
-    """Where one side pays for the other: damage to what should stay, forgetting too little or too much."""
-    remarks = []
-    words = {
-        "RA": ("It recognises less of what should be kept than the retrained model does", None),
-        "TA": ("It is worse on new images than the retrained model", None),
-        "FA": (
-            "It forgot more than retraining would, which can itself give the forgotten samples away",
-            "It still recognises more of the forget set than the retrained model does",
-        ),
-    }
-    for measure, (below, above) in words.items():
-        value, aim = case.of(method, measure), case.of(TARGET, measure)
-        if value is None or aim is None:
-            continue
-        gap, allowed = value - aim, max(1.0, 2 * (case.noise(measure) or 0.0))
-        said = below if gap < -allowed else above if gap > allowed else None
-        if said:
-            remarks.append(f"{said}: {measure} is {show(value)} %, against {show(aim)} %.")
-    return remarks
-
-
-def _class_remark(case: _Case, method: str) -> list[str]:
-    value, aim = case.of(method, "forgotten_TA"), case.of(TARGET, "forgotten_TA")
-    if value is None:
-        return []
-    beside = f", the retrained model {show(aim)} %" if aim is not None else ""
-    return [f"Of new images of the forgotten class it still recognises {show(value)} %{beside}."]
-
-
-def _others(case: _Case) -> list[str]:
-    first, rest = case.methods[0], [n for n in case.methods[1:] if case.of(n, "AvgD") is not None]
-    if not rest:
-        return []
-    told = ", ".join(f"{show(case.of(n, 'AvgD') or 0)} ({label(n)})" for n in rest[:3])
-    more = f"; {len(rest) - 3} more ended further away" if len(rest) > 3 else ""
-    remarks = [f"Other methods ended at {told}{more}."]
-    gap, floor = (case.of(rest[0], "AvgD") or 0) - (case.of(first, "AvgD") or 0), case.noise("AvgD")
-    if floor is not None and gap <= floor:
-        remarks.append(
-            f"{label(first)} and {label(rest[0])} differ by {show(gap)} points, no more than the noise floor: which of "
-            "the two is closer could be chance."
-        )
-    return remarks
-
-
-# What a comparison says.
-
-
-def comparison_verdict(one: ForgetSet) -> Verdict:
-    """What a comparison says about one forget set: which methods came closest, with ties, and what failed.
-
-    The closest are the methods of rank 1 by Avg.D: those whose distance is within the noise floor of the smallest.
-    Methods with a failed cell have no rank and are never called the closest.
-    """
-    best = [entry for entry in one.methods if (rank := entry.ranks.get("AvgD")) is not None and rank.rank == 1]
-    distances = [(entry, mean) for entry in best if (mean := entry.mean("AvgD")) is not None]
-    original = next(iter(one.of_role("original")), None)
-    before = original.mean("AvgD") if original else None
-    remarks = (*failed_remarks(one), *seeds_remark(one), *_no_floor_remark(one))
-    if not distances:
-        return Verdict("unknown", _none_closest(one), remarks, title="No method can be ranked")
-    first, distance = distances[0]
-    kind = "unknown" if before is None else _kind(before, distance, one.noise)
-    remarks = (
-        *_no_gain_remark(kind, before),
-        *_time_remark(first),
-        *_next_remark(one, best),
-        *_kl_remark(one, best),
-        *_worse_remark(one),
-        *remarks,
-    )
-    return Verdict(kind, _closest_sentence(one, distances, before), remarks, first.name, _closest_title(best))
-
-
-def _closest_title(best: Sequence[Entry]) -> str:
-    if len(best) == 1:
-        return f"{best[0].label} comes closest"
-    counts = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
-    return f"{counts.get(len(best), str(len(best)))} methods tie for the closest"
-
-
-def _closest_sentence(one: ForgetSet, distances: Sequence[tuple[Entry, float]], before: float | None) -> str:
-    names = joined([entry.label for entry, _ in distances])
-    told, floor, first = joined([show(mean) for _, mean in distances]), one.noise, distances[0][1]
-    original = f", against {show(before)} for the original model" if before is not None else ""
-    over = distances[0][0].stat("AvgD").n
-    over_seeds = f" (mean over {over} seeds)" if over > 1 else ""
-    if len(distances) == 1:
-        beside = f"; that is {_beside_floor(first, floor)}" if floor is not None else ""
-        return (
-            f"{names} came closest to the retrained model: an average distance of {told} points{over_seeds}"
-            f"{original}{beside}."
-        )
-    return (
-        f"{names} came closest to the retrained model, at average distances of {told} points{over_seeds}{original}; "
-        f"they differ by no more than the noise floor{f' of {show(floor)}' if floor is not None else ''}, "
-        "so chance alone could order them."
-    )
-
-
-def _none_closest(one: ForgetSet) -> str:
-    if one.target is None:
-        return (
-            "Which method came closest cannot be judged: no model was retrained without the forget set, and only such "
-            "a model shows what the values should be."
-        )
-    if not one.methods:
-        return "No method has been run yet, so there is nothing to compare."
-    if all(entry.failed for entry in one.methods):
-        return "No method has a result for every seed, so none can be ranked."
-    return "No method has a distance to the retrained model, so none can be ranked."
-
-
-def _no_gain_remark(kind: Kind, before: float | None) -> list[str]:
-    if kind == "unknown" and before is not None:
-        return ["The original was already within the noise floor, so these measures cannot show forgetting here."]
-    if kind in ("none", "further"):
-        return ["No method brought the model visibly closer to the retrained one than the original already was."]
-    return []
-
-
-def failed_remarks(one: ForgetSet) -> list[str]:
-    """Which models lack a result for some seed."""
+def remark_on_seeds(one: ForgetSet, results: Results) -> list[str]:
+    """Says what belongs under any verdict: which seeds failed, and what few seeds can show."""
+    if not results.compared:
+        seed = results.manifest.get("seed")
+        return [f"This is one run (seed {seed}); another seed can end differently."] if seed is not None else []
     told = [f"{entry.label} ({len(entry.failed)} of {len(entry.cells)})" for entry in one.entries if entry.failed]
-    if not told:
-        return []
-    return [
+    remarks = [
         f"Seeds without a result: {', '.join(told)}. Such a method is not ranked, and its means, if any, are over the "
         "other seeds."
-    ]
+    ] * bool(told)
+    if 0 < one.seeds < 5:
+        alone = (
+            "One seed shows no spread at all" if one.seeds == 1 else f"{one.seeds} seeds say little about the spread"
+        )
+        remarks.append(f"{alone}: five or more would make the intervals worth reading.")
+    return remarks
 
 
-def seeds_remark(one: ForgetSet) -> list[str]:
-    """What is to be said of few seeds."""
-    seeds = one.seeds
-    if not 0 < seeds < 5:
+NOT_MEASURED = Verdict(
+    "unknown",
+    "Nothing was measured of this run yet, so how far it forgot is not known. `untrain evaluate FOLDER` measures a run "
+    "that a recipe made; of one that was made in Python, untrain.evaluate(…, out=FOLDER) does.",
+    title="Not measured yet",
+)
+
+
+class _Distances:
+    """A forget set, seen by the distance to the retrained model."""
+
+    def __init__(self, one: ForgetSet, presentation: "Presentation", distance: Distance) -> None:
+        self.one, self.presentation, self.distance = one, presentation, distance
+        self.measure = presentation.measure(self.distance.key)
+        self.methods = presentation.order(one)
+        self.floor = one.noise(self.distance.key)
+        self.before = one.before(distance.key)
+
+    def of(self, entry: Entry) -> float | None:
+        """Returns a model's distance."""
+        return entry.mean(self.distance.key)
+
+    def show(self, value: float) -> str:
+        return self.measure.show(value)
+
+    def amount(self, value: float) -> str:
+        """Shows a distance with its unit."""
+        return f"{self.show(value)} {self.distance.unit}".rstrip()
+
+    def kind(self, after: float) -> Kind:
+        if self.before is None:
+            return "unknown"
+        visible = max(VISIBLE * self.before, self.floor or 0.0)
+        if after > self.before + visible:
+            return "further"
+        if self.floor is not None and self.before <= self.floor:
+            return "unknown"
+        if self.floor is not None and after <= self.floor:
+            return "within"
+        if self.before - after <= visible:
+            return "none"
+        return "closer" if after <= self.before / 2 else "partly"
+
+    def beside_floor(self, after: float) -> str:
+        """Says where a distance stands beside the noise floor; nothing where that is unknown."""
+        if self.floor is None:
+            return ""
+        floor = self.show(self.floor)
+        if after <= self.floor:
+            return f"within the noise floor of {floor}"
+        if after <= 1.5 * self.floor:
+            return f"close to the noise floor of {floor}, not within it"
+        return (
+            f"still {after / self.floor:.1f} times the noise floor of {floor}"
+            if self.floor
+            else f"above the noise floor of {floor}"
+        )
+
+
+class _Run(_Distances):
+    """What one run says about the method that came closest."""
+
+    def verdict(self) -> Verdict:
+        if not self.methods:
+            return Verdict("unknown", self._nothing_run())
+        first = self.methods[0]
+        after = self.of(first)
+        if self.one.target is None or after is None:
+            only = first.name if len(self.methods) == 1 else None
+            return Verdict("unknown", self._unjudged(first), tuple(self._forgetting()), only)
+        remarks = (*self._floor_remark(), *self.presentation.remarks(self.one, first), *self._others())
+        if self.before is None:
+            sentence = (
+                f"{first.label} ended at {with_article(self.distance.name)} of {self.amount(after)} to the retrained "
+                "model; where it began is not known, because the distance of the original model was not measured."
+            )
+            return Verdict("unknown", sentence, remarks, first.name)
+        kind = self.kind(after)
+        return Verdict(kind, self._sentence(first, kind, self.before, after), remarks, first.name)
+
+    def _sentence(self, method: Entry, kind: Kind, before: float, after: float) -> str:
+        name, far, time = method.label, with_article(self.distance.name), self._time(method)
+        aside = f", {time.strip()}" if time else ""
+        if kind == "unknown":
+            return (
+                f"The original model was already within the noise floor of {self.amount(self.floor or 0)}, at {far} of "
+                f"{self.show(before)} to the retrained model, so these measures cannot show forgetting here; {name} "
+                f"ended at {self.show(after)}{time}."
+            )
+        if kind == "further":
+            return (
+                f"{name} left the model further from the retrained model than the original was: {far} of "
+                f"{self.amount(after)}, against {self.show(before)} before{aside}."
+            )
+        if kind == "none":
+            gauge = "the noise floor" if (self.floor or 0) >= VISIBLE * before else "a tenth of the distance"
+            return (
+                f"{name} had no visible effect: the {self.distance.name} to the retrained model was "
+                f"{self.amount(before)} before and {self.show(after)} after, a change no larger than {gauge}{aside}."
+            )
+        only, beside = "only " if kind == "partly" else "", self.beside_floor(after)
+        beside = f", {beside}{',' * bool(time)}" if beside else ""
+        return (
+            f"{name} brought the model from {far} of {self.amount(before)} to the retrained model {only}down to "
+            f"{self.show(after)}{beside}{time}."
+        )
+
+    def _time(self, method: Entry) -> str:
+        spent, whole = method.mean("seconds"), self.one.aim("seconds")
+        if spent is None or not whole:
+            return ""
+        share = f"{spent / whole:.1f} times" if spent >= whole else f"{show_share(spent, whole)} of"
+        return f" in {share} the retraining time"
+
+    def _nothing_run(self) -> str:
+        where = "" if self.before is None else (
+            f" The original model is at {with_article(self.distance.name)} of {self.amount(self.before)} to the "
+            "retrained model."
+        )  # fmt: skip
+        return f"No method has been run yet, so there is nothing to judge.{where}"
+
+    def _unjudged(self, method: Entry) -> str:
+        if self.one.target is None:
+            who = method.label if len(self.methods) == 1 else "each method"
+            return (
+                f"How far {who} forgot cannot be judged: no model was retrained without the forget set, and only such "
+                "a model shows what the values should be."
+            )
+        reason = (method.missing.get(self.distance.key) or "it was not recorded").rstrip(". ")
+        return (
+            f"How far {method.label} forgot cannot be judged: its {self.distance.name} to the retrained model is not "
+            f"known ({reason})."
+        )
+
+    def _forgetting(self) -> list[str]:
+        """Says how the measure of forgetting went, where nothing shows how it should have gone."""
+        for key in self.presentation.axes[:1]:
+            measure, original = self.presentation.measure(key), self.one.original
+            before = original.mean(key) if original else None
+            after = [f"{measure.amount(v)} ({e.label})" for e in self.methods if (v := e.mean(key)) is not None]
+            if before is not None and after:
+                return [
+                    f"The {measure.words} went from {measure.amount(before)} to {', '.join(after)}. By itself that is "
+                    "neither good nor bad: a value below a retrained model's is as wrong as one above it."
+                ]
         return []
-    alone = "One seed shows no spread at all" if seeds == 1 else f"{seeds} seeds say little about the spread"
-    return [f"{alone}: five or more would make the intervals worth reading."]
+
+    def _floor_remark(self) -> list[str]:
+        words = (
+            "Only one model was retrained, or their distance was not measured, so the noise floor is unknown: how much "
+            "of the distance is chance cannot be said."
+        )
+        return [words] if self.floor is None else []
+
+    def _others(self) -> list[str]:
+        known = [(e.label, value) for e in self.methods if (value := self.of(e)) is not None]
+        (first, closest), rest = known[0], known[1:]
+        if not rest:
+            return []
+        told = ", ".join(f"{self.show(value)} ({name})" for name, value in rest[:3])
+        more = f"; {len(rest) - 3} more ended further away" if len(rest) > 3 else ""
+        gap = rest[0][1] - closest
+        chance = (
+            f"{first} and {rest[0][0]} differ by {self.amount(gap)}, no more than the noise floor: which of the two is "
+            "closer could be chance."
+        )
+        return [f"Other methods ended at {told}{more}.", *[chance] * (self.floor is not None and gap <= self.floor)]
 
 
-def _no_floor_remark(one: ForgetSet) -> list[str]:
-    if one.noise is not None or one.target is None:
+class _Comparison(_Distances):
+    """What a comparison says: which methods came closest, with ties, and what failed."""
+
+    def verdict(self) -> Verdict:
+        best = self.presentation.find_closest(self.one, ranked=True)
+        known = [(entry, mean) for entry in best if (mean := self.of(entry)) is not None]
+        if not known:
+            return Verdict(
+                "unknown", self._none_closest(), tuple(self._floor_remark()), title="No method can be ranked"
+            )
+        first, distance = known[0]
+        kind = self.kind(distance)
+        remarks = (
+            *self._no_gain(kind), *self._time(first), *self._next(best), *self._finer(best), *self._worse(),
+            *self._floor_remark(),
+        )  # fmt: skip
+        return Verdict(kind, self._sentence(known), remarks, first.name, self._title(best))
+
+    def _title(self, best: Sequence[Entry]) -> str:
+        if len(best) == 1:
+            return f"{best[0].label} comes closest"
+        counts = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
+        return f"{counts.get(len(best), str(len(best)))} methods tie for the closest"
+
+    def _sentence(self, best: Sequence[tuple[Entry, float]]) -> str:
+        names, first = join_words([entry.label for entry, _ in best]), best[0][1]
+        over = best[0][0].stat(self.distance.key).n
+        told = f"{join_words([self.show(mean) for _, mean in best])} {self.distance.unit}".rstrip()
+        told += f" (mean over {over} seeds)" if over > 1 else ""
+        told += f", against {self.show(self.before)} for the original model" if self.before is not None else ""
+        if len(best) == 1:
+            beside = f"; that is {self.beside_floor(first)}" if self.floor is not None else ""
+            return f"{names} came closest to the retrained model: {with_article(self.distance.name)} of {told}{beside}."
+        floor = f" of {self.show(self.floor)}" if self.floor is not None else ""
+        return (
+            f"{names} came closest to the retrained model, at {self.distance.name}s of {told}; they differ by no more "
+            f"than the noise floor{floor}, so chance alone could order them."
+        )
+
+    def _none_closest(self) -> str:
+        if self.one.target is None:
+            return (
+                "Which method came closest cannot be judged: no model was retrained without the forget set, and only "
+                "such a model shows what the values should be."
+            )
+        if not self.methods:
+            return "No method has been run yet, so there is nothing to compare."
+        if all(entry.failed for entry in self.methods):
+            return "No method has a result for every seed, so none can be ranked."
+        return "No method has a distance to the retrained model, so none can be ranked."
+
+    def _no_gain(self, kind: Kind) -> list[str]:
+        if kind == "unknown" and self.before is not None:
+            return ["The original was already within the noise floor, so these measures cannot show forgetting here."]
+        if kind in ("none", "further"):
+            return ["No method brought the model visibly closer to the retrained one than the original already was."]
         return []
-    return ["Only one model was retrained for each seed, so the noise floor is unknown and ties cannot be seen."]
 
+    def _time(self, first: Entry) -> list[str]:
+        spent, factor = first.mean("seconds"), first.mean(SPEEDUP)
+        if spent is None or not factor:
+            return []
+        told = f"{show(factor, 1)} times faster than" if factor > 1 else f"{show(1 / factor, 1)} times as long as"
+        return [f"{first.label} took {show_duration(spent)}, {told} retraining."]
 
-def _time_remark(first: Entry) -> list[str]:
-    spent, factor = first.mean("seconds"), first.mean("speedup")
-    if spent is None or not factor:
-        return []
-    told = f"{show(factor, 1)} times faster than" if factor > 1 else f"{show(1 / factor, 1)} times as long as"
-    return [f"{first.label} took {duration(spent)}, {told} retraining."]
+    def _next(self, best: Sequence[Entry]) -> list[str]:
+        rest = [
+            f"{entry.label} ({self.show(mean)})"
+            for entry in self.methods
+            if entry not in best and entry.ranks.get(self.distance.key) and (mean := self.of(entry)) is not None
+        ]
+        return [f"Next by {self.distance.name}: {join_words(rest[:3])}."] if rest else []
 
+    def _finer(self, best: Sequence[Entry]) -> list[str]:
+        """Says where another measure has other methods in the first place."""
+        remarks = []
+        for key, words in self.presentation.finer.items():
+            first = [e for e in self.methods if (rank := e.ranks.get(key)) is not None and rank.rank == 1]
+            if first and not any(entry in best for entry in first):
+                remarks.append(f"{words}, {join_words([entry.label for entry in first])} came closest.")
+        return remarks
 
-def _next_remark(one: ForgetSet, best: Sequence[Entry]) -> list[str]:
-    rest = [
-        f"{entry.label} ({show(mean)})"
-        for entry in one.methods
-        if entry not in best and "AvgD" in entry.ranks and (mean := entry.mean("AvgD")) is not None
-    ]
-    return [f"Next by average distance: {joined(rest[:3])}."] if rest else []
+    def _worse(self) -> list[str]:
+        if self.before is None:
+            return []
+        limit = self.before + (self.floor or 0.0)
+        worse = [e.label for e in self.methods if (mean := self.of(e)) is not None and mean > limit]
+        return [f"Further from the retrained model than the original was: {join_words(worse)}."] if worse else []
 
-
-def _kl_remark(one: ForgetSet, best: Sequence[Entry]) -> list[str]:
-    """Whether the finer comparison, sample by sample, agrees."""
-    closest = [entry for entry in one.methods if (rank := entry.ranks.get("KL")) is not None and rank.rank == 1]
-    if not closest or any(entry in best for entry in closest):
-        return []
-    return [
-        f"Sample by sample the order differs: by the divergence KL, {joined([e.label for e in closest])} came closest."
-    ]
-
-
-def _worse_remark(one: ForgetSet) -> list[str]:
-    original = next(iter(one.of_role("original")), None)
-    before, floor = original.mean("AvgD") if original else None, one.noise or 0.0
-    if before is None:
-        return []
-    worse = [e.label for e in one.methods if (mean := e.mean("AvgD")) is not None and mean > before + floor]
-    return [f"Further from the retrained model than the original was: {joined(worse)}."] if worse else []
-
-
-def joined(names: Sequence[str]) -> str:
-    """Names as a list in a sentence."""
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+    def _floor_remark(self) -> list[str]:
+        if self.floor is not None or self.one.target is None:
+            return []
+        return ["Only one model was retrained for each seed, so the noise floor is unknown and ties cannot be seen."]

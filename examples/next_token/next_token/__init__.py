@@ -1,0 +1,1 @@
+"""Language models that forget facts: a task of its own for `untrain`."""

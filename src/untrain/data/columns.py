@@ -1,0 +1,208 @@
+"""Samples of any kind as rows of named tensors in memory, and what is checked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from untrain.data.streams import check_map_style, gather
+from untrain.errors import DataError, EmptySet
+from untrain.io import hash_json, hash_tensors
+from untrain.lazy import np, torch
+from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Self = TypeVar("Self", bound="Columns")
+
+
+class Columns:
+    """A source whose samples are rows of named tensors in memory: tokens and a mask, a table's features and targets.
+
+    Args:
+        columns: name → [N, …], numbers of any type; what a task's `draw` gets, under these names.
+        labels: class number of every sample, [N], by which recipes choose classes to forget; no column by itself.
+            None: samples have no classes.
+        classes: names of the classes; None names them "0", "1", … up to the largest label.
+        ids: a unique name for every sample, or None.
+
+    Raises:
+        DataError: if columns differ in length, a value is NaN or infinite, or labels do not fit; EmptySet if there is
+            no sample.
+    """
+
+    in_memory = True
+
+    def __init__(
+        self,
+        columns: Mapping[str, Tensor | np.ndarray],
+        labels: Tensor | np.ndarray | Sequence[int] | None = None,
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        self.columns = {name: check_column(name, values) for name, values in columns.items()}
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        if len({*lengths.values()}) != 1 or "index" in lengths:
+            raise DataError(f"columns must be of one length, at least one, and none called index; they are {lengths}.")
+        count = next(iter(lengths.values()))
+        if labels is None:
+            labels, classes = torch.zeros(count, dtype=torch.int64), classes or ("all",)
+        self.labels = check_labels(labels, count, classes)
+        self.classes = class_names(self.labels, classes)
+        self.ids = check_ids(ids, count)
+        self.shape = tuple(next(iter(self.columns.values())).shape[1:])
+        self._fingerprint: str | None = None
+        self._moved: dict[torch.device, Columns] = {}
+
+    @classmethod
+    def read(
+        cls,
+        data: Any,
+        labels: Tensor | np.ndarray | Sequence[int] | None = None,
+        classes: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Columns:
+        """Reads a map-style data set of `(x, y)` or dicts whole, such as one of torch or Hugging Face.
+
+        Args:
+            data: its samples have tensors, arrays or numbers of one shape; `(x, y)` becomes "input" and "label".
+            labels: see the class, and so for classes and ids.
+
+        Raises:
+            DataError: if it is of another kind, or a sample cannot be read.
+        """
+        check_map_style(data, "training")
+        if len(data) == 0:
+            raise EmptySet("the data holds no sample.")
+        rows = gather(data, torch.arange(len(data)), "training")
+        del rows["index"]
+        return Columns(rows, labels, classes, ids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches live."""
+        return next(iter(self.columns.values())).device
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> Batch:
+        """Sample i; see `Source`."""
+        i = range(len(self))[i]  # a negative i counts from the end, one beyond it is an IndexError
+        index = torch.tensor(i, device=self.device)
+        return {**{name: values[i] for name, values in self.columns.items()}, "index": index}
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Samples at these positions, on the device; see `Source`."""
+        indices = indices.to(self.device)
+        return {**{name: values[indices] for name, values in self.columns.items()}, "index": indices}
+
+    def select(self: Self, indices: Tensor) -> Self:
+        """A copy of these samples, numbered from 0."""
+        chosen = indices.cpu()
+        return self._with(
+            columns={name: values[indices.to(self.device)] for name, values in self.columns.items()},
+            labels=self.labels[chosen],
+            ids=None if self.ids is None else tuple(self.ids[i] for i in chosen.tolist()),
+            _fingerprint=None,
+            _moved={},
+        )
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        """The same samples on another device; asked twice, the same copy is given, so views of it share memory."""
+        device = torch.empty(0, device=device).device  # "cuda" → "cuda:0"
+        if device == self.device:
+            return self
+        if device not in self._moved:
+            columns = {name: values.to(device) for name, values in self.columns.items()}
+            self._moved[device] = self._with(columns=columns, _moved={self.device: self})
+        return self._moved[device]  # type: ignore[return-value]
+
+    def _with(self: Self, **changes: Any) -> Self:
+        """The same kind of source with other content."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, **changes)
+        return made
+
+    def fingerprint(self) -> str:
+        """A hash of columns, labels and class names."""
+        if self._fingerprint is None:
+            tensors = hash_tensors(self.columns), hash_tensors({"labels": self.labels})
+            self._fingerprint = hash_json([*tensors, self.classes])
+        return self._fingerprint
+
+
+def check_column(name: str, values: Any) -> Tensor:
+    """Returns one row a sample as a tensor.
+
+    Raises:
+        DataError: if it is no tensor of numbers, or one is NaN or infinite; EmptySet if there is no row.
+    """
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # PyTorch has no tensors that cannot be written
+    try:
+        column = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name!r} cannot become a tensor: {error}. Give numbers, one row of the same shape a sample: tokenise and "
+            "pad texts, and put what is missing into a mask."
+        ) from error
+    if column.ndim < 1:
+        raise DataError(f"{name!r} must be [N, …], one row a sample; it is one number.")
+    if len(column) == 0:
+        raise EmptySet("the data holds no sample.")
+    if column.is_floating_point():
+        for start in range(0, len(column), 4096):
+            bad = ~torch.isfinite(column[start : start + 4096].reshape(len(column[start : start + 4096]), -1)).all(1)
+            if bad.any():
+                first = start + int(bad.nonzero()[0])
+                raise DataError(f"{name!r} holds NaN or infinity (first: sample {first}). Remove or repair it.")
+    return column
+
+
+def check_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classes: Sequence[str] | None) -> Tensor:
+    """Returns labels as int64 [N] on the CPU.
+
+    Raises:
+        DataError: if they are no integers from 0 to the number of classes − 1, one a sample.
+    """
+    values = torch.as_tensor(labels if isinstance(labels, torch.Tensor) else np.array(labels)).cpu()
+    if values.ndim != 1 or len(values) != count:
+        raise DataError(f"labels must be one class number per sample, [{count}]; they are {list(values.shape)}.")
+    if count == 0:
+        raise EmptySet("the data holds no sample.")
+    if values.is_floating_point() or values.is_complex():
+        raise DataError(
+            f"labels must be integers, not {values.dtype}: convert them, e.g. by .astype('int64'). Targets that are "
+            "no classes are a column like any other."
+        )
+    values = values.long()
+    limit = None if classes is None else len(classes)
+    bad = (values < 0) | (torch.zeros_like(values, dtype=torch.bool) if limit is None else values >= limit)
+    if bad.any():
+        first = int(bad.nonzero()[0])
+        known = "0 or more" if limit is None else f"0 to {limit - 1}, as there are {limit} classes"
+        raise DataError(f"sample {first} has the label {int(values[first])}: labels must be {known}.")
+    return values
+
+
+def class_names(labels: Tensor, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the classes' names, which are their numbers where none are given."""
+    if classes is None:
+        return tuple(str(label) for label in range(int(labels.max()) + 1))
+    return tuple(str(name) for name in classes)
+
+
+def check_ids(ids: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
+    """Returns the samples' names.
+
+    Raises:
+        DataError: if they are not one for each sample, all different.
+    """
+    if ids is None:
+        return None
+    if len(ids) != count or len(set(ids)) != count:
+        raise DataError(f"ids must be one unique name for each of the {count} samples.")
+    return tuple(str(name) for name in ids)

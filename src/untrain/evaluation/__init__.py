@@ -1,1 +1,0 @@
-"""Measures: pure functions of outputs, and `evaluate`, which joins them."""

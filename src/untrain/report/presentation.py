@@ -1,0 +1,320 @@
+"""How a task's results are presented: its measures, what counts as near or forgotten, and the words for it.
+
+A domain has one `Presentation`; tables, figures, verdicts and pages are made from it and the results, and know no task.
+A presentation that gives `measures` and `distance` alone has all of them; every function is there to be overridden.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+from untrain.report import sections, verdict
+from untrain.report.measures import TIME, Distance, Measure
+from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat, as_mapping
+from untrain.report.sections import Section
+from untrain.report.verdict import Verdict
+from untrain.report.words import count_of, describe_choice, list_values, show_date, show_duration, show_share
+
+__all__ = [
+    "LOSSES",
+    "TIME",
+    "Distance",
+    "Floor",
+    "MakeSection",
+    "Measure",
+    "Presentation",
+    "Section",
+    "Tile",
+    "Verdict",
+]
+
+MakeSection = Callable[[Results], Section | None]
+"""Makes a section of a page; None where it does not apply."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number that a verdict rests on, as shown: its value after, and before where that is known."""
+
+    title: str
+    value: str
+    unit: str = ""
+    before: str = ""
+    under: str = ""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """How far things are from each other that should be the same: a row of the table, and the note under it."""
+
+    name: str
+    stats: Mapping[str, Stat]
+    note: str
+
+
+class Presentation:
+    """How the results of one task are shown; a task's own one is derived from this.
+
+    Attributes:
+        measures: in the order of the tables.
+        distance: to the retrained model; None: models are not judged by it.
+        higher: measures beside the retrained model that rank methods and have a noise floor → whether more is better;
+            by default the distance alone.
+        finer: measures among these whose ranks stand under the values → what is said where their order is another.
+        axes: the two measures that forgetting trades off, forgetting first; by default the first and the last part of
+            the distance.
+        ends: what a low and a high value of the first of them mean: ("forgot more", "forgot less"); None: not said.
+        watched: measures that a run records while it goes on, in their order → the set that they are measured on.
+        watched_as: what these measures are together, and their unit.
+        loss_unit: of the losses.
+        samples: what is counted in "600 of 6,000 training samples to forget".
+    """
+
+    measures: Sequence[Measure] = ()
+    distance: Distance | None = None
+    finer: ClassVar[Mapping[str, str]] = {}
+    ends: tuple[str, str] | None = None
+    watched: ClassVar[Mapping[str, str]] = {}
+    watched_as: tuple[str, str] = ("accuracy", "%")
+    loss_unit: str = ""
+    samples: str = "training samples to forget"
+
+    @property
+    def higher(self) -> Mapping[str, bool]:
+        """Measures that rank methods → whether more is better."""
+        return {} if self.distance is None else {self.distance.key: False}
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The measures of forgetting and of what it costs; fewer where the distance has fewer parts."""
+        return self.parts if len(self.parts) < 2 else (self.parts[0], self.parts[-1])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The measures that the distance averages."""
+        return () if self.distance is None else tuple(self.distance.parts)
+
+    @property
+    def gap(self) -> Measure:
+        """The distance as a measure; one without a name where there is none."""
+        return self.measure("" if self.distance is None else self.distance.key)
+
+    def measure(self, key: str) -> Measure:
+        """Returns a measure by its key; of an unknown one all that is known is the key."""
+        return self._known.get(key) or Measure(key, key, key, "", "", "", digits=3, main=False)
+
+    @cached_property
+    def _known(self) -> dict[str, Measure]:
+        return {measure.key: measure for measure in self.measures}
+
+    # What models are held against.
+
+    def gauge(self, one: ForgetSet) -> Entry | None:
+        """Returns the model that values are held against; None: they mean nothing beside another model's."""
+        return one.target
+
+    def order(self, one: ForgetSet) -> list[Entry]:
+        """Returns the methods, the best first: by rank, then closest to the retrained model; unknown last."""
+        if self.distance is None:
+            return list(one.methods)
+        key, infinite = self.distance.key, float("inf")
+
+        def place(entry: Entry) -> tuple[bool, float, float]:
+            rank, mean = entry.ranks.get(key), entry.mean(key)
+            return rank is None, rank.rank if rank else infinite, infinite if mean is None else mean
+
+        return sorted(one.methods, key=place)
+
+    def entries(self, one: ForgetSet) -> list[Entry]:
+        """Returns all models: as they were, as they should be, then what methods made, the best first."""
+        return [*one.of_role("original"), *one.of_role("target"), *one.of_role("reference"), *self.order(one)]
+
+    def find_closest(self, one: ForgetSet, *, ranked: bool) -> list[Entry]:
+        """Returns the methods closest to the retrained model, several if they tie; none where no distance is known.
+
+        Args:
+            one: the forget set.
+            ranked: whether those of rank 1 are, which the noise floor cannot tell apart; else exact ties alone.
+        """
+        if self.distance is None:
+            return []
+        key = self.distance.key
+        if ranked:
+            return [e for e in self.order(one) if (rank := e.ranks.get(key)) is not None and rank.rank == 1]
+        known = {entry.name: mean for entry in one.methods if (mean := entry.mean(key)) is not None}
+        return [entry for entry in one.methods if entry.name in known and known[entry.name] == min(known.values())]
+
+    def floors(self, one: ForgetSet, results: Results) -> list[Floor]:
+        """Returns what is known of chance: rows of the table."""
+        note = "Noise floor: how far models that were retrained with other seeds are from each other."
+        compared = "Methods that it cannot tell apart share a rank, marked by =."
+        alone = "No method can be told from retraining below it."
+        return (
+            [Floor("noise floor", one.floor, f"{note} {compared if results.compared else alone}")] if one.floor else []
+        )
+
+    # What is said.
+
+    def lede(self, results: Results) -> str:
+        """Says what stands above the table: how its values are to be read."""
+        if results.sets[0].target is None:
+            where = "comparison" if results.compared else "run"
+            found = f"There is no retrained model in this {where}, so no value here has a target."
+            return found if results.compared else f"{found} Retraining once without the forget set would give one."
+        relative = "" if self.distance is None else "No value here is good by itself. "
+        return (
+            f"{relative}The retrained model never saw what was to be forgotten, so its row is "
+            f"the target{'.' if results.compared else '; the small numbers are the differences to it.'}"
+        )
+
+    def curves_lede(self) -> str:
+        """Says what stands above the losses over the steps."""
+        return (
+            "Forget steps should raise the loss on the forget set, and the retain steps after each of them keep the "
+            "loss on the rest low."
+        )
+
+    def verdict(self, one: ForgetSet, results: Results) -> Verdict:
+        """Says what the numbers of a forget set mean; by default by the distance to the retrained model."""
+        return verdict.judge_distances(one, results, self)
+
+    def remarks(self, one: ForgetSet, method: Entry) -> list[str]:
+        """Says of a run's best method where it is still away from the retrained model."""
+        gaps = {}
+        for key in self.parts:
+            value, aim = method.mean(key), one.aim(key)
+            if value is not None and aim is not None:
+                gaps[key] = abs(value - aim), value, aim
+        if not gaps:
+            return []
+        measure = self.measure(max(gaps, key=lambda key: gaps[key][0]))
+        _, value, aim = gaps[measure.key]
+        return [f"Furthest from the retrained model is its {measure.words}: {measure.amount(value)}, against "
+                f"{measure.amount(aim)}."]  # fmt: skip
+
+    def tiles(self, one: ForgetSet, method: Entry, results: Results) -> list[Tile]:
+        """Returns the numbers that the verdict on a method rests on: distance, both sides of the trade-off, time."""
+        found = []
+        if self.distance is not None:
+            key = self.distance.key
+            found.append(self.tile(one, method, self.measure(key), ("noise floor", one.noise(key))))
+        found += [self.tile(one, method, self.measure(key)) for key in self.axes]
+        return [*found, self.time_tile(one, method)]
+
+    def tile(
+        self, one: ForgetSet, method: Entry, measure: Measure, beside: tuple[str, float | None] | None = None,
+        title: str = "",
+    ) -> Tile:  # fmt: skip
+        """Makes the tile of a measure before and after.
+
+        Args:
+            one: the forget set.
+            method: the model that the verdict is about.
+            measure: what the tile shows.
+            beside: name and value of what stands under it; None: the retrained model, if there is one.
+            title: above it; empty: the measure's.
+        """
+        if beside is None and one.target is not None:
+            beside = TARGET, one.aim(measure.key)
+        before, after = one.before(measure.key), method.mean(measure.key)
+        return Tile(
+            title or measure.heading, measure.show(after) if after is not None else "—",
+            measure.unit if after is not None else "", measure.show(before) if before is not None else "",
+            f"{beside[0]} {measure.show(beside[1]) if beside[1] is not None else 'unknown'}" if beside else "",
+        )  # fmt: skip
+
+    def time_tile(self, one: ForgetSet, method: Entry) -> Tile:
+        """Makes the tile of the time, and its share of the retraining time."""
+        spent, whole = method.mean("seconds"), one.aim("seconds")
+        if spent is None:
+            return Tile("Time", "—", under="retraining time unknown")
+        under = f"{show_share(spent, whole)} of retraining, {show_duration(whole)}" if whole else ""
+        return Tile("Time", show_duration(spent), under=under or "retraining time unknown")
+
+    def facts(self, results: Results) -> list[str]:
+        """Says under the title what was forgotten, of what, and when."""
+        facts = []
+        if results.compared:
+            methods = len({entry.name for one in results.sets for entry in one.methods})
+            seeds = len(results.seeds) or max(one.seeds for one in results.sets)
+            facts += [count_of(methods, "method"), count_of(seeds, "seed")]
+            facts += [f"{len(results.sets)} forget sets"] * (len(results.sets) > 1)
+        for one in results.sets:
+            sizes = one.sizes
+            if "forget" in sizes and "retain" in sizes:
+                chosen = f"{one.name}{f' ({describe_choice(one.spec)})' if one.spec else ''}: "
+                of = f"{sizes['forget']:,} of {sizes['forget'] + sizes['retain']:,}"
+                facts.append(f"{chosen}{of} samples to forget" if results.compared else f"{of} {self.samples}")
+        facts += [] if results.compared else self._describe_sets(results)
+        return [*facts, *([show_date(str(created))] if (created := results.manifest.get("created")) else [])]
+
+    def _describe_sets(self, results: Results) -> list[str]:
+        """Says of a run what was to be forgotten, or how it was chosen, and how large the other sets are."""
+        facts, split, sizes = [], as_mapping(results.manifest.get("split")), results.sets[0].sizes
+        if names := self.forgotten(results):
+            facts.append(f"forgotten: {list_values(names, 6)}")
+        elif split.get("kind"):
+            spec = split.get("spec")
+            chosen = f": {describe_choice(spec)}" if spec not in (None, "", []) else ""
+            facts.append(f"chosen by {split['kind']}{chosen}")
+        others = (("holdout", "held out"), ("test", "to test"))
+        return [*facts, *(f"{sizes[key]:,} {words}" for key, words in others if sizes.get(key))]
+
+    def forgotten(self, results: Results) -> list[str]:
+        """Names what a run was to forget, as a reader would; empty where it has no names."""
+        return list(results.sets[0].forgotten)
+
+    def measured_with(self, results: Results) -> Mapping[str, object]:
+        """Returns what of a run's facts stands among the settings: by default all, as no section shows them."""
+        return {key: value for key, value in results.facts.items() if value}
+
+    # What is shown.
+
+    def sections(self, results: Results) -> Sequence[MakeSection]:
+        """Returns the sections of the page of a run or of a comparison, in order."""
+        makers: list[Any]
+        if results.compared:
+            makers = [sections.show_verdict, sections.show_table, sections.show_failures, sections.show_measures]
+            if self.distance is not None:
+                makers += [sections.TRADE_OFF] if len(self.axes) == 2 else []
+                makers += [sections.DISTANCE, sections.TIME_QUALITY]
+            makers += [sections.show_trials, sections.show_settings]
+        elif results.measured:
+            makers = [sections.show_verdict, sections.show_table, sections.show_measures, *_RECORDED]
+        else:
+            makers = [sections.show_verdict, *_RECORDED]
+        return [partial(make, presentation=self) for make in makers]
+
+
+_RECORDED = (sections.show_curves, sections.show_mask, sections.show_times, sections.show_settings)
+
+
+class LossPresentation(Presentation):
+    """Presents tasks that say nothing of their own: the mean loss of every set, against the retrained model's."""
+
+    measures = (
+        *(
+            Measure(
+                f"{name}_loss", f"{letter}L", f"{title} loss", "",
+                f"The mean loss over the {what}, in the task's own unit.", "The retrained model's value.",
+                digits=3, compared=True, shown="known",
+            )
+            for name, letter, title, what in (
+                ("forget", "F", "Forget", "samples to be forgotten"),
+                ("retain", "R", "Retain", "samples to be kept"),
+                ("test", "T", "Test", "samples that were never trained on"),
+            )
+        ),
+        Measure(
+            "AvgD", "Avg.D", "Average distance", "",
+            "The mean of the differences to the retrained model in these losses.",
+            "Zero, or the noise floor where that is known.", digits=3,
+        ),
+        TIME,
+    )  # fmt: skip
+    distance = Distance("AvgD", ("forget_loss", "retain_loss"), unit="")
+    ends = ("forgot less", "forgot more")
+
+
+LOSSES = LossPresentation()

@@ -1,0 +1,1 @@
+"""Runs: a recipe, its folder, and the stages between them."""

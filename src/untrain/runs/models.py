@@ -1,0 +1,119 @@
+"""Models of run folders that are finished: which there are, and how one is opened again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
+from untrain.runs.names import CONFIG, ORIGINAL
+from untrain.runs.python import read_python_run
+from untrain.runs.recipe import read
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from untrain.domain import Domain
+
+
+def is_run(folder: Path) -> bool:
+    """Returns whether a folder holds a run."""
+    return (folder / CONFIG).is_file()
+
+
+def task_name(folder: Path) -> str:
+    """Returns the task of a run folder.
+
+    Raises:
+        CheckpointError: if its config.yaml is not what a run writes.
+    """
+    return str(_config(folder).get("task", ""))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is not what a run writes: {error}. Give a run folder.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("methods"), dict):
+        raise CheckpointError(f"{folder / CONFIG} is not what a run writes. Give a run folder.")
+    return content
+
+
+def choose_model(folder: Path, name: str | None, *, among: set[str]) -> str:
+    """Chooses a model of a run folder: the one that is asked for, else the only unlearned one.
+
+    Args:
+        folder: the run's.
+        name: what is asked for; None: the unlearned one.
+        among: the models that can be opened.
+
+    Raises:
+        SettingError: if there are several, or none. UnknownName: if there is no such model.
+    """
+    if name is not None:
+        if name not in among:
+            raise UnknownName(unknown(f"model of {folder}", name, among))
+        return name
+    there = [entry for entry in _config(folder)["methods"] if entry in among]
+    if len(there) == 1:
+        return there[0]
+    said = f"several unlearned models ({', '.join(there)})" if there else "no unlearned model yet"
+    raise SettingError(f"{folder} holds {said}: choose one with --model, such as --model {(*there, ORIGINAL)[0]}.")
+
+
+def kept_weights(folder: Path) -> set[str]:
+    """Names the models whose weights a run folder holds, and the original, which may come from elsewhere."""
+    return {path.stem for path in folder.glob("*.safetensors") if not path.stem.endswith(".mask")} | {ORIGINAL}
+
+
+def kept_folders(folder: Path, marker: str) -> set[str]:
+    """Names the models that a run folder holds as folders of their own, by a file that each of these has."""
+    return {path.parent.name for path in folder.glob(f"*/{marker}")}
+
+
+def open_model(folder: Path, name: str) -> tuple[Domain, nn.Module]:
+    """Opens a finished model of a recipe's run folder, on the recipe's data.
+
+    Raises:
+        SettingError: if the run was made in Python. StaleFile: if the file is damaged.
+    """
+    if read_python_run(folder) is not None:
+        raise SettingError(
+            f"{folder} is of a run made in Python, whose model is known there alone. Build it there and load "
+            f"{name}.safetensors into it."
+        )
+    from untrain.runs.stages import open_experiment, prepare_original
+
+    recipe = read(folder)
+    experiment = open_experiment(replace(recipe, references=0, methods={}), fresh=False, write=False)
+    domain = experiment.domain
+    if name == ORIGINAL and domain.checkpoint is not None:
+        return domain, prepare_original(experiment).eval()
+    return domain, experiment.folder.read_model(name, None, None, domain.build(0)).module
+
+
+def sample_place(source: Path, model: str | None, ending: str, out: str | None, form: str = "") -> Path:
+    """Returns where samples of a run's model, or of another source, are written.
+
+    Args:
+        source: run folder, or another source.
+        model: which of the run's models.
+        ending: of the file; "" for a folder.
+        out: what the user says.
+        form: what the user asked for, for the message.
+
+    Raises:
+        SettingError: if `out` has another ending.
+    """
+    if out is not None:
+        if ending and not out.endswith(ending):
+            raise SettingError(f"--form {form} writes a file that ends in {ending}: --out {out}{ending}.")
+        return Path(out)
+    if is_run(source):
+        return source / "samples" / f"{model}{ending}"
+    whole = source.resolve()
+    return Path("samples") / f"{whole.stem if whole.is_file() else whole.name}{ending}"

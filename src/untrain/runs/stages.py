@@ -1,0 +1,457 @@
+"""A recipe's stages on a run folder: the original model, what retraining gives, each method, evaluation, report.
+
+A stage's product carries a fingerprint of all that it was made from. A stage whose product is there with the right
+fingerprint is not run again; a product with another one is refused.
+"""
+
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from torch import nn
+
+from untrain.callbacks import Callback, Stage
+from untrain.data.checks import check_sets
+from untrain.data.splits import Split
+from untrain.data.streams import Stream
+from untrain.domain import Context, Division, Domain
+from untrain.engine import Engine, seed_of
+from untrain.errors import FolderError, SettingError, StaleFile
+from untrain.io import ensure_dir, hash_json, write_json, write_text
+from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.retrain import Retrain
+from untrain.models import checkpoints as weights
+from untrain.models.parts import train_parts
+from untrain.models.prepare import prepare_task
+from untrain.models.subject import Subject
+from untrain.report import Results, run_table, write_report
+from untrain.runs.folder import RunFolder, check_folder, is_temporary
+from untrain.runs.names import CONFIG, EVALUATION, ORIGINAL, RETRAINED, SPLIT
+from untrain.runs.recipe import Recipe, write
+
+
+@dataclass(eq=False)
+class Experiment:
+    """An open recipe: its task's domain, its data divided, and its run folder.
+
+    Attributes:
+        recipe: what is asked for.
+        engine: where it runs.
+        domain: the task's, on the recipe's data.
+        division: what is forgotten, kept, held out and tested on.
+        folder: the run folder.
+        callbacks: hear of steps and stages.
+        trained: further models that measuring needs, once they are made.
+    """
+
+    recipe: Recipe
+    engine: Engine
+    domain: Domain
+    division: Division
+    folder: RunFolder
+    callbacks: Sequence[Callback] = ()
+    trained: dict[str, nn.Module] = field(default_factory=dict)
+
+    def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
+        """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
+        self.announce(name, "begin")
+        domain, is_method = self.domain, name in self.recipe.methods
+        kept = self.folder.make_model(
+            name,
+            method,
+            problem,
+            save=(lambda module: domain.save(name, module)) if is_method else None,
+            say=self.say,
+            every=self.recipe.checkpoint_every,
+            evaluate=lambda module, step: domain.preview(name, module, step, domain.evaluation_sets(self.division)),
+            evaluate_every=domain.preview_every(method),
+            callbacks=self.callbacks,
+        )
+        self.announce(name, "end")
+        return kept.module
+
+    def announce(self, stage: str, state: Stage) -> None:
+        """Tells callbacks of a stage that begins or ends."""
+        for callback in self.callbacks if self.engine.is_main else ():
+            callback.on_stage(stage, state)
+
+    def say(self, text: str) -> None:
+        """Prints a line for the person who waits."""
+        if self.engine.is_main:
+            Console(stderr=True).print(text, highlight=False)
+
+
+def open_experiment(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    fresh: bool = True,
+    write: bool = True,
+    cache: MutableMapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Experiment:
+    """Loads the data, makes or checks the split, tries the model, and only then opens the run folder.
+
+    Args:
+        recipe: the experiment.
+        resume: go on with what the folder holds of this recipe.
+        fresh: whether the folder must be new unless `resume`; False for a stage that builds on earlier ones.
+        write: whether recipe and split are written; False where another process does that.
+        cache: what experiments of one process share, such as data that were loaded before.
+        callbacks: hear of steps and stages.
+
+    Raises:
+        UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
+    """
+    engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
+    going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
+    context = Context(
+        engine,
+        recipe.folder,
+        recipe.seed,
+        recipe.batch_size,
+        recipe.workers,
+        recipe.parts,
+        recipe.evaluate_every,
+        {} if cache is None else cache,
+    )
+    domain = recipe.domain(recipe.sections, context)
+    division = domain.divide()
+    for method in recipe.methods.values():
+        check_runs(method, domain.task)
+    domain.check(division)
+    domain.check_references(recipe.references)
+    experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
+    if going_on:
+        experiment.folder.read_facts()
+    _try_model(experiment)
+    if engine.is_main and write:
+        write_inputs(experiment, going_on)
+    engine.wait()
+    return experiment
+
+
+def _try_model(experiment: Experiment) -> None:
+    """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
+    domain = experiment.domain
+    module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
+    few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
+    domain.task = prepare_task(domain.task, module, {"train": few})
+
+
+def write_inputs(experiment: Experiment, going_on: bool) -> None:
+    """Makes the folder and writes recipe and split into it; a split that is there must be the same.
+
+    Args:
+        experiment: open.
+        going_on: whether the folder holds a run already.
+    """
+    folder, split = ensure_dir(experiment.folder.path), experiment.division.split
+    path = folder / SPLIT
+    if going_on and path.exists():
+        check_split(experiment)
+    write_text(folder / CONFIG, write(experiment.recipe))
+    if not (going_on and path.exists()):
+        split.save(path)
+
+
+def check_split(experiment: Experiment) -> None:
+    """Refuses a folder that holds another split.
+
+    Raises:
+        StaleFile: names the file.
+    """
+    path = experiment.folder.path / SPLIT
+    if Split.load(path, experiment.domain.source).hash != experiment.division.split.hash:
+        raise StaleFile(f"{path} is another split than the recipe asks for. Choose another folder with --out.")
+
+
+_OTHER = (
+    *("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references", "compare"),
+    *("svc_attacks", "generation", "judge", "detection"),
+)
+"""Fields of a recipe that do not change the numbers of what a folder already holds."""
+
+
+def holds_run(recipe: Recipe, *, resume: bool, other: Sequence[str] = _OTHER) -> bool:
+    """Returns whether the run folder holds a run of this very recipe to go on with; nothing is made or changed.
+
+    A folder with no more than recipe and split in it, left by a run that was stopped before its first checkpoint,
+    holds nothing of value: the run starts anew there.
+
+    Args:
+        recipe: the experiment.
+        resume: whether a run that is there may be gone on with.
+        other: fields, by dotted name, in which that run's recipe may differ from this one.
+
+    Raises:
+        FolderError: if it holds something else, or holds this run and `resume` was not asked for, or cannot be
+            written.
+    """
+    folder = check_folder(recipe.folder, resume=True)
+    names = {path.name for path in folder.iterdir() if not is_temporary(path)} if folder.exists() else set()
+    if not names:
+        return False
+    kept = _kept_recipe(folder)
+    if names <= {CONFIG, SPLIT}:
+        return False
+    if not resume:
+        raise FolderError(
+            f"{folder} already holds a run. Go on with it with --resume, or choose another folder with --out."
+        )
+    held = _identity(kept, other)
+    changed = [name for name, value in _identity(recipe.plain(), other).items() if held.get(name) != value]
+    if changed:
+        verb = "differs" if len(changed) == 1 else "differ"
+        raise FolderError(
+            f"{folder} holds a run of another recipe: {', '.join(changed[:5])} {verb}. "
+            "Choose another folder with --out."
+        )
+    return True
+
+
+def _kept_recipe(folder: Path) -> Mapping[str, Any]:
+    """What config.yaml of a run folder says.
+
+    Raises:
+        FolderError: if there is none that a run wrote.
+    """
+    try:
+        kept = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        kept = None
+    if not isinstance(kept, dict) or not {"name", "task", "train", "methods"} <= kept.keys():
+        raise FolderError(f"{folder} is not empty and holds no run. Choose another folder with --out.")
+    return kept
+
+
+def _identity(content: Mapping[str, Any], other: Sequence[str]) -> dict[str, Any]:
+    """A recipe's fields by dotted name, two deep, without those that do not change its numbers."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): entry for key, entry in inner}
+    return {name: value for name, value in flat.items() if name not in other and name.split(".")[0] not in other}
+
+
+def prepare_original(experiment: Experiment) -> nn.Module:
+    """Returns the model to unlearn: of its checkpoint, else trained by the recipe on forget and retain set together."""
+    recipe, domain, checkpoint = experiment.recipe, experiment.domain, experiment.domain.checkpoint
+    if checkpoint is None:
+        problem = _training(experiment, domain.stream(experiment.division, "train"), seed_of(recipe.seed, ORIGINAL))
+        return experiment.make(ORIGINAL, recipe.train, problem)
+    module, facts = domain.original()
+    module.eval()
+    notes = [f"weights from {Path(checkpoint).name}"]
+    lr = _trained_lr(facts)
+    if lr is not None:
+        notes.append(f"its optimiser's learning rate was {lr:g}")
+    about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
+    about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
+    experiment.folder.facts[ORIGINAL] = {"hash": weights.state_hash(module), **about}
+    return module
+
+
+def _trained_lr(facts: Mapping[str, Any]) -> float | None:
+    """The peak learning rate that a checkpoint tells: its optimiser's, or that of the recipe which trained it."""
+    if facts.get("method") == Retrain.name:
+        return facts["settings"]["optimizer"]["lr"]
+    return facts.get("peak_lr", facts.get("optimizer_lr"))
+
+
+def reference_names(recipe: Recipe) -> list[str]:
+    """Returns what a recipe's references are called; the first is the target."""
+    return [RETRAINED if i == 1 else f"{RETRAINED}-{i}" for i in range(1, recipe.references + 1)]
+
+
+def train_references(experiment: Experiment, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
+    """Trains models from new weights on the retain set alone; None: all that the recipe asks for."""
+    recipe = experiment.recipe
+    names = reference_names(recipe) if names is None else names
+    retain = experiment.domain.stream(experiment.division, "retain")
+    return {
+        name: experiment.make(name, recipe.train, _training(experiment, retain, seed_of(recipe.seed, name)))
+        for name in names
+    }
+
+
+def _training(experiment: Experiment, data: Stream, seed: int) -> Problem:
+    """What a model is trained on from new weights: the set in an order of its own."""
+    domain = experiment.domain
+    subject = Subject(domain.build(seed), init=lambda: domain.build(seed))
+    stream = Stream(data.data, "retain", data.engine, data.batch_size, seed, data.workers)
+    return Problem(subject, domain.task, stream, stream, seed=seed)
+
+
+def original_fingerprint(experiment: Experiment) -> str:
+    """Fingerprints the original that a recipe trains."""
+    recipe = experiment.recipe
+    data = experiment.domain.stream(experiment.division, "train")
+    return experiment.folder.fingerprint(recipe.train, _training(experiment, data, seed_of(recipe.seed, ORIGINAL)))
+
+
+def unlearn_methods(
+    experiment: Experiment, start: nn.Module, names: Sequence[str] | None = None
+) -> dict[str, nn.Module]:
+    """Returns what the recipe's methods make of the original; None: each of them."""
+    recipe, domain = experiment.recipe, experiment.domain
+    sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
+    if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
+        check_sets({name: stream.data for name, stream in sets.items()}, sets)
+        prepare_task(domain.task, start, sets)
+    return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
+
+
+def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
+    """Returns what a method works on: a copy of the original, and the sets."""
+    recipe, domain = experiment.recipe, experiment.domain
+    subject = Subject(start, init=lambda: domain.build(recipe.seed), peak_lr=peak_lr(experiment)).copy()
+    if recipe.parts is not None:
+        train_parts(subject.module, recipe.parts)
+    return Problem(subject, domain.task, **sets, seed=recipe.seed)
+
+
+def peak_lr(experiment: Experiment) -> float | None:
+    """Returns the highest learning rate of the original training, where the recipe or the checkpoint tells."""
+    optimizer = experiment.recipe.train.optimizer
+    if experiment.domain.checkpoint is None:
+        return None if optimizer is None else optimizer.lr
+    return experiment.folder.facts.get(ORIGINAL, {}).get("peak_lr")
+
+
+def train_helpers(experiment: Experiment) -> dict[str, nn.Module]:
+    """Makes the further models that measuring needs, such as judges, once."""
+    if not experiment.trained:
+        trainings = experiment.domain.trainings(experiment.division)
+        experiment.trained = {name: experiment.make(name, t.method, t.problem) for name, t in trainings.items()}
+    return experiment.trained
+
+
+def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> dict[str, Any]:
+    """Measures every model; what is found is written as evaluation.json."""
+    experiment.say("[bold]evaluate[/bold]")
+    recipe, domain, folder = experiment.recipe, experiment.domain, experiment.folder
+    references = [name for name in models if name.split("-")[0] == RETRAINED]
+    trained = train_helpers(experiment)
+    experiment.announce("evaluate", "begin")
+    sets = domain.evaluation_sets(experiment.division)
+    found = domain.measure(models, experiment.division, sets, references=references, trained=trained)
+    entries = {name: dict(values) for name, values in found.models.items()}
+    for name, entry in entries.items():
+        facts = folder.facts.get(name, {})
+        entry |= {key: facts.get(key) for key in domain.recorded} | {"clocks": facts.get("clocks", {})}
+        for callback in experiment.callbacks if experiment.engine.is_main else ():
+            callback.on_evaluate(name, entry)
+    content = {
+        "task": recipe.task,
+        "classes": list(domain.source.classes),
+        "models": entries,
+        "noise_floor": found.noise_floor,
+        **found.facts,
+        "settings": recipe.plain(),
+        "sizes": set_sizes(experiment.division),
+        "mark": evaluation_fingerprint(experiment, models),
+    }
+    if experiment.engine.is_main:
+        write_json(folder.path / EVALUATION, content)
+    experiment.announce("evaluate", "end")
+    return content
+
+
+def set_sizes(division: Division) -> dict[str, int]:
+    """Counts samples in each set; "forget" is all that was asked so far, "earlier" what requests before asked."""
+    split = division.split
+    found = {"forget": len(split.asked), "retain": len(split.retain), "holdout": len(division.holdout)}
+    found["test"] = len(division.test)
+    return found | ({"earlier": len(split.earlier)} if len(split.earlier) else {})
+
+
+def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
+    """Fingerprints an evaluation: the models, by what is known of each, what is measured, and by which version."""
+    facts = experiment.folder.facts
+    known = {name: facts[name].get("fingerprint", facts[name]["hash"]) for name in names}
+    return hash_json([version("untrain"), experiment.domain.evaluation_facts(), known])
+
+
+def write_manifest(experiment: Experiment) -> dict[str, Any]:
+    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
+    split, domain = experiment.division.split, experiment.domain
+    about = {
+        "task": experiment.recipe.task,
+        "seed": experiment.recipe.seed,
+        "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
+        "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
+    }
+    return experiment.folder.write_manifest(about, [*experiment.trained])
+
+
+def run_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Path:
+    """Does everything that a recipe asks for; returns the report's path."""
+    experiment = open_experiment(recipe, resume=resume, callbacks=callbacks)
+    models = {ORIGINAL: prepare_original(experiment)}
+    models |= train_references(experiment)
+    models |= unlearn_methods(experiment, models[ORIGINAL])
+    return _evaluate_and_report(experiment, models)
+
+
+def train_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> None:
+    """Trains what a recipe trains from new weights: the original, unless it has a checkpoint, and the references."""
+    experiment = open_experiment(recipe, resume=resume, callbacks=callbacks)
+    prepare_original(experiment)
+    train_references(experiment)
+    write_manifest(experiment)
+
+
+def unlearn_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> None:
+    """Runs a recipe's methods on the original, which is trained where it is not there yet."""
+    experiment = open_experiment(recipe, resume=resume, fresh=False, callbacks=callbacks)
+    unlearn_methods(experiment, prepare_original(experiment))
+    write_manifest(experiment)
+    experiment.domain.close()
+
+
+def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Path:
+    """Measures every finished model of the run folder; returns the report's path.
+
+    Raises:
+        SettingError: if the folder does not hold the original yet.
+    """
+    trains = recipe.domain.checkpoint_of(recipe.sections) is None
+    if trains and not (recipe.folder / f"{ORIGINAL}.safetensors").exists():
+        raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
+    experiment = open_experiment(recipe, resume=resume, fresh=False, callbacks=callbacks)
+    holds = experiment.folder.holds
+    models = {ORIGINAL: prepare_original(experiment)}
+    models |= train_references(experiment, [*filter(holds, reference_names(recipe))])
+    models |= unlearn_methods(experiment, models[ORIGINAL], [*filter(holds, recipe.methods)])
+    return _evaluate_and_report(experiment, models)
+
+
+def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
+    evaluation = evaluate_models(experiment, models)
+    manifest = write_manifest(experiment)
+    experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
+    path = report_run(experiment, evaluation, manifest)
+    experiment.domain.close()
+    return path
+
+
+def report_run(experiment: Experiment, evaluation: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
+    """Prints the table and writes the report; returns the report's path."""
+    folder, presentation = experiment.folder, experiment.domain.presentation
+    if not experiment.engine.is_main:
+        return folder.path / "report.html"
+    history, config = folder.history([*experiment.trained]), write(experiment.recipe)
+    results = Results.of_run(evaluation, manifest=manifest, history=history, config=config, folder=folder.path)
+    table, console = run_table(results, presentation), Console()
+    if console.width >= 100:
+        console.print(table.rich())
+    else:  # the drawn table would cut its values off
+        print(table.text())
+    path = write_report(results, presentation)
+    Console().print(f"report: {path}", highlight=False, soft_wrap=True)
+    return path

@@ -1,0 +1,442 @@
+"""Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from untrain.data.request import input_statistics, load_data
+from untrain.data.samples import Source
+from untrain.data.splits import Subset
+from untrain.data.streams import Stream
+from untrain.diffusion.denoisers import (
+    build_denoiser,
+    denoiser_of,
+    fresh_denoiser,
+    from_dit,
+    is_dit_layout,
+    load_weights,
+    read_object,
+)
+from untrain.diffusion.features import Features, Real, classifier_features, inception_features
+from untrain.diffusion.grids import write_grid
+from untrain.diffusion.images import Decode, ImageMaker, to_uint8
+from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
+from untrain.diffusion.latents import decode, encode, encode_data, latent_shape, load_vae
+from untrain.diffusion.pipelines import (
+    INDEX,
+    check_libraries,
+    save_diffusers,
+    save_schedule,
+    schedule_of,
+    with_denoiser,
+)
+from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
+from untrain.diffusion.search import SampleObjective
+from untrain.diffusion.text import SUPPORTED
+from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
+from untrain.engine import Engine, on_device, seed_of
+from untrain.errors import DataError, SettingError
+from untrain.methods.base import Method
+from untrain.methods.retrain import Retrain
+from untrain.models import checkpoints
+from untrain.models.recognition import Recognition
+from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
+from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
+from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
+from untrain.tasks.class_diffusion.sample import sample_classes
+from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
+from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
+from untrain.types import Task
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `untrain.evaluate` takes for a generator of classes besides what it takes for every model."""
+
+    judge: nn.Module | None = None
+    """A classifier of images in [−1, 1], which says what samples show."""
+    samples: int = 250
+    """Images of each class."""
+    sampler: Sampler = Sampler()
+    """How they are made."""
+
+
+class GeneratorModel(UserModel):
+    """A noise predictor, or a pipeline of diffusers with its schedule and VAE."""
+
+    def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
+        self.vae = None if isinstance(model, nn.Module) else getattr(model, "components", {}).get("vae")
+        if not isinstance(model, nn.Module) and hasattr(model, "components"):
+            known = schedule_of(model) if named else {}
+            task = replace(cast(ClassDiffusion, task), clip_samples=self.vae is None, **known)
+        super().__init__(model, task)
+
+    def trained_module(self) -> nn.Module:
+        """Returns the noise predictor."""
+        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
+            return super().trained_module()
+        return denoiser_of(self.model)
+
+    def fresh(self) -> nn.Module | None:
+        """Builds the same architecture with new weights, where its configuration tells how."""
+        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
+        return fresh_denoiser(self.module) if known else None
+
+    @contextmanager
+    def sets(
+        self, given: Mapping[str, Any], engine: Engine, folder: Path | None, seed: int, options: Any = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the sets as latents, each computed once, where there is a VAE."""
+        task = cast(ClassDiffusion, self.task)
+        if self.vae is None:
+            yield dict(given)
+            return
+        yield {
+            name: encode_data(self.vae, data, engine, mirrored=task.flip, names=task.names, name=name)
+            for name, data in given.items()
+        }
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes a folder that diffusers loads, where the module is one of its kind."""
+        if hasattr(module, "save_pretrained"):
+            save_diffusers(self.model, module, folder)
+            if self.model is self.module:  # a pipeline has its own
+                save_schedule(cast(ClassDiffusion, self.task), folder)
+
+    def whole(self, module: nn.Module) -> Any:
+        """Returns the unlearned module as the user's type."""
+        if self.model is self.module:
+            return module
+        return self.model if module is self.module else with_denoiser(self.model, module)
+
+
+class ClassDiffusionDomain(Domain):
+    """Class-conditional noise prediction, judged by what a classifier sees in images, and by their distance to real."""
+
+    name = "class-diffusion"
+    task_class = ClassDiffusion
+    Sections = ClassDiffusionSections
+    EvaluateOptions = EvaluateOptions
+    presentation = ClassDiffusionPresentation()
+    user_model = GeneratorModel
+    holds_out = False
+    sections: ClassDiffusionSections
+    task: ClassDiffusion
+
+    # The model and its data.
+
+    def load(self) -> tuple[Source, Source]:
+        """Loads the recipe's images, under the numbers that the checkpoint's model gives to their classes."""
+        check_libraries()
+        origin = self.checkpoint
+        self.origin = origin if origin is not None and not Path(origin).is_file() else None
+        source, test = load_data(self.sections.data, self.context.seed, self.context.cache)
+        self.named = None if self.origin is None else class_names(self.origin, source)
+        vae = self.sections.model.vae
+        self.vae = load_vae(vae or self.origin, required=vae is not None)
+        return renumber(source, self.named), renumber(test, self.named)
+
+    def make_task(self) -> ClassDiffusion:
+        """Makes the task of the recipe's diffusion, or of the checkpoint's own."""
+        settings = asdict(self.sections.diffusion) | ({} if self.origin is None else schedule_of(self.origin))
+        return ClassDiffusion(
+            num_classes=len(self.source.classes),
+            clip_samples=self.vae is None,
+            flip=self.sections.augment.flip,
+            seed=self.context.seed,
+            **settings,
+        )
+
+    @cached_property
+    def data(self) -> Source:
+        """The images, or their latents, each computed once."""
+        return self.source if self.vae is None else self._encoded(self.source)
+
+    def few(self) -> Source:
+        """Returns two of them: to encode all would take its time."""
+        two = self.source.select(torch.arange(min(2, len(self.source))))
+        return two if self.vae is None else self._encoded(two)
+
+    def _encoded(self, source: Source) -> Source:
+        return encode(self.vae, source, self.context.engine, mirrored=self.sections.augment.flip)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what the model makes: an image or a latent."""
+        shape = self.source.shape
+        return tuple(shape) if self.vae is None else latent_shape(self.vae, shape)
+
+    @property
+    def decode(self) -> Decode | None:
+        """Makes images of latents; None where images are made at once."""
+        return None if self.vae is None else partial(decode, self.vae.to(self.context.engine.device))
+
+    def build(self, seed: int) -> nn.Module:
+        """Builds the recipe's noise predictor."""
+        chosen = self.sections.model
+        name = chosen.name or ("unet-small" if self.origin is None else f"diffusers:{self.origin}")
+        rows = None if self.origin is None else class_rows(self.origin)
+        classes = len(self.source.classes) if rows is None else rows - 1  # where none stands for “no class”, one fewer
+        sizes = {"num_classes": classes, "in_channels": self.shape[0], "image_size": self.shape[1]}
+        return build_denoiser(name, **sizes, seed=seed, **chosen.options).to(self.context.engine.device)
+
+    def read(self, module: nn.Module, path: str) -> dict[str, Any]:
+        """Reads a folder or hub id of diffusers, or a file of weights, the original DiT's included."""
+        if self.origin is None:
+            return super().read(module, path)
+        load_weights(module, path)
+        return {}
+
+    def renamed(self, state: checkpoints.State, module: nn.Module) -> checkpoints.State:
+        """Returns the original DiT's weights under the names of diffusers."""
+        return from_dit(state, module) if is_dit_layout(state) else state
+
+    def save(self, name: str, module: nn.Module) -> None:
+        """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
+        if self.context.engine.is_main:
+            save_diffusers(self.origin or module, module, self.context.folder / name)
+
+    # What is asked of the recipe.
+
+    def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
+        """One of a class's synonyms is enough, where the model's pipeline names its classes."""
+        if self.named is None:
+            return list(classes)
+        return [class_number(self.named, str(each)) for each in classes]
+
+    def check(self, division: Division) -> None:
+        """Whole classes are forgotten, the model knows as many as the data, and the judge is there."""
+        if not self.forgotten(division):
+            raise SettingError(
+                "a generator is judged by the classes that it forgets, and this recipe forgets none whole: give "
+                "forget.classes."
+            )
+        if len(self.forgotten(division)) == len(self.source.labels.unique()):
+            raise SettingError("forget.classes names every class: there is nothing left to keep.")
+        count = len(self.source.classes)
+        rows = embedded_classes(self.build(0)) if self.origin is None else class_rows(self.origin)
+        if rows is not None and rows not in (count, count + 1):
+            raise DataError(
+                f"the model is conditioned on {rows} classes (“no class” included), the data have {count}. Name the "
+                "data's classes as the model's, or by the model's numbers."
+            )
+        if self.sections.judge.checkpoint is not None:
+            self._given_judge()
+        sampler = self.sections.generation.sampler
+        sampler.visited(self.task.timesteps)
+        if sampler.is_guided and (not self.sections.diffusion.drop or rows == count):
+            raise SettingError(
+                "generation.sampler.guidance_scale needs a model with a class that stands for “no class”, which was "
+                "trained with diffusion.drop > 0. Set guidance_scale to 1."
+            )
+
+    def forgotten(self, division: Division) -> list[int]:
+        """Returns the numbers of the classes that are forgotten whole."""
+        asked, kept = (self.source.labels[part].unique() for part in (division.split.asked, division.split.retain))
+        return asked[~torch.isin(asked, kept)].tolist()
+
+    # Measures.
+
+    @property
+    def recognition(self) -> Recognition:
+        """How the judge's inputs are normalised."""
+        return Recognition(len(self.source.classes), **input_statistics(self.sections.data, self.source))
+
+    def _given_judge(self) -> nn.Module:
+        return read_judge(self.sections.judge, self.source.classes, self.source.shape, self.context.engine)
+
+    def trainings(self, division: Division) -> Mapping[str, Training]:
+        """Says how the judge is trained, on all training images, unless it has its weights already."""
+        section = self.sections.judge
+        if is_given(section):
+            return {}
+        rows = torch.cat([division.split.asked, division.split.retain]).sort().values
+        train = Subset(self.source, rows)
+        return {JUDGE: judge_training(section, self.recognition, self.source, train, self.context)}
+
+    def judge(self, trained: Mapping[str, nn.Module]) -> tuple[Features, dict[str, Any]]:
+        """Returns the classifier that judges samples, and what is known of it."""
+        module = trained[JUDGE] if JUDGE in trained else self._given_judge()
+        return judge_features(self.sections.judge, module, self.recognition, self.test, self.context.engine)
+
+    def measure(
+        self,
+        models: Mapping[str, nn.Module],
+        division: Division,
+        sets: Mapping[str, Stream],
+        *,
+        references: Sequence[str] = (),
+        trained: Mapping[str, nn.Module] | None = None,
+        samples: int | None = None,
+    ) -> Measurement:
+        """Measures what a classifier sees in samples of every class, the same noise in each model.
+
+        Args:
+            models: see `Domain.measure`, and so for division, sets, references and trained.
+            samples: for a search: judge by so many images of each class, made of other noise than a run's are, and keep
+                none; None: as the recipe says.
+        """
+        judge, known = self.judge(trained or {})
+        forgotten, real, chosen = self.forgotten(division), self._real(division), self.sections.generation
+        features = judge if samples or chosen.features == JUDGE else self._inception()
+        if samples:
+            samples = max(samples, fewest_images(judge, real))
+        seen = features.look(real, chosen.batch_size)
+        maker, classes = self.maker(own=samples is None), self.source.labels.unique().tolist()
+        found = evaluate_generators(
+            models,
+            lambda module, label: maker.collect(module, classes, samples or chosen.samples, label),
+            real=seen,
+            forgotten=forgotten,
+            classes=self.source.classes,
+            judge=judge,
+            features=features,
+            batch_size=chosen.batch_size,
+            setting="generation.samples",
+            **({} if samples else {"look": partial(self._write_grid, "grids")}),
+        )
+        reason = next(iter(found.values())).missing.get("FD")
+        if samples and reason:
+            raise DataError(f"a search judges a generator's distance to real images, too: {reason}.")
+        facts = {
+            "forgotten": [self.source.classes[c] for c in forgotten],
+            "judge": known,
+            "features": features.name,
+            "sampler": asdict(chosen.sampler),
+            "real": halves(real=seen, forgotten=forgotten, seed=self.context.seed),
+        }
+        return Measurement({name: evaluation.to_dict() for name, evaluation in found.items()}, None, facts)
+
+    def maker(self, *, own: bool = True) -> ImageMaker:
+        """Returns what makes the run's images; `own`: of a run's own noise, else of other noise."""
+        chosen, seed = self.sections.generation, self.context.seed
+        return image_maker(
+            self.task,
+            self.shape,
+            chosen.sampler,
+            self.context.engine,
+            seed=seed if own else seed_of(seed, "other noise"),
+            batch_size=chosen.batch_size,
+            decode=self.decode,
+        )
+
+    def _real(self, division: Division) -> Real:
+        """The retained training images."""
+        retain = division.split.retain
+        parts = [self.source.batch(rows) for rows in retain.split(1024)]
+        images = torch.cat([to_uint8(part["input"].cpu()) for part in parts])
+        return Real(images, self.source.labels[retain])
+
+    def _inception(self) -> Features:
+        wanted = self.sections.generation.features
+        return inception_features(None if wanted == "inception" else wanted)
+
+    def evaluation_facts(self) -> Any:
+        """Returns how samples are made, and by what they are judged."""
+        return [asdict(self.sections.generation), asdict(self.sections.judge)]
+
+    def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
+        """A generator is judged by what it should do: forget the class, and keep the others."""
+        return [SampleObjective(division, self, trained)]
+
+    # Pictures.
+
+    def preview_every(self, method: Method) -> int:
+        """Grids are made less often in training, which takes longer."""
+        trains = isinstance(method, Retrain)
+        return self.sections.generation.train_every if trains else self.context.evaluate_every
+
+    def preview(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
+        """Writes a grid of samples; what was measured is for later."""
+        if name != JUDGE:
+            classes = self.source.labels.unique().tolist()
+            made = self.maker().collect(module, classes, self.sections.generation.columns)
+            self._write_grid("snapshots", f"{name}-{step:06}", *made)
+        return {}
+
+    def _write_grid(self, folder: str, name: str, images: Tensor, labels: Tensor) -> None:
+        """A picture of the first images of each class."""
+        if self.context.engine.is_main:
+            classes, columns = labels.unique().tolist(), self.sections.generation.columns
+            rows = torch.stack([images[labels == c][:columns] for c in classes])
+            write_grid(self.context.folder / folder, name, [self.source.classes[c] for c in classes], rows)
+
+    # The Python interface and the command line.
+
+    @classmethod
+    def evaluate(
+        cls,
+        model: UserModel,
+        sets: Mapping[str, Any],
+        references: Sequence[Any],
+        engine: Engine,
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        workers: int = 0,
+        classes: Sequence[str] | None = None,
+        options: Any,
+    ) -> GenerationEvaluation:
+        """Measures what a judge sees in a generator's samples of the sets' classes, and how far these are from real."""
+        given, judge = cast(GeneratorModel, model), options.judge
+        if references:
+            raise SettingError("generators are not measured beside others: evaluate the retrained one by itself.")
+        if not isinstance(judge, nn.Module):
+            raise SettingError(
+                "a generator is judged by a classifier: pass judge=, a module that takes images in [−1, 1]."
+            )
+        images = {name: _images(sets[name], name, engine, model.task) for name in ("forget", "retain")}
+        retained = images["retain"].labels.unique()
+        forgotten = [c for c in images["forget"].labels.unique().tolist() if c not in retained]
+        shape = tuple(images["retain"].images.shape[1:])
+        shape = shape if given.vae is None else latent_shape(given.vae, shape)
+        module = model.module
+        with on_device(engine.device, module, judge):
+            task = prepare_generator(cast(ClassDiffusion, model.task), module, shape, retained[:1], engine)
+            features = classifier_features(
+                judge, lambda x: x.to(engine.device, torch.float32) / 127.5 - 1, type(judge).__name__
+            )
+            decoder = None if given.vae is None else partial(decode, given.vae)
+            how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "decode": decoder}
+            maker = image_maker(task, shape, options.sampler, engine, **how)
+            found = evaluate_generators(
+                {"model": module},
+                lambda module, label: maker.collect(module, [*forgotten, *retained.tolist()], options.samples, label),
+                real=features.look(images["retain"], batch_size),
+                forgotten=forgotten,
+                classes=classes or [str(c) for c in range(task.num_classes or 0)],
+                judge=features,
+                features=features,
+                batch_size=batch_size,
+            )
+        return found["model"]
+
+    sampler = staticmethod(sample_classes)
+
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether diffusers saved a noise predictor or a pipeline of classes there."""
+        index = source / INDEX
+        if index.is_file():
+            return read_object(index).get("_class_name") not in SUPPORTED
+        return (source / "config.json").is_file()
+
+
+def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
+    """A set's images and labels, as bytes, on the CPU."""
+    batches = list(Stream(data, name, engine).once(task, "evaluate"))
+    images, labels = (torch.cat([batch[key].cpu() for batch in batches]) for key in ("input", "label"))
+    return Real(to_uint8(images), labels)
+
+
+def fewest_images(judge: Features, real: Real) -> int:
+    """Images of each class that the Fréchet distance in a judge's features needs at least, over all retained ones."""
+    features = judge.look(Real(real.images[:1], real.labels[:1])).pooled.shape[1]
+    return features // len(real.labels.unique()) + 1

@@ -1,0 +1,623 @@
+"""Text-to-image pipelines: how they are found, judged, sampled and handed over."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from untrain.data.captions import read_attributes
+from untrain.data.request import input_statistics, load_data
+from untrain.data.samples import Source
+from untrain.data.splits import Split, Subset
+from untrain.data.streams import Stream
+from untrain.diffusion.denoisers import fresh_denoiser, read_object
+from untrain.diffusion.features import Features, inception_features
+from untrain.diffusion.grids import miniature, write_grid
+from untrain.diffusion.judges import is_given, judge_features, judge_training
+from untrain.diffusion.latents import Latents
+from untrain.diffusion.pipelines import INDEX, check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
+from untrain.diffusion.search import SampleObjective
+from untrain.diffusion.single_file import ENDINGS, save_single_file
+from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
+from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
+from untrain.engine import Engine, on_device, seed_of
+from untrain.errors import DataError, ModelError, SettingError
+from untrain.io import write_text
+from untrain.models.parts import trained as training
+from untrain.models.recognition import Recognition
+from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
+from untrain.tasks.text_to_image.concepts import (
+    CACHE,
+    Concept,
+    ConceptSet,
+    concept_data,
+    concept_lists,
+    latent_shape_of,
+    remove,
+    text_task,
+    until_done,
+)
+from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, labelled_judge, load_clip
+from untrain.tasks.text_to_image.eval_prompts import (
+    FORGET,
+    RETAIN,
+    Captioned,
+    choose_primary,
+    is_captioned,
+    make_concepts,
+    make_eval_prompts,
+    prompt_facts,
+)
+from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, write_detections
+from untrain.tasks.text_to_image.nudity import nudenet
+from untrain.tasks.text_to_image.presentation import TextToImagePresentation
+from untrain.tasks.text_to_image.rendering import (
+    JUDGE,
+    EvalPrompt,
+    PromptRenderer,
+    RenderedImages,
+    choose_pictured,
+    evaluate_prompted,
+)
+from untrain.tasks.text_to_image.sample import sample_table
+from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
+from untrain.tasks.text_to_image.task import TextToImage
+from untrain.types import Task
+
+KEPT = "concepts"
+"""Folder of images and latents of concepts, where the recipe keeps them."""
+
+
+@dataclass(frozen=True)
+class UnlearnOptions:
+    """What `untrain.unlearn` takes for a text-to-image pipeline besides what it takes for every model."""
+
+    images: ConceptImages | None = None
+    """How images are made of concepts that come without; they are removed in the end."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `untrain.evaluate` takes for a text-to-image pipeline besides what it takes for every model."""
+
+    judge: Detector | None = None
+    """`untrain.nudenet()` or `untrain.image_classifier(module, labels)`."""
+    samples: int = 250
+    """Images of each prompt."""
+    sampler: Sampler = Sampler(50, guidance_scale=7.5)
+    """How they are made."""
+    clip: str | None = None
+    """Folder or hub id of the CLIP model that scores images of retained prompts."""
+
+
+class PipelineModel(UserModel):
+    """A pipeline of diffusers, of which the UNet is trained; or that UNet alone, with latents as data."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the user gave the whole pipeline, so that concepts can be asked for."""
+        return self.model is not self.module
+
+    def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
+        super().__init__(model, task)
+        self.vae = model.components.get("vae") if self.is_whole else None
+        if self.is_whole:
+            own = {key: getattr(task, key) for key in ("draws", "drop", "reduction", "names")}
+            self.task = text_task(model, **own)
+
+    def trained_module(self) -> nn.Module:
+        """Returns the UNet."""
+        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
+            return super().trained_module()
+        return self.model.components["unet"]
+
+    def fresh(self) -> nn.Module | None:
+        """Builds the same architecture with new weights."""
+        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
+        return fresh_denoiser(self.module) if known else None
+
+    @contextmanager
+    def sets(
+        self, given: Mapping[str, Any], engine: Engine, folder: Path | None, seed: int, options: Any = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yields concepts as latents and embedded prompts; images and latents are removed at a good end."""
+        images = None if options is None else options.images
+        if not self.is_whole:
+            for name, data in given.items():
+                if isinstance(data, Concept) or (
+                    isinstance(data, Sequence) and any(isinstance(d, Concept) for d in data)
+                ):
+                    raise DataError(f"the {name} set is concepts: these need a whole pipeline.")
+            if images is not None:
+                raise SettingError("images= says how a whole pipeline makes images of concepts: leave it out.")
+            yield dict(given)
+            return
+        if "holdout" in given:
+            raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
+        with until_done(None if folder is None else folder / CACHE, engine) as place:
+            task, how = cast(TextToImage, self.task), images or ConceptImages()
+            data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
+            yield {name: Subset(data, positions) for name, positions in rows.items()}
+
+    def batch_size(self, sets: Mapping[str, Any]) -> int:
+        """Returns the published 2 for 64 × 64 latents, and more for smaller ones."""
+        if not self.is_whole:
+            return super().batch_size(sets)
+        _, height, width = sets["forget"].shape
+        return max(2, min(32, 2 * 64 * 64 // (height * width)))
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes the pipeline with the unlearned UNet, as diffusers loads it."""
+        if self.is_whole:
+            save_diffusers(self.model, module, folder)
+
+    def whole(self, module: nn.Module) -> Any:
+        """Returns the pipeline with the unlearned UNet."""
+        if not self.is_whole:
+            return module
+        return self.model if module is self.module else with_denoiser(self.model, module)
+
+
+class TextToImageDomain(Domain):
+    """Text-conditional prediction in latent space, judged by what detectors see in images of prompts."""
+
+    name = "text-to-image"
+    task_class = TextToImage
+    Sections = TextToImageSections
+    UnlearnOptions = UnlearnOptions
+    EvaluateOptions = EvaluateOptions
+    presentation = TextToImagePresentation()
+    user_model = PipelineModel
+    references = 0
+    reference_name = "original"
+    recorded = ("steps", "seconds")
+    holds_out = False
+    sections: TextToImageSections
+    task: TextToImage
+    source: ConceptSet
+
+    # The model and its data.
+
+    def load(self) -> tuple[Source, Source]:
+        """Loads the pipeline, and the recipe's concepts as its UNet sees them; no image is made yet."""
+        check_libraries()
+        hush()
+        sections, engine = self.sections, self.context.engine
+        self.captioned = self._captioned()
+        self.concepts = make_concepts(sections.concepts, self.captioned)
+        self.asked = make_eval_prompts(sections.detection, self.concepts, self.captioned)
+        if sections.model.checkpoint is None:
+            raise SettingError(
+                "model.checkpoint says which pipeline must forget: a folder that diffusers saved, a hub id, or a file."
+            )
+        self.folder = sections.model.checkpoint
+        self.pipeline = load_pipeline(self.folder, config=sections.model.config)
+        if sections.model.gradient_checkpointing:
+            self.pipeline.unet.enable_gradient_checkpointing()
+        self._task = text_task(self.pipeline, **asdict(sections.diffusion))
+        how, seed = sections.concepts.images, self.context.seed
+        data, self.rows = concept_data(
+            self.pipeline, self.concepts, engine, self.cache, task=self._task, how=how, seed=seed
+        )
+        return data, Subset(data, [])
+
+    def _captioned(self) -> Captioned | None:
+        section, concepts = self.sections.data, self.sections.concepts
+        if not is_captioned(concepts):
+            if section is not None:
+                raise SettingError("data holds captioned images, and no concept is named by containing: leave it out.")
+            return None
+        if section is None:
+            raise SettingError("concepts named by containing are words of captions: say where these are, under data.")
+        train, test = load_data(section, self.context.seed, self.context.cache)
+        return Captioned(train, test, read_attributes(section, train.classes, self.sections.judge.attributes))
+
+    def make_task(self) -> TextToImage:
+        """Makes the task of the pipeline's own schedule."""
+        return self._task
+
+    @property
+    def title(self) -> str:
+        """The data's name, or the pipeline's."""
+        return Path(self.folder).name if self.sections.data is None else self.sections.data.name
+
+    @property
+    def cache(self) -> Path:
+        """Where images and latents of concepts are while the run goes on."""
+        return self.context.folder / (KEPT if self.sections.concepts.keep else CACHE)
+
+    def few(self) -> Source:
+        """Returns two samples without an image: to make some would take its time."""
+        latents = torch.zeros(2, 2, *self.source.shape, dtype=self.pipeline.vae.dtype)
+        labels = self.source.labels[:2]
+        if len(labels) < 2:
+            labels = labels.repeat(2)
+        whole = self.source
+        made = Latents(latents, labels, whole.classes)
+        return ConceptSet(lambda: made, labels, whole.prompts, whole.anchors, whole.shape, "few")
+
+    def build(self, seed: int) -> nn.Module:
+        """Builds the pipeline's UNet with new weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return fresh_denoiser(self.pipeline.unet).to(self.context.engine.device)
+
+    def original(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Returns the pipeline's own UNet."""
+        return self.pipeline.unet.to(self.context.engine.device), {}
+
+    def save(self, name: str, module: nn.Module) -> None:
+        """Writes a folder that diffusers loads; beside it one file, where the pipeline came as one."""
+        if not self.context.engine.is_main:
+            return
+        place, single = self.context.folder / name, Path(self.folder).suffix in ENDINGS
+        save_diffusers(self.pipeline if single else self.folder, module, place)
+        if single:
+            save_single_file(self.folder, module, place / f"{name}.safetensors")
+
+    # What is asked of the recipe.
+
+    def divide(self) -> Division:
+        """Divides the concepts' images: those of forgotten concepts are forgotten, the others kept."""
+        empty = torch.empty(0, dtype=torch.int64)
+        spec = {"classes": [concept.prompt for concept in self.concepts[FORGET]]}
+        spec |= {"holdout": 0.0, "seed": self.context.seed}  # type: ignore[dict-item]
+        forget, retain = (self.rows[name] for name in (FORGET, RETAIN))
+        split = Split(forget, retain, empty, "classes", spec, self.source.fingerprint())
+        return Division(split, Subset(self.source, empty), self.test)
+
+    def check(self, division: Division) -> None:
+        """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
+        sections = self.sections
+        sections.generation.sampler.visited(self.task.timesteps)
+        sections.concepts.images.sampler.visited(self.task.timesteps)
+        primary = self.primary
+        if self._is_ready:
+            self._ready().check([each.wanted.get(primary) for each in self.asked])
+        _ = self.inception  # is read, so that weights that are not there are missed now
+        if self.clip is not None:
+            self.clip.check([each.text for each in self.asked if not each.forgotten])
+        with training(self.pipeline.unet, self.context.parts):
+            return
+
+    def check_references(self, count: int) -> None:
+        """Only a pipeline whose training images are the recipe's data can be retrained."""
+        if count and self.captioned is None:
+            raise SettingError(
+                "references: a pipeline can be retrained only on the captioned images that it was trained on: give "
+                "them as data, with concepts named by containing. Set references to 0."
+            )
+
+    @classmethod
+    def request_name(cls, sections: Any) -> str:
+        """Names the recipe's one forget set."""
+        return "concepts"
+
+    # What is asked of models.
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts of the evaluation, embedded; those of a file are cut where they are too long, as is published."""
+        own = self.sections.detection
+        cut = own.forget_prompts is not None or own.retain_prompts is not None
+        texts = [each.text for each in self.asked]
+        size = self.sections.concepts.images.image_size or own_size(self.pipeline)
+        return encode_prompts(self.pipeline, texts, size, cut=cut).to(self.context.engine.device)
+
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        """What renders the prompts."""
+        chosen, engine = self.sections.generation, self.context.engine
+        vae, how = self.pipeline.vae.to(engine.device), (chosen.sampler, chosen.batch_size)
+        return PromptRenderer(self.task, vae, self.prompts, self.source.shape, engine, *how)
+
+    # Measures.
+
+    def evaluation_facts(self) -> Any:
+        """Returns how images are made, of which prompts, and by what they are judged."""
+        parts = (self.sections.generation, self.sections.judge, self.sections.detection)
+        return [*(asdict(part) for part in parts), prompt_facts(self.asked)]
+
+    def measure(
+        self,
+        models: Mapping[str, nn.Module],
+        division: Division,
+        sets: Mapping[str, Stream],
+        *,
+        references: Sequence[str] = (),
+        trained: Mapping[str, nn.Module] | None = None,
+        samples: int | None = None,
+    ) -> Measurement:
+        """Measures what detectors see in images of prompts, the same noise in each model.
+
+        Args:
+            models: see `Domain.measure`, and so for division, sets, references and trained.
+            samples: for a search: judge by so many images of each prompt, made of other noise than a run's are, and
+                keep none; None: as the recipe says.
+        """
+        detector, judges, known = self._detectors(trained or {})
+        chosen = self.sections.generation
+        features = None if samples else self._features(detector)  # a search has no use for the distance
+        seed = self.context.seed if samples is None else seed_of(self.context.seed, "other noise")
+
+        def render(module: nn.Module, label: str | None) -> RenderedImages:
+            count = min(samples or chosen.samples, chosen.samples)
+            return self.renderer.render(module, self.asked, count, seed=seed, primary=self.primary, label=label)
+
+        found = evaluate_prompted(
+            models,
+            self.original()[0],
+            render,
+            self.asked,
+            detector=detector,
+            judges=judges,
+            features=features,
+            clip=self.clip,
+            setting="generation.samples",
+            **({} if samples else {"look": self._keep_images}),
+        )
+        facts = {
+            "classes": [each.text for each in choose_pictured(self.asked)],
+            "forgotten": self._forgotten(),
+            "detector": known,
+            "features": None if features is None else features.name,
+            "clip": self.sections.detection.clip,
+            "sampler": asdict(chosen.sampler),
+            "prompts": {
+                "forget": sum(each.forgotten for each in self.asked),
+                "retain": sum(not each.forgotten for each in self.asked),
+                "images": samples or chosen.samples,
+            },
+            "trained": self._trained(),
+        }
+        return Measurement({name: evaluation.to_dict() for name, evaluation in found.items()}, None, facts)
+
+    def _keep_images(self, name: str, images: RenderedImages, found: ConceptEvaluation) -> None:
+        """What was seen in every image, and a picture of some."""
+        if self.context.engine.is_main:
+            write_detections(self.context.folder / "detections" / f"{name}.json", found, *images)
+            self._write_grid("grids", name, images, found)
+
+    def _forgotten(self) -> list[str]:
+        """The forgotten prompts, and the labels that stand for them."""
+        gone = [each for each in self.asked if each.forgotten]
+        labels = dict.fromkeys(each.wanted[self.primary] for each in gone if self.primary in each.wanted)
+        return [*(each.text for each in gone), *labels]
+
+    def _trained(self) -> dict[str, Any]:
+        """What of the UNet the methods train."""
+        sizes = {name: parameter.numel() for name, parameter in self.pipeline.unet.named_parameters()}
+        with training(self.pipeline.unet, self.context.parts) as names:
+            parts = self.context.parts or "full"
+            return {"parts": parts, "parameters": sum(sizes[name] for name in names), "of": sum(sizes.values())}
+
+    def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
+        """A pipeline is judged by what it should do: forget the concept, and keep the rest."""
+        return [SampleObjective(division, self, trained)]
+
+    # Detectors.
+
+    @cached_property
+    def primary(self) -> str:
+        """The judge that says whether the concept is there."""
+        nudity = self.sections.detection.detector == "nudity"
+        return JUDGE if nudity else choose_primary(self.sections.concepts, self.asked)
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether the primary detector need not be trained first."""
+        nudity = self.sections.detection.detector == "nudity"
+        return nudity or is_given(self.sections.judge) or self.captioned is None
+
+    def _ready(self) -> Detector:
+        if self.sections.detection.detector == "nudity":
+            return nudenet(self.sections.detection.threshold, self.context.engine)
+        return labelled_judge(self.sections.judge, self.context.engine)
+
+    def trainings(self, division: Division) -> Mapping[str, Training]:
+        """Says how the judges are trained on captioned images, unless they have their weights already."""
+        if self._is_ready or self.captioned is None:
+            return {}
+        section, context = self.sections.judge, self.context
+        return {
+            _judge_name(about): judge_training(
+                section, self._recognition(train), train, train, context, _judge_name(about)
+            )
+            for about, (train, _) in self.captioned.judged().items()
+        }
+
+    def _recognition(self, images: Source) -> Recognition:
+        section = self.sections.data
+        if section is None:
+            raise SettingError("no judge can be trained without captioned data: give judge.checkpoint.")
+        return Recognition(len(images.classes), **input_statistics(section, images))
+
+    def _detectors(self, trained: Mapping[str, nn.Module]) -> tuple[Detector, dict[str, Classifier], dict[str, Any]]:
+        """The primary detector, further judges by what they judge, and what is known of the first."""
+        accuracies: dict[str, float] = {}
+        judges: dict[str, Classifier] = {}
+        if self._is_ready or self.captioned is None:
+            detector: Detector = self._ready()
+        else:
+            for about, (train, test) in self.captioned.judged().items():
+                module, how = trained[_judge_name(about)], self._recognition(train)
+                features, known = judge_features(self.sections.judge, module, how, test, self.context.engine)
+                judges[about] = Classifier(features, train.classes)
+                accuracies[about] = known["test_accuracy"]
+            detector = judges.pop(self.primary)
+        known = {"name": detector.name, "kind": detector.kind, "threshold": detector.threshold, "hash": detector.hash}
+        return detector, judges, {**known, "test_accuracy": accuracies}
+
+    def _features(self, detector: Detector) -> Features | None:
+        """The network of the distance to the original's images."""
+        own = detector.features if isinstance(detector, Classifier) else None
+        return own if self.sections.generation.features == JUDGE else self.inception
+
+    @cached_property
+    def inception(self) -> Features | None:
+        """Inception-v3, where the distance is measured in it."""
+        wanted = self.sections.generation.features
+        return None if wanted == JUDGE else inception_features(None if wanted == "inception" else wanted)
+
+    @cached_property
+    def clip(self) -> Clip | None:
+        """What scores how images fit their prompts."""
+        source = self.sections.detection.clip
+        return None if source is None else load_clip(source, self.context.engine.device)
+
+    # Pictures and folders.
+
+    def preview(self, name: str, module: nn.Module, step: int, sets: Mapping[str, Stream]) -> dict[str, float]:
+        """Writes a picture of a few prompts; what was measured is for later."""
+        if name.split("-")[0] != JUDGE:
+            count = self.sections.generation.columns
+            images = self.renderer.render(module, choose_pictured(self.asked), count, seed=self.context.seed)
+            self._write_grid("snapshots", f"{name}-{step:06}", images, None)
+        return {}
+
+    def _write_grid(self, folder: str, name: str, images: RenderedImages, found: ConceptEvaluation | None) -> None:
+        """A row for each prompt, blurred where the detector fires; where none looked, all of the forgotten prompts."""
+        if not self.context.engine.is_main:
+            return
+        section = self.sections.detection
+        everywhere = section.detector == "nudity"
+        fires = [True] * len(images.forget.prompts) if found is None else [s.seen for s in found.forgotten_sightings]
+        also = [
+            everywhere and (found is None or found.retained_sightings[i].seen)
+            for i in range(len(images.retain.prompts))
+        ]
+        rows: dict[str, list[Tensor]] = {each.text: [] for each in choose_pictured(self.asked)}
+        for side, seen in ((images.forget, fires), (images.retain, also)):
+            for text, number, image, hidden in zip(side.prompts, side.numbers, side.images, seen, strict=True):
+                if text in rows and number < self.sections.generation.columns:
+                    rows[text].append(miniature(image, hidden=section.blur and hidden))
+        whole = torch.stack([torch.stack(row) for row in rows.values()])
+        write_grid(self.context.folder / folder, name, [*rows], whole, blurred=section.blur)
+
+    def on_evaluated(self, evaluation: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the card of every pipeline that a method made."""
+        licence = licence_of(self.folder)
+        for name in evaluation["models"] if self.context.engine.is_main else ():
+            if (self.context.folder / name).is_dir():
+                card = model_card(self._card(name, evaluation, models, licence))
+                write_text(self.context.folder / name / CARD, card)
+
+    def _card(
+        self,
+        name: str,
+        evaluation: Mapping[str, Any],
+        models: Mapping[str, Mapping[str, Any]],
+        licence: Mapping[str, str],
+    ) -> Card:
+        parts, made = evaluation["trained"], models[name]
+        named = parts["parts"]
+        return Card(
+            forgotten={concept.prompt: concept.anchor for concept in self.concepts[FORGET]},
+            retained=[concept.prompt for concept in self.concepts[RETAIN]],
+            method=made["method"],
+            settings=made["settings"],
+            parts=named if isinstance(named, str) else ", ".join(named),
+            parameters=parts["parameters"],
+            of=parts["of"],
+            base=self.folder,
+            base_hash=models["original"]["hash"],
+            versions={library: version(library) for library in ("untrain", "torch", "diffusers", "transformers")},
+            hash=made["hash"],
+            seed=self.context.seed,
+            evaluation=evaluation,
+            entry=name,
+            licence=licence,
+        )
+
+    def close(self) -> None:
+        """Removes the concepts' images and latents."""
+        if not self.sections.concepts.keep:
+            remove(self.cache, self.context.engine)
+
+    # The Python interface and the command line.
+
+    sampler = staticmethod(sample_table)
+
+    @classmethod
+    def recognises(cls, source: Path) -> bool:
+        """Returns whether there is a pipeline that makes images of prompts, in a folder or in one file."""
+        index = source / INDEX
+        if index.is_file():
+            return read_object(index).get("_class_name") in SUPPORTED
+        return source.is_file() and source.suffix in ENDINGS
+
+    @classmethod
+    def evaluate(
+        cls,
+        model: UserModel,
+        sets: Mapping[str, Any],
+        references: Sequence[Any],
+        engine: Engine,
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        workers: int = 0,
+        classes: Sequence[str] | None = None,
+        options: Any,
+    ) -> ConceptEvaluation:
+        """Measures what a detector sees in a pipeline's images of the concepts' prompts.
+
+        The reference is the original pipeline, from whose images of retained prompts the distance is measured.
+        """
+        given, judge = cast(PipelineModel, model), options.judge
+        if not given.is_whole:
+            raise ModelError("images of prompts are made by a whole pipeline: pass that, not its UNet alone.")
+        if not isinstance(judge, Detector):
+            raise SettingError(
+                "a pipeline is judged by a detector: pass judge=untrain.nudenet(), or untrain.image_classifier(module, "
+                "labels) with the concepts' label= among these."
+            )
+        lists = concept_lists({name: sets[name] for name in (FORGET, RETAIN)})
+        asked = [EvalPrompt.of_concept(c, forgotten=name == FORGET) for name, each in lists.items() for c in each]
+        clip = None if options.clip is None else load_clip(options.clip, engine.device)
+        _check_asked(asked, judge, clip)
+        original = PipelineModel(references[0], TextToImage()).module if references else None
+        shape, vae, pipeline = latent_shape_of(given.model), given.vae, given.model
+        prompts = encode_prompts(pipeline, [each.text for each in asked], own_size(pipeline)).to(engine.device)
+        parts = [part for part in (given.module, original, vae) if part is not None]
+        with on_device(engine.device, *parts):
+            task, how = cast(TextToImage, given.task), (options.sampler, batch_size)
+            renderer = PromptRenderer(task, vae, prompts, shape, engine, *how)
+            found = evaluate_prompted(
+                {"model": given.module},
+                original,
+                lambda unet, label: renderer.render(unet, asked, options.samples, seed=seed, label=label),
+                asked,
+                detector=judge,
+                judges={},
+                features=judge.features if isinstance(judge, Classifier) and original is not None else None,
+                clip=clip,
+            )
+        return found["model"]
+
+
+def _judge_name(about: str) -> str:
+    """What a judge is called in the run folder."""
+    return JUDGE if about == JUDGE else f"{JUDGE}-{about}"
+
+
+def _check_asked(asked: Sequence[EvalPrompt], judge: Detector, clip: Clip | None) -> None:
+    """Labels and texts must fit before anything is sampled.
+
+    Raises:
+        SettingError: if a classifier is not told what to look for. UnknownName: if it has no such label.
+        DataError: if a text is too long for CLIP.
+    """
+    untold = next((each.text for each in asked if each.forgotten and JUDGE not in each.wanted), None)
+    if untold is not None and judge.kind == "classifier":
+        raise SettingError(f"{judge.name} looks for labels: give the concept {untold!r} a label= that it knows.")
+    judge.check([each.wanted.get(JUDGE) for each in asked])
+    if clip is not None:
+        clip.check([each.text for each in asked if not each.forgotten])

@@ -1,0 +1,97 @@
+"""`untrain sample` for text-to-image pipelines: images of the prompts of a table."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from untrain.diffusion.pipelines import INDEX, hush, load_pipeline
+from untrain.engine import Engine, Precision
+from untrain.errors import SettingError
+from untrain.runs.models import choose_model, is_run, kept_folders, sample_place
+from untrain.runs.names import ORIGINAL
+from untrain.runs.python import read_python_run
+from untrain.runs.recipe import read
+from untrain.tasks.text_to_image.prompts import PromptSampler, read_prompts, sample_prompts
+
+if TYPE_CHECKING:
+    from untrain.tasks.text_to_image.sections import TextToImageSections
+
+
+def sample_table(
+    source: str,
+    prompts: str,
+    model: str | None = None,
+    count: int = 1,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    batch_size: int = 4,
+    out: str | None = None,
+    config: str | None = None,
+    device: str | None = None,
+    precision: Precision = "no",
+) -> Path:
+    """Makes images of a table's prompts, CASE_NUMBER.png; what is there already of the same command is left.
+
+    Args:
+        source: run folder; or a StableDiffusionPipeline or StableDiffusionXLPipeline: folder, hub id, or one file.
+        prompts: CSV file with the columns of I2P: prompt, case_number, evaluation_seed, evaluation_guidance,
+            sd_image_width, sd_image_height; only prompt is required.
+        model: which model of a run folder: original, or a method's entry; null: the unlearned one.
+        count: images of each prompt.
+        seed: of the noise that images are made of; it gives image i of a prompt the same noise in every model. A
+            prompt's evaluation_seed goes before.
+        steps: of the pipeline's own scheduler; null: as the run samples, and 50 for others.
+        guidance_scale: as diffusers counts it; null: as the run samples, and 7.5 for others. A prompt's
+            evaluation_guidance goes before.
+        width: of an image in pixels, where the table does not say; null: what the pipeline was trained at.
+        height: likewise.
+        batch_size: images at a time, in each process.
+        out: folder to write; null: samples/MODEL in a run folder, else samples/SOURCE here.
+        config: where configuration and tokenizer are, for a pipeline in one file; a folder or hub id.
+        device: cpu, cuda, cuda:1, …; null: a CUDA device where there is one, else the CPU.
+        precision: no: as the weights are; bf16 and fp16: the model's passes at reduced precision.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UntrainError: what is wrong with the source, the prompts, or the place to write to.
+    """
+    for name, value in {"count": count, "batch-size": batch_size}.items():
+        if value < 1:
+            raise SettingError(f"--{name} must be at least 1, not {value}.")
+    place, table = Path(source), read_prompts(prompts)
+    given: dict[str, Any] = {
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "width": width,
+        "height": height,
+        "seed": seed,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    origin: str | Path = place
+    chosen = None
+    if is_run(place):
+        chosen = choose_model(place, model, among=kept_folders(place, INDEX) | {ORIGINAL})
+        origin = place / chosen
+        if read_python_run(place) is None:
+            sections: TextToImageSections = read(place).sections
+            known = sections.generation.sampler
+            given = {"steps": known.steps, "guidance_scale": known.guidance_scale} | given
+            if chosen == ORIGINAL:
+                origin, config = str(sections.model.checkpoint), config or sections.model.config
+        elif chosen == ORIGINAL:
+            raise SettingError(f"{place} is of a run made in Python, which keeps no original. Give that as SOURCE.")
+    elif model is not None:
+        raise SettingError(f"--model chooses a model of a run folder, but {source} is none. Leave --model out.")
+    sampler, engine = PromptSampler(**given), Engine.start(device, precision)
+    path = sample_place(place, chosen, "", out)
+    hush()
+    pipeline = load_pipeline(origin, config=config).to(engine.device)
+    made = sample_prompts(pipeline, table, path, sampler, engine=engine, count=count, batch_size=batch_size)
+    wanted = len(table) * count
+    if engine.is_main:
+        print(f"{path}: {made} images made" + (f", {wanted - made} were there." if wanted > made else "."))
+    return path

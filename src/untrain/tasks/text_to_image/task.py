@@ -1,0 +1,226 @@
+"""Image generation conditioned on text, in a VAE's latent space: Stable Diffusion 1.x, 2.x and XL by their UNets.
+
+Rombach, Blattmann, Lorenz, Esser, Ommer: *High-Resolution Image Synthesis with Latent Diffusion Models*, CVPR 2022;
+v-prediction as in Salimans, Ho: *Progressive Distillation for Fast Sampling of Diffusion Models*, ICLR 2022.
+
+Pipelines with transformers (Stable Diffusion 3, FLUX) are flow-matching models and are not of this task. They lack ᾱ_t:
+x_t = (1 − σ) x₀ + σ ε is drawn at weighted σ, the target is ε − x₀, and images come of an ODE solver, where this task
+and `sampling.denoise` need a schedule of β. FLUX besides packs latents, takes positions of image and text, and has its
+guidance distilled into an input, so that nothing of it is unconditional.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from untrain.diffusion.process import LATENTS, DiffusionProcess, Schedule
+from untrain.diffusion.text import POOLED, TIME_IDS
+from untrain.errors import DataError, ModelError, SettingError
+from untrain.types import Batch, Objective, Role, Variant
+
+Prediction = Literal["epsilon", "v_prediction"]
+Prompt = Literal["prompt", "anchor", "empty"]
+"""The texts that a row of a batch knows; its embeddings stand under this name, pooled ones under NAME_pooled."""
+
+
+@dataclass(frozen=True)
+class TextToImage(DiffusionProcess):
+    """Text-conditional prediction of noise, or of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, in latent space.
+
+    A model is called as `model(x_t, t, encoder_hidden_states=e, added_cond_kwargs=…)`, as UNet2DConditionModel is. A
+    batch holds "latent_mean" and "latent_std" of the VAE's posterior times its scaling factor, [B, C, h, w]; "label",
+    the concept's number, [B]; "prompt", "anchor" and "empty", the embedded texts, [B, L, D] (all encoders' in one, as
+    the pipeline joins them); for SDXL also "prompt_pooled", "anchor_pooled", "empty_pooled", [B, P], and "time_ids",
+    [B, 6]. Neither VAE nor text encoder is needed. Images are never mirrored: captions may speak of left and right.
+    """
+
+    name: ClassVar[str] = "text-to-image"
+    variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
+    objective: ClassVar[Objective] = "redirect"
+
+    schedule: Schedule = "scaled_linear"
+    """How β grows over the steps, by the names of diffusers."""
+    beta_start: float = 0.00085
+    """β of the first step."""
+    beta_end: float = 0.012
+    """β of the last step. These defaults are Stable Diffusion's; a pipeline's own schedule takes their place."""
+    prediction: Prediction = "epsilon"
+    """What the model predicts, by the names of diffusers; a pipeline's scheduler tells."""
+    names: dict[str, str] = field(default_factory=dict)
+    """The data's name → ours ("latent_mean", "prompt", …)."""
+
+    def prepare(self, model: nn.Module, batch: Batch) -> "TextToImage":
+        """The task itself, if the model can be called on the batch and predicts something of its latents' shape.
+
+        Raises:
+            ModelError: if not; names what SDXL's UNet needs and the batch has not.
+        """
+        self._check_added(model, batch)
+        try:
+            with torch.no_grad():
+                shape = self.outputs(model, batch).shape
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ModelError(
+                f"the model cannot be called as model(x, t, encoder_hidden_states=e) on x {list(batch['input'].shape)} "
+                f"and e {list(batch['condition'].shape)}: {error}. Latents and embeddings must be of its own pipeline; "
+                "models that see more than a noisy latent (inpainting, depth) are not supported."
+            ) from error
+        if shape != batch["input"].shape:
+            raise ModelError(f"the model gives {list(shape)} for {list(batch['input'].shape)}; the same is needed.")
+        return self
+
+    def _check_added(self, model: nn.Module, batch: Batch) -> None:
+        config: Any = getattr(model, "config", {})
+        added = config.get("addition_embed_type") if hasattr(config, "get") else None
+        if added == "text_time":
+            missing = [key for key in (f"prompt{POOLED}", TIME_IDS) if key not in batch]
+            if missing:
+                raise ModelError(f"the model takes SDXL's added conditions, and the batches lack {missing}.")
+        elif added is not None:
+            raise ModelError(f"the model takes added conditions of the kind {added!r}; only SDXL's can be given.")
+
+    # What is drawn.
+
+    def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
+        """Sampled latents, timesteps, noise, and the prompt as the condition, now and then the empty one instead."""
+        batch = {self.names.get(key, key): value for key, value in batch.items()}
+        clean = self._clean(batch, generator)
+        missing = [key for key in ("label", "prompt", "empty") if key not in batch]
+        if missing:
+            raise DataError(f"text-to-image needs {missing} in a batch, not only {sorted(batch)}: map with names=….")
+        count = len(clean)
+        timestep = self.drawn_timesteps(count, generator).to(clean.device)
+        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
+        kept = {key: value for key, value in batch.items() if key not in (*LATENTS, "seen")}
+        drawn = {**kept, "input": clean, "label": batch["label"].long(), "timestep": timestep, "noise": noise}
+        drawn = conditioned(drawn, "prompt")
+        if role in ("train", "retain") and self.drop:
+            dropped = (torch.rand(count, generator=generator) < self.drop).to(clean.device)
+            drawn = _mixed(dropped, conditioned(drawn, "empty"), drawn)
+        return drawn
+
+    def _clean(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """x₀, [B, C, h, w]; a latent is drawn once, so that whatever is compared sees the same."""
+        if "input" in batch:
+            if batch["input"].dtype == torch.uint8:
+                raise DataError("text-to-image takes latents, not images: encode these with the pipeline's VAE.")
+            return batch["input"]
+        if any(name not in batch for name in LATENTS):
+            raise DataError(f"text-to-image needs {' and '.join(LATENTS)}, not {sorted(batch)}: map with names=….")
+        mean, std = (batch[name] for name in LATENTS)
+        return mean + std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
+
+    # What is computed.
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's own prediction, ε or v, [B, C, h, w], float32 or wider.
+
+        At one x_t either is the other times a number plus another: a combination whose weights sum to 1, as guidance
+        and the target of ESD are, is the same in both.
+        """
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        x = self.noisy(batch)
+        found: Any = model(
+            x.to(dtype),
+            batch["timestep"],
+            encoder_hidden_states=batch["condition"].to(dtype),
+            added_cond_kwargs=_added(batch, dtype),
+        )
+        predicted: Tensor = getattr(found, "sample", found)
+        return predicted.to(torch.promote_types(predicted.dtype, x.dtype))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the pipeline was trained on, [B]: the squared error of the noise, or of v."""
+        return self.squared(self.outputs(model, batch), self._target(batch))
+
+    def _target(self, batch: Batch) -> Tensor:
+        if self.prediction == "epsilon":
+            return batch["noise"]
+        signal, noise = self.scales(batch["timestep"], batch["input"])
+        return signal * batch["noise"] - noise * batch["input"]
+
+    def _noise(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """ε of what the model predicts: itself, or √ᾱ_t v + √(1 − ᾱ_t) x_t."""
+        if self.prediction == "epsilon":
+            return predicted
+        signal, noise = self.scales(batch["timestep"], predicted)
+        return signal * predicted + noise * self.noisy(batch)
+
+    def variant(self, batch: Batch, kind: Variant) -> Batch:
+        """The batch conditioned on its anchors, or on the empty prompt."""
+        return conditioned(batch, "anchor" if kind == "redirect" else "empty")
+
+    def redirect_loss(self, model: nn.Module, batch: Batch, teacher: nn.Module) -> Tensor:
+        """Squared distance of what is predicted for the prompt to what the teacher predicts for its anchor, [B].
+
+        Both see one x_t, of one latent and one noise; no gradient flows through the teacher. A teacher that is the
+        model itself makes the target follow it; a frozen copy of the original leaves the target where it was.
+        """
+        with torch.no_grad():
+            target = self.outputs(teacher, self.variant(batch, "redirect"))
+        return self.squared(self.outputs(model, conditioned(batch, "prompt")), target)
+
+    def condition(self, batch: Batch) -> Tensor:
+        """The concepts' numbers, [B]; a dropped prompt is still the sample's."""
+        return batch["label"]
+
+    # What is made.
+
+    def surrogate(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with uniform noise in [−1, 1] in place of its latents, under the prompts that they had."""
+        clean = batch["input"]
+        noise = 2 * torch.rand(clean.shape, generator=generator, dtype=clean.dtype) - 1
+        return conditioned({**batch, "input": noise.to(clean.device)}, "prompt")
+
+    def blank(self, rows: Batch, shape: Sequence[int]) -> Batch:
+        """A batch without images, for `generate`: `rows` hold the embedded texts, `shape` is a latent's (C, h, w)."""
+        like = rows["prompt"]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        empty = torch.zeros(len(like), *shape, device=like.device, dtype=dtype)
+        return conditioned({**rows, "input": empty}, "prompt")
+
+    def guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
+        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
+        if scale == 1:
+            return self._noise(self.outputs(model, batch), batch)
+        none = conditioned(batch, "empty")
+        keys = ("input", "seen", "timestep", *(key for key in CONDITIONS if key in batch))
+        both = {key: torch.cat([batch[key], none[key]]) for key in keys}
+        conditional, unconditional = self._noise(self.outputs(model, both), both).chunk(2)
+        return scale * conditional - (scale - 1) * unconditional
+
+
+CONDITIONS = ("condition", f"condition{POOLED}", TIME_IDS)
+"""What a model is told of a drawn batch besides x_t and t."""
+
+
+def conditioned(batch: Batch, text: Prompt) -> Batch:
+    """The batch conditioned on one of the texts that its rows know.
+
+    Raises:
+        SettingError: if they do not know it.
+    """
+    if text not in batch:
+        hint = "give the concept an anchor" if text == "anchor" else "encode the prompts with the pipeline"
+        raise SettingError(f"the batches hold no {text!r} to condition on: {hint}.")
+    pooled = {f"condition{POOLED}": batch[text + POOLED]} if text + POOLED in batch else {}
+    return {**batch, "condition": batch[text], **pooled}
+
+
+def _mixed(chosen: Tensor, a: Batch, b: Batch) -> Batch:
+    """`b` with the conditions of `a` in the chosen rows, bool [B]."""
+
+    def rows(key: str) -> Tensor:
+        return torch.where(chosen.view(-1, *[1] * (b[key].ndim - 1)), a[key], b[key])
+
+    return {**b, **{key: rows(key) for key in CONDITIONS[:2] if key in b}}
+
+
+def _added(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """What SDXL's UNet is told besides; None for other models."""
+    if TIME_IDS not in batch:
+        return None
+    return {"text_embeds": batch[f"condition{POOLED}"].to(dtype), "time_ids": batch[TIME_IDS]}

@@ -1,0 +1,65 @@
+"""The recipes of comparisons, and the commands of the pages about them."""
+
+import re
+import shlex
+
+import pytest
+
+from helpers.command_line import untrain
+from helpers.documents import ROOT
+from untrain import compare as comparison
+from untrain.compare.plan import comparison_recipe, plan
+from untrain.runs import stages
+from untrain.runs.recipe import read, write
+
+RECIPES = sorted((ROOT / "recipes").glob("compare-*.yaml"))
+
+COMPARED = {
+    "classification": "finetune gradient-ascent random-label salun bad-teacher scrub neggrad-plus ssd l1-sparse sfron",
+    "class-diffusion": "finetune salun selective-amnesia esd sfron",
+    "text-to-image": "finetune gradient-ascent random-label proximal-gradient salun esd sfron",
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_the_recipes_compare_all_methods(path):
+    found = comparison_recipe(read(path))
+    kinds = {method.name for method in found.methods.values()}
+    assert kinds == set(COMPARED[found.task].split())
+    assert found.compare.seeds == [0, 1, 2]
+    assert len([cell for cell in plan(found) if cell.name in found.methods]) >= 3 * len(found.methods)
+
+
+def test_there_are_such_recipes_for_each_task():
+    names = ["cifar10", "digits-ddpm", "digits-dit", "fashion", "shapes"]
+    assert [path.name for path in RECIPES] == [f"compare-{name}.yaml" for name in names]
+
+
+PAGES = ("comparing.md", "sequential-requests.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_the_pages_are_understood(page, tmp_path, monkeypatch):
+    """Each is read as it is typed; what would run is only told of."""
+    told = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "runs/compare-fashion").mkdir(parents=True)
+    (tmp_path / "runs/compare-fashion/config.yaml").write_text(write(read(RECIPES[1])))
+    (tmp_path / "recipe.yaml").write_text("data: {name: digits}\n")
+    for module, name in (
+        (comparison, "compare_recipe"),
+        (comparison, "compare_cell"),
+        (stages, "run_recipe"),
+        (stages, "unlearn_recipe"),
+    ):
+        monkeypatch.setattr(module, name, lambda *words, name=name, **flags: told.append((name, words, flags)))
+    monkeypatch.setattr("untrain.report.write_report", lambda *given: told.append(("report", given)))
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line) for line in "".join(blocks).splitlines()]
+    ours = [words[words.index("untrain") + 1 :] for words in lines if "untrain" in words]
+    assert len(ours) > 2
+    for words in ours:
+        code, _, err = untrain(*words)
+        assert code == 0, err
+    assert len(told) == len(ours)

@@ -1,0 +1,114 @@
+"""A recipe's stages, where the command line's tests do not look."""
+
+import json
+
+import pytest
+import torch
+
+from helpers.command_line import RECIPE, files, untrain
+from untrain.data import request
+from untrain.data.splits import check_disjoint
+from untrain.errors import FolderError
+from untrain.models.checkpoints import load_state
+from untrain.runs import stages
+from untrain.runs.recipe import read
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE.replace("epochs: 2", "steps: 6"))
+    return path
+
+
+def opened(recipe, folder, *flags, **options):
+    return stages.open_experiment(read(recipe, ["--out", str(folder), *flags]), **options)
+
+
+def test_the_sets_are_apart_and_the_original_sees_two_of_them(recipe, tmp_path):
+    run = opened(recipe, tmp_path / "run")
+    sets = {name: run.domain.stream(run.division, name) for name in ("forget", "retain", "holdout", "train", "test")}
+    for a, b in (("forget", "retain"), ("forget", "holdout"), ("train", "holdout"), ("retain", "test")):
+        check_disjoint(sets[a].data, sets[b].data)
+    assert len(sets["train"]) == len(sets["forget"]) + len(sets["retain"])
+    assert len(sets["train"]) + len(sets["holdout"]) == len(run.domain.source) == 1437
+
+
+def test_every_seed_of_a_recipe_is_another_split_and_another_model(recipe, tmp_path):
+    runs = [opened(recipe, tmp_path / f"run{seed}", "--seed", seed) for seed in ("1", "2")]
+    assert runs[0].division.split.hash != runs[1].division.split.hash
+    ends = [stages.prepare_original(run).state_dict()["conv1.weight"] for run in runs]
+    assert not torch.equal(*ends)
+    kept = [opened(recipe, tmp_path / f"fixed{seed}", "--seed", seed, "--forget.seed", "7") for seed in ("1", "2")]
+    assert kept[0].division.split.hash == kept[1].division.split.hash
+
+
+def test_further_references_have_seeds_of_their_own_and_show_the_noise_floor(recipe, tmp_path):
+    folder = tmp_path / "run"
+    stages.train_recipe(read(recipe, ["--out", str(folder), "--references", "2"]))
+    first, second = (load_state(folder / f"{name}.safetensors")[0] for name in ("retrained", "retrained-2"))
+    assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+    assert untrain("evaluate", folder)[0] == 0
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert list(content["models"]) == ["original", "retrained", "retrained-2"]
+    assert content["noise_floor"]["AvgD"] == pytest.approx(content["models"]["retrained-2"]["AvgD"])
+
+
+def test_evaluation_during_a_run_is_logged_and_changes_no_number(recipe, tmp_path):
+    ends = []
+    for every in ("0", "3"):
+        folder = tmp_path / every
+        stages.train_recipe(read(recipe, ["--out", str(folder), "--evaluate_every", every, "--references", "0"]))
+        ends.append(load_state(folder / "original.safetensors")[0])
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in history if {"FA", "RA", "TA"} <= record.keys()] == [2, 5]
+
+
+def test_a_model_of_an_earlier_run_tells_its_learning_rate(recipe, tmp_path):
+    stages.train_recipe(
+        read(recipe, ["--out", str(tmp_path / "a"), "--references", "0", "--train.optimizer.lr", "0.03125"])
+    )
+    checkpoint = ["--model.checkpoint", str(tmp_path / "a" / "original.safetensors")]
+    run = opened(recipe, tmp_path / "b", *checkpoint)
+    stages.prepare_original(run)
+    assert stages.peak_lr(run) == 0.03125
+    assert any("0.03125" in note for note in run.folder.facts["original"]["notes"])
+
+
+def test_a_reference_can_be_made_before_the_original_is_looked_at(recipe, tmp_path):
+    """As a comparison does it, whose cells are processes of their own."""
+    stages.prepare_original(opened(recipe, tmp_path / "a"))
+    run = opened(recipe, tmp_path / "b", "--model.checkpoint", str(tmp_path / "a" / "original.safetensors"))
+    made = stages.train_references(run)
+    assert [*made] == stages.reference_names(run.recipe)
+    assert run.folder.facts["retrained"]["peak_lr"] is None
+
+
+def test_a_folder_is_looked_at_before_data_are_loaded_and_made_after_all_is_well(recipe, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    opened(recipe, folder)
+    assert files(folder) == ["config.yaml", "split.json"]
+    (folder / "original.safetensors").write_bytes(b"")
+    monkeypatch.setattr(request, "load", None)  # what would load data
+    with pytest.raises(FolderError, match="already holds a run"):
+        opened(recipe, folder)
+    with pytest.raises(FolderError, match=r"another recipe: seed, data.limit differ"):
+        opened(recipe, folder, "--seed", "9", "--data.limit", "50", resume=True)
+
+
+@pytest.mark.filterwarnings("default")
+def test_equal_records_are_said_in_a_line(recipe, tmp_path):
+    import numpy as np
+
+    g = np.random.default_rng(0)
+    x, y = g.integers(0, 255, (60, 8, 8), np.uint8), np.arange(60) % 3
+    x[5] = x[6]
+    np.savez(tmp_path / "mine.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    (tmp_path / "forget.txt").write_text("5\n9\n")
+    words = ["--data.name", "arrays", "--data.path", tmp_path / "mine.npz", "--forget.fraction", "null"]
+    words += ["--forget.indices", tmp_path / "forget.txt", "--forget.holdout", "0", "--out", tmp_path / "run"]
+    code, _, err = untrain("unlearn", recipe, *words)
+    assert code == 0, err
+    line = next(line for line in err.splitlines() if "warning" in line)
+    assert line.startswith("untrain: warning: 1 samples of the forget set are equal to samples of the retain set")

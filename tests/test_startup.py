@@ -1,0 +1,152 @@
+"""Start-up: what is imported, and how long it takes, before any work begins."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from types import FunctionType
+from typing import get_type_hints
+
+import pytest
+
+import untrain
+from untrain.lazy import LazyModule, nn, torch
+
+HEAVY = (
+    *("torch", "numpy", "accelerate", "safetensors.torch", "transformers", "diffusers", "datasets", "peft", "optuna"),
+    *("sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "PIL", "jinja2", "rich.progress", "torchmetrics"),
+)
+SECTIONS = "from untrain import registry; kinds = [registry.entry(name).Sections for name in registry.names()]"
+METHODS = "from untrain.methods import METHODS; methods = [kind() for kind in METHODS.values()]"
+STARTS = {
+    "the package": "import untrain; dir(untrain); untrain.Optimizer, untrain.methods, untrain.UntrainError",
+    "the command line": "import untrain.cli",
+    "sections of tasks": f"{SECTIONS}; assert len(kinds) >= 3; [kind() for kind in kinds]",
+    "methods": f"{METHODS}; assert len(methods) >= 14",
+    "lists of what there is": (
+        "from untrain import registry; [registry.entry(name).title for name in registry.names()]\n"
+        "from untrain.methods import methods, unusable; methods(), unusable()\n"
+        "from untrain.data.sources import SOURCES\n"
+        "from untrain.models.classifiers import MODELS\n"
+        "from untrain.diffusion.denoisers import DENOISERS\n"
+        "assert all(kind.description for table in (SOURCES, MODELS, DENOISERS) for kind in table.values())"
+    ),
+    "types of settings": (
+        f"{SECTIONS}; {METHODS}; from pydantic import TypeAdapter\n"
+        "for kind in [*kinds, *METHODS.values()]: TypeAdapter(kind).validate_python({})"
+    ),
+}
+"""What happens before work begins → code that does it."""
+RECIPES = {"unknown field": "sed: 1", "bad setting": "methods: {sfron: {gamma: -1}}", "wrong type": "seed: x"}
+RECIPES |= {"another task's field": "task: text-to-image\nsvc_attacks: true", "no YAML": "a: ["}
+COMMANDS = {
+    "--help": (["--help"], 0),
+    "list": (["list"], 0),
+    "run --help": (["run", "--help"], 0),
+    "sample --help": (["sample", "--help"], 0),
+    "unknown command": (["rum"], 1),
+    "unknown flag": (["run", "--sed", "1"], 1),
+    **{what: (["run", f"{what}.yaml"], 1) for what in RECIPES},
+    "prompts that cannot be read": (["sample", "somewhere", "--prompts", "bad.csv"], 1),
+    "no folder to report": (["report", "nowhere"], 1),
+}
+"""Commands that are over before work begins, and their exit codes."""
+COMMAND = """\
+import sys
+from untrain.cli import main
+print("exit", main({words!r}))
+print([name for name in {heavy!r} if name in sys.modules])
+"""
+SECONDS = 0.5
+"""Of processor time; all of these together take about 0.25 s where torch alone takes 1.4 s."""
+
+
+def run(code, folder=None):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return done.stdout.splitlines()[-1]
+
+
+def processor_seconds(code, folder=None):
+    """The least of three runs, since other processes make any of them slower and none faster."""
+    code += "\nimport resource; print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
+    return min(float(run(code, folder)) for _ in range(3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where commands find what is wrong."""
+    place = tmp_path_factory.mktemp("wrong")
+    for what, text in RECIPES.items():
+        (place / f"{what}.yaml").write_text(f"{text}\n")
+    (place / "bad.csv").write_text("prompt,case_number\na cat,x\n")
+    return place
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_nothing_heavy_is_imported_before_work_begins(start):
+    assert run(f"{STARTS[start]}\nimport sys; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_starting_takes_little_processor_time(start):
+    assert processor_seconds(STARTS[start]) < SECONDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_over_before_work_begins_is_fast(command, folder):
+    words, code = COMMANDS[command]
+    text = COMMAND.format(words=words, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=folder)
+    *_, ended, heavy = done.stdout.splitlines()
+    assert (ended, heavy) == (f"exit {code}", "[]"), done.stderr
+    assert "unforeseen" not in done.stderr
+    assert processor_seconds(f"import sys\nfrom untrain.cli import main\nmain({words!r})", folder) < SECONDS
+
+
+def test_an_entry_says_what_the_domain_says():
+    from untrain import registry
+
+    for name in registry.names():
+        entry, domain = registry.entry(name), registry.domain(name)
+        assert (domain.name, domain.Sections, domain.references) == (name, entry.Sections, entry.references)
+        assert domain.sampler is entry.find_sampler()
+
+
+def test_a_lazy_module_gives_what_the_module_has(monkeypatch):
+    import torch as real
+
+    assert isinstance(torch, LazyModule)
+    assert torch.Tensor is real.Tensor
+    assert nn.Module is real.nn.Module
+    with pytest.raises(AttributeError, match="no_such_name"):
+        torch.no_such_name  # noqa: B018
+    monkeypatch.setattr(real, "no_such_name", 3, raising=False)
+    assert torch.no_such_name == 3
+
+
+def test_settings_name_types_that_can_be_looked_up():
+    from untrain import registry
+    from untrain.methods import METHODS
+
+    for kind in [*METHODS.values(), *(registry.entry(name).Sections for name in registry.names())]:
+        assert get_type_hints(kind)
+
+
+def test_type_checkers_see_the_names_that_the_package_gives():
+    tree = ast.parse(Path(untrain.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    assert {node.names[0].asname: node.module for node in block.body} == untrain._HOME
+
+
+def test_public_names_are_listed_and_unknown_ones_are_errors():
+    assert set(untrain.__all__) <= set(dir(untrain))
+    assert untrain.Optimizer.__doc__
+    with pytest.raises(AttributeError, match="no_such_name"):
+        untrain.no_such_name  # noqa: B018
+    with pytest.raises(ImportError, match="no_such_name"):
+        from untrain import no_such_name  # noqa: F401
+
+
+@pytest.mark.parametrize("before", ["", "import untrain.methods.loop; ", "from untrain.methods import METHODS; "])
+def test_a_public_function_is_not_replaced_by_the_folder_of_its_name(before):
+    assert run(f"{before}import untrain; print(type(untrain.methods).__name__)") == FunctionType.__name__
