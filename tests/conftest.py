@@ -1,8 +1,6 @@
 """What all tests have: one thread, and tiny text-to-image pipelines for whoever asks for them by name."""
 
-import functools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +8,6 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 """Read when torch is loaded, here and in every process that a test starts: sums are ordered the same in all of them."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _sources_parsed_once() -> Iterator[None]:
-    """The docstrings of a class's attributes, which help texts and the schema are made of."""
-    from docstring_parser.attrdoc import AttributeDocstrings
-
-    original = AttributeDocstrings.get_attr_docs
-    found = functools.cache(lambda component: original(AttributeDocstrings(), component))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AttributeDocstrings, "get_attr_docs", lambda _, component: found(component))
-        yield
 
 
 @pytest.fixture

@@ -383,15 +383,21 @@ def meanings_of(described: Any) -> dict[str, str]:
 
     Python's None is null there, as YAML has it.
     """
-    from docstring_parser import parse_from_object
-
     owners = reversed(described.__mro__) if isinstance(described, type) else (described,)
     found: dict[str, str] = {}
     for owner in owners:
         if owner is not object:
-            told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
-            found |= {name: re.sub(r"\bNone\b", "null", text) for name, text in told.items()}
+            found |= _documented(owner)
     return {name: text[:1].upper() + text[1:] if text[:1].isascii() else text for name, text in found.items()}
+
+
+@cache
+def _documented(owner: Any) -> dict[str, str]:
+    """What one class's or function's own docstrings say; its source is parsed for that, which takes long."""
+    from docstring_parser import parse_from_object
+
+    told = {p.arg_name: " ".join((p.description or "").split()) for p in parse_from_object(owner).params}
+    return {name: re.sub(r"\bNone\b", "null", text) for name, text in told.items()}
 
 
 def summary_of(described: Any) -> str:
