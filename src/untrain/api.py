@@ -26,7 +26,7 @@ from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
 from untrain.report import write_report
 from untrain.runs.folder import RunFolder, check_folder, open_folder, read_evaluation, read_manifest
-from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT
+from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.types import Params, Task
 
@@ -320,18 +320,14 @@ def evaluate(
         raise DataError("there is no model to evaluate.")
     how = {"seed": seed, "batch_size": batch_size, "workers": workers, "classes": classes, "options": own}
     found = {}
-    others = {} if out is None else _named(references, domain.reference_name)  # a page shows what it compares with
+    names = numbered(domain.reference_name, len(references))
+    others = {} if out is None else dict(zip(names, references, strict=True))  # a page shows what it compares with
     for name, each in {**models, **others, **models}.items():
         user = domain.user_model(each, resolved, named=isinstance(task, str))
         found[name] = domain.evaluate(user, sets, references, engine, **how)
     if out is not None and engine.is_main:
         _keep_evaluation(Path(out), domain, found, classes, engine)
     return {name: found[name] for name in models} if isinstance(model, Mapping) else found["model"]
-
-
-def _named(references: Sequence[Any], name: str) -> dict[str, Any]:
-    """References by the names that they have in run folders."""
-    return {name if i == 1 else f"{name}-{i}": each for i, each in enumerate(references, 1)}
 
 
 def _keep_evaluation(
@@ -350,9 +346,7 @@ def _keep_evaluation(
         entry = dict(evaluation.to_dict())
         floor = entry.pop("noise_floor", None)
         called = alone[0] if name == "model" and len(alone) == 1 else name
-        facts = folder.facts.get(called, {})
-        entry |= {key: facts.get(key) for key in domain.recorded} | {"clocks": facts.get("clocks", {})}
-        entries[called] = entry
+        entries[called] = entry | folder.making_of(called, domain.recorded)
     before = read_evaluation(path) or {}
     content = {
         "task": domain.name,

@@ -151,19 +151,8 @@ def resolve(task: "str | Task") -> "Task":
 
 
 def tasks() -> Mapping[str, "type[Domain]"]:
-    """Returns the tasks that can be used, by name; one that cannot is left out, and `unusable` says why."""
+    """Returns the tasks that can be used, by name; one that cannot is left out, and `domain` says why."""
     return {name: found for name in names() if (found := _usable(name)) is not None}
-
-
-def unusable() -> dict[str, str]:
-    """Returns tasks that cannot be used: name → which distribution, why, and what to do."""
-    reasons = {}
-    for name in names():
-        try:
-            domain(name)
-        except SettingError as error:
-            reasons[name] = str(error)
-    return reasons
 
 
 def _usable(name: str) -> "type[Domain] | None":

@@ -182,6 +182,11 @@ class RunFolder:
             return None
         return load_mask(self.path / f"{name}.mask.safetensors", weights_hash=facts["started_from"])
 
+    def making_of(self, name: str, recorded: Sequence[str]) -> dict[str, Any]:
+        """Returns what evaluation.json holds of how a model was made: these of its facts, None where unknown."""
+        facts = self.facts.get(name, {})
+        return {key: facts.get(key) for key in recorded} | {"clocks": facts.get("clocks", {})}
+
     def _history(self, name: str) -> list[dict[str, Any]]:
         path = self.path / f"{name}.{HISTORY}"
         if not path.exists():

@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from untrain.errors import CheckpointError, SettingError, UnknownName, unknown
+from untrain.errors import CheckpointError, FolderError, SettingError, UnknownName, unknown
 from untrain.runs.names import CONFIG, ORIGINAL
 from untrain.runs.python import read_python_run
-from untrain.runs.recipe import read
+from untrain.runs.recipe import read, read_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,10 +33,10 @@ def task_name(folder: Path) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{folder / CONFIG} is not what a run writes: {error}. Give a run folder.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("methods"), dict):
+        content = read_config(folder)
+    except FolderError as error:
+        raise CheckpointError(f"{error} Give a run folder.") from error
+    if not isinstance(content.get("methods"), dict):
         raise CheckpointError(f"{folder / CONFIG} is not what a run writes. Give a run folder.")
     return content
 

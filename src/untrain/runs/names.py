@@ -3,3 +3,8 @@
 ORIGINAL, RETRAINED = "original", "retrained"
 CONFIG, MANIFEST, SPLIT = "config.yaml", "manifest.json", "split.json"
 HISTORY, EVALUATION = "history.jsonl", "evaluation.json"
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """Returns what several models of one kind are called: "retrained", "retrained-2", …; the first is the target."""
+    return [name if i == 1 else f"{name}-{i}" for i in range(1, count + 1)]

@@ -10,7 +10,7 @@ import yaml
 from untrain.errors import FolderError
 from untrain.io import write_text
 from untrain.runs.names import CONFIG
-from untrain.runs.recipe import MADE_IN
+from untrain.runs.recipe import MADE_IN, read_config
 
 _HEAD = (
     "# Made in Python: the model and the data are known there alone. Go on with untrain.unlearn(..., out=this folder,\n"
@@ -53,7 +53,7 @@ def write_python_run(folder: Path, content: Mapping[str, Any]) -> None:
 def read_python_run(folder: Path) -> dict[str, Any] | None:
     """Reads config.yaml of a run made in Python; None where it is a recipe's, or there is none."""
     try:
-        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        content = read_config(folder)
+    except FolderError:
         return None
-    return content if isinstance(content, dict) and content.get(MADE_IN) == "python" else None
+    return content if content.get(MADE_IN) == "python" else None

@@ -15,12 +15,13 @@ from annotated_types import Ge
 
 from untrain import registry
 from untrain.data.sections import REQUESTS, Forget
-from untrain.errors import SettingError, UnknownName, unknown
+from untrain.errors import FolderError, SettingError, UnknownName, unknown
 from untrain.methods import find
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.plugins import import_named
 from untrain.runs import flags as command_line
+from untrain.runs.names import CONFIG
 from untrain.runs.origin import Dumper, Origin, load
 from untrain.runs.spaces import flaws_of_spaces
 from untrain.settings import Findings, Flaw, Seed, Setting, build, names_code, read_values, settings_of
@@ -193,6 +194,22 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def write(recipe: Recipe) -> str:
     """Returns the recipe as YAML."""
     return yaml.dump(_listed(recipe.plain()), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns what config.yaml of a run folder says, unchecked.
+
+    Raises:
+        FolderError: if it is missing, or none of fields.
+    """
+    path = folder / CONFIG
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise FolderError(f"{path} is not what a run writes: {error}.") from error
+    if not isinstance(content, dict):
+        raise FolderError(f"{path} is not what a run writes.")
+    return content
 
 
 def _listed(value: Any) -> Any:

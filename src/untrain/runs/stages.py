@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from torch import nn
 
@@ -30,8 +29,8 @@ from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
 from untrain.runs.folder import RunFolder, check_folder, is_temporary
-from untrain.runs.names import CONFIG, EVALUATION, ORIGINAL, RETRAINED, SPLIT
-from untrain.runs.recipe import Recipe, write
+from untrain.runs.names import CONFIG, EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
+from untrain.runs.recipe import Recipe, read_config, write
 
 
 @dataclass(eq=False)
@@ -221,10 +220,10 @@ def _kept_recipe(folder: Path) -> Mapping[str, Any]:
         FolderError: if there is none that a run wrote.
     """
     try:
-        kept = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        kept = None
-    if not isinstance(kept, dict) or not {"name", "task", "train", "methods"} <= kept.keys():
+        kept = read_config(folder)
+    except FolderError:
+        kept = {}
+    if not {"name", "task", "train", "methods"} <= kept.keys():
         raise FolderError(f"{folder} is not empty and holds no run. Choose another folder with --out.")
     return kept
 
@@ -265,7 +264,7 @@ def _trained_lr(facts: Mapping[str, Any]) -> float | None:
 
 def reference_names(recipe: Recipe) -> list[str]:
     """Returns what a recipe's references are called; the first is the target."""
-    return [RETRAINED if i == 1 else f"{RETRAINED}-{i}" for i in range(1, recipe.references + 1)]
+    return numbered(RETRAINED, recipe.references)
 
 
 def train_references(experiment: Experiment, names: Sequence[str] | None = None) -> dict[str, nn.Module]:
@@ -342,8 +341,7 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
     found = domain.measure(models, experiment.division, sets, references=references, trained=trained)
     entries = {name: dict(values) for name, values in found.models.items()}
     for name, entry in entries.items():
-        facts = folder.facts.get(name, {})
-        entry |= {key: facts.get(key) for key in domain.recorded} | {"clocks": facts.get("clocks", {})}
+        entry |= folder.making_of(name, domain.recorded)
         for callback in experiment.callbacks if experiment.engine.is_main else ():
             callback.on_evaluate(name, entry)
     content = {
