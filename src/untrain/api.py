@@ -13,7 +13,7 @@ from untrain.callbacks import Callback
 from untrain.data.checks import check_samples, check_sets, content_hash
 from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
-from untrain.domain import Domain, UserModel, check_module
+from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, ModelError, SettingError, unknown
 from untrain.io import ensure_dir, write_json
@@ -318,13 +318,13 @@ def evaluate(
     models = model if isinstance(model, Mapping) else {"model": model}
     if not models:
         raise DataError("there is no model to evaluate.")
-    how = {"seed": seed, "batch_size": batch_size, "workers": workers, "classes": classes, "options": own}
+    how = EvaluationSettings(own, seed, batch_size, workers, classes)
     found = {}
     names = numbered(domain.reference_name, len(references))
     others = {} if out is None else dict(zip(names, references, strict=True))  # a page shows what it compares with
     for name, each in {**models, **others, **models}.items():
         user = domain.user_model(each, resolved, named=isinstance(task, str))
-        found[name] = domain.evaluate(user, sets, references, engine, **how)
+        found[name] = domain.evaluate(user, sets, references, engine, how)
     if out is not None and engine.is_main:
         _keep_evaluation(Path(out), domain, found, classes, engine)
     return {name: found[name] for name in models} if isinstance(model, Mapping) else found["model"]

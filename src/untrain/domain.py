@@ -97,6 +97,25 @@ class Measurement:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How `untrain.evaluate` measures.
+
+    Attributes:
+        options: the domain's `EvaluateOptions`.
+        seed: of what measuring draws.
+        batch_size: samples a forward pass.
+        workers: processes that read a set which is not in memory.
+        classes: names of the classes.
+    """
+
+    options: Any = None
+    seed: int = 0
+    batch_size: int = 256
+    workers: int = 0
+    classes: Sequence[str] | None = None
+
+
 class UserModel:
     """What a user hands over in Python, taken apart; here a module that is trained as it is.
 
@@ -150,6 +169,19 @@ class UserModel:
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
         return module
+
+
+@contextmanager
+def beside_each_other(
+    model: UserModel, sets: Mapping[str, Any], references: Sequence[Any], engine: Engine, how: EvaluationSettings
+) -> Iterator[tuple[dict[str, nn.Module], list[str], Task, dict[str, Stream]]]:
+    """Yields, on the engine's device, "model" and its references by name, the references' names, task and streams."""
+    names = [f"reference-{i}" for i in range(len(references))]
+    checked = [check_module(module, "reference") for module in references]
+    models = {"model": model.module, **dict(zip(names, checked, strict=True))}
+    streams = {n: Stream(data, n, engine, how.batch_size, how.seed, how.workers) for n, data in sets.items()}
+    with on_device(engine.device, *models.values()):
+        yield models, names, prepare_task(model.task, model.module, streams), streams
 
 
 def check_module(model: Any, name: str = "model") -> nn.Module:
@@ -453,12 +485,7 @@ class Domain(ABC):
         sets: Mapping[str, Any],
         references: Sequence[Any],
         engine: Engine,
-        *,
-        seed: int = 0,
-        batch_size: int = 256,
-        workers: int = 0,
-        classes: Sequence[str] | None = None,
-        options: Any,
+        how: EvaluationSettings,
     ) -> Any:
         """Measures a user's model; the evaluation's `to_dict` is what evaluation.json holds of one model.
 
@@ -467,19 +494,10 @@ class Domain(ABC):
             sets: "forget", "retain" and perhaps "test", as the user gives them.
             references: models retrained without the forget set; the first is the target.
             engine: where to run.
-            seed: of what measuring draws.
-            batch_size: samples a forward pass.
-            workers: processes that read a set which is not in memory.
-            classes: names of the classes.
-            options: the domain's `EvaluateOptions`.
+            how: seed, batch size and the like.
         """
-        models = {"model": model.module}
-        models |= {f"reference-{i}": check_module(module, "reference") for i, module in enumerate(references)}
-        streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-        with on_device(engine.device, *models.values()):
-            task = prepare_task(model.task, model.module, streams)
+        with beside_each_other(model, sets, references, engine, how) as (models, names, task, streams):
             found = {name: cls.values(module, task, streams, engine) for name, module in models.items()}
-        names = [name for name in models if name != "model"]
         measured = beside_references(found, names, cls.presentation.distance)
         return TaskEvaluation(measured.models["model"], measured.noise_floor)
 

@@ -39,7 +39,7 @@ from untrain.diffusion.pipelines import (
 from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.text import SUPPORTED
-from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
+from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
@@ -377,15 +377,10 @@ class ClassDiffusionDomain(Domain):
         sets: Mapping[str, Any],
         references: Sequence[Any],
         engine: Engine,
-        *,
-        seed: int = 0,
-        batch_size: int = 256,
-        workers: int = 0,
-        classes: Sequence[str] | None = None,
-        options: Any,
+        how: EvaluationSettings,
     ) -> GenerationEvaluation:
         """Measures what a judge sees in a generator's samples of the sets' classes, and how far these are from real."""
-        given, judge = cast(GeneratorModel, model), options.judge
+        given, options, judge = cast(GeneratorModel, model), how.options, how.options.judge
         if references:
             raise SettingError("generators are not measured beside others: evaluate the retrained one by itself.")
         if not isinstance(judge, nn.Module):
@@ -404,17 +399,17 @@ class ClassDiffusionDomain(Domain):
                 judge, lambda x: x.to(engine.device, torch.float32) / 127.5 - 1, type(judge).__name__
             )
             decoder = None if given.vae is None else partial(decode, given.vae)
-            how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "decode": decoder}
-            maker = image_maker(task, shape, options.sampler, engine, **how)
+            drawn: dict[str, Any] = {"seed": how.seed, "batch_size": how.batch_size, "decode": decoder}
+            maker = image_maker(task, shape, options.sampler, engine, **drawn)
             found = evaluate_generators(
                 {"model": module},
                 lambda module, label: maker.collect(module, [*forgotten, *retained.tolist()], options.samples, label),
-                real=features.look(images["retain"], batch_size),
+                real=features.look(images["retain"], how.batch_size),
                 forgotten=forgotten,
-                classes=classes or [str(c) for c in range(task.num_classes or 0)],
+                classes=how.classes or [str(c) for c in range(task.num_classes or 0)],
                 judge=features,
                 features=features,
-                batch_size=batch_size,
+                batch_size=how.batch_size,
             )
         return found["model"]
 

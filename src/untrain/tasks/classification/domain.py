@@ -10,11 +10,18 @@ from torch import nn
 from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Source
 from untrain.data.streams import Stream
-from untrain.domain import Division, Domain, Measurement, SearchObjective, UserModel, check_module
-from untrain.engine import Engine, on_device
+from untrain.domain import (
+    Division,
+    Domain,
+    EvaluationSettings,
+    Measurement,
+    SearchObjective,
+    UserModel,
+    beside_each_other,
+)
+from untrain.engine import Engine
 from untrain.errors import DataError
 from untrain.models.classifiers import build
-from untrain.models.prepare import prepare_task
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
 from untrain.tasks.classification.presentation import ClassificationPresentation
 from untrain.tasks.classification.search import heldout_objectives
@@ -99,30 +106,20 @@ class ClassificationDomain(Domain):
         sets: Mapping[str, Any],
         references: Sequence[Any],
         engine: Engine,
-        *,
-        seed: int = 0,
-        batch_size: int = 256,
-        workers: int = 0,
-        classes: Sequence[str] | None = None,
-        options: Any,
+        how: EvaluationSettings,
     ) -> Evaluation:
         """Measures a user's classifier; see `Domain.evaluate`."""
         if sets.get("test") is None:
             raise DataError("a classifier is evaluated on test data too: pass test=, samples that it never saw.")
-        models = {"model": model.module}
-        models |= {f"reference-{i}": check_module(module, "reference") for i, module in enumerate(references)}
-        streams = {name: Stream(data, name, engine, batch_size, seed, workers) for name, data in sets.items()}
-        with on_device(engine.device, *models.values()):
-            task = prepare_task(model.task, model.module, streams)
+        classes, svc = how.classes, how.options.svc_attacks
+        with beside_each_other(model, sets, references, engine, how) as (models, names, task, streams):
             count = getattr(task, "num_classes", None)
             if classes is not None and count not in (None, len(classes)):
                 raise DataError(
                     f"classes has {len(classes)} names, but the model has {count} outputs: name each of them."
                 )
-            names = [name for name in models if name != "model"]
-            svc = options.svc_attacks
             found = evaluate_models(
-                models, task, streams, engine, references=names, classes=classes, svc=svc, seed=seed
+                models, task, streams, engine, references=names, classes=classes, svc=svc, seed=how.seed
             )
         return found["model"]
 

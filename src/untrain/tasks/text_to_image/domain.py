@@ -25,7 +25,7 @@ from untrain.diffusion.pipelines import INDEX, check_libraries, hush, load_pipel
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
 from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
-from untrain.domain import Division, Domain, Measurement, SearchObjective, Training, UserModel
+from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.io import write_text
@@ -560,18 +560,13 @@ class TextToImageDomain(Domain):
         sets: Mapping[str, Any],
         references: Sequence[Any],
         engine: Engine,
-        *,
-        seed: int = 0,
-        batch_size: int = 256,
-        workers: int = 0,
-        classes: Sequence[str] | None = None,
-        options: Any,
+        how: EvaluationSettings,
     ) -> ConceptEvaluation:
         """Measures what a detector sees in a pipeline's images of the concepts' prompts.
 
         The reference is the original pipeline, from whose images of retained prompts the distance is measured.
         """
-        given, judge = cast(PipelineModel, model), options.judge
+        given, options, judge = cast(PipelineModel, model), how.options, how.options.judge
         if not given.is_whole:
             raise ModelError("images of prompts are made by a whole pipeline: pass that, not its UNet alone.")
         if not isinstance(judge, Detector):
@@ -588,12 +583,12 @@ class TextToImageDomain(Domain):
         prompts = encode_prompts(pipeline, [each.text for each in asked], own_size(pipeline)).to(engine.device)
         parts = [part for part in (given.module, original, vae) if part is not None]
         with on_device(engine.device, *parts):
-            task, how = cast(TextToImage, given.task), (options.sampler, batch_size)
-            renderer = PromptRenderer(task, vae, prompts, shape, engine, *how)
+            task = cast(TextToImage, given.task)
+            renderer = PromptRenderer(task, vae, prompts, shape, engine, options.sampler, how.batch_size)
             found = evaluate_prompted(
                 {"model": given.module},
                 original,
-                lambda unet, label: renderer.render(unet, asked, options.samples, seed=seed, label=label),
+                lambda unet, label: renderer.render(unet, asked, options.samples, seed=how.seed, label=label),
                 asked,
                 detector=judge,
                 judges={},
