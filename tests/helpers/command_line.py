@@ -36,6 +36,14 @@ def files(folder):
     return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).exists() else []
 
 
+def assert_close(one, two, tolerance):
+    """The same weights, each to a part of its tensor's largest one."""
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        if value.is_floating_point():
+            assert (value - two[key]).abs().max() <= tolerance * value.abs().max().clamp_min(1e-3), key
+
+
 def weights(folder):
     """Every tensor of every safetensors file in a folder."""
     return {

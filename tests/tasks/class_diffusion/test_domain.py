@@ -9,7 +9,7 @@ import torch
 from diffusers import DiTPipeline, UNet2DModel
 from PIL import Image
 
-from helpers.command_line import files, table, untrain, weights
+from helpers.command_line import assert_close, files, table, untrain, weights
 from helpers.original_dit import OriginalDiT
 from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
@@ -165,11 +165,7 @@ def test_two_processes_give_what_one_gives(recipe, tmp_path):
     more += ["--judge.checkpoint", str(tmp_path / "judge.safetensors")]
     for count in (1, 2):
         run_in_processes(count, tmp_path, run_in_float64, recipe, tmp_path / str(count), *more)
-    one, two = (weights(tmp_path / str(count)) for count in (1, 2))
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        if value.is_floating_point():
-            assert (value - two[key]).abs().max() <= 1e-6 * value.abs().max().clamp_min(1e-3), key
+    assert_close(*(weights(tmp_path / str(count)) for count in (1, 2)), 1e-6)
     a, b = (table(tmp_path / str(count))["models"] for count in (1, 2))
     for name in a:
         assert a[name]["FA"] == pytest.approx(b[name]["FA"], abs=1e-4)

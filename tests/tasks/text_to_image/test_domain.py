@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
-from helpers.command_line import files, table, untrain, weights
+from helpers.command_line import assert_close, files, table, untrain, weights
 from helpers.concept_images import count_concept_images, refuse_concept_images
 from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
@@ -378,11 +378,7 @@ def test_two_processes_give_what_one_gives(recipe: Path, tmp_path: Path) -> None
     more = ["--methods.sfron.steps", "4", "--batch_size", "3", "--concepts.images.batch_size", "3"]
     for count in (1, 2):
         run_in_processes(count, tmp_path, run_in_float64, recipe, tmp_path / str(count), *more)
-    one, two = (weights(tmp_path / str(count)) for count in (1, 2))
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        if value.is_floating_point():
-            assert (value - two[key]).abs().max() <= 1e-4 * value.abs().max().clamp_min(1e-3), key
+    assert_close(*(weights(tmp_path / str(count)) for count in (1, 2)), 1e-4)
     a, b = (table(tmp_path / str(count))["models"] for count in (1, 2))
     assert {name: entry["FA"] for name, entry in a.items()} == {name: entry["FA"] for name, entry in b.items()}
     assert not (tmp_path / "2" / CACHE).exists()
