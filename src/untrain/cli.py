@@ -4,10 +4,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, unknown
+from untrain.permissions import Permissions, flag_of
 
 if TYPE_CHECKING:
     from untrain.domain import Domain
@@ -34,6 +36,9 @@ A run folder stands for the recipe that is kept in it: untrain run FOLDER --resu
   --task NAME          what the model was trained on; MODULE:CLASS for a domain of your own
   --report-to TRACKER  log steps to tensorboard or wandb, too
   --resume             go on with what the run folder holds
+  --allow-code         run the code that a recipe or run folder names as MODULE:NAME
+  --allow-links        follow links that lead out of a folder of data or of a model
+  --allow-large        do work beyond the limits that a recipe is held to
   --debug              show where in the code a failure happened
 """
 
@@ -113,13 +118,20 @@ def _read(words: Sequence[str], command: str) -> "Recipe":
     from untrain.runs.recipe import read, recipe_fields
 
     words = list(words)
+    permissions = _permissions(words)
     path = words.pop(0) if words and not words[0].startswith("-") else None
     if any(word in ("-h", "--help") for word in words):
         from untrain.runs.flags import recipe_help
 
-        print(recipe_help(recipe_fields(path, [word for word in words if word not in ("-h", "--help")]), command))
+        shown = recipe_fields(path, [word for word in words if word not in ("-h", "--help")], permissions=permissions)
+        print(recipe_help(shown, command))
         raise SystemExit(0)
-    return read(path, words)
+    return read(path, words, permissions=permissions)
+
+
+def _permissions(words: list[str]) -> Permissions:
+    """Takes the flags that allow something out of the words."""
+    return Permissions(**{each.name: _take(words, flag_of(each.name)) for each in fields(Permissions)})
 
 
 def _run_stages(name: str, words: Sequence[str], resume: bool) -> None:

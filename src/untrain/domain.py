@@ -29,6 +29,7 @@ from untrain.metrics.losses import mean_losses
 from untrain.models import checkpoints
 from untrain.models.prepare import prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
+from untrain.permissions import NONE, Permissions
 from untrain.report.presentation import LOSSES, Distance, Presentation
 from untrain.types import Task, lacking_functions
 
@@ -46,6 +47,7 @@ class Context:
         parts: what of a model its methods train; see `models.parts`.
         evaluate_every: steps between two looks at a model that is being made; 0: none.
         cache: what runs of one process share, such as data that were loaded before.
+        permissions: what the person at the keyboard allows.
     """
 
     engine: Engine
@@ -56,6 +58,7 @@ class Context:
     parts: str | Sequence[str] | None = None
     evaluate_every: int = 0
     cache: MutableMapping[str, Any] = field(default_factory=dict)
+    permissions: Permissions = NONE
 
 
 @dataclass(frozen=True, eq=False)

@@ -325,7 +325,7 @@ def test_a_cell_can_be_several_processes(recipe, tmp_path, monkeypatch):
             folder.mkdir()
             (folder / "config.yaml").write_text(write(small))
             outcome = follow(
-                Command(str(folder), str(tmp_path), processes, 1, tuple(small.code_flags)), "random/seed-0/original"
+                Command(str(folder), str(tmp_path), processes, 1, tuple(small.granted)), "random/seed-0/original"
             )
             assert outcome.state == "done", outcome.traceback
         states.append(load_state(folder / "cells/random/seed-0/original.safetensors"))

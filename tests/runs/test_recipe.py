@@ -252,7 +252,7 @@ def test_a_method_of_ones_own_comes_from_the_command_line(recipe, mine, tmp_path
     (tmp_path / "config.yaml").write_text(write(found))
     with pytest.raises(SettingError, match=r"config.yaml, line \d+: methods.mine.method names code.*--methods.mine.m"):
         read(tmp_path)
-    assert read(tmp_path, found.code_flags).methods == found.methods
+    assert read(tmp_path, found.granted).methods == found.methods
     assert read(tmp_path, ["--method", mine]).methods == found.methods
 
 
@@ -275,7 +275,7 @@ def test_a_task_of_ones_own_comes_from_the_command_line(recipe, tmp_path, monkey
     (tmp_path / "config.yaml").write_text(write(found))
     with pytest.raises(SettingError, match=r"line \d+: task names code.*--task my_tasks:Mine"):
         read(tmp_path)
-    assert read(tmp_path, found.code_flags).sections == found.sections
+    assert read(tmp_path, found.granted).sections == found.sections
     with pytest.raises(SettingError, match="calls itself 'classification'"):
         read(None, ["--task", "my_tasks:Taken"])
     sys.modules.pop("my_tasks")
@@ -300,8 +300,8 @@ def test_a_file_names_no_code(recipe, text):
 def test_code_of_a_model_comes_from_the_command_line(recipe):
     found = read(recipe("methods: [sfron]\n"), ["--model.name", "my.models:make", "--method", "finetune"])
     assert found.sections.model.name == "my.models:make"
-    assert found.code_flags == ["--model.name=my.models:make"]
-    assert read(recipe("model: {name: hf:microsoft/resnet-50}\n")).code_flags == []
+    assert found.granted == ["--model.name=my.models:make"]
+    assert read(recipe("model: {name: hf:microsoft/resnet-50}\n")).granted == []
 
 
 READ = """

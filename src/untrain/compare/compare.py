@@ -147,7 +147,7 @@ def _prepared(recipe: Recipe, processes: int) -> tuple[list[Cell], list[str]]:
 
 def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int) -> Pool:
     """Where the cells run."""
-    flags = tuple(recipe.code_flags)
+    flags = tuple(recipe.granted)
     command = Command(str(recipe.folder.absolute()), str(Path.cwd()), processes, flags=flags)
     if cluster is not None:
         return Cluster(command, cluster)

@@ -19,6 +19,7 @@ from untrain.errors import FolderError, SettingError, UnknownName, unknown
 from untrain.methods import find
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
+from untrain.permissions import NONE, Permissions, flag_of
 from untrain.plugins import import_named
 from untrain.runs import flags as command_line
 from untrain.runs.names import CONFIG
@@ -62,7 +63,8 @@ class Recipe:
     Attributes:
         methods: entry → method with its settings.
         sections: the fields of the recipe's task, an instance of its `Sections`.
-        code: dotted name of a field → MODULE:NAME, where the person at the keyboard named code.
+        code: dotted name of a field → MODULE:NAME, where code is named, and the person at the keyboard allows it.
+        permissions: what that person allows.
     """
 
     name: str = "unlearning"
@@ -100,6 +102,7 @@ class Recipe:
     """Run folder; null: runs/NAME."""
     sections: Any = None
     code: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    permissions: Permissions = field(default=NONE, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Fills in what the task decides."""
@@ -124,9 +127,9 @@ class Recipe:
         return Path(self.out) if self.out else Path("runs") / self.name
 
     @property
-    def code_flags(self) -> list[str]:
-        """The flags that name code: a command that reads the recipe from its folder must be given them again."""
-        return [f"--{name}={value}" for name, value in self.code.items()]
+    def granted(self) -> list[str]:
+        """The flags that name code and give permissions: a command that reads the recipe from its folder needs them."""
+        return [*(f"--{name}={value}" for name, value in self.code.items()), *self.permissions.flags]
 
     def plain(self) -> dict[str, Any]:
         """Returns the recipe as YAML holds it: common fields, the task's beside them, every method with its name."""
@@ -143,7 +146,7 @@ class Recipe:
 
 def common_settings() -> dict[str, Setting]:
     """Returns the fields that recipes of every task have, but for methods."""
-    return {n: s for n, s in settings_of(Recipe).items() if n not in ("methods", "sections", "code")}
+    return {n: s for n, s in settings_of(Recipe).items() if n not in ("methods", "sections", "code", "permissions")}
 
 
 def task_entry(name: str) -> registry.Entry:
@@ -228,6 +231,7 @@ def read(
     *,
     task: str | None = None,
     methods: Sequence[str] | None = None,
+    permissions: Permissions = NONE,
 ) -> Recipe:
     """Reads the recipe of a file, with flags (`--data.name digits`, `--methods.sfron.alpha 2`) put over it.
 
@@ -237,11 +241,12 @@ def read(
         flags: what the command line gives.
         task: as the flag `--task`: the task's name, or MODULE:CLASS of a `Domain`.
         methods: as the flag `--method`, given for each: entries of the recipe, methods by name, or MODULE:CLASS.
+        permissions: what the person at the keyboard allows.
 
     Raises:
         SettingError: names every wrong field, with file and line.
     """
-    draft = _Draft(path, flags, task, methods)
+    draft = _Draft(path, flags, task, methods, permissions)
     for name, text in draft.given:
         draft.put(name, text)
     recipe = draft.recipe()
@@ -288,9 +293,10 @@ def recipe_fields(
     *,
     task: str | None = None,
     methods: Sequence[str] | None = None,
+    permissions: Permissions = NONE,
 ) -> RecipeFields:
     """Returns which fields a recipe has, whatever is wrong with their values; arguments and errors as of `read`."""
-    draft = _Draft(path, flags, task, methods)
+    draft = _Draft(path, flags, task, methods, permissions)
     return draft.fields
 
 
@@ -303,12 +309,19 @@ class _Draft:
         fields: which fields there are.
         given: flags that are not in the content yet.
         flaws: all that is wrong so far.
-        code: dotted name → MODULE:NAME of what the command line names.
+        code: dotted name → MODULE:NAME of what may run.
+        permissions: what the person at the keyboard allows.
     """
 
     def __init__(
-        self, path: str | Path | None, flags: Sequence[str], task: str | None, methods: Sequence[str] | None
+        self,
+        path: str | Path | None,
+        flags: Sequence[str],
+        task: str | None,
+        methods: Sequence[str] | None,
+        permissions: Permissions,
     ) -> None:
+        self.permissions = permissions
         self.path = None if path is None else Path(path)
         self.content, self.origin = ({}, Origin()) if self.path is None else load(self.path)
         if self.content.get(MADE_IN) == "python":
@@ -373,13 +386,12 @@ class _Draft:
         return entry.domain.name if names_code(name) else name, entry
 
     def _note_code(self, name: str, value: str) -> None:
-        """Code is named by the person at the keyboard alone."""
-        if self.origin.from_flag(name):
+        """Code is named by the person at the keyboard, or by a file that this person trusts with it."""
+        if self.permissions.code or self.origin.from_flag(name):
             self.code[name] = value
         else:
-            self.flaws.append(
-                Flaw(name, f"{name} names code, {value!r}, which no file may: if you trust it, add --{name} {value}.")
-            )
+            text = f"{name} names code, {value!r}, which would run: if you trust it, add --{name} {value}, or "
+            self.flaws.append(Flaw(name, f"{text}{flag_of('code')} for all that this file names."))
 
     def _list_methods(self) -> None:
         """The entries as a mapping; `sfron` where a recipe says nothing of methods."""
@@ -504,7 +516,8 @@ class _Draft:
             common["compare"] = self._compared(comparison, methods)
         if self.flaws:
             return None
-        return Recipe(**common, task=self.fields.task, sections=sections, methods=methods, code=self.code)
+        own = {"task": self.fields.task, "sections": sections, "methods": methods}
+        return Recipe(**common, **own, code=self.code, permissions=self.permissions)
 
     def _explained(self, flaw: Flaw) -> Flaw:
         """An unknown field, with the task that has it."""

@@ -117,6 +117,7 @@ def open_experiment(
         recipe.parts,
         recipe.evaluate_every,
         {} if cache is None else cache,
+        recipe.permissions,
     )
     domain = recipe.domain(recipe.sections, context)
     division = domain.divide()
