@@ -224,7 +224,9 @@ def test_a_method_can_be_added_to_a_finished_folder(recipe, tmp_path):
 def test_a_changed_setting_does_not_pass_for_the_finished_model(finished, recipe):
     code, _, err = untrain("run", recipe, "--out", finished[0], "--resume", "--methods.finetune.epochs", "2")
     assert code == 1
-    assert re.search(r"finetune.safetensors was made from other data, weights or settings. Remove it, or", err)
+    assert re.search(
+        r"finetune.safetensors was made from other settings than what is asked for now. Ask for the same", err
+    )
     assert untrain("run", recipe, "--out", finished[0], "--resume")[0] == 0
 
 
@@ -236,7 +238,7 @@ def test_a_changed_split_is_refused(recipe, tmp_path):
     (folder / "split.json").write_text(json.dumps(split))
     code, _, err = untrain("unlearn", recipe, "--out", folder, "--references", "0")
     assert code == 1
-    assert "split.json was changed after it was written" in err
+    assert "was changed after it was written" in err and "split.json" in err
 
 
 def test_unlearning_a_checkpoint_of_ones_own_takes_its_learning_rate(finished, recipe, tmp_path):

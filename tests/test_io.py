@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from untrain.errors import DataError, FolderError
-from untrain.io import exclusive_lock, hash_file, hash_json, hash_tensors, write_bytes, write_json, write_text
+from untrain.folders import exclusive_lock
+from untrain.io import hash_file, hash_json, hash_tensors, write_bytes, write_json, write_text
 
 
 def test_files_are_written_whole_and_replaced(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_hashes_of_files_and_values(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_by_one_process_at_a_time_and_given_back_however_it_ends(tmp_path):
     holder = (
-        "import sys, time, pathlib\nfrom untrain.io import exclusive_lock\n"
+        "import sys, time, pathlib\nfrom untrain.folders import exclusive_lock\n"
         f"with exclusive_lock(pathlib.Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)

@@ -75,6 +75,7 @@ def test_saved_masks_come_back_and_name_their_weights(tmp_path):
     header = path.read_bytes()
     length = int.from_bytes(header[:8], "little")
     about = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["untrain"])
+    assert len(about.pop("sha256")) == 64
     assert about == {"gamma": 3.0, "kind": "saliency mask", "weights_hash": "abc"}
 
 

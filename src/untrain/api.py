@@ -1,6 +1,7 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, ModelError, SettingError, unknown
-from untrain.io import ensure_dir, write_json
+from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
@@ -25,9 +26,10 @@ from untrain.models.parts import trained
 from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import RunFolder, check_folder, open_folder, read_evaluation, read_manifest
+from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
+from untrain.sealed import write_sealed
 from untrain.types import Params, Task
 
 
@@ -125,13 +127,11 @@ def unlearn(
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
     subject = Subject(user.module, init=init or _init_of(user))
-    path = None if out is None else check_folder(Path(out), resume=resume or not engine.is_main)
-    if path is not None and engine.is_main:
-        check_python_folder(path)
+    path = None if out is None else Path(out)
     given = {"forget": forget, "retain": retain, "holdout": holdout}
     given = {name: data for name, data in given.items() if data is not None}
     home = next((p.device for p in user.module.parameters()), engine.device)
-    with user.sets(given, engine, path, seed, options) as sets:
+    with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
         size = user.batch_size(sets) if batch_size is None else batch_size
         streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
         check_sets(sets, streams)
@@ -154,6 +154,18 @@ def unlearn(
     result.model.to(home)
     engine.wait()
     return replace(result, model=user.whole(result.model))
+
+
+@contextmanager
+def _locked(path: Path | None, engine: Engine, *, resume: bool) -> Iterator[None]:
+    """Locks the run folder, if there is one, for the main process, and looks at what it holds."""
+    if path is None or not engine.is_main:
+        yield
+        return
+    check_folder(path, resume=True)
+    with exclusive_lock(path, mode=PRIVATE):
+        check_python_folder(check_folder(path, resume=resume))
+        yield
 
 
 DEFAULT_METHOD = "sfron"
@@ -219,20 +231,19 @@ def _run_in(
     inplace: bool,
 ) -> Result:
     """The same in a run folder: read where it is finished, else made there and kept."""
-    folder = RunFolder(path, engine)
+    folder = RunFolder(path, engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
     if engine.is_main and resume:
         folder.read_facts()
-    mark = folder.fingerprint(method, problem)  # of the task as it was given: to look at samples may take long
+    inputs = folder.inputs(method, problem)  # of the task as it was given: to look at samples may take long
     if not folder.holds(method.name):
         problem = _prepare(problem, streams)
-        ensure_dir(path)
         if engine.is_main:
             write_python_run(path, {**about, "methods": {method.name: method}})
             sets = {name: stream.data for name, stream in streams.items()}
-            write_json(path / SPLIT, split_of_sets(sets, problem.seed))
+            write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
     name = method.name
     save = lambda module: user.save(path / name, module)  # noqa: E731
-    kept = folder.make_model(name, method, problem, mark=mark, save=save, resume=resume, callbacks=callbacks)
+    kept = folder.make_model(name, method, problem, inputs=inputs, save=save, resume=resume, callbacks=callbacks)
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)
@@ -305,8 +316,7 @@ def evaluate(
         distance is measured.
     """
     engine = Engine.start(device, precision)
-    if out is not None and engine.is_main:
-        check_python_folder(check_folder(Path(out), resume=True))
+    path = None if out is None else Path(out)
     domain, resolved = registry.domain_of(task), registry.resolve(task)
     own, unknown_options = _take_options(domain.EvaluateOptions, options)
     if unknown_options:
@@ -322,11 +332,12 @@ def evaluate(
     found = {}
     names = numbered(domain.reference_name, len(references))
     others = {} if out is None else dict(zip(names, references, strict=True))  # a page shows what it compares with
-    for name, each in {**models, **others, **models}.items():
-        user = domain.user_model(each, resolved, named=isinstance(task, str))
-        found[name] = domain.evaluate(user, sets, references, engine, how)
-    if out is not None and engine.is_main:
-        _keep_evaluation(Path(out), domain, found, classes, engine)
+    with _locked(path, engine, resume=True):
+        for name, each in {**models, **others, **models}.items():
+            user = domain.user_model(each, resolved, named=isinstance(task, str))
+            found[name] = domain.evaluate(user, sets, references, engine, how)
+        if path is not None and engine.is_main:
+            _keep_evaluation(path, domain, found, classes, engine)
     return {name: found[name] for name in models} if isinstance(model, Mapping) else found["model"]
 
 
@@ -334,7 +345,7 @@ def _keep_evaluation(
     path: Path, domain: type[Domain], found: Mapping[str, Any], classes: Sequence[str] | None, engine: Engine
 ) -> None:
     """Writes evaluation.json as the stages do, and the report's page; models measured before stay in it."""
-    folder = open_folder(path, engine)
+    folder = RunFolder(path, engine)
     folder.read_facts()
     about = read_python_run(path)
     if about is None:
@@ -354,7 +365,7 @@ def _keep_evaluation(
         "models": {**before.get("models", {}), **entries},
         "noise_floor": floor if floor is not None else before.get("noise_floor"),
     }
-    write_json(path / EVALUATION, content)
+    write_sealed(path / EVALUATION, content)
     manifest = about | read_manifest(path)
     folder.write_manifest({key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest})
     write_report(path, domain.presentation)

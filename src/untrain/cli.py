@@ -1,15 +1,20 @@
 """The command line: `untrain run RECIPE.yaml [--key value …]` and its parts."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, unknown
+from untrain.folders import exclusive_lock
 from untrain.permissions import Permissions, flag_of
+from untrain.progress import use_known_signs
+from untrain.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from untrain.domain import Domain
@@ -39,6 +44,7 @@ A run folder stands for the recipe that is kept in it: untrain run FOLDER --resu
   --allow-code         run the code that a recipe or run folder names as MODULE:NAME
   --allow-links        follow links that lead out of a folder of data or of a model
   --allow-large        do work beyond the limits that a recipe is held to
+  --allow-reading      let other users of the machine read the run folder that is made
   --debug              show where in the code a failure happened
 """
 
@@ -61,9 +67,11 @@ Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code.
 
-    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 130: interrupted;
-    141: nobody reads the output any more.
+    0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 129, 130, 143: ended by SIGHUP,
+    an interrupt or SIGTERM; 141: nobody reads the output any more.
     """
+    for stream in (sys.stdout, sys.stderr):
+        use_known_signs(stream)
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, resume = _take(words, "--debug"), _take(words, "--resume")
     if not words or words[0] in ("-h", "--help", "help"):
@@ -72,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on what else could be installed is for developers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        with warnings.catch_warnings():
+        with stoppable(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             if words[0] not in COMMANDS:
                 raise UnknownName(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
@@ -86,9 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"untrain: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("untrain: interrupted; --resume goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        number = error.signal if isinstance(error, Stopped) else signal.SIGINT
+        what = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        with suppress(OSError):  # of a terminal that is gone
+            print(f"untrain: {what}; {_GOING_ON.get(words[0], _RESUME)}", file=sys.stderr, flush=True)
+        return 128 + number
     except BrokenPipeError:  # whoever read the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -100,6 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 3
+
+
+_RESUME = "--resume goes on from the last checkpoint."
+_GOING_ON = {
+    "sample": "the same command again makes the images that are missing.",
+    **dict.fromkeys(("report", "list", "schema"), "nothing was changed."),
+    **dict.fromkeys(("unlearn", "evaluate"), "the same command again goes on from the last checkpoint."),
+}
+"""What goes on with a command that was ended."""
 
 
 def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
@@ -227,7 +247,9 @@ def _report(words: Sequence[str], resume: bool) -> None:
         raise FolderError(f"there is no run folder {folder}. Check the path.")
     from untrain.report import write_report
 
-    print(f"report: {write_report(folder, _domain_of(folder, task).presentation)}")
+    with exclusive_lock(folder):
+        path = write_report(folder, _domain_of(folder, task).presentation)
+    print(f"report: {path}")
 
 
 def _domain_of(folder: Path, task: str | None) -> "type[Domain]":

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from untrain.errors import DataError, FolderError
+from untrain.folders import REMEDIES, check_held, make_missing, note_written, temporary_name
 from untrain.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_REMEDIES = {
-    errno.ENOSPC: "Free some space or choose another folder.",
-    errno.EDQUOT: "Free some of your quota or choose another folder.",
-    errno.EACCES: "Get permission to write there or choose another folder.",
-    errno.EPERM: "Get permission to write there or choose another folder.",
-    errno.EROFS: "The file system is read-only: choose another folder.",
-    errno.ENOTDIR: "A part of the path is a file: choose another folder.",
-    errno.EEXIST: "A part of the path is a file: choose another folder.",
-    errno.EISDIR: "The path is a folder: choose another name.",
-}
-
-
-def ensure_dir(folder: Path) -> Path:
-    """Makes a folder where it is missing.
-
-    Raises:
-        FolderError: if it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderError(f"{folder} cannot be made: {error.strerror}. Choose another folder.") from error
-    return folder
-
 
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes a file whole: into a temporary file of the same folder, which then takes the file's name.
 
-    A reader sees the old file or the new one, never a part. The folder is made if it is missing. The temporary
-    name is fixed (`.NAME.tmp`), so what a killed process left is overwritten by the next; a file has one writer.
+    A reader sees the old file or the new one, never a part. The folder is made if it is missing, but for one that this
+    process is at work in and that was removed. The temporary file is new: nothing is written through a link.
 
     Raises:
         FolderError: if the file cannot be written; no temporary file is left, and an older file is unchanged.
@@ -60,21 +36,28 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a file to write piece by piece, for what is too large for `write_bytes`; whole or not at all, as there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(temporary_name(path.name, secrets.token_hex(4)))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        make_missing(path.parent)
+        with open(temporary, "xb", opener=_open_new) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        check_held(path)
         os.replace(temporary, path)
+        note_written(path)
     except OSError as error:
         _remove(temporary)
-        remedy = _REMEDIES.get(error.errno or 0, "Choose another folder.")
+        check_held(path)
+        remedy = REMEDIES.get(error.errno or 0, "Choose another folder.")
         raise FolderError(f"{path} cannot be written: {error.strerror or error}. {remedy}") from error
     except BaseException:  # an interrupt must not leave half a file either
         _remove(temporary)
         raise
+
+
+def _open_new(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _remove(path: Path) -> None:
@@ -134,34 +117,3 @@ def hash_file(path: str | Path) -> str:
 def hash_json(value: Any) -> str:
     """SHA-256 of a JSON value in hexadecimal; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-@contextmanager
-def exclusive_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Locks a folder for this process; released when the block or the process ends, however it ends.
-
-    Args:
-        folder: must be there.
-        wait: for another process on this machine that holds it; else that is an error.
-
-    Raises:
-        FolderError: if another process holds it.
-    """
-    path = folder / ".lock.tmp"  # by its name a temporary file, which is no part of a run
-    while True:
-        with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                raise FolderError(_BUSY.format(folder)) from error
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-            if not wait:  # who had it before has just removed the file
-                raise FolderError(_BUSY.format(folder))
-
-
-_BUSY = "another process is at work in {}. Wait for it, stop it, or choose another folder with --out."

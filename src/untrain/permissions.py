@@ -13,6 +13,8 @@ class Permissions:
     """Follow links that lead out of a folder of data or of a model."""
     large: bool = False
     """Do work beyond the limits that a recipe is held to."""
+    reading: bool = False
+    """Let other users of the machine read a run folder that is made."""
 
     @property
     def flags(self) -> list[str]:

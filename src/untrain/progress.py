@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import threading
 import time
@@ -25,6 +26,25 @@ class Bar(ABC):
     @abstractmethod
     def advance(self, note: str = "", by: int = 1) -> None:
         """Moves on by some steps and shows a short note beside them."""
+
+
+_SIGNS = {"±": "+-", "–": "-", "−": "-", "—": "-", "…": "...", "×": "x", "·": "*", "→": "->", "≤": "<=", "≥": ">="}
+_SIGNS |= {"’": "'", "‘": "'", "“": '"', "”": '"', "²": "^2", "α": "alpha", "β": "beta", "γ": "gamma", "λ": "lambda"}
+"""What stands for a sign that a terminal does not know; for any other it is a question mark."""
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_SIGNS.get(sign, "?") for sign in text), error.end
+
+
+def use_known_signs(stream: Any) -> None:
+    """Lets a stream whose encoding lacks a sign print another one for it, instead of failing."""
+    codecs.register_error("untrain", _replaced)
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="untrain")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from untrain.errors import DataError, SettingError, StaleFile
 from untrain.io import write_bytes
 from untrain.lazy import torch
+from untrain.sealed import NOTES, read_notes, sealed_notes
 from untrain.types import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_KEY = "untrain"
 _KIND = "saliency mask"
 
 
@@ -144,8 +143,8 @@ def save_mask(mask: Mapping[str, Tensor], path: str | Path, *, weights_hash: str
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().to("cpu", torch.bool).contiguous().clone() for name, tensor in mask.items()}
-    about = json.dumps({**facts, "kind": _KIND, "weights_hash": weights_hash}, sort_keys=True)
-    write_bytes(path, save(tensors, metadata={_KEY: about}))
+    about = {**facts, "kind": _KIND, "weights_hash": weights_hash}
+    write_bytes(path, save(tensors, metadata=sealed_notes(about, tensors)))
 
 
 def load_mask(path: str | Path, *, weights_hash: str) -> Params:
@@ -157,11 +156,12 @@ def load_mask(path: str | Path, *, weights_hash: str) -> Params:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            notes = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        about = read_notes(notes, tensors) if NOTES in notes else {}
+    except (OSError, SafetensorError, ValueError) as error:
         raise DataError(f"the mask {path} cannot be read: {error}. Check the path, or make the mask again.") from error
-    if not isinstance(about, dict) or about.get("kind") != _KIND:
+    if about.get("kind") != _KIND:
         raise DataError(f"{path} is not a saliency mask. Give a file that save_mask() wrote.")
     if about.get("weights_hash") != weights_hash:
         raise StaleFile(

@@ -56,6 +56,7 @@ def weights(folder):
 def table(folder):
     """evaluation.json without the seconds and the folder's name."""
     content = json.loads((Path(folder) / "evaluation.json").read_text())
+    content.pop("sha256")
     for entry in content["models"].values():
         entry.pop("seconds"), entry.pop("clocks")
     for name in ("out", "checkpoint_every"):

@@ -1,6 +1,7 @@
 """What one cell does: it opens its run folder and makes one product there, with the stages of an ordinary run."""
 
 import os
+import secrets
 import shutil
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
@@ -23,12 +24,12 @@ from untrain.compare.plan import (
     tuned,
 )
 from untrain.errors import SettingError, lookup
-from untrain.io import write_text
+from untrain.folders import temporary_name, watched
 from untrain.models.checkpoints import load_state
 from untrain.runs import stages
 from untrain.runs.folder import read_evaluation
-from untrain.runs.names import CONFIG, HISTORY, ORIGINAL, RETRAINED, SPLIT
-from untrain.runs.recipe import Recipe, write
+from untrain.runs.names import HISTORY, ORIGINAL, RETRAINED, SPLIT
+from untrain.runs.recipe import Recipe, write_config
 from untrain.runs.spaces import with_settings
 from untrain.runs.stages import Experiment, reference_names
 
@@ -49,7 +50,13 @@ def run_cell(recipe: Recipe, key: str, cache: Cache | None = None) -> None:
         SettingError: if a cell that it needs has not run; names it.
     """
     cell = find_cell(recipe, key)
-    _check_needs(recipe, cell.needs)
+    with watched(recipe.folder), stages.locked(recipe, folder_of(recipe, cell.group), name=cell.name):
+        _check_needs(recipe, cell.needs)
+        _run(recipe, cell, cache)
+
+
+def _run(recipe: Recipe, cell: Cell, cache: Cache | None) -> None:
+    """Makes what a cell is for, in its group's folder."""
     experiment = open_group(recipe, cell.group, cache)
     if cell.name == ORIGINAL:
         reuse_original(experiment, siblings(recipe, cell.group))
@@ -123,8 +130,7 @@ def reuse_original(experiment: Experiment, folders: Sequence[Path]) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """A second name for a file, or a copy of it where the file system has no links; whole or not at all."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = target.with_name(temporary_name(target.name, secrets.token_hex(4)))
     try:
         os.link(source, temporary)
     except OSError:
@@ -206,4 +212,4 @@ def _evaluate(recipe: Recipe, group: str, experiment: Experiment) -> None:
     experiment.domain.on_evaluated(content, folder.facts)
     experiment.domain.close()
     if experiment.engine.is_main:
-        write_text(folder.path / CONFIG, write(experiment.recipe))  # with the settings that were chosen
+        write_config(experiment.recipe)  # with the settings that were chosen

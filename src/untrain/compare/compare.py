@@ -17,13 +17,14 @@ from untrain.compare.search import check_optuna
 from untrain.compare.summary import compare_results
 from untrain.engine import Bar, Engine
 from untrain.errors import FolderError, SettingError, UntrainError
-from untrain.io import ensure_dir, exclusive_lock, write_json, write_text
+from untrain.io import write_json, write_text
 from untrain.report import comparison_tables, terminal, write_report
 from untrain.runs import stages
-from untrain.runs.folder import describe_environment, remove_temporary
+from untrain.runs.folder import describe_environment, list_files, remove_temporary
 from untrain.runs.names import CONFIG, MANIFEST, ORIGINAL, SPLIT
-from untrain.runs.recipe import Recipe, write
+from untrain.runs.recipe import Recipe, write_config
 from untrain.runs.stages import holds_run
+from untrain.sealed import write_sealed
 
 _OTHER = (
     *("name", "out", "workers", "checkpoint_every", "methods", "references", "seed", "forget", "svc_attacks"),
@@ -51,10 +52,10 @@ def compare_recipe(
         UntrainError: what is wrong with the recipe, data, model or folder, before anything is trained; or, after all
             else is done and reported, which cells failed.
     """
-    recipe = _checked(recipe, jobs, cluster, processes, resume)
     engine = Engine.start(recipe.device, recipe.precision)
-    cells, done = _prepared(recipe, processes)
-    with exclusive_lock(recipe.folder):
+    with stages.locked(recipe):
+        recipe = _checked(recipe, jobs, cluster, processes, resume)
+        cells, done = _prepared(recipe, processes)
         return _compared(recipe, engine, cells, done, jobs, cluster, processes)
 
 
@@ -68,7 +69,7 @@ def _compared(
     with engine.progress("cells", len(cells), len(done)) as bar:
         pool = _pool(recipe, jobs, cluster, processes)
         outcomes = run_cells(cells, pool, done, lambda cell, outcome: _told(recipe, cell, outcome, bar))
-    write_json(recipe.folder / MANIFEST, _manifest(recipe, engine, outcomes, jobs, cluster, processes))
+    write_sealed(recipe.folder / MANIFEST, _manifest(recipe, engine, outcomes, jobs, cluster, processes))
     path = report_comparison(recipe, outcomes)
     for group in groups(recipe):  # a search's, too, which other searches work on
         remove_temporary(folder_of(recipe, group))
@@ -99,7 +100,9 @@ def compare_cell(recipe: Recipe, key: str) -> None:
     find_cell(full, key)
     engine = Engine.start(recipe.device, recipe.precision)
     if engine.is_main and not holds_run(full, resume=True, other=_OTHER):
-        write_text(ensure_dir(full.folder) / CONFIG, write(full))
+        with stages.locked(full, name=CONFIG, wait=True):
+            if not holds_run(full, resume=True, other=_OTHER):  # of another cell that began at the same moment
+                write_config(full)
     engine.wait()
     run_cell(full, key)
 
@@ -138,7 +141,7 @@ def _prepared(recipe: Recipe, processes: int) -> tuple[list[Cell], list[str]]:
         if trains_original(recipe) and not recipe.evaluate_every:
             originals[group] = stages.original_fingerprint(experiment)
         done += [f"{group}/{name}" for name in finished_cells(recipe, group, experiment)]
-    write_text(ensure_dir(recipe.folder) / CONFIG, write(recipe))
+    write_config(recipe)
     for experiment in opened.values():
         if not (experiment.folder.path / SPLIT).exists():
             stages.write_inputs(experiment, going_on=False)
@@ -203,11 +206,13 @@ def report_comparison(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> Path:
     """Prints the table, and writes it and the page into a comparison's folder; returns the page's path."""
     presentation = recipe.domain.presentation
     results = compare_results(recipe, outcomes, presentation)
-    write_json(recipe.folder / "comparison.json", results.to_json())
+    folder = recipe.folder
+    write_sealed(folder / "comparison.json", results.to_json())
     for suffix, text in comparison_tables(results, presentation).items():
-        write_text(recipe.folder / f"comparison.{suffix}", text)
+        write_text(folder / f"comparison.{suffix}", text)
+    write_sealed(folder / MANIFEST, {**results.manifest, "files": list_files(folder, (CONFIG, "comparison.*"))})
+    path = write_report(results, presentation)
     console = Console()
     console.print(terminal(results, presentation))
-    path = write_report(results, presentation)
     console.print(f"report: {path}", highlight=False, soft_wrap=True)
     return path

@@ -7,7 +7,6 @@ One draw of a random forget set says little: of some hundred samples, the accura
 trial unlearns two such sets in turn, each from the same original.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from untrain.data.checks import check_sets
 from untrain.domain import SearchObjective
 from untrain.engine import seed_of
 from untrain.errors import SettingError, StaleFile, UntrainError
-from untrain.io import hash_json, write_json
+from untrain.io import hash_json
 from untrain.methods.base import Choice, Method, Optimizer, Space
 from untrain.methods.loop import run
 from untrain.models.prepare import prepare_task
@@ -29,6 +28,7 @@ from untrain.runs import stages
 from untrain.runs.recipe import Recipe
 from untrain.runs.spaces import is_integer, space_of, with_settings
 from untrain.runs.stages import Experiment
+from untrain.sealed import read_sealed, write_sealed
 from untrain.types import Task
 
 WORST = 100.0
@@ -61,7 +61,7 @@ def search_settings(experiment: Experiment, recipe: Recipe, start: nn.Module, en
         settings = suggest(method, space, trials, seed, wanted) if trials else {}
         trials.append(_try(experiment, objectives, start, method, settings, space, before))
         if experiment.engine.is_main:
-            write_json(path, {"mark": mark, "method": method.name, "trials": trials, "best": best_trial(trials)})
+            write_sealed(path, {"mark": mark, "method": method.name, "trials": trials, "best": best_trial(trials)})
         experiment.say(f"{entry}: trial {len(trials)} of {wanted}: {trials[-1]['criterion']}")
     experiment.engine.wait()
     if best_trial(trials) is None:
@@ -208,11 +208,11 @@ def _read_trials(path: Path, mark: str) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: content[name] for name in ("mark", "method", "trials", "best")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StaleFile(f"{path} cannot be read: {error!r}. Remove it to search again.") from error
+    content = read_sealed(path, "Remove it to search again.") or {}
+    lacking = [name for name in ("mark", "method", "trials", "best") if name not in content]
+    if lacking:
+        raise StaleFile(f"{path} cannot be read: it lacks {', '.join(lacking)}. Remove it to search again.")
+    return content
 
 
 def is_finished(experiment: Experiment, recipe: Recipe, start: nn.Module, entry: str, own: float) -> bool:

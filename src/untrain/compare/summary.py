@@ -10,9 +10,9 @@ from untrain.compare.search import read_search
 from untrain.compare.statistics import mean, noise_floor, ranks, speedups, summary
 from untrain.data.sections import REQUESTS
 from untrain.report.presentation import Presentation
-from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, SeedCell, Stat, read_text
+from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, SeedCell, Stat, read_config_text
 from untrain.runs.folder import read_evaluation, read_manifest
-from untrain.runs.names import CONFIG, ORIGINAL, RETRAINED
+from untrain.runs.names import ORIGINAL, RETRAINED
 from untrain.runs.recipe import Recipe
 from untrain.runs.stages import reference_names
 
@@ -31,7 +31,7 @@ def compare_results(recipe: Recipe, outcomes: Mapping[str, Outcome], presentatio
         tuple(_forget_set(recipe, name, each, outcomes, presentation.higher) for name, each in runs.items()),
         tuple(recipe.compare.seeds),
         next((run.classes for each in runs.values() for run in each if run), ()),
-        recipe.plain(), read_manifest(recipe.folder), config=read_text(recipe.folder / CONFIG), folder=recipe.folder,
+        recipe.plain(), read_manifest(recipe.folder), config=read_config_text(recipe.folder), folder=recipe.folder,
         compared=True,
     )  # fmt: skip
 

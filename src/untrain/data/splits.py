@@ -7,7 +7,6 @@ it. A *training set* is then everything else, and the forget set is taken from i
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ from untrain.data.columns import Columns
 from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
-from untrain.io import hash_file, hash_json, write_text
+from untrain.io import hash_file, hash_json
+from untrain.sealed import read_sealed, write_sealed
 from untrain.types import Batch
 
 Records = str | Path | Sequence[Any] | Tensor | np.ndarray
@@ -76,7 +76,7 @@ class Split:
 
     def save(self, path: str | Path) -> None:
         """Writes the split as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.to_json()) + "\n")
+        write_sealed(Path(path), self.to_json(), compact=True)
 
     @classmethod
     def load(cls, path: str | Path, source: Source) -> "Split":
@@ -86,15 +86,17 @@ class Split:
             DataError: if the file is missing or is not a split.
             StaleFile: if it was changed since, or made of other data.
         """
+        content = read_sealed(Path(path), "Make the split again.", DataError)
+        if content is None:
+            raise DataError(f"{path} cannot be read as a split: there is no such file. Check the path.")
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if isinstance(content, dict) and content.get("kind") == SETS:
+            if content.get("kind") == SETS:
                 return cls._of_sets(content, path, source)
             parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
             stored = content["hash"]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"{path} cannot be read as a split: {error!r}. Make the split again.") from error
         if stored != split.hash:
             raise StaleFile(f"{path} was changed after it was written. Make the split again.")

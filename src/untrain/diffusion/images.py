@@ -14,6 +14,7 @@ import shutil
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from io import BytesIO
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import DataError, FolderError, ModelError, SettingError
+from untrain.folders import exclusive_lock
 from untrain.io import hash_json, open_atomic, write_bytes, write_json
 from untrain.lazy import Image, nn, np, torch
 from untrain.models.checkpoints import state_hash
@@ -295,15 +297,14 @@ def write_folder(images: ImageSet, folder: str | Path) -> int:
     names = _folder_names({c: images.name(c) for c in images.counts})
     labels, numbers = (values.tolist() for values in images.numbered())
     paths = [folder / names[c] / f"{i:06d}.png" for c, i in zip(labels, numbers, strict=True)]
-    if engine.is_main:
-        claim(folder, folder / RECORD, images.facts("folder"))
-    missing = missing_of(lambda: [is_picture(path) for path in paths], len(paths), engine)
-    for positions, made in images.generate(missing):
-        if engine.is_main:
-            for position, pixels in zip(positions.tolist(), pixels_of(made), strict=True):
-                write_bytes(paths[position], png(_picture(pixels)))
-    engine.wait()
-    return len(missing)
+    with claimed(folder, folder / RECORD, images.facts("folder"), engine):
+        missing = missing_of(lambda: [is_picture(path) for path in paths], len(paths), engine)
+        for positions, made in images.generate(missing):
+            if engine.is_main:
+                for position, pixels in zip(positions.tolist(), pixels_of(made), strict=True):
+                    write_bytes(paths[position], png(_picture(pixels)))
+        engine.wait()
+        return len(missing)
 
 
 def write_npz(images: ImageSet, path: str | Path) -> int:
@@ -339,18 +340,17 @@ def _write_file(
     """Makes what is missing of a set in parts, then one file of them."""
     engine = images.maker.engine
     parts, total = path.with_name(f"{path.name}.parts"), sum(images.counts.values())
-    if engine.is_main:
-        claim(path, path.with_name(f"{path.name}.{RECORD}"), images.facts(form))
-    missing = missing_of(lambda: [True] * total if whole(path, total) else _covered(parts, total), total, engine)
-    for positions, made in images.generate(missing):
+    with claimed(path, path.with_name(f"{path.name}.{RECORD}"), images.facts(form), engine):
+        missing = missing_of(lambda: [True] * total if whole(path, total) else _covered(parts, total), total, engine)
+        for positions, made in images.generate(missing):
+            if engine.is_main:
+                _save_parts(parts, positions, pixels_of(made))
         if engine.is_main:
-            _save_parts(parts, positions, pixels_of(made))
-    if engine.is_main:
-        if not whole(path, total):
-            write(images, path, _parts(parts, total))
-        shutil.rmtree(parts, ignore_errors=True)
-    engine.wait()
-    return len(missing)
+            if not whole(path, total):
+                write(images, path, _parts(parts, total))
+            shutil.rmtree(parts, ignore_errors=True)
+        engine.wait()
+        return len(missing)
 
 
 def missing_of(have: Callable[[], list[bool]], total: int, engine: Engine) -> Tensor:
@@ -361,12 +361,24 @@ def missing_of(have: Callable[[], list[bool]], total: int, engine: Engine) -> Te
     return (shared == 0).nonzero().flatten().cpu()
 
 
-def claim(target: Path, record: Path, facts: Mapping[str, Any]) -> None:
-    """Notes beside images what they are made with; a note of a stopped run without images counts for nothing.
+@contextmanager
+def claimed(target: Path, record: Path, facts: Mapping[str, Any], engine: Engine) -> Iterator[None]:
+    """Lets no other process write these images inside the block, and notes beside them what they are made with.
+
+    A note of a stopped run without images counts for nothing. The main process locks and writes.
 
     Raises:
-        FolderError: if there is something else, or images from other settings or weights.
+        FolderError: if another process is at it, or there is something else, or images from other settings or weights.
     """
+    if not engine.is_main:
+        yield
+        return
+    with exclusive_lock(target.parent, name=target.name):
+        _claim(target, record, facts)
+        yield
+
+
+def _claim(target: Path, record: Path, facts: Mapping[str, Any]) -> None:
     inside = record.parent == target
     if target.exists() and target.is_dir() != inside:
         what = "a file, but a folder" if inside else "a folder, but a file"

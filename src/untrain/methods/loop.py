@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from untrain.callbacks import Callback
 from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
-from untrain.io import open_atomic
 from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
+from untrain.sealed import check_trailer, open_sealed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +75,7 @@ class Checkpoints:
             return None
         remedy = "Remove it to start that run anew, or choose another folder."
         try:
+            check_trailer(self.path)
             saved = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
             stored = saved["fingerprint"]
         except Exception as error:  # whatever a damaged file makes torch raise
@@ -116,6 +117,12 @@ def run(
     engine.clocks.clear()
     if saved:
         problem.memo, problem.notes = saved["memo"], list(saved["notes"])
+        threads = torch.get_num_threads()
+        if saved["threads"] != threads:
+            problem.note(
+                f"begun with {_threads(saved['threads'])}, gone on with {_threads(threads)}: its "
+                "weights differ by rounding from those of an undisturbed run"
+            )
         for memo in problem.memo.values():
             memo.update({name: tensor.to(engine.device) for name, tensor in memo.items()})
     with engine.seeded(seed_of(problem.seed, "start")):
@@ -179,6 +186,10 @@ def _steps(
 
 def _finite(weights: dict[str, Tensor]) -> bool:
     return all(bool(torch.isfinite(w).all()) for w in weights.values() if w.is_floating_point())
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 @dataclass(eq=False)
@@ -247,6 +258,7 @@ class _Saver:
             "memo": problem.memo,
             "notes": problem.notes,
             "clocks": dict(self.engine.clocks),
+            "threads": torch.get_num_threads(),
             "history": [json.dumps(record) for record in self.history],
         }
         _write(self.checkpoints.path, content)
@@ -272,7 +284,7 @@ class _Saver:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     """Saves piece by piece, since a large run does not fit into memory a second time; whole or not at all."""
-    with open_atomic(path) as file:
+    with open_sealed(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # what torch raises over the error of a file that cannot be written to

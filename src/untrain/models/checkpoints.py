@@ -6,20 +6,22 @@ No file is ever allowed to run code: torch files are read with `weights_only`.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import safetensors
+from annotated_types import Ge, Gt
 
 from untrain.errors import CheckpointError
 from untrain.io import hash_tensors, open_atomic
 from untrain.lazy import nn, torch
+from untrain.sealed import NOTES, read_notes, sealed_notes
+from untrain.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,9 +36,13 @@ _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put befor
 
 
 def save(
-    module_or_state: nn.Module | Mapping[str, Tensor], path: str | Path, metadata: dict[str, Any] | None = None
+    module_or_state: nn.Module | Mapping[str, Tensor],
+    path: str | Path,
+    metadata: dict[str, Any] | None = None,
+    *,
+    content: str | None = None,
 ) -> None:
-    """Writes weights as safetensors, whole or not at all.
+    """Writes weights as safetensors, whole or not at all, with a hash of weights and metadata.
 
     Tied weights are written under each of their names. The file's bytes depend on names, weights and metadata alone.
 
@@ -44,6 +50,7 @@ def save(
         module_or_state: a module, or its state.
         path: the file.
         metadata: a JSON value that `load_state` gives back.
+        content: their `state_hash`, where it is known.
 
     Raises:
         CheckpointError: if an entry is not a tensor. FolderError: if the file cannot be written.
@@ -54,10 +61,10 @@ def save(
     strange = [name for name, tensor in state.items() if not isinstance(tensor, torch.Tensor)]
     if strange:
         raise CheckpointError(f"{path} cannot hold {', '.join(map(repr, strange))}: only tensors can be written.")
-    text = json.dumps({} if metadata is None else metadata, sort_keys=True)
+    notes = sealed_notes({} if metadata is None else metadata, state, content)
     with open_atomic(path) as file:
         try:
-            save_file(_apart(state), file.name, {"untrain": text})
+            save_file(_apart(state), file.name, notes)
         except safetensors.SafetensorError as error:  # the system's own is told in its text alone
             found = re.search(r"os error (\d+)", str(error))
             number = int(found[1]) if found else errno.EIO
@@ -153,9 +160,41 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
             notes = dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or is not a safetensors file: {error}. Get it again.") from error
-    if "untrain" in notes:
-        return state, json.loads(notes["untrain"])
-    return _without_prefixes(state), notes
+    if NOTES not in notes:
+        return _without_prefixes(state), notes
+    try:
+        facts = read_notes(notes, state)
+        check_facts(facts)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged or was not written by untrain: {error}. Get it again.") from error
+    return state, facts
+
+
+_FACTS: dict[str, Any] = {
+    **dict.fromkeys(("method", "fingerprint", "hash", "started_from", "file"), str),
+    **dict.fromkeys(("peak_lr", "optimizer_lr"), Annotated[float, Gt(0)] | None),
+    **dict.fromkeys(("settings", "made_from"), dict[str, Any]),
+    "notes": list[str],
+    "clocks": dict[str, Annotated[float, Ge(0)]],
+    "seconds": Annotated[float, Ge(0)],
+    "steps": Annotated[int, Ge(0)],
+    "threads": Annotated[int, Ge(1)],
+    "mask": dict[str, Any] | None,
+    "files": dict[str, str],
+}
+"""What files of ours say of their weights, as far as anything is done with it."""
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Checks what a file of ours says of its weights.
+
+    Raises:
+        ValueError: names an entry that is not what it should be.
+    """
+    for name, hint in _FACTS.items():
+        setting = Setting(name, hint)
+        if name in facts and not setting.fits(facts[name]):
+            raise ValueError(f"its entry {name} must be {setting.words}")
 
 
 def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:

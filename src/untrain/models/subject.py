@@ -74,9 +74,9 @@ class Subject:
                 "It must build the model as it was built for training."
             )
 
-    def save(self, path: Path | str, metadata: dict[str, Any] | None = None) -> None:
-        """Writes the weights as safetensors, whole or not at all."""
-        checkpoints.save(self.module, path, metadata)
+    def save(self, path: Path | str, metadata: dict[str, Any] | None = None, *, content: str | None = None) -> None:
+        """Writes the weights as safetensors, whole or not at all; arguments as of `checkpoints.save`."""
+        checkpoints.save(self.module, path, metadata, content=content)
 
     def defaults(self, task: Task) -> dict[str, Any]:
         """Settings that fit this kind of model, for methods that are not told them.

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from untrain.errors import FolderError, UntrainError
+from untrain.errors import FolderError, StaleFile, UntrainError
 from untrain.report.words import label_of
+from untrain.sealed import check_listed, fits_seal, unsealed
 
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 ORIGINAL, TARGET = "original", "retrained"
@@ -416,9 +417,12 @@ class Results:
         folder = Path(folder)
         if not folder.is_dir():
             raise FolderError(f"there is no folder {folder}. Give one that `untrain run` or `untrain compare` wrote.")
-        command = "untrain compare" if (folder / COMPARISON).exists() else "untrain run"
+        command = (
+            f"untrain compare {folder} --resume" if (folder / COMPARISON).exists() else f"untrain evaluate {folder}"
+        )
         manifest = _read_if_there(folder / "manifest.json", command)
-        config = read_text(folder / "config.yaml") if (folder / "config.yaml").exists() else None
+        _check_files(folder, manifest or {}, command)
+        config = read_config_text(folder) if (folder / "config.yaml").exists() else None
         if (folder / COMPARISON).exists():
             content = read_json(folder / COMPARISON, command)
             return cls.of_comparison(content, manifest=manifest, config=config, folder=folder)
@@ -504,12 +508,45 @@ def read_json(path: Path, command: str) -> Mapping[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UntrainError(f"{path} is not JSON ({error}). Make it again with `{command}`.") from None
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise UntrainError(f"{path} must hold one JSON object, not a {kind}. Make it again with `{command}`.")
+    if not fits_seal(content):
+        raise StaleFile(
+            f"{path} is damaged or was changed after it was written: its content does not fit its hash. Make it again "
+            f"with `{command}`."
+        )
     return content
+
+
+def read_config_text(folder: Path) -> str:
+    """Reads the text of config.yaml, without the hash below it.
+
+    Raises:
+        StaleFile: if it was changed since it was written.
+    """
+    path = folder / "config.yaml"
+    text = unsealed(read_text(path))
+    if text is None:
+        raise StaleFile(
+            f"{path} is damaged or was changed since it was written: its lines do not fit the hash below them. Remove "
+            "it, and the page is made without it."
+        )
+    return text
+
+
+def _check_files(folder: Path, manifest: Mapping[str, Any], command: str) -> None:
+    """Compares the files that a page is made from with the hashes that the manifest notes."""
+    files = as_mapping(manifest.get("files"))
+    for name in files:
+        if name.startswith(("snapshots/", "detections/")) or name == "config.yaml":
+            remedy = "Remove it, and the page is made without it."
+        else:
+            remedy = f"Remove it, and `{command}` makes it anew."
+        if (folder / name).is_file():
+            check_listed(folder / name, files, name, remedy)
 
 
 def read_history(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime, timezone
@@ -22,14 +23,16 @@ from torch import nn
 
 from untrain.data.checks import content_hash
 from untrain.engine import Engine
-from untrain.errors import CheckpointError, FolderError, StaleFile
-from untrain.io import ensure_dir, hash_json, write_json, write_text
+from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
+from untrain.folders import is_temporary, was_written
+from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
 from untrain.models.subject import Subject
-from untrain.runs.names import EVALUATION, HISTORY, MANIFEST
+from untrain.runs.names import CONFIG, EVALUATION, HISTORY, MANIFEST, ORIGINAL, SPLIT
 from untrain.saliency import density, load_mask, save_mask
+from untrain.sealed import check_listed, read_sealed, write_sealed
 from untrain.types import Params, Task
 
 _LIBRARIES = ("torch", "accelerate", "safetensors", "numpy", "scikit-learn")
@@ -64,6 +67,7 @@ class RunFolder:
         facts: model name → what the manifest says of it.
         processes: as how many processes models are made elsewhere, for one that only reads them; None: as many as here.
         histories: model name → what each step of it logged.
+        command: what makes anew what is missing in it, for messages; None: the run that is kept in it, gone on with.
     """
 
     path: Path
@@ -71,6 +75,12 @@ class RunFolder:
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     processes: int | None = None
     histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    command: str | None = None
+
+    @property
+    def remake(self) -> str:
+        """What makes anew what is missing in it."""
+        return self.command or f"untrain run {self.path} --resume"
 
     def weights(self, name: str) -> Path:
         """Returns the file of a model's weights."""
@@ -80,10 +90,13 @@ class RunFolder:
         """Returns whether a model is finished."""
         return self.weights(name).exists()
 
+    def inputs(self, method: Method, problem: Problem) -> dict[str, Any]:
+        """Returns all that decides the numbers of what a method makes of a problem, as JSON."""
+        return inputs_of(method, problem, [self.engine.precision, self.processes or self.engine.num_processes])
+
     def fingerprint(self, method: Method, problem: Problem) -> str:
         """Fingerprints what a method makes of a problem: a hash of all that decides its numbers."""
-        processes = self.processes or self.engine.num_processes
-        return fingerprint(method, problem, [self.engine.precision, processes])
+        return hash_json(self.inputs(method, problem))
 
     def make_model(
         self,
@@ -91,7 +104,7 @@ class RunFolder:
         method: Method,
         problem: Problem,
         *,
-        mark: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
         save: Callable[[nn.Module], None] | None = None,
         say: Callable[[str], None] = lambda text: None,
         **how: Any,
@@ -102,27 +115,33 @@ class RunFolder:
             name: of its files.
             method: its settings may be open.
             problem: what the method works on.
-            mark: its fingerprint; None: that of method and problem.
-            save: writes what else belongs to it, before its weights.
+            inputs: all that decides its numbers; None: that of method and problem.
+            save: writes what else belongs to it, into a folder of its name, before its weights.
             say: a line for the person who waits.
             how: more of `methods.loop.run` (resume, every, evaluate, evaluate_every, callbacks).
 
         Raises:
             StaleFile: if there is one that is damaged, or was made from other inputs.
         """
-        mark, resume_file = mark or self.fingerprint(method, problem), self.path / f"{name}.resume.pt"
+        inputs, resume_file = inputs or self.inputs(method, problem), self.path / f"{name}.resume.pt"
         if self.holds(name):
-            kept = self.read_model(name, mark, method, problem.subject.module)
+            kept = self.read_model(name, inputs, method, problem.subject.module)
             if self.engine.is_main:
                 resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
+                if save is not None and self._lacking(name):
+                    say(f"{name}: its folder is written again")
+                    save(kept.module)
+                    kept.facts["files"] = self._files(name)
+                    Subject(kept.module).save(self.weights(name), kept.facts, content=kept.facts["hash"])
             return kept
         say(f"[bold]{name}[/bold]: {method.name}")
         start, peak_lr = weights.state_hash(problem.subject.module), problem.subject.peak_lr
-        saver = Checkpoints(resume_file, mark, how.pop("resume", True), how.pop("every", 60.0))
+        saver = Checkpoints(resume_file, hash_json(inputs), how.pop("resume", True), how.pop("every", 60.0))
         done = run(method, problem, self.engine, checkpoints=saver, title=name, **how)
         mask, module = problem.memo.get("mask"), done.state.module.eval()
-        facts = {
-            "fingerprint": mark,
+        facts: dict[str, Any] = {
+            "fingerprint": hash_json(inputs),
+            "made_from": _short_hashes(inputs),
             "file": self.weights(name).name,
             "method": method.name,
             "settings": asdict(done.method),
@@ -134,27 +153,33 @@ class RunFolder:
             "hash": weights.state_hash(module),
             "started_from": start,
             "peak_lr": peak_lr,
+            "threads": torch.get_num_threads(),
         }
         if self.engine.is_main:
             if mask is not None:
-                save_mask(mask, self.path / f"{name}.mask.safetensors", weights_hash=start)
+                save_mask(mask, self._mask(name), weights_hash=start)
             lines = (json.dumps({"model": name, **record}) + "\n" for record in done.history)
-            write_text(self.path / f"{name}.{HISTORY}", "".join(lines))
+            write_text(self._own_history(name), "".join(lines))
             if save is not None:
                 save(module)
-            Subject(module).save(self.weights(name), facts)  # last: where it is, all else is there
+            facts["files"] = self._files(name)
+            Subject(module).save(
+                self.weights(name), facts, content=facts["hash"]
+            )  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
         self.facts[name], self.histories[name] = facts, done.history
         say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in problem.notes))
         self.engine.wait()
         return KeptModel(module, facts, done.method, mask, done.history)
 
-    def read_model(self, name: str, mark: str | None, method: Method | None, module: nn.Module) -> KeptModel:
+    def read_model(
+        self, name: str, inputs: Mapping[str, Any] | None, method: Method | None, module: nn.Module
+    ) -> KeptModel:
         """Reads a finished model into a module.
 
         Args:
             name: of its files.
-            mark: the fingerprint that it must have; None: any.
+            inputs: what it must have been made from; None: anything.
             method: what made it; None: not known.
             module: of its architecture.
 
@@ -162,25 +187,75 @@ class RunFolder:
             StaleFile: if it is damaged, or was made from other inputs.
         """
         path = self.weights(name)
+        again = f"Remove it, and {self.remake} makes it anew."
         try:
             state, facts = weights.load_state(path)
         except CheckpointError as error:
-            raise StaleFile(f"{path} is damaged: {error} Remove it, and it is made again.") from error
-        if mark is not None and facts.get("fingerprint") != mark:
-            raise StaleFile(
-                f"{path} was made from other data, weights or settings. Remove it, or choose another --out."
-            )
-        weights.load_into(module, state)
+            raise StaleFile(f"{str(error).removesuffix(' Get it again.')} {again}") from error
+        if inputs is not None and facts.get("fingerprint") != hash_json(inputs):
+            raise StaleFile(self._other_inputs(name, facts, inputs))
+        known = self.facts.get(name, {}).get("hash")
+        if inputs is None and known not in (None, facts.get("hash")):
+            raise StaleFile(f"{path} is not the model that {MANIFEST} tells of. {again}")
+        try:
+            weights.load_into(module, state)
+            resolved = method if method is None else type(method).from_settings(facts["settings"])
+        except (CheckpointError, SettingError, LookupError, TypeError, ValueError) as error:
+            raise StaleFile(f"{path} does not hold what a run writes: {error} {again}") from error
+        self._check_files(name, facts)
         self.facts[name], self.histories[name] = facts, self._history(name)
-        resolved = method if method is None else type(method).from_settings(facts["settings"])
         return KeptModel(module.eval(), facts, resolved, None, self.histories[name])  # type: ignore[arg-type]
+
+    def _other_inputs(self, name: str, facts: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+        """Says what a model was made from that is not as it is now."""
+        before, now = facts.get("made_from", {}), _short_hashes(inputs)
+        changed = [_WORDS.get(key, key) for key in now if before.get(key) != now[key]]
+        what = "other inputs" if not before else f"other {' and '.join(dict.fromkeys(changed))}"
+        more = ""
+        if "weights" in now and before.get("weights") != now["weights"] and name != ORIGINAL:
+            more = f" The model that it began from has changed since: {ORIGINAL}.safetensors, or the checkpoint given."
+        return (
+            f"{self.weights(name)} was made from {what} than what is asked for now.{more} Ask for the same, choose "
+            "another folder with --out, or remove it to have it made anew."
+        )
+
+    # What belongs to a model besides its weights.
+
+    def _mask(self, name: str) -> Path:
+        return self.path / f"{name}.mask.safetensors"
+
+    def _own_history(self, name: str) -> Path:
+        return self.path / f"{name}.{HISTORY}"
+
+    def _files(self, name: str) -> dict[str, str]:
+        """The hash of each file that belongs to a model, by its path within the folder."""
+        inside = sorted(path for path in (self.path / name).rglob("*") if path.is_file())
+        own = [path for path in (self._mask(name), self._own_history(name)) if path.exists()]
+        return {path.relative_to(self.path).as_posix(): hash_file(path) for path in (*own, *inside)}
+
+    def _lacking(self, name: str) -> list[str]:
+        """Which files of a model's own folder are gone."""
+        listed = self.facts[name].get("files", {})
+        return [file for file in listed if file.startswith(f"{name}/") and not (self.path / file).exists()]
+
+    def _check_files(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Compares what belongs to a model with the hashes that its weights' file notes; what is gone is said later."""
+        for file, digest in facts.get("files", {}).items():
+            path = self.path / file
+            if path.exists():
+                record = "Remove it to go on without it: it is a record, and the model is whole."
+                remedy = f"Remove the folder {self.path / name}, and {self.remake} writes it again."
+                check_listed(path, {file: digest}, file, remedy if file.startswith(f"{name}/") else record)
 
     def read_mask(self, name: str) -> Params | None:
         """Reads a model's mask; None where it has none."""
         facts = self.facts[name]
         if facts.get("mask") is None:
             return None
-        return load_mask(self.path / f"{name}.mask.safetensors", weights_hash=facts["started_from"])
+        if not self._mask(name).exists():
+            warnings.warn(f"{self._mask(name)} is gone: the mask of {name} is not known any more.", stacklevel=2)
+            return None
+        return load_mask(self._mask(name), weights_hash=facts["started_from"])
 
     def making_of(self, name: str, recorded: Sequence[str]) -> dict[str, Any]:
         """Returns what evaluation.json holds of how a model was made: these of its facts, None where unknown."""
@@ -188,11 +263,15 @@ class RunFolder:
         return {key: facts.get(key) for key in recorded} | {"clocks": facts.get("clocks", {})}
 
     def _history(self, name: str) -> list[dict[str, Any]]:
-        path = self.path / f"{name}.{HISTORY}"
+        path = self._own_history(name)
         if not path.exists():
+            if path.name in self.facts.get(name, {}).get("files", {}):
+                warnings.warn(f"{path} is gone: the report shows no curve of {name}.", stacklevel=2)
             return []
-        records = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        return [{key: value for key, value in record.items() if key != "model"} for record in records]
+        return [
+            {key: value for key, value in record.items() if key != "model"}
+            for record in _records(path, "Remove it to go on without it: it is a record, and the model is whole.")
+        ]
 
     def history(self, left_out: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Returns the records of history.jsonl: each step of each model that was made or read, but those left out."""
@@ -204,7 +283,7 @@ class RunFolder:
         ]
 
     def write_manifest(self, about: Mapping[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
-        """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest.
+        """Joins the models' histories into history.jsonl and writes manifest.json; returns the manifest.
 
         Args:
             about: the run's seed, data and split.
@@ -212,9 +291,10 @@ class RunFolder:
         """
         content = {**describe_environment(self.engine), "command": sys.argv[1:], **about, "models": self.facts}
         if self.engine.is_main:
-            write_json(self.path / MANIFEST, content)
             lines = (json.dumps(record) + "\n" for record in self.history(left_out))
             write_text(self.path / HISTORY, "".join(lines))
+            content["files"] = list_files(self.path)
+            write_sealed(self.path / MANIFEST, content)
         return content
 
     def read_facts(self) -> None:
@@ -223,30 +303,80 @@ class RunFolder:
         Raises:
             StaleFile: if it is damaged.
         """
-        self.facts = dict(read_manifest(self.path).get("models", {}))
+        manifest = read_manifest(self.path)
+        self.facts = dict(manifest.get("models", {}))
         path = self.path / HISTORY
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            record = json.loads(line)
-            self.histories.setdefault(record.pop("model"), []).append(record)
+        if path.exists():
+            remedy = f"Remove it, and {self.remake} makes it anew from those of each model."
+            check_listed(path, manifest.get("files", {}), HISTORY, remedy)
+            for record in _records(path, remedy):
+                self.histories.setdefault(str(record.pop("model", "")), []).append(record)
 
 
-def fingerprint(method: Method, problem: Problem, engine: Sequence[Any]) -> str:
-    """Hashes all that decides a model's numbers: settings, seed, batch size, data, weights, precision, processes."""
+def _records(path: Path, remedy: str) -> list[dict[str, Any]]:
+    """The records of a history, one a line.
+
+    Raises:
+        StaleFile: if it is damaged.
+    """
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a line is no record")
+    except (OSError, ValueError, RecursionError) as error:
+        raise StaleFile(f"{path} is damaged: {error}. {remedy}") from error
+    return records
+
+
+_LISTED = (CONFIG, SPLIT, EVALUATION, HISTORY, "grids/*", "snapshots/*", "detections/*")
+"""Files of a run that commands read again, beside those of its models."""
+
+
+def list_files(folder: Path, patterns: Sequence[str] = _LISTED) -> dict[str, str]:
+    """Returns the hash of each file of a run that commands read again, for the manifest.
+
+    A file that this process did not write keeps the hash that was noted when it was written: had it been damaged since,
+    a new one would make it good.
+    """
+    before = read_manifest(folder).get("files", {})
+    found = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in found if not is_temporary(path.name)}
+    return {n: before[n] if n in before and not was_written(path) else hash_file(path) for n, path in names.items()}
+
+
+_WORDS = {
+    "method": "settings",
+    "seed": "seed",
+    "weights": "weights",
+    "peak_lr": "learning rate of the original",
+    "sets": "data, split or batch size",
+    "engine": "precision or number of processes",
+    "task": "settings of the task",
+    "trained": "parts of the model",
+}
+"""What the inputs of a model are called in messages."""
+
+
+def _short_hashes(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of each input, by which one that has changed is found."""
+    return {key: hash_json(value)[:16] for key, value in inputs.items()}
+
+
+def inputs_of(method: Method, problem: Problem, engine: Sequence[Any]) -> dict[str, Any]:
+    """Returns all that decides a model's numbers: settings, seed, batch size, data, weights, precision, processes."""
     sets = (problem.forget, problem.retain, problem.holdout)
     module = problem.subject.module
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    return hash_json(
-        {
-            "method": {"name": method.name, **asdict(method)},
-            "seed": problem.seed,
-            "weights": weights.state_hash(module),
-            "peak_lr": problem.subject.peak_lr,
-            "sets": [None if s is None else [content_hash(s), len(s), s.batch_size] for s in sets],
-            "engine": list(engine),
-            "task": _task_settings(problem.task),
-            "trained": None if len(names) == sum(1 for _ in module.parameters()) else names,
-        }
-    )
+    return {
+        "method": {"name": method.name, **asdict(method)},
+        "seed": problem.seed,
+        "weights": weights.state_hash(module),
+        "peak_lr": problem.subject.peak_lr,
+        "sets": [None if s is None else [content_hash(s), len(s), s.batch_size] for s in sets],
+        "engine": list(engine),
+        "task": _task_settings(problem.task),
+        "trained": None if len(names) == sum(1 for _ in module.parameters()) else names,
+    }
 
 
 def _task_settings(task: Task) -> Any:
@@ -261,7 +391,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         StaleFile: if it is damaged.
     """
-    return _read_json(folder / MANIFEST) or {}
+    content = read_sealed(folder / MANIFEST, f"Remove it, and `untrain run {folder} --resume` makes it anew.") or {}
+    models, files = content.get("models", {}), content.get("files", {})
+    if not isinstance(files, dict) or not (
+        isinstance(models, dict) and all(isinstance(m, dict) for m in models.values())
+    ):
+        raise StaleFile(f"{folder / MANIFEST} does not hold what a run writes. Remove it, and it is made anew.")
+    return content
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
@@ -270,17 +406,7 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     Raises:
         StaleFile: if it is damaged.
     """
-    return _read_json(folder / EVALUATION)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise StaleFile(f"{path} cannot be read: {error}. Remove it, and it is made again.") from error
-    if content is not None and not isinstance(content, dict):
-        raise StaleFile(f"{path} does not hold what a run writes. Remove it, and it is made again.")
-    return content
+    return read_sealed(folder / EVALUATION, f"Remove it, and `untrain evaluate {folder}` makes it anew.")
 
 
 def check_folder(folder: Path, *, resume: bool) -> Path:
@@ -297,26 +423,16 @@ def check_folder(folder: Path, *, resume: bool) -> Path:
         raise FolderError(f"{existing} is a file. Choose another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise FolderError(f"{existing} cannot be written: you have no permission. Get it or choose another folder.")
-    if existing == folder and not resume and any(not is_temporary(path) for path in folder.iterdir()):
+    if existing == folder and not resume and any(not is_temporary(path.name) for path in folder.iterdir()):
         raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume=True.")
     return folder
-
-
-def is_temporary(path: Path) -> bool:
-    """Returns whether a file is what a stopped process left half-written; the next one writes it anew."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def remove_temporary(folder: Path) -> None:
     """Removes folders that hold what was computed for a run alone, by their names."""
     for path in folder.iterdir() if folder.exists() else ():
-        if is_temporary(path) and path.is_dir():
+        if is_temporary(path.name) and path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-
-
-def open_folder(folder: Path, engine: Engine) -> RunFolder:
-    """Makes a run folder where it is missing."""
-    return RunFolder(ensure_dir(folder), engine)
 
 
 def describe_environment(engine: Engine) -> dict[str, Any]:

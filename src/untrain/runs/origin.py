@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from untrain.errors import SettingError
+from untrain.sealed import unsealed
 from untrain.settings import Flaw
 
 DEPTH = 20
@@ -86,7 +87,8 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
     Raises:
         SettingError: if it cannot be read, is no YAML, gives a field twice, or is nested without end.
     """
-    path = path / "config.yaml" if path.is_dir() else path
+    kept = path.is_dir()
+    path = path / "config.yaml" if kept else path
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -94,6 +96,8 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SettingError(f"the recipe {path} cannot be read: {reason}. Check the path.") from error
+    if kept and unsealed(text) is None:
+        raise SettingError(changed(path))
     origin = Origin(path)
     try:
         content = _construct(text, origin)
@@ -106,6 +110,14 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
     if not isinstance(content, dict):
         raise SettingError(f"the recipe {path} must hold fields such as name, task and methods.")
     return content, origin
+
+
+def changed(path: Path) -> str:
+    """Returns what is said of a run folder's config.yaml that is not as it was written."""
+    return (
+        f"{path} is damaged or was changed since it was written: its lines do not fit the hash below them. Remove it "
+        f"and give the recipe again: untrain run RECIPE.yaml --out {path.parent} --resume, with changes as flags."
+    )
 
 
 def parse(text: str) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 
 from untrain.errors import FolderError
-from untrain.io import write_text
+from untrain.folders import is_temporary
 from untrain.runs.names import CONFIG
 from untrain.runs.recipe import MADE_IN, read_config
+from untrain.sealed import write_sealed_text
 
 _HEAD = (
     "# Made in Python: the model and the data are known there alone. Go on with untrain.unlearn(..., out=this folder,\n"
@@ -24,9 +25,7 @@ def check_python_folder(folder: Path) -> None:
     Raises:
         FolderError: if it holds a recipe's run, or anything else.
     """
-    from untrain.runs.folder import is_temporary  # here, as it imports torch
-
-    held = folder.is_dir() and any(not is_temporary(path) for path in folder.iterdir())
+    held = folder.is_dir() and any(not is_temporary(path.name) for path in folder.iterdir())
     if held and read_python_run(folder) is None:
         raise FolderError(f"{folder} holds no run that was made in Python. Choose another folder.")
 
@@ -47,7 +46,7 @@ def write_python_run(folder: Path, content: Mapping[str, Any]) -> None:
         **known,
         "methods": {**before.get("methods", {}), **methods},
     }
-    write_text(folder / CONFIG, _HEAD + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
+    write_sealed_text(folder / CONFIG, _HEAD + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
 
 
 def read_python_run(folder: Path) -> dict[str, Any] | None:

@@ -23,8 +23,9 @@ from untrain.permissions import NONE, Permissions, flag_of
 from untrain.plugins import import_named
 from untrain.runs import flags as command_line
 from untrain.runs.names import CONFIG
-from untrain.runs.origin import Dumper, Origin, load
+from untrain.runs.origin import Dumper, Origin, changed, load
 from untrain.runs.spaces import flaws_of_spaces
+from untrain.sealed import unsealed, write_sealed_text
 from untrain.settings import Findings, Flaw, Seed, Setting, build, names_code, read_values, settings_of
 
 if TYPE_CHECKING:
@@ -199,6 +200,11 @@ def write(recipe: Recipe) -> str:
     return yaml.dump(_listed(recipe.plain()), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
+def write_config(recipe: Recipe) -> None:
+    """Writes the recipe into its run folder."""
+    write_sealed_text(recipe.folder / CONFIG, write(recipe))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Returns what config.yaml of a run folder says, unchecked.
 
@@ -207,7 +213,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = unsealed(path.read_text(encoding="utf-8"))
+        if text is None:
+            raise FolderError(changed(path))
+        content = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise FolderError(f"{path} is not what a run writes: {error}.") from error
     if not isinstance(content, dict):

@@ -4,7 +4,8 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,8 @@ from untrain.data.streams import Stream
 from untrain.domain import Context, Division, Domain
 from untrain.engine import Engine, seed_of
 from untrain.errors import FolderError, SettingError, StaleFile
-from untrain.io import ensure_dir, hash_json, write_json, write_text
+from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
+from untrain.io import hash_json
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
@@ -28,9 +30,10 @@ from untrain.models.parts import train_parts
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import RunFolder, check_folder, is_temporary
-from untrain.runs.names import CONFIG, EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
-from untrain.runs.recipe import Recipe, read_config, write
+from untrain.runs.folder import RunFolder, check_folder
+from untrain.runs.names import CONFIG, EVALUATION, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
+from untrain.runs.recipe import Recipe, read_config, write, write_config
+from untrain.sealed import write_sealed
 
 
 @dataclass(eq=False)
@@ -82,6 +85,38 @@ class Experiment:
         """Prints a line for the person who waits."""
         if self.engine.is_main:
             Console(stderr=True).print(text, highlight=False)
+
+
+@contextmanager
+def _opened(
+    recipe: Recipe, *, resume: bool, fresh: bool = True, callbacks: Sequence[Callback] = ()
+) -> Iterator[Experiment]:
+    """An experiment whose run folder no other process writes into for as long; arguments as of `open_experiment`."""
+    with locked(recipe):
+        yield open_experiment(recipe, resume=resume, fresh=fresh, callbacks=callbacks)
+
+
+@contextmanager
+def locked(recipe: Recipe, folder: Path | None = None, *, name: str = "", wait: bool = False) -> Iterator[None]:
+    """Locks a run folder, or what is called `name` in it, for the main process; it is made where it is missing.
+
+    Args:
+        recipe: says where it is, and who may read it.
+        folder: another one than the recipe's.
+        name: of what is locked; "": all of it.
+        wait: for another process that is at work; else that is an error.
+
+    Raises:
+        FolderError: if another process is at work in it, or it cannot be written.
+    """
+    engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
+    if not engine.is_main:
+        yield
+        return
+    place = check_folder(recipe.folder if folder is None else folder, resume=True)
+    mode = 0o777 if recipe.permissions.reading else PRIVATE
+    with exclusive_lock(place, name=name, wait=wait, mode=mode):
+        yield
 
 
 def open_experiment(
@@ -154,7 +189,7 @@ def write_inputs(experiment: Experiment, going_on: bool) -> None:
     path = folder / SPLIT
     if going_on and path.exists():
         check_split(experiment)
-    write_text(folder / CONFIG, write(experiment.recipe))
+    write_config(experiment.recipe)
     if not (going_on and path.exists()):
         split.save(path)
 
@@ -166,7 +201,8 @@ def check_split(experiment: Experiment) -> None:
         StaleFile: names the file.
     """
     path = experiment.folder.path / SPLIT
-    if Split.load(path, experiment.domain.source).hash != experiment.division.split.hash:
+    kept, asked = Split.load(path, experiment.domain.source), experiment.division.split
+    if kept.hash != asked.hash:
         raise StaleFile(f"{path} is another split than the recipe asks for. Choose another folder with --out.")
 
 
@@ -193,9 +229,11 @@ def holds_run(recipe: Recipe, *, resume: bool, other: Sequence[str] = _OTHER) ->
             written.
     """
     folder = check_folder(recipe.folder, resume=True)
-    names = {path.name for path in folder.iterdir() if not is_temporary(path)} if folder.exists() else set()
+    names = {path.name for path in folder.iterdir() if not is_temporary(path.name)} if folder.exists() else set()
     if not names:
         return False
+    if CONFIG not in names and resume and names & {SPLIT, MANIFEST}:
+        return True  # it was removed, being damaged: what was made from another recipe is found by its fingerprint
     kept = _kept_recipe(folder)
     if names <= {CONFIG, SPLIT}:
         return False
@@ -220,10 +258,7 @@ def _kept_recipe(folder: Path) -> Mapping[str, Any]:
     Raises:
         FolderError: if there is none that a run wrote.
     """
-    try:
-        kept = read_config(folder)
-    except FolderError:
-        kept = {}
+    kept = read_config(folder) if (folder / CONFIG).exists() else {}
     if not {"name", "task", "train", "methods"} <= kept.keys():
         raise FolderError(f"{folder} is not empty and holds no run. Choose another folder with --out.")
     return kept
@@ -246,13 +281,19 @@ def prepare_original(experiment: Experiment) -> nn.Module:
         return experiment.make(ORIGINAL, recipe.train, problem)
     module, facts = domain.original()
     module.eval()
+    digest, before = weights.state_hash(module), experiment.folder.facts.get(ORIGINAL, {}).get("hash")
+    if before not in (None, digest):
+        raise StaleFile(
+            f"the weights of {checkpoint} are not those that the run in {experiment.folder.path} began from: it was "
+            "changed or damaged since. Put it back as it was, or choose another folder with --out."
+        )
     notes = [f"weights from {Path(checkpoint).name}"]
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
     about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
     about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
-    experiment.folder.facts[ORIGINAL] = {"hash": weights.state_hash(module), **about}
+    experiment.folder.facts[ORIGINAL] = {"hash": digest, **about}
     return module
 
 
@@ -356,7 +397,7 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
         "mark": evaluation_fingerprint(experiment, models),
     }
     if experiment.engine.is_main:
-        write_json(folder.path / EVALUATION, content)
+        write_sealed(folder.path / EVALUATION, content)
     experiment.announce("evaluate", "end")
     return content
 
@@ -390,27 +431,27 @@ def write_manifest(experiment: Experiment) -> dict[str, Any]:
 
 def run_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Path:
     """Does everything that a recipe asks for; returns the report's path."""
-    experiment = open_experiment(recipe, resume=resume, callbacks=callbacks)
-    models = {ORIGINAL: prepare_original(experiment)}
-    models |= train_references(experiment)
-    models |= unlearn_methods(experiment, models[ORIGINAL])
-    return _evaluate_and_report(experiment, models)
+    with _opened(recipe, resume=resume, callbacks=callbacks) as experiment:
+        models = {ORIGINAL: prepare_original(experiment)}
+        models |= train_references(experiment)
+        models |= unlearn_methods(experiment, models[ORIGINAL])
+        return _evaluate_and_report(experiment, models)
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> None:
     """Trains what a recipe trains from new weights: the original, unless it has a checkpoint, and the references."""
-    experiment = open_experiment(recipe, resume=resume, callbacks=callbacks)
-    prepare_original(experiment)
-    train_references(experiment)
-    write_manifest(experiment)
+    with _opened(recipe, resume=resume, callbacks=callbacks) as experiment:
+        prepare_original(experiment)
+        train_references(experiment)
+        write_manifest(experiment)
 
 
 def unlearn_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> None:
     """Runs a recipe's methods on the original, which is trained where it is not there yet."""
-    experiment = open_experiment(recipe, resume=resume, fresh=False, callbacks=callbacks)
-    unlearn_methods(experiment, prepare_original(experiment))
-    write_manifest(experiment)
-    experiment.domain.close()
+    with _opened(recipe, resume=resume, fresh=False, callbacks=callbacks) as experiment:
+        unlearn_methods(experiment, prepare_original(experiment))
+        write_manifest(experiment)
+        experiment.domain.close()
 
 
 def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Path:
@@ -422,12 +463,12 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
     trains = recipe.domain.checkpoint_of(recipe.sections) is None
     if trains and not (recipe.folder / f"{ORIGINAL}.safetensors").exists():
         raise SettingError(f"{recipe.folder} holds no model yet: run `untrain train` or `untrain unlearn` first.")
-    experiment = open_experiment(recipe, resume=resume, fresh=False, callbacks=callbacks)
-    holds = experiment.folder.holds
-    models = {ORIGINAL: prepare_original(experiment)}
-    models |= train_references(experiment, [*filter(holds, reference_names(recipe))])
-    models |= unlearn_methods(experiment, models[ORIGINAL], [*filter(holds, recipe.methods)])
-    return _evaluate_and_report(experiment, models)
+    with _opened(recipe, resume=resume, fresh=False, callbacks=callbacks) as experiment:
+        holds = experiment.folder.holds
+        models = {ORIGINAL: prepare_original(experiment)}
+        models |= train_references(experiment, [*filter(holds, reference_names(recipe))])
+        models |= unlearn_methods(experiment, models[ORIGINAL], [*filter(holds, recipe.methods)])
+        return _evaluate_and_report(experiment, models)
 
 
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
@@ -446,11 +487,11 @@ def report_run(experiment: Experiment, evaluation: Mapping[str, Any], manifest: 
         return folder.path / "report.html"
     history, config = folder.history([*experiment.trained]), write(experiment.recipe)
     results = Results.of_run(evaluation, manifest=manifest, history=history, config=config, folder=folder.path)
+    path = write_report(results, presentation)
     table, console = run_table(results, presentation), Console()
     if console.width >= 100:
         console.print(table.rich())
     else:  # the drawn table would cut its values off
         print(table.text())
-    path = write_report(results, presentation)
     Console().print(f"report: {path}", highlight=False, soft_wrap=True)
     return path

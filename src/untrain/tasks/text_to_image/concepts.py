@@ -29,7 +29,8 @@ from untrain.diffusion.pipelines import schedule_of
 from untrain.diffusion.text import Prompts, check_pipeline, encode_prompts, own_size
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
-from untrain.io import ensure_dir, exclusive_lock, hash_json, hash_tensors, write_bytes
+from untrain.folders import ensure_dir, exclusive_lock
+from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
 from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from untrain.data.text_tables import check_cells, csv_rows, read_utf8
-from untrain.diffusion.images import RECORD, claim, is_picture, missing_of, png
+from untrain.diffusion.images import RECORD, claimed, is_picture, missing_of, png
 from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, seed_of
 from untrain.errors import DataError, EmptySet, ModelError, SettingError
@@ -269,22 +269,22 @@ def sample_prompts(
         raise SettingError(f"the batch size must be at least 1, not {batch_size}.")
     folder, wanted = Path(folder), shots(prompts, sampler, count)
     caller = _Caller.of(pipeline, sampler.steps)
-    if engine.is_main:
-        claim(folder, folder / RECORD, _facts(pipeline, prompts, sampler, engine))
-        _warn_of_long(pipeline, prompts)
-    engine.wait()
-    missing = missing_of(lambda: [is_picture(folder / shot.name) for shot in wanted], len(wanted), engine)
-    batches = _batches([wanted[i] for i in missing.tolist()], batch_size)
-    mine = batches[engine.process :: engine.num_processes]
-    with engine.progress("sampling", sum(map(len, mine))) as bar:
-        for batch in mine:
-            with engine.autocast():
-                pictures = caller(batch)
-            for shot, picture in zip(batch, pictures, strict=True):
-                write_bytes(folder / shot.name, png(picture))
-            bar.advance(by=len(batch))
-    engine.wait()
-    return len(missing)
+    with claimed(folder, folder / RECORD, _facts(pipeline, prompts, sampler, engine), engine):
+        if engine.is_main:
+            _warn_of_long(pipeline, prompts)
+        engine.wait()
+        missing = missing_of(lambda: [is_picture(folder / shot.name) for shot in wanted], len(wanted), engine)
+        batches = _batches([wanted[i] for i in missing.tolist()], batch_size)
+        mine = batches[engine.process :: engine.num_processes]
+        with engine.progress("sampling", sum(map(len, mine))) as bar:
+            for batch in mine:
+                with engine.autocast():
+                    pictures = caller(batch)
+                for shot, picture in zip(batch, pictures, strict=True):
+                    write_bytes(folder / shot.name, png(picture))
+                bar.advance(by=len(batch))
+        engine.wait()
+        return len(missing)
 
 
 def _batches(wanted: Sequence[Shot], size: int) -> list[list[Shot]]:
