@@ -440,6 +440,10 @@ class Domain(ABC):
         """
         return mean_losses(module, task, sets, engine)
 
+    def images_to_make(self, models: int) -> int:
+        """Estimates how many images are made to prepare a run and to measure so many models, to tell its work."""
+        return 0
+
     def evaluation_facts(self) -> Any:
         """Returns the settings of the recipe that decide what is measured, as JSON."""
         return None

@@ -3,6 +3,9 @@
 import errno
 import fcntl
 import os
+import re
+import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -305,7 +308,22 @@ def _remove_leftovers(folder: Path) -> None:
 
 def is_temporary(name: str) -> bool:
     """Returns whether a file or folder, by its name, is what was written for a moment and is no part of a run."""
-    return name.startswith(".") and name.endswith(".tmp")
+    return (name.startswith(".") and name.endswith(".tmp")) or _SAFETENSORS.fullmatch(name) is not None
+
+
+_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""What the library of that name calls a file that it has not written whole."""
+
+
+def usual_mode(folder: Path) -> int:
+    """Returns the mode of files that this process makes in a folder, which the user's umask decides."""
+    path = folder / temporary_name("mode", secrets.token_hex(4))
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    os.unlink(path)
+    try:
+        return stat.S_IMODE(os.fstat(file).st_mode)
+    finally:
+        os.close(file)
 
 
 def temporary_name(name: str, token: str) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            os.chmod(temporary, stat.S_IMODE(os.fstat(file.fileno()).st_mode))  # where a library put its own there
         check_held(path)
         os.replace(temporary, path)
         note_written(path)

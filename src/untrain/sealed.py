@@ -36,12 +36,15 @@ def write_sealed(path: Path, content: Mapping[str, Any], *, compact: bool = Fals
         write_json(path, whole)
 
 
-def read_sealed(path: Path, remedy: str, unreadable: type[UntrainError] = StaleFile) -> dict[str, Any] | None:
+def read_sealed(
+    path: Path, remedy: str, what: str = "JSON", unreadable: type[UntrainError] = StaleFile
+) -> dict[str, Any] | None:
     """Reads what `write_sealed` wrote, without the hash; None where there is no such file.
 
     Args:
         path: the file.
         remedy: what to do where it is damaged, as sentences.
+        what: it should hold, for messages.
         unreadable: the error where it holds something else.
 
     Raises:
@@ -54,7 +57,7 @@ def read_sealed(path: Path, remedy: str, unreadable: type[UntrainError] = StaleF
         if not isinstance(content, dict):
             raise ValueError("it must hold one JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(f"{path} is damaged: {_said(error)}. {remedy}") from error
+        raise unreadable(f"{path} cannot be read as {what}: {_said(error)}. {remedy}") from error
     if not fits_seal(content):
         raise StaleFile(
             f"{path} is damaged or was changed after it was written: its content does not fit its hash. {remedy}"

@@ -24,6 +24,7 @@ from untrain.runs.folder import describe_environment, list_files, remove_tempora
 from untrain.runs.names import CONFIG, MANIFEST, ORIGINAL, SPLIT
 from untrain.runs.recipe import Recipe, write_config
 from untrain.runs.stages import holds_run
+from untrain.runs.work import CELLS, cells_of, check_count
 from untrain.sealed import write_sealed
 
 _OTHER = (
@@ -114,11 +115,15 @@ def _checked(recipe: Recipe, jobs: int, cluster: str | None, processes: int, res
     if cluster is not None and jobs > 1:
         raise SettingError("--jobs is for this machine, --cluster for another's workers: give one of them.")
     full = comparison_recipe(recipe)
+    sets, searched = len(full.compare.forget_sets), len(tuned(full))
+    cells = cells_of(full, sets, searched)
+    check_count(cells, "cells", CELLS, full)
     if full.compare.trials:
         check_optuna()
     if holds_run(full, resume=resume, other=_OTHER) and (full.folder / f"{ORIGINAL}.safetensors").exists():
         raise FolderError(f"{full.folder} holds a run that is no comparison. Choose another folder with --out.")
     say = partial(Console(stderr=True).print, highlight=False, soft_wrap=True)
+    say(f"work: {cells:,} cells, of {len(full.compare.seeds)} seeds and {sets} forget sets")
     if (full.references or 0) > (recipe.references or 0):
         say(f"references: {full.references}, the least from which a noise floor can be told")
     for entry in full.methods if full.compare.trials else ():

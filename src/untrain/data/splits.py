@@ -86,7 +86,7 @@ class Split:
             DataError: if the file is missing or is not a split.
             StaleFile: if it was changed since, or made of other data.
         """
-        content = read_sealed(Path(path), "Make the split again.", DataError)
+        content = read_sealed(Path(path), "Make the split again.", "a split", DataError)
         if content is None:
             raise DataError(f"{path} cannot be read as a split: there is no such file. Check the path.")
         try:

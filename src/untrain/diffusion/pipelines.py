@@ -18,6 +18,7 @@ from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
+from untrain.folders import usual_mode
 from untrain.io import write_json, write_text
 from untrain.lazy import nn
 
@@ -210,6 +211,7 @@ def _whole(target: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
+        _open_to_readers(temporary)
         if target.is_dir():
             target.rename(old)
         temporary.rename(target)
@@ -220,6 +222,14 @@ def _whole(target: Path) -> Iterator[Path]:
             old.rename(target)
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Gives files the user's own mode: libraries write some that their owner alone can read."""
+    mode = usual_mode(folder)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 # ── what a pipeline says ────────────────────────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from untrain.data.splits import Split
 from untrain.data.streams import Stream
 from untrain.domain import Context, Division, Domain
 from untrain.engine import Engine, seed_of
-from untrain.errors import FolderError, SettingError, StaleFile
+from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
 from untrain.methods.base import Method, Problem, check_runs
@@ -33,7 +33,9 @@ from untrain.report import Results, run_table, write_report
 from untrain.runs.folder import RunFolder, check_folder
 from untrain.runs.names import CONFIG, EVALUATION, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
+from untrain.runs.work import Work, check_work, estimate
 from untrain.sealed import write_sealed
+from untrain.settings import make
 
 
 @dataclass(eq=False)
@@ -93,7 +95,9 @@ def _opened(
 ) -> Iterator[Experiment]:
     """An experiment whose run folder no other process writes into for as long; arguments as of `open_experiment`."""
     with locked(recipe):
-        yield open_experiment(recipe, resume=resume, fresh=fresh, callbacks=callbacks)
+        experiment = open_experiment(recipe, resume=resume, fresh=fresh, callbacks=callbacks)
+        experiment.say(work_of(experiment).sentence(recipe.batch_size))
+        yield experiment
 
 
 @contextmanager
@@ -161,6 +165,7 @@ def open_experiment(
     domain.check(division)
     domain.check_references(recipe.references)
     experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
+    check_work(work_of(experiment), recipe)
     if going_on:
         experiment.folder.read_facts()
     _try_model(experiment)
@@ -168,6 +173,15 @@ def open_experiment(
         write_inputs(experiment, going_on)
     engine.wait()
     return experiment
+
+
+def work_of(experiment: Experiment) -> Work:
+    """Estimates what an experiment's run will do, as if nothing of it were there."""
+    recipe, domain, split = experiment.recipe, experiment.domain, experiment.division.split
+    sizes = {"forget": len(split.forget), "retain": len(split.retain), "train": len(split.forget) + len(split.retain)}
+    trained = recipe.references + (domain.checkpoint is None)
+    images = domain.images_to_make(trained + len(recipe.methods) + (domain.checkpoint is not None))
+    return estimate(recipe, sizes, trained=trained, images=images)
 
 
 def _try_model(experiment: Experiment) -> None:
@@ -300,7 +314,13 @@ def prepare_original(experiment: Experiment) -> nn.Module:
 def _trained_lr(facts: Mapping[str, Any]) -> float | None:
     """The peak learning rate that a checkpoint tells: its optimiser's, or that of the recipe which trained it."""
     if facts.get("method") == Retrain.name:
-        return facts["settings"]["optimizer"]["lr"]
+        try:
+            optimizer = make(Retrain, facts["settings"]).optimizer
+        except (SettingError, LookupError) as error:
+            raise CheckpointError(
+                f"what the checkpoint says of its training is not what untrain writes: {error}"
+            ) from error
+        return None if optimizer is None else optimizer.lr
     return facts.get("peak_lr", facts.get("optimizer_lr"))
 
 

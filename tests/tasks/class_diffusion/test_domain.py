@@ -36,7 +36,7 @@ MEASURES = {
 }
 WHOLE = {
     *("task", "models", "noise_floor", "forgotten", "judge", "features", "sampler", "real"),
-    *("settings", "classes", "sizes", "mark"),
+    *("settings", "classes", "sizes", "mark", "sha256"),
 }
 
 

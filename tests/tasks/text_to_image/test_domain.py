@@ -35,7 +35,7 @@ MEASURES = {
 }
 WHOLE = {
     *("task", "classes", "forgotten", "sizes", "detector", "features", "clip", "sampler", "prompts", "trained"),
-    *("models", "noise_floor", "settings", "mark"),
+    *("models", "noise_floor", "settings", "mark", "sha256"),
 }
 TEXTS = ["a red circle", "a red square", "a blue cross"]
 

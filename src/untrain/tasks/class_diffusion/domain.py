@@ -314,6 +314,10 @@ class ClassDiffusionDomain(Domain):
         }
         return Measurement({name: evaluation.to_dict() for name, evaluation in found.items()}, None, facts)
 
+    def images_to_make(self, models: int) -> int:
+        """Counts samples of every class."""
+        return models * len(self.source.classes) * self.sections.generation.samples
+
     def maker(self, *, own: bool = True) -> ImageMaker:
         """Returns what makes the run's images; `own`: of a run's own noise, else of other noise."""
         chosen, seed = self.sections.generation, self.context.seed

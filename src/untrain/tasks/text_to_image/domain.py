@@ -325,6 +325,12 @@ class TextToImageDomain(Domain):
         parts = (self.sections.generation, self.sections.judge, self.sections.detection)
         return [*(asdict(part) for part in parts), prompt_facts(self.asked)]
 
+    def images_to_make(self, models: int) -> int:
+        """Counts images of prompts, and of concepts that come without any."""
+        concepts = [*self.sections.concepts.forget, *self.sections.concepts.retain]
+        bare = sum(entry.prompt is not None and entry.images is None for entry in concepts)
+        return models * len(self.asked) * self.sections.generation.samples + bare * self.sections.concepts.images.count
+
     def measure(
         self,
         models: Mapping[str, nn.Module],
