@@ -158,10 +158,10 @@ class Workers:
 
     def begin(self, key: str) -> "Future[Outcome]":
         """Gives a cell to an idle worker."""
-        worker = self.idle.pop() or ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
-        )
-        with _environment(self.threads):  # what is in it is read when the worker is spawned
+        with _environment(self.threads):  # read when the worker is spawned, and what Python starts beside it
+            worker = self.idle.pop() or ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
+            )
             future = worker.submit(run_cell_safely, self.recipe, key)
         self.busy[future] = worker
         return future
