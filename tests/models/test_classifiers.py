@@ -272,6 +272,7 @@ def vit_folder(tmp_path: Path) -> Path:
         ("hidden_size", "x"),
         ("hidden_size", True),
         ("patch_size", [4, 10**9]),
+        ("patch_size", [[[10**9]]]),
         ("qkv_bias", "yes"),
         ("hidden_act", 3),
     ],
@@ -283,7 +284,7 @@ def test_options_of_transformers_are_fields_of_the_configuration(vit_folder: Pat
 
 def test_options_of_transformers_are_applied(vit_folder: Path) -> None:
     options = {"hidden_size": 8, "hidden_dropout_prob": 0.5, "qkv_bias": False, "hidden_act": "relu"}
-    made = build(f"hf-config:{vit_folder}", num_classes=5, in_channels=1, image_size=8, **options)
+    made = build(f"hf-config:{vit_folder / 'config.json'}", num_classes=5, in_channels=1, image_size=8, **options)
     assert {name: getattr(made.config, name) for name in options} == options
 
 

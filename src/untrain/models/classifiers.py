@@ -195,36 +195,49 @@ def _configurations(place: str, folder: Path, sizes: dict[str, Any], options: di
     from transformers import AutoConfig
 
     original = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    fields = type(original)().to_dict()
-    known = {
-        name: Setting(name, _hint(default))
-        for name, default in fields.items()
-        if not name.startswith("_") and name not in _NO_OPTIONS
-    }
+    _check_options(place, type(original), sizes, options)
+    return original, AutoConfig.from_pretrained(folder, trust_remote_code=False, **sizes, **options)
+
+
+def _check_options(place: str, kind: Any, sizes: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuses what is no field of a class of configurations, or of another type, or beyond measure."""
     follows = next((option for option in options if option in {*sizes, "id2label", "label2id"}), None)
     if follows is not None:
         raise SettingError(f"{place}: {follows} follows from the data: leave it out.")
     check_entries(options, f"the options of {place}")
-    check_arguments(place, known, options)
-    return original, AutoConfig.from_pretrained(folder, trust_remote_code=False, **sizes, **options)
+    fields = kind().to_dict()  # not of the folder's file, which may hold anything
+    fields |= {alias: fields.get(name) for alias, name in kind.attribute_map.items()}
+    known = [name for name in fields if not name.startswith("_") and name not in _NO_OPTIONS]
+    check_arguments(place, {name: Setting(name, _hint(fields[name])) for name in known}, options)
+    for name, value in options.items():
+        if not all(abs(number) <= _LARGEST for number in _numbers(value)):
+            raise SettingError(f"{place}: {name} must hold no number beyond ±{_LARGEST:,}.")
 
 
 _NO_OPTIONS = ("model_type", "architectures", "transformers_version", "name_or_path")
 """Fields of a configuration that say what it is."""
-_Count = Annotated[int, Interval(ge=-(2**16), le=2**16)]
-_Amount = Annotated[float, Interval(ge=-(2**16), le=2**16)]
-_Numbers = list[_Count | _Amount | list[_Count | _Amount]]
+_LARGEST = 2**16
+"""No width, depth or size of a published classifier comes near; a slip of the hand asks for terabytes."""
 
 
 def _hint(default: Any) -> Any:
-    """What an option may be whose default is this. No width or depth of a published classifier comes near 2^16."""
+    """What an option may be whose default is this."""
     if isinstance(default, bool | str | dict):
         return type(default) | None
     if isinstance(default, int | float):
-        return _Count | _Amount | _Numbers | None
-    if isinstance(default, list | tuple):
-        return _Numbers | list[str] | _Count | None
-    return _Count | _Amount | bool | str | _Numbers | list[str] | dict[str, Any] | None
+        return int | float | list[Any] | None
+    return int | list[Any] | None if isinstance(default, list | tuple) else Any
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number in a value, however deep."""
+    left = [value]
+    while left:
+        held = left.pop()
+        if isinstance(held, int | float):
+            yield held
+        elif isinstance(held, list | tuple | dict):
+            left += held.values() if isinstance(held, dict) else held
 
 
 def _check_channels(config: Any, in_channels: int, place: str) -> None:

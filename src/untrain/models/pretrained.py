@@ -26,7 +26,7 @@ def fetch_folder(source: str | Path, files: Sequence[str] = (CONFIG,), *, weight
     """Finds the folder of a model of transformers; of a hub id, the copy on this disk, without any Python file.
 
     Args:
-        source: a folder, or a hub id.
+        source: a folder, its config.json, or a hub id.
         files: what is needed besides the weights, by name.
         weights: whether the weights are.
 
@@ -34,6 +34,7 @@ def fetch_folder(source: str | Path, files: Sequence[str] = (CONFIG,), *, weight
         CheckpointError: if it is neither, or a configuration in it brings code.
     """
     folder = Path(source).expanduser()
+    folder = folder.parent if folder.name == CONFIG and folder.is_file() else folder
     if not folder.is_dir():
         folder = _snapshot(str(source), [*files, *WEIGHTS] if weights else files)
         if weights and not any(folder.glob("*.safetensors")):
