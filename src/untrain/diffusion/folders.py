@@ -114,8 +114,10 @@ def check_parts(folder: Path) -> None:
 def part_class(folder: Path, name: str, library: str, kind: str) -> Any:
     """The class of a pipeline's part, of a kind that reads its own folder and nothing else.
 
+    None where the library has none of that name: diffusers knows what some old ones are called today.
+
     Raises:
-        CheckpointError: if the library has no such class, or it is of another kind.
+        CheckpointError: if it is of another kind.
     """
     import diffusers
     import transformers
@@ -130,7 +132,7 @@ def part_class(folder: Path, name: str, library: str, kind: str) -> Any:
     )
     home = library if library in _LIBRARIES else f"diffusers.pipelines.{library}"
     found = getattr(import_module(home), kind, None)
-    if not (isinstance(found, type) and issubclass(found, kinds)):
+    if found is not None and not (isinstance(found, type) and issubclass(found, kinds)):
         raise CheckpointError(
             f"the {name} in {folder} is a {kind} of {library}, which is no model, scheduler or tokenizer. Get a "
             "pipeline of the libraries' own parts."

@@ -63,7 +63,7 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
     kind = _supported(index, source)
     named = parts_of(index, folder / INDEX)
     classes = {name: part_class(folder, name, *entry) for name, entry in named.items() if name != "safety_checker"}
-    parts = {name: _part(folder, name, classes[name]) for name in _WEIGHTED if name in classes}
+    parts = {name: _part(folder, name, classes[name]) for name in _WEIGHTED if classes.get(name)}
     if "safety_checker" in index:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     try:
