@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import sys
 from pathlib import Path
@@ -190,3 +191,49 @@ def test_the_hubs_own_links_are_followed_and_no_others(folder: Path, secret: Pat
     blobs.symlink_to(secret / "blobs")  # as a stranger's archive could have it
     with pytest.raises(CheckpointError, match="is a link"):
         save_diffusers(snapshot, new, tmp_path / "other")
+
+
+# ── pickles ──
+
+
+class Evil:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("plain", [True, False], ids=["pickle", "torch file"])
+def test_weights_that_run_code_are_not_unpickled(part: str, plain: bool, folder: Path, tmp_path: Path) -> None:
+    for path in (folder / part).glob("*.safetensors"):
+        path.unlink()
+    name = "pytorch_model.bin" if part == "text_encoder" else "diffusion_pytorch_model.bin"
+    held, mark = {"weight": Evil(tmp_path / "RAN")}, tmp_path / "RAN"
+    if plain:
+        (folder / part / name).write_bytes(pickle.dumps(held, 2))
+    else:
+        torch.save(held, folder / part / name)
+    with pytest.raises(CheckpointError, match=part):
+        load_pipeline(folder)
+    if part == "vae":
+        with pytest.raises(CheckpointError, match="vae"):
+            load_vae(folder)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["pickle", "torch file"])
+def test_a_model_alone_is_not_unpickled(plain: bool, tmp_path: Path) -> None:
+    sizes = {"num_classes": 2, "in_channels": 1, "image_size": 8}
+    options: dict[str, Any] = {"block_out_channels": [8, 8], "norm_num_groups": 4, "attention_head_dim": 8}
+    made: Any = build_denoiser("unet-small", **sizes, **options)
+    made.save_config(tmp_path)
+    held, path = {"weight": Evil(tmp_path / "RAN")}, tmp_path / "diffusion_pytorch_model.bin"
+    if plain:
+        path.write_bytes(pickle.dumps(held, 2))
+    else:
+        torch.save(held, path)
+    with pytest.raises(CheckpointError):
+        load_denoiser(tmp_path)
+    assert not (tmp_path / "RAN").exists()

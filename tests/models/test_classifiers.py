@@ -339,7 +339,7 @@ def test_weights_that_run_code_are_not_unpickled(vit_folder: Path) -> None:
         def __reduce__(self) -> Any:
             return Path(vit_folder / MARK).touch, ()
 
-    (vit_folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}))
+    (vit_folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}, 2))
     with pytest.raises(UntrainError):
         build(f"hf:{vit_folder}", num_classes=5, in_channels=1)
     torch.save({"weight": Evil()}, vit_folder / "pytorch_model.bin")

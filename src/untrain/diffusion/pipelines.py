@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
 from untrain.io import write_json, write_text
 from untrain.lazy import nn
-from untrain.models.pretrained import read_object
+from untrain.models.pretrained import read_object, reason_of
 
 
 def hush() -> None:
@@ -69,13 +70,13 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
     try:
         made = kind.from_pretrained(folder, trust_remote_code=False, **parts)
     except _UNREADABLE as error:
-        raise CheckpointError(f"the pipeline in {source} cannot be read: {error}") from error
+        raise CheckpointError(f"the pipeline in {source} cannot be read: {reason_of(error)}") from error
     check_pipeline(made)
     return made
 
 
 _WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
-_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
+_UNREADABLE = (pickle.UnpicklingError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
 
 
 def _supported(index: Mapping[str, Any], source: str | Path) -> Any:
@@ -96,7 +97,7 @@ def _part(folder: Path, name: str, kind: Any) -> Any:
     try:
         made, found = kind.from_pretrained(folder / name, output_loading_info=True)
     except (safetensors.SafetensorError, *_UNREADABLE) as error:
-        raise CheckpointError(f"the {name} in {folder} cannot be read: {error}") from error
+        raise CheckpointError(f"the {name} in {folder} cannot be read: {reason_of(error)}") from error
     wrong = [str(key) for flaw in ("missing_keys", "mismatched_keys") for key in found.get(flaw) or ()]
     if wrong:
         raise CheckpointError(

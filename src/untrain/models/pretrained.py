@@ -7,12 +7,13 @@ another model, or to unpickle. What would do so is refused here, before a librar
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from untrain.errors import CheckpointError
+from untrain.errors import CheckpointError, UntrainError
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -67,6 +68,13 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object. Get the folder again.")
     return value
+
+
+def reason_of(error: Exception) -> str:
+    """Says why a library could not read a folder; PyTorch's own advice on pickles is to run them."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "its weights are damaged, or a pickle that would run code. Get them as .safetensors."
+    return str(error) if isinstance(error, UntrainError) else f"{type(error).__name__}: {error}"
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────
