@@ -6,7 +6,9 @@ import sys
 import pytest
 import yaml
 
+from helpers.command_line import RECIPE as RECIPE_OF_IMAGES
 from helpers.command_line import files, untrain
+from helpers.foreign_code import change, plant
 from helpers.own_task import METHOD, MODULE, RECIPE, TASK, TEXT
 from untrain.compare import compare
 
@@ -147,3 +149,44 @@ def test_a_cell_that_is_a_command_is_told_of_the_code(here, monkeypatch):
     with pytest.raises(Begun) as caught:
         untrain("compare", "recipe.yaml", "--task", TASK, "--out", "in-processes", "--processes", "2", "--debug")
     assert f"--task={TASK}" in caught.value.args[0]
+
+
+# ── code of a model's folder: nobody can name it ──
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """A folder of transformers with a class of its own, and the mark that this would leave; a recipe that takes it."""
+    from transformers import ViTConfig
+
+    folder = tmp_path_factory.mktemp("stranger")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=10, **size).save_pretrained(folder / "plain")
+    ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=10, **size).save_pretrained(folder / "own")
+    kinds = {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}
+    change(folder / "own" / "config.json", model_type="evil", auto_map=kinds)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["plain", "own"])
+@pytest.mark.parametrize("by", ["recipe", "flags"])
+@pytest.mark.parametrize("allowed", [[], ["--allow-code"]], ids=["", "allowed"])
+def test_code_of_a_models_folder_runs_for_nobody(stranger, tmp_path, place, by, allowed):
+    """Not even with --allow-code: that is for code which the recipe names as MODULE:NAME."""
+    mark = plant(stranger / place / "evil.py")
+    model = {"name": f"hf-config:{stranger / place}", "options": {"trust_remote_code": True}}
+    recipe = yaml.safe_load(RECIPE_OF_IMAGES) | ({"model": model} if by == "recipe" else {})
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    flags = ["--model.name", model["name"], "--model.options", "{trust_remote_code: true}"] if by == "flags" else []
+    code, _, err = untrain("run", tmp_path / "recipe.yaml", *flags, *allowed, "--out", tmp_path / "run")
+    assert code == 1
+    assert ("trust_remote_code" if place == "plain" else "auto_map") in err
+    assert not mark.exists()
+
+
+def test_an_option_that_a_recipe_gives_by_itself_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE_OF_IMAGES)
+    words = ["--model.options", "{num_classes: 3}", "--out", tmp_path / "run"]
+    code, _, err = untrain("run", tmp_path / "recipe.yaml", *words)
+    assert code == 1
+    assert "num_classes follows from" in err

@@ -84,21 +84,31 @@ def distribution_of(entry: EntryPoint) -> str:
 
 
 def import_named(target: str) -> Any:
-    """Imports what MODULE:NAME says, from the environment or the working directory.
+    """Imports what MODULE:NAME says, from the environment or the working directory; NAME may have dots.
 
     Only the person at the keyboard may say it: a file that did could run anything.
 
     Raises:
-        SettingError: if there is no such module or name, or importing it fails.
+        UnknownName: if there is no such module or name. SettingError: if importing it fails.
     """
-    place, _, name = target.partition(":")
+    place, _, names = target.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())  # last, so that no file there hides a library; it stays for worker processes
     try:
         found: Any = import_module(place)
     except Exception as error:  # whatever the user's own code raises when it is imported
-        raise SettingError(f"{target} cannot be imported: {type(error).__name__}: {error}.") from error
-    if not hasattr(found, name):
-        names = [each for each in vars(found) if isinstance(vars(found)[each], type)]
-        raise UnknownName(f"module {place!r}: {unknown('class', name, names)}")
-    return getattr(found, name)
+        if isinstance(error, ModuleNotFoundError) and f"{place}.".startswith(f"{error.name}."):
+            raise UnknownName(
+                f"unknown module {place!r} of {target}: it lies neither in the working directory nor in the "
+                "environment."
+            ) from error
+        raise SettingError(
+            f"module {place!r} of {target} cannot be imported: {type(error).__name__}: {error}. Mend it, or install "
+            "what it needs."
+        ) from error
+    for name in names.split("."):
+        if not hasattr(found, name):
+            known = [each for each, value in vars(found).items() if callable(value) and each[0] != "_"]
+            raise UnknownName(f"module {place!r}: {unknown('attribute', names, known)}")
+        found = getattr(found, name)
+    return found

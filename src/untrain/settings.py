@@ -260,6 +260,36 @@ def read_values(
     return values
 
 
+def check_arguments(owner: str, known: Mapping[str, Setting], given: Mapping[Any, Any]) -> dict[str, Any]:
+    """Returns the arguments for a function of this name, each of its type, before it is called.
+
+    Args:
+        owner: what messages call the function.
+        known: the arguments that it takes, as `arguments_of` gives them.
+        given: name → value.
+
+    Raises:
+        SettingError: says what is wrong with the first argument that is.
+    """
+    findings = Findings()
+    values = read_values(known, given, findings, word="option")
+    for flaw in findings.flaws:
+        raise flaw.error(f"{owner}: {flaw.text}")
+    return values
+
+
+def join_arguments(own: Mapping[str, Any], options: Mapping[Any, Any]) -> dict[str, Any]:
+    """Joins the arguments that a caller gives by itself with the options that a person may give besides.
+
+    Raises:
+        SettingError: if an option is one of the caller's own.
+    """
+    twice = next((name for name in options if name in own), None)
+    if twice is not None:
+        raise SettingError(f"options: {twice} follows from the data and the recipe. Leave it out.")
+    return {**own, **{str(name): value for name, value in options.items()}}
+
+
 def _culprit(message: str, given: Mapping[Any, Any], prefix: str) -> str:
     """The one given setting that a message mentions; else the section."""
     words = set(message.replace(",", " ").replace(";", " ").replace(":", " ").split())

@@ -1,5 +1,7 @@
 """The pool of cells: order, failures, places; with a pool that says what becomes of a cell."""
 
+import os
+import subprocess
 import sys
 import time
 from concurrent.futures import Future
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.foreign_code import plant
 from untrain.compare.plan import Cell
 from untrain.compare.pool import Command, Outcome, follow, run_cells, threads_of
 
@@ -142,6 +145,26 @@ def test_a_command_that_is_not_wanted_ends_with_what_it_started(tmp_path):
             break
         time.sleep(0.05)
     assert not alive(int(path.read_text()))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 knows no safe path")
+def test_no_file_beside_a_command_takes_a_librarys_place(tmp_path):
+    """Neither of what untrain imports, nor of Python itself, nor untrain."""
+    marks = [plant(tmp_path / f"{name}.py") for name in ("yaml", "json", "torch", "untrain")]
+    outcome = follow(Command(str(tmp_path / "none"), str(tmp_path)), "random-10/seed-0/finetune")
+    assert outcome.state == "failed"
+    assert str(tmp_path / "none") in outcome.error
+    assert not any(mark.exists() for mark in marks)
+
+
+def test_no_file_beside_python_m_takes_a_librarys_place(tmp_path):
+    marks = [plant(tmp_path / f"{name}.py") for name in ("yaml", "torch", "pydantic")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    words = [sys.executable, "-m", "untrain", "evaluate", "none"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("untrain: ")
+    assert not any(mark.exists() for mark in marks)
 
 
 def alive(pid):

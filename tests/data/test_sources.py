@@ -464,7 +464,8 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     table = datasets.Dataset.from_dict({"img": rows, "label": [0, 1, 2, 1]}, features=features)
     asked: list[tuple[str, str | None, str | None]] = []
 
-    def load_dataset(name: str, config: str | None, split: str | None) -> Any:
+    def load_dataset(name: str, config: str | None, split: str | None, trust_remote_code: bool) -> Any:
+        assert not trust_remote_code
         asked.append((name, config, split))
         return table if split else datasets.DatasetDict(train=table, valid=table.select([3, 2]))
 

@@ -16,8 +16,8 @@ from untrain.diffusion.denoisers import (
     is_dit_layout,
     load_denoiser,
     load_weights,
-    local_folder,
 )
+from untrain.diffusion.folders import local_folder
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName
 from untrain.models.checkpoints import load_into, load_state
 from untrain.models.subject import Subject
@@ -260,21 +260,30 @@ def test_the_same_shapes_can_be_another_architecture(
 
 
 def test_what_the_hub_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub.errors import EntryNotFoundError
+    pipelines, hub = tmp_path / "pipelines", tmp_path / "hub"
+    for name, entry in (("pipeline", ["diffusers", "UNet2DModel"]), ("code", ["their_unet", "Net"]), ("model", None)):
+        (hub / "someone" / name).mkdir(parents=True)
+        if entry is not None:
+            index = {"_class_name": "DDPMPipeline", "unet": entry}
+            (hub / "someone" / name / "model_index.json").write_text(json.dumps(index))
 
-    pipelines, models = tmp_path / "pipelines", tmp_path / "models"
-
-    def download(name: str) -> str:
-        if name == "someone/model":
-            raise EntryNotFoundError("no model_index.json")
-        if name == "someone/gone":
-            raise OSError("no such repository")
+    def download(name: str, trust_remote_code: bool) -> str:
+        assert name == "someone/pipeline", "only what is known to bring no code"
+        assert not trust_remote_code
         return str(pipelines / name)
 
+    def snapshot(name: str, allow_patterns: list[str]) -> str:
+        assert not any(pattern.endswith(".py") or pattern in ("*", "*.*") for pattern in allow_patterns)
+        if name == "someone/gone":
+            raise OSError("no such repository")
+        return str(hub / name)
+
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: str(models / name))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert local_folder("someone/pipeline") == pipelines / "someone/pipeline"
-    assert local_folder("someone/model") == models / "someone/model"
+    assert local_folder("someone/model") == hub / "someone/model"
+    with pytest.raises(CheckpointError, match="unet is .*their_unet"):
+        local_folder("someone/code")
     with pytest.raises(
         CheckpointError, match="someone/gone is neither a folder nor something that the hub gives: no su"
     ):
@@ -350,3 +359,34 @@ def test_weights_that_do_not_fit(original: OriginalDiT) -> None:
     fewer = build_denoiser("dit-s-2", num_classes=4, in_channels=4, image_size=8, **DIT)
     with pytest.raises(CheckpointError, match=r"embedding_table.weight \(\[6, 16\], the model has \[5, 16\]\)"):
         load_into(fewer, from_dit(state, fewer))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("unet-small", "block_out_channels", [8, 10**9]),
+        ("unet-small", "block_out_channels", [0, 8]),
+        ("unet-small", "block_out_channels", 8),
+        ("unet-small", "layers_per_block", 10**9),
+        ("unet-small", "dropout", 2),
+        ("unet-small", "down_block_types", [1, 2]),
+        ("unet-small", "add_attention", "yes"),
+        ("unet-small", "trust_remote_code", True),
+        ("dit-tiny", "num_layers", -1),
+        ("dit-tiny", "num_layers", True),
+        ("dit-tiny", "num_layers", 10**9),
+        ("dit-tiny", "attention_head_dim", 10**9),
+        ("dit-tiny", "patch_size", 0),
+        ("dit-tiny", "learned_variance", "no"),
+    ],
+)
+def test_an_option_that_is_none_never_reaches_its_class(
+    name: str, option: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_layer(*_: Any, **__: Any) -> None:
+        raise AssertionError("a layer was made")
+
+    for kind in (nn.Linear, nn.Conv2d):
+        monkeypatch.setattr(kind, "__init__", no_layer)
+    with pytest.raises(SettingError, match=f"{name}: .*{option}"):
+        build_denoiser(name, num_classes=2, image_size=8, **{option: value})

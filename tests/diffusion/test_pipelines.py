@@ -101,7 +101,7 @@ def test_the_safety_checker_is_not_loaded_and_not_lost(tmp_path: Path) -> None:
     CLIPConfig().save_pretrained(tmp_path / "old" / "safety_checker")  # without weights: it cannot be loaded
     index = json.loads((tmp_path / "old" / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    index["feature_extractor"] = ["transformers", "CLIPFeatureExtractor"]  # its name in Stable Diffusion 1.4
     (tmp_path / "old" / "model_index.json").write_text(json.dumps(index))
     found = load_pipeline(tmp_path / "old")
     assert found.safety_checker is None and found.feature_extractor is not None

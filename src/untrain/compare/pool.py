@@ -35,6 +35,9 @@ from untrain.runs.recipe import Recipe
 TETHER = "UNTRAIN_TETHER"
 """Set for a command that must end with the process which holds the other end of its standard input."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""For what we start: no file of the working directory takes the place of a library's module (Python 3.11 and newer).
+Code that the user names is found there all the same, after the libraries."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,10 @@ class Workers:
 
     def begin(self, key: str) -> "Future[Outcome]":
         """Gives a cell to an idle worker."""
-        worker = self.idle.pop() or ProcessPoolExecutor(
-            1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
-        )
-        with _few_threads(self.threads):  # libraries read these when they are loaded, which is when it is spawned
+        with _environment(self.threads):  # read when the worker is spawned, and what Python starts beside it
+            worker = self.idle.pop() or ProcessPoolExecutor(
+                1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
+            )
             future = worker.submit(run_cell_safely, self.recipe, key)
         self.busy[future] = worker
         return future
@@ -194,10 +197,11 @@ def threads_of(jobs: int) -> int:
 
 
 @contextmanager
-def _few_threads(threads: int) -> Iterator[None]:
-    """What is started inside the block computes with so many threads."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, str(threads)))
+def _environment(threads: int) -> Iterator[None]:
+    """What is started inside the block computes with so many threads, and has its modules from the libraries."""
+    changes = dict.fromkeys(_THREADS, str(threads)) | _SAFE_PATH
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
         yield
     finally:
@@ -287,7 +291,7 @@ class Command:
             text=True,
             errors="replace",
             cwd=here,
-            env={**os.environ, **threads, TETHER: "1"},
+            env={**os.environ, **threads, **_SAFE_PATH, TETHER: "1"},
         )
 
 

@@ -230,7 +230,7 @@ def _from_hub(request: Request, split: str | None) -> Any:
     except ImportError as error:
         raise SettingError("sets of the hub need the datasets library: pip install 'untrain[vision]'.") from error
     try:
-        return datasets.load_dataset(request.name, request.config, split=split)
+        return datasets.load_dataset(request.name, request.config, split=split, trust_remote_code=False)
     except Exception as error:  # the library raises what its HTTP client of the day raises; the cause is passed on
         raise DataError(
             f"hub:{request.name} could not be loaded: {type(error).__name__}: {error} If there is no network or no "

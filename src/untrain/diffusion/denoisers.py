@@ -7,16 +7,20 @@ class" (classifier-free guidance; Ho, Salimans 2022). New weights are drawn as d
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Interval
+
+from untrain.diffusion.folders import local_folder
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
+from untrain.models.pretrained import check_folder, read_object
+from untrain.settings import Setting, arguments_of, check_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,8 +130,7 @@ def build_denoiser(
         if chosen is None or chosen.kind is None:
             raise UnknownName(unknown("model", name, DENOISERS))
         kind, settings = chosen.kind, dict(chosen.settings)
-    _check_options(name, kind, options)
-    settings |= {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    settings |= _checked(name, kind, options)
     _check_size(name, kind, settings, image_size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the accelerators' generators
@@ -216,49 +219,6 @@ def denoiser_name(parts: Mapping[str, Any], owner: str) -> str:
     raise CheckpointError(f"{owner} holds neither a transformer nor a unet that predicts noise.")
 
 
-def local_folder(path: str | Path) -> Path:
-    """The folder itself, or of a hub id the copy of the pipeline that diffusers keeps.
-
-    Raises:
-        CheckpointError: if it is a file, or there is no such folder and the hub has it not either.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder} is a file: give the folder that diffusers saved.")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        raise CheckpointError(f"{folder} does not exist. Give a folder that diffusers saved, or a hub id.")
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        try:
-            return Path(DiffusionPipeline.download(str(path)))
-        except EntryNotFoundError:  # no pipeline: a model alone
-            return Path(snapshot_download(str(path), allow_patterns=["*config.json", "diffusion_pytorch_model*"]))
-    except Exception as error:  # the hub's client has many kinds of failures; the cause is passed on
-        raise CheckpointError(
-            f"{path} is neither a folder nor something that the hub gives: {error}. Check the path or the connection."
-        ) from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a folder that diffusers saved.
-
-    Raises:
-        CheckpointError: if the file cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Get the folder again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object. Get the folder again.")
-    return value
-
-
 # ── diffusers' classes ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -276,7 +236,9 @@ def _computing(module: nn.Module) -> dict[str, Any]:
     without = {"dropout"} | (
         {"norm_num_groups"} if kind == "dit" else set()
     )  # a DiT takes the number and has no groups
-    keys = (_options(kind) | {"in_channels", "out_channels"} | ({"sample_size"} if kind == "dit" else set())) - without
+    keys = (
+        {*_arguments(kind)} | {"in_channels", "out_channels"} | ({"sample_size"} if kind == "dit" else set())
+    ) - without
     found = {key: plain.config[key] for key in keys if key in plain.config}
     found = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
     return {"class": type(plain).__name__, FREQUENCIES: "diffusers", **found}
@@ -287,6 +249,7 @@ def _denoiser_folder(path: str | Path) -> Path:
     folder = local_folder(path)
     for inner in ("", "transformer", "unet"):
         if (folder / inner / "config.json").is_file():
+            check_folder(folder / inner)
             return folder / inner
     raise CheckpointError(
         f"{folder} is not a folder of diffusers: neither it nor transformer or unet in it has a config.json."
@@ -304,28 +267,52 @@ def _architecture(folder: Path) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(
             f"{folder / 'config.json'} is of a {name}; known noise predictors are {' and '.join(_CLASSES.values())}."
         )
-    known = _options(kind)
+    known = _arguments(kind)
     settings = {key: value for key, value in config.items() if key in known}
     outputs, inputs = config.get("out_channels"), config.get("in_channels")
     return kind, settings | {"learned_variance": bool(outputs and inputs and outputs == 2 * inputs)}
 
 
-def _options(kind: str) -> set[str]:
-    """The settings that a kind takes."""
+_Size = Annotated[int, Interval(ge=1, le=8192)]
+_Depth = Annotated[int, Interval(ge=1, le=256)]
+_BOUNDED: dict[str, Any] = {
+    "attention_head_dim": _Size | None,
+    "attn_norm_num_groups": _Size | None,
+    "block_out_channels": tuple[_Size, ...],
+    "downsample_padding": Annotated[int, Interval(ge=0, le=16)],
+    "dropout": Annotated[float, Interval(ge=0, le=1)],
+    "layers_per_block": _Depth,
+    "norm_eps": Annotated[float, Ge(0)],
+    "norm_num_groups": _Size,
+    "num_attention_heads": _Depth,
+    "num_layers": _Depth,
+    "num_train_timesteps": Annotated[int, Interval(ge=1, le=100_000)] | None,
+    "patch_size": _Depth,
+    "time_embedding_dim": _Size | None,
+}
+"""What an argument may be where its class says less. The bounds are several times those of the largest published
+models (DiT-XL/2: 28 layers, width 1152); they keep a typing error from asking for a terabyte."""
+
+
+def _arguments(kind: str) -> dict[str, Setting]:
+    """The settings that a kind takes: those of its class, but for what follows from the data, and our own."""
     import diffusers
 
-    parameters = inspect.signature(getattr(diffusers, _CLASSES[kind]).__init__).parameters
-    own = {"learned_variance", FREQUENCIES} if kind == "dit" else {"learned_variance"}
-    return (set(parameters) - {"self", *_OURS}) | own
+    taken = arguments_of(getattr(diffusers, _CLASSES[kind]).__init__)
+    known = {name: Setting(name, _BOUNDED.get(name, each.hint)) for name, each in taken.items() if name not in _OURS}
+    known["learned_variance"] = Setting("learned_variance", bool)
+    if kind == "dit":
+        known[FREQUENCIES] = Setting(FREQUENCIES, Literal["original", "diffusers"])
+    return known
 
 
-def _check_options(name: str, kind: str, options: Mapping[str, Any]) -> None:
-    known = _options(kind)
+def _checked(name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the right type and size; lists, as files have them, as the tuples of the classes."""
     for option in options:
         if option in _OURS:
             raise SettingError(f"{name}: {option} follows from num_classes, in_channels and image_size: leave it out.")
-        if option not in known:
-            raise SettingError(f"{name}: {unknown('option', option, known)}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    return check_arguments(name, _arguments(kind), given)
 
 
 def _check_size(name: str, kind: str, settings: Mapping[str, Any], size: int) -> None:

@@ -19,6 +19,7 @@ from untrain.models import checkpoints
 from untrain.models.classifiers import build
 from untrain.models.recognition import Recognition
 from untrain.models.subject import Subject
+from untrain.settings import join_arguments
 
 JUDGE = "judge"
 """What the model is called that judges."""
@@ -32,7 +33,7 @@ def is_given(section: Judge) -> bool:
 def build_judge(section: Judge, classes: Sequence[str], shape: Sequence[int], seed: int, engine: Engine) -> nn.Module:
     """Builds the classifier of these classes, for images of this shape (C, H, W), with new weights."""
     sizes = {"num_classes": len(classes), "in_channels": shape[0], "image_size": shape[1]}
-    module = build(section.name, **sizes, seed=seed, **section.options)
+    module = build(**join_arguments({"name": section.name, **sizes, "seed": seed}, section.options))
     return module.to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 
 from untrain.data.samples import Arrays, Source
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import local_folder, read_object
+from untrain.diffusion.folders import local_folder
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, ModelError
 from untrain.io import hash_json
 from untrain.models.checkpoints import state_hash
+from untrain.models.pretrained import check_folder, read_object
 from untrain.types import Batch, Task
 
 POSTERIOR = ("latent_mean", "latent_std")
@@ -126,6 +127,7 @@ def load_vae(path: str | Path | None, *, required: bool = False) -> Any:
         return None
     from diffusers import AutoencoderKL
 
+    check_folder(found[0])
     try:
         vae, keys = AutoencoderKL.from_pretrained(found[0], output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:

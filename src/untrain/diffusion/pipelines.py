@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name, local_folder, read_object
+from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name
+from untrain.diffusion.folders import INDEX, copy_inside, local_folder, part_class, parts_of
 from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
@@ -21,9 +22,7 @@ from untrain.errors import CheckpointError, FolderError, ModelError, SettingErro
 from untrain.folders import usual_mode
 from untrain.io import write_json, write_text
 from untrain.lazy import nn
-
-INDEX = "model_index.json"
-"""In every folder that holds a whole pipeline."""
+from untrain.models.pretrained import read_object, reason_of
 
 
 def hush() -> None:
@@ -64,23 +63,21 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
         raise CheckpointError(f"{source} holds no pipeline: it has no {INDEX}. Give the folder that has all parts.")
     index = read_object(folder / INDEX)
     kind = _supported(index, source)
-    parts = {name: _part(folder, name, index[name]) for name in _WEIGHTED if _is_entry(index.get(name))}
+    named = parts_of(index, folder / INDEX)
+    classes = {name: part_class(folder, name, *entry) for name, entry in named.items() if name != "safety_checker"}
+    parts = {name: _part(folder, name, classes[name]) for name in _WEIGHTED if classes.get(name)}
     if "safety_checker" in index:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     try:
-        made = kind.from_pretrained(folder, **parts)
+        made = kind.from_pretrained(folder, trust_remote_code=False, **parts)
     except _UNREADABLE as error:
-        raise CheckpointError(f"the pipeline in {source} cannot be read: {error}") from error
+        raise CheckpointError(f"the pipeline in {source} cannot be read: {reason_of(error)}") from error
     check_pipeline(made)
     return made
 
 
 _WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
-_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
-
-
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, list) and len(entry) == 2 and entry[0] in ("diffusers", "transformers")
+_UNREADABLE = (pickle.UnpicklingError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
 
 
 def _supported(index: Mapping[str, Any], source: str | Path) -> Any:
@@ -94,16 +91,15 @@ def _supported(index: Mapping[str, Any], source: str | Path) -> Any:
     return kind
 
 
-def _part(folder: Path, name: str, entry: Sequence[str]) -> Any:
+def _part(folder: Path, name: str, kind: Any) -> Any:
     """A part with weights, all of which must be in its folder: the libraries draw missing ones at random."""
     import safetensors
 
     try:
-        kind = getattr(import_module(entry[0]), entry[1])
         made, found = kind.from_pretrained(folder / name, output_loading_info=True)
     except (safetensors.SafetensorError, *_UNREADABLE) as error:
-        raise CheckpointError(f"the {name} in {folder} cannot be read: {error}") from error
-    wrong = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in found.get(kind) or ()]
+        raise CheckpointError(f"the {name} in {folder} cannot be read: {reason_of(error)}") from error
+    wrong = [str(key) for flaw in ("missing_keys", "mismatched_keys") for key in found.get(flaw) or ()]
     if wrong:
         raise CheckpointError(
             f"the {name} in {folder} lacks {len(wrong)} of its weights, or has them in another shape ({wrong[0]}): it "
@@ -124,7 +120,9 @@ def with_denoiser(pipeline: Any, module: nn.Module) -> Any:
     return twin
 
 
-def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: str | None = None) -> None:
+def save_diffusers(
+    original: Any, module: nn.Module, target: str | Path, card: str | None = None, *, links: bool = False
+) -> None:
     """Writes a folder that diffusers loads (`from_pretrained` of the pipeline's or the module's class), whole or not.
 
     Of a pipeline, everything but the noise predictor is the original's. Nothing else of the original's folder is
@@ -135,10 +133,12 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: s
         module: the noise predictor with the new weights.
         target: the folder. A model in it is replaced.
         card: the text of README.md, as `model_card` writes it; None: there is none, the original's is not copied.
+        links: whether to copy what links in the original's folder point at outside of it.
 
     Raises:
         FolderError: if the folder holds something else than a model, or cannot be written.
-        ModelError: if the module is not one of diffusers. CheckpointError: if the original is not.
+        ModelError: if the module is not one of diffusers. CheckpointError: if the original is not, or a link leads out
+            of its folder.
         SettingError: if the target is the original's folder.
     """
     plain: Any = getattr(module, "_orig_mod", module)
@@ -157,7 +157,7 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: s
         raise SettingError(f"{target} holds the original, which would be lost: save to another folder.")
     with _whole(Path(target)) as folder:
         if source is not None and (source / INDEX).is_file():
-            _save_around(source, plain, folder)
+            _save_around(source, plain, folder, links)
         elif source is not None or original is None or isinstance(original, nn.Module):
             plain.save_pretrained(folder)
         else:
@@ -167,24 +167,20 @@ def save_diffusers(original: Any, module: nn.Module, target: str | Path, card: s
             write_text(folder / "README.md", card)
 
 
-def _save_around(source: Path, module: Any, folder: Path) -> None:
+def _save_around(source: Path, module: Any, folder: Path, links: bool) -> None:
     """The parts of a pipeline's folder, with another noise predictor."""
     index = read_object(source / INDEX)
-    parts = {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
-    }
+    parts = parts_of(index, source / INDEX)
     own = denoiser_name(parts, str(source / INDEX))
     for name in parts:
         if name == own:
             module.save_pretrained(folder / name)
         elif (source / name).is_dir():
-            shutil.copytree(source / name, folder / name)
+            copy_inside(source / name, folder / name, source, links=links)
         else:
             raise CheckpointError(f"{source} is not whole: its {INDEX} names {name}, and there is no such folder.")
     for licence in source.glob("LICENSE*"):
-        shutil.copy(licence, folder)
+        copy_inside(licence, folder / licence.name, source, links=links)
     write_json(folder / INDEX, index | {own: ["diffusers", type(module).__name__]})
 
 
@@ -362,9 +358,9 @@ def _scheduler_config(source: Any) -> Mapping[str, Any] | None:
         return None
     stored = read_object(path)
     kind = getattr(diffusers, str(stored.get("_class_name")), None)
-    if kind is None or not hasattr(kind, "from_config"):
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise CheckpointError(f"{path} is of an unknown scheduler, {stored.get('_class_name')!r}.")
-    return {"_class_name": stored["_class_name"], **kind.from_config(stored).config}
+    return {"_class_name": stored["_class_name"], **cast(Any, kind).from_config(stored).config}
 
 
 def check_libraries() -> None:

@@ -10,7 +10,6 @@ import json
 import math
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors
 
-from untrain.diffusion.denoisers import read_object
+from untrain.diffusion.folders import INDEX, check_parts, copy_inside, part_class, parts_of
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
+from untrain.models.pretrained import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Of single files. All but the first are torch files and are read with `weights_only`."""
 
-_INDEX = "model_index.json"
 _UNET = "model.diffusion_model."
 _AVERAGE = "model_ema."
 _SD, _XL = SUPPORTED
@@ -317,10 +316,10 @@ def _configuration(path: Path, kind: str, names: Sequence[str], config: str | Pa
     """The folder in which diffusers finds what the file lacks; one that is made for it is gone afterwards."""
     folder = None if config is None else Path(config)
     vocabulary = None
-    if folder is not None and folder.is_dir() and not (folder / _INDEX).is_file():
+    if folder is not None and folder.is_dir() and not (folder / INDEX).is_file():
         vocabulary = next((p.parent for p in _vocabularies(folder) if p.is_file()), None)
         if vocabulary is None:
-            raise CheckpointError(f"{folder} holds no configuration: neither {_INDEX} nor CLIP's vocab.json.")
+            raise CheckpointError(f"{folder} holds no configuration: neither {INDEX} nor CLIP's vocab.json.")
     second = any(name.startswith("cond_stage_model.model.") for name in names)
     if second and (folder is None or vocabulary is not None):
         raise SettingError(
@@ -334,7 +333,11 @@ def _configuration(path: Path, kind: str, names: Sequence[str], config: str | Pa
         return
     if folder is None or not folder.is_dir():
         folder = _from_hub(path, kind, config)
-    known = read_object(folder / _INDEX).get("_class_name")
+    check_parts(folder)
+    index = read_object(folder / INDEX)
+    for name, entry in parts_of(index, folder / INDEX).items():
+        part_class(folder, name, *entry)
+    known = index["_class_name"]
     if known != kind:
         raise SettingError(f"{path} holds a {kind}, and the configuration in {config or folder} is of a {known}.")
     yield folder
@@ -354,7 +357,7 @@ def _public_folder(kind: str, vocabulary: Path, place: Path) -> None:
             for file in ("vocab.json", "merges.txt"):
                 if not (vocabulary / file).is_file():
                     raise CheckpointError(f"{vocabulary} lacks {file}, which CLIP's tokenizer needs beside the other.")
-                shutil.copy(vocabulary / file, place / name)
+                copy_inside(vocabulary / file, place / name / file, vocabulary)
             words = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
             said = {"tokenizer_class": made, "model_max_length": _window(kind), **words, **settings}
             write_json(place / name / "tokenizer_config.json", said)
@@ -368,7 +371,7 @@ def _public_folder(kind: str, vocabulary: Path, place: Path) -> None:
     none = {name: [None, None] for name in ("safety_checker", "feature_extractor")} if kind == _SD else {}
     parts = {name: [library, made] for name, (library, made, _) in PUBLIC[kind].items()}
     more = {"requires_safety_checker": False} if kind == _SD else {"force_zeros_for_empty_prompt": True}
-    write_json(place / _INDEX, {"_class_name": kind, **parts, **none, **more})
+    write_json(place / INDEX, {"_class_name": kind, **parts, **none, **more})
 
 
 def _window(kind: str) -> int:

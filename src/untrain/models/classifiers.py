@@ -6,18 +6,24 @@ so `reset_parameters` on each of them draws a new model from the same distributi
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
+from annotated_types import Interval
+
+from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, UntrainError, unknown
 from untrain.lazy import nn, torch
+from untrain.models.pretrained import check_entries, fetch_folder, reason_of
+from untrain.plugins import import_named
+from untrain.settings import Setting, arguments_of, check_arguments
+
+Width = Annotated[int, Interval(ge=1, le=512)]
+"""Channels of a network's first layer. At 512, ResNet-50 has 1.5 billion parameters: 6 GB, and thrice that to train."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def build(
         if prefix in ("hf", "hf-config"):
             return _transformers(target, prefix == "hf", num_classes, in_channels, image_size, options)
         if colon:
-            return _users_own(prefix, target, sizes, options)
+            return _users_own(name, sizes, options)
         return _known(name, num_classes, in_channels, image_size, options)
 
 
@@ -80,19 +86,15 @@ def _known(name: str, num_classes: int, in_channels: int, image_size: int | None
         raise UnknownName(unknown("model", name, MODELS))
     if image_size is not None and image_size < kind.smallest:
         raise SettingError(f"{name} needs images of at least {kind.smallest} pixels, not {image_size}.")
-    known = [
-        option for option in inspect.signature(kind.build).parameters if option not in ("num_classes", "in_channels")
-    ]
-    for option in options:
-        if option not in known:
-            raise SettingError(f"{name}: {unknown('option', option, known)}")
-    return kind.build(num_classes, in_channels, **options)
+    known = arguments_of(kind.build)
+    del known["num_classes"], known["in_channels"]
+    return kind.build(num_classes, in_channels, **check_arguments(name, known, options))
 
 
 # ── convolutional networks ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def small_cnn(num_classes: int, in_channels: int, width: int = 32) -> nn.Module:
+def small_cnn(num_classes: int, in_channels: int, width: Width = 32) -> nn.Module:
     """Four 3×3 convolutions of width, 2·width, 2·width, 2·width channels, halving the image twice.
 
     93,546 parameters for 28×28 images of one channel and ten classes. The layers are plain and in a row, so it runs
@@ -124,21 +126,21 @@ def small_cnn(num_classes: int, in_channels: int, width: int = 32) -> nn.Module:
     )
 
 
-def resnet20(num_classes: int, in_channels: int, width: int = 16) -> nn.Module:
+def resnet20(num_classes: int, in_channels: int, width: Width = 16) -> nn.Module:
     """ResNet-20 of He et al. for 32×32 images, shortcuts "A": 269,722 parameters for three channels, ten classes."""
     from untrain.models.resnet import ResNet
 
     return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width], [3, 3, 3], padded=True)
 
 
-def resnet18(num_classes: int, in_channels: int, width: int = 64) -> nn.Module:
+def resnet18(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
     """ResNet-18 with the stem for small images: 11,173,962 parameters for three channels, ten classes."""
     from untrain.models.resnet import ResNet
 
     return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [2, 2, 2, 2])
 
 
-def resnet50(num_classes: int, in_channels: int, width: int = 64) -> nn.Module:
+def resnet50(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
     """ResNet-50 with the stem for small images: 23,520,842 parameters for three channels, ten classes."""
     from untrain.models.resnet import ResNet
 
@@ -153,38 +155,89 @@ def _transformers(
 ) -> nn.Module:
     """An image classifier of transformers, with its weights or, from its configuration alone, with new ones."""
     try:
-        from transformers import AutoConfig, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
     except ImportError as error:
         raise SettingError("models of transformers need that library: pip install 'untrain[vision]'.") from error
-    changes: dict[str, Any] = {"num_labels": num_classes}
-    if not pretrained:
-        changes |= {"num_channels": in_channels} | ({} if image_size is None else {"image_size": image_size})
     place = f"{'hf' if pretrained else 'hf-config'}:{target}"
-    folder = Path(target).expanduser()
-    if pretrained and folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+    sizes: dict[str, Any] = {"num_labels": num_classes}
+    if not pretrained:
+        sizes |= {"num_channels": in_channels} | ({} if image_size is None else {"image_size": image_size})
+    folder = fetch_folder(target, weights=pretrained)
+    if pretrained and not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         raise CheckpointError(f"{folder} holds no weights: write hf-config:{target} for a model with new ones.")
-    source = str(folder) if folder.exists() else target
+    with _explained(place, pretrained):
+        original, config = _configurations(place, folder, sizes, options)
+        if not pretrained:
+            return AutoModelForImageClassification.from_config(config, trust_remote_code=False).train()
+        _check_channels(config, in_channels, place)
+        # A head of another size is new; any other tensor of another shape stays an error.
+        other_head = original.num_labels != num_classes
+        return AutoModelForImageClassification.from_pretrained(
+            folder, config=config, ignore_mismatched_sizes=other_head, weights_only=True, trust_remote_code=False
+        ).train()
+
+
+@contextmanager
+def _explained(place: str, pretrained: bool) -> Iterator[None]:
     try:
-        original = AutoConfig.from_pretrained(source)
-        config = AutoConfig.from_pretrained(source, **changes, **options)
-        unread = [option for option in options if not hasattr(original, option)]
-        if not unread and pretrained:
-            _check_channels(config, in_channels, place)
-            # A head of another size is new; any other tensor of another shape stays an error.
-            other_head = original.num_labels != num_classes
-            return AutoModelForImageClassification.from_pretrained(
-                source, config=config, ignore_mismatched_sizes=other_head, weights_only=True
-            ).train()
-        if not unread:
-            return AutoModelForImageClassification.from_config(config).train()
-    except ModelError:
+        yield
+    except UntrainError:
         raise
-    except Exception as error:  # the library raises what its HTTP client and its models raise; the cause is passed on
+    except Exception as error:  # the library raises what its models raise; the cause is passed on
         raise ModelError(
-            f"{place} cannot be built: {type(error).__name__}: {error} Give a folder with a config.json"
+            f"{place} cannot be built: {reason_of(error)} Give a folder with a config.json"
             f"{' and weights' if pretrained else ''}, or the name of an image classifier on the hub."
         ) from error
-    raise SettingError(f"{place}: {unknown('option', unread[0], original.to_dict())}")
+
+
+def _configurations(place: str, folder: Path, sizes: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """A folder's configuration as it is, and with sizes and options; these are checked before the library has them."""
+    from transformers import AutoConfig
+
+    original = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _check_options(place, type(original), sizes, options)
+    return original, AutoConfig.from_pretrained(folder, trust_remote_code=False, **sizes, **options)
+
+
+def _check_options(place: str, kind: Any, sizes: dict[str, Any], options: dict[str, Any]) -> None:
+    """Refuses what is no field of a class of configurations, or of another type, or beyond measure."""
+    follows = next((option for option in options if option in {*sizes, "id2label", "label2id"}), None)
+    if follows is not None:
+        raise SettingError(f"{place}: {follows} follows from the data: leave it out.")
+    check_entries(options, f"the options of {place}")
+    fields = kind().to_dict()  # not of the folder's file, which may hold anything
+    fields |= {alias: fields.get(name) for alias, name in kind.attribute_map.items()}
+    known = [name for name in fields if not name.startswith("_") and name not in _NO_OPTIONS]
+    check_arguments(place, {name: Setting(name, _hint(fields[name])) for name in known}, options)
+    for name, value in options.items():
+        if not all(abs(number) <= _LARGEST for number in _numbers(value)):
+            raise SettingError(f"{place}: {name} must hold no number beyond ±{_LARGEST:,}.")
+
+
+_NO_OPTIONS = ("model_type", "architectures", "transformers_version", "name_or_path")
+"""Fields of a configuration that say what it is."""
+_LARGEST = 2**16
+"""No width, depth or size of a published classifier comes near; a slip of the hand asks for terabytes."""
+
+
+def _hint(default: Any) -> Any:
+    """What an option may be whose default is this."""
+    if isinstance(default, bool | str | dict):
+        return type(default) | None
+    if isinstance(default, int | float):
+        return int | float | list[Any] | None
+    return int | list[Any] | None if isinstance(default, list | tuple) else Any
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number in a value, however deep."""
+    left = [value]
+    while left:
+        held = left.pop()
+        if isinstance(held, int | float):
+            yield held
+        elif isinstance(held, list | tuple | dict):
+            left += held.values() if isinstance(held, dict) else held
 
 
 def _check_channels(config: Any, in_channels: int, place: str) -> None:
@@ -193,18 +246,16 @@ def _check_channels(config: Any, in_channels: int, place: str) -> None:
         raise ModelError(f"{place} takes images of {expected} channels; the data has {in_channels}.")
 
 
-def _users_own(module_name: str, attribute: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+def _users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
     """A model from a function of the user's own, which is imported from the working directory or the environment."""
-    factory = _imported(module_name, attribute)
-    place = f"{module_name}:{attribute}"
+    factory = _factory(place)
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
         raise ModelError(f"{place} is not a function that makes a model: {error}") from error
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    strange = [option for option in options if option not in parameters and not anything]
-    if strange:
-        raise SettingError(f"{place}: {unknown('option', strange[0], parameters)}")
+    names = {*parameters, *(options if anything else ())}
+    check_arguments(place, {name: Setting(name, Any) for name in names}, options)  # its annotations are its own affair
     arguments = {name: value for name, value in sizes.items() if anything or name in parameters} | options
     try:
         model = factory(**arguments)
@@ -215,27 +266,15 @@ def _users_own(module_name: str, attribute: str, sizes: dict[str, Any], options:
     return model.train()
 
 
-def _imported(module_name: str, attribute: str) -> Callable[..., Any]:
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that no file there hides a library; it stays for worker processes
+def _factory(place: str) -> Callable[..., Any]:
     try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise ModelError(f"module {module_name!r} cannot be imported: {error}. Install what it needs.") from error
-        raise UnknownName(
-            f"unknown module {module_name!r} of the model {module_name}:{attribute}: it lies neither in the working "
-            f"directory nor in the environment. Models known by name: {', '.join(MODELS)}."
-        ) from error
-    except Exception as error:  # the user's own code may raise anything; the cause is passed on
-        raise ModelError(f"module {module_name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            names = [other for other, value in vars(found).items() if callable(value) and other[0] != "_"]
-            raise UnknownName(f"module {module_name!r}: {unknown('attribute', attribute, names)}")
-        found = getattr(found, name)
+        found = import_named(place)
+    except UnknownName as error:
+        raise UnknownName(f"{error} Models known by name: {', '.join(MODELS)}.") from error
+    except SettingError as error:
+        raise ModelError(str(error)) from error
     if not callable(found):
-        raise ModelError(f"{module_name}:{attribute} is a {type(found).__name__}, not a function that makes a model.")
+        raise ModelError(f"{place} is a {type(found).__name__}, not a function that makes a model.")
     return found
 
 

@@ -161,3 +161,11 @@ def test_the_licence_is_the_originals(tmp_path: Path) -> None:
     for broken in ("---\nlicense: [\n---\n", "---\n- license\n---\n"):
         (tmp_path / "README.md").write_text(broken)
         assert licence_of(tmp_path) == found
+
+
+def test_a_card_elsewhere_says_nothing(tmp_path: Path) -> None:
+    """A link of a stranger's folder may lead to any file of this machine."""
+    (tmp_path / "notes.md").write_text("---\nlicense: secret\n---\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").symlink_to(tmp_path / "notes.md")
+    assert licence_of(tmp_path / "model") == {}

@@ -1,6 +1,7 @@
 """Classifiers as detectors against counts by hand; the score of a tiny random CLIP against its own forward pass."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from helpers.foreign_code import change, plant
 from untrain.diffusion.features import classifier_features
 from untrain.errors import CheckpointError, DataError, UnknownName
 from untrain.models.checkpoints import state_hash
@@ -142,6 +144,16 @@ class TestHubClassifier:
         with pytest.raises(CheckpointError, match="cannot be loaded as AutoModelForImageClassification"):
             hub_classifier(str(tmp_path / "missing"))
 
+    @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+    def test_a_folder_that_brings_code_is_refused(self, resnet, tmp_path, name):
+        folder = shutil.copytree(resnet, tmp_path / "resnet")
+        kinds = {"AutoConfig": "evil.C", "AutoModelForImageClassification": "evil.M", "AutoImageProcessor": "evil.P"}
+        change(folder / name, model_type="evil", image_processor_type="Evil", auto_map=kinds)
+        mark = plant(folder / "evil.py")
+        with pytest.raises(CheckpointError, match=f"{name}: auto_map"):
+            hub_classifier(str(folder))
+        assert not mark.exists()
+
 
 # CLIP.
 
@@ -166,6 +178,17 @@ def saved(tmp_path_factory):
         config = CLIPConfig(text_config={**text, "pad_token_id": 1}, vision_config=picture, projection_dim=8)
         CLIPModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "tokenizer_config.json"])
+def test_a_clip_that_brings_code_is_refused(saved, tmp_path, name):
+    folder = shutil.copytree(saved, tmp_path / "clip")
+    kinds = {"AutoConfig": "evil.C", "AutoModel": "evil.M", "AutoTokenizer": ["evil.T", None]}
+    change(folder / name, model_type="evil", auto_map=kinds)
+    mark = plant(folder / "evil.py")
+    with pytest.raises(CheckpointError, match=f"{name}: auto_map"):
+        load_clip(str(folder))
+    assert not mark.exists()
 
 
 @pytest.fixture(scope="module")

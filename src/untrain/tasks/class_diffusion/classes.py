@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from untrain.data.samples import Relabelled, Source
-from untrain.diffusion.denoisers import local_folder, read_object
+from untrain.diffusion.folders import local_folder
 from untrain.diffusion.pipelines import class_named, labels_of
 from untrain.errors import ModelError
+from untrain.models.pretrained import read_object
 
 
 def class_names(origin: str, source: Source) -> tuple[str, ...] | None:

@@ -21,15 +21,14 @@ from untrain.diffusion.denoisers import (
     from_dit,
     is_dit_layout,
     load_weights,
-    read_object,
 )
 from untrain.diffusion.features import Features, Real, classifier_features, inception_features
+from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import write_grid
 from untrain.diffusion.images import Decode, ImageMaker, to_uint8
 from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
 from untrain.diffusion.latents import decode, encode, encode_data, latent_shape, load_vae
 from untrain.diffusion.pipelines import (
-    INDEX,
     check_libraries,
     save_diffusers,
     save_schedule,
@@ -45,8 +44,10 @@ from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
+from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
+from untrain.settings import join_arguments
 from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
 from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
@@ -185,7 +186,8 @@ class ClassDiffusionDomain(Domain):
         rows = None if self.origin is None else class_rows(self.origin)
         classes = len(self.source.classes) if rows is None else rows - 1  # where none stands for “no class”, one fewer
         sizes = {"num_classes": classes, "in_channels": self.shape[0], "image_size": self.shape[1]}
-        return build_denoiser(name, **sizes, seed=seed, **chosen.options).to(self.context.engine.device)
+        arguments = join_arguments({"name": name, **sizes, "seed": seed}, chosen.options)
+        return build_denoiser(**arguments).to(self.context.engine.device)
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Reads a folder or hub id of diffusers, or a file of weights, the original DiT's included."""
@@ -201,7 +203,8 @@ class ClassDiffusionDomain(Domain):
     def save(self, name: str, module: nn.Module) -> None:
         """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
         if self.context.engine.is_main:
-            save_diffusers(self.origin or module, module, self.context.folder / name)
+            links = self.context.permissions.links
+            save_diffusers(self.origin or module, module, self.context.folder / name, links=links)
 
     # What is asked of the recipe.
 

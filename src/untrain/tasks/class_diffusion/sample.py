@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from untrain.diffusion.denoisers import load_denoiser, local_folder
+from untrain.diffusion.denoisers import load_denoiser
+from untrain.diffusion.folders import INDEX, local_folder
 from untrain.diffusion.images import ImageSet, write_folder, write_grid, write_npz
-from untrain.diffusion.pipelines import INDEX, labels_of, schedule_of
+from untrain.diffusion.pipelines import labels_of, schedule_of
 from untrain.engine import Engine, Precision
 from untrain.errors import CheckpointError, SettingError, UnknownName
 from untrain.lazy import nn, torch

@@ -22,6 +22,7 @@ from untrain.domain import (
 from untrain.engine import Engine
 from untrain.errors import DataError
 from untrain.models.classifiers import build
+from untrain.settings import join_arguments
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
 from untrain.tasks.classification.presentation import ClassificationPresentation
 from untrain.tasks.classification.search import heldout_objectives
@@ -61,7 +62,7 @@ class ClassificationDomain(Domain):
         """Builds the recipe's classifier."""
         chosen, shape = self.sections.model, self.source.shape
         sizes = {"num_classes": len(self.source.classes), "in_channels": shape[0], "image_size": shape[1]}
-        module = build(chosen.name, **sizes, seed=seed, **chosen.options)
+        module = build(**join_arguments({"name": chosen.name, **sizes, "seed": seed}, chosen.options))
         return module.to(self.context.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def measure(

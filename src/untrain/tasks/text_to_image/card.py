@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from untrain.errors import DataError
+from untrain.models.pretrained import lies_in
 from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 
 CARD = "README.md"
@@ -96,7 +97,7 @@ def licence_of(source: str | Path) -> dict[str, str]:
     anything, and of single files.
     """
     folder = Path(source)
-    said = _front_of(folder / CARD)
+    said = _front_of(folder / CARD) if lies_in(folder / CARD, folder) else {}
     found = {key: str(said[key]) for key in _OFFERED if isinstance(said.get(key), str)}
     if "license" in found:
         return found

@@ -4,6 +4,7 @@ with a text.
 Images come from elsewhere, uint8 in [0, 255]; nothing here samples.
 """
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from untrain.diffusion.pipelines import class_named
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.models.checkpoints import state_hash
+from untrain.models.pretrained import fetch_folder, reason_of
 from untrain.models.recognition import Recognition
 from untrain.tasks.text_to_image.sections import Judge
 
@@ -302,17 +304,34 @@ def _read(source: str, kind: str, others: Sequence[str]) -> list[Any]:
         raise SettingError(f"{source} needs transformers ({error}): pip install 'untrain[diffusion]'.") from error
     classes = [getattr(transformers, name) for name in (kind, *others)]
     try:
-        model, loaded = classes[0].from_pretrained(source, output_loading_info=True, weights_only=True)
-        rest = [each.from_pretrained(source) for each in classes[1:]]
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        folder = fetch_folder(source, _FILES)
+        # What has no class of its own by its name would ask for the folder's; the others take no such argument.
+        own = [{"trust_remote_code": False} if name.startswith("Auto") else {} for name in (kind, *others)]
+        model, loaded = classes[0].from_pretrained(folder, output_loading_info=True, weights_only=True, **own[0])
+        rest = [each.from_pretrained(folder, **more) for each, more in zip(classes[1:], own[1:], strict=True)]
+    except (CheckpointError, pickle.UnpicklingError, OSError, ValueError, RuntimeError, LookupError) as error:
         raise CheckpointError(
-            f"{source} cannot be loaded as {kind}: {error} Give a folder that transformers saved, with the model and "
-            f"all that prepares its inputs ({', '.join(others)}), or a hub id."
+            f"{source} cannot be loaded as {kind}: {reason_of(error)} Give a folder that transformers saved, with the "
+            f"model and all that prepares its inputs ({', '.join(others)}), or a hub id."
         ) from error
     lacking = sorted(loaded["missing_keys"])
     if lacking:  # the library draws them at random
         raise CheckpointError(f"{source} is no whole {kind}: {len(lacking)} weights are missing, such as {lacking[0]}.")
     return [model.eval(), *rest]
+
+
+_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+"""What an image classifier or CLIP may have besides its weights."""
 
 
 def labelled_judge(section: Judge, engine: Engine) -> Classifier:

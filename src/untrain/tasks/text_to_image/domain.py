@@ -16,12 +16,13 @@ from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import fresh_denoiser, read_object
+from untrain.diffusion.denoisers import fresh_denoiser
 from untrain.diffusion.features import Features, inception_features
+from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
 from untrain.diffusion.judges import is_given, judge_features, judge_training
 from untrain.diffusion.latents import Latents
-from untrain.diffusion.pipelines import INDEX, check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
+from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
 from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
@@ -30,6 +31,7 @@ from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.io import write_text
 from untrain.models.parts import trained as training
+from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
@@ -258,7 +260,8 @@ class TextToImageDomain(Domain):
         if not self.context.engine.is_main:
             return
         place, single = self.context.folder / name, Path(self.folder).suffix in ENDINGS
-        save_diffusers(self.pipeline if single else self.folder, module, place)
+        links = self.context.permissions.links
+        save_diffusers(self.pipeline if single else self.folder, module, place, links=links)
         if single:
             save_single_file(self.folder, module, place / f"{name}.safetensors")
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untrain.diffusion.pipelines import INDEX, hush, load_pipeline
+from untrain.diffusion.folders import INDEX
+from untrain.diffusion.pipelines import hush, load_pipeline
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
 from untrain.runs.models import choose_model, is_run, kept_folders, sample_place
