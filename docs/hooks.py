@@ -38,7 +38,7 @@ ELSEWHERE = {
 """Files of the repository that are pages of the site, under these names."""
 HOMES = {page: posixpath.dirname(path) for path, page in ELSEWHERE.items()}
 BOUNDS = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
-UNWRITTEN = {"untrain.runs.recipe.Recipe": ("sections", "code")}
+UNWRITTEN = {"untrain.runs.recipe.Recipe": ("sections", "code", "permissions")}
 """Fields of a class that no recipe can have."""
 _FENCE = re.compile(r"(^(?P<mark>`{3,}).*?^(?P=mark)$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?P<image>!?)\[(?P<label>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")

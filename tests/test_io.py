@@ -1,15 +1,12 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from untrain.errors import DataError, FolderError
-from untrain.folders import exclusive_lock
 from untrain.io import hash_file, hash_json, hash_tensors, write_bytes, write_json, write_text
 
 
@@ -88,19 +85,3 @@ def test_hashes_of_files_and_values(tmp_path: Path) -> None:
     assert hash_json({"a": 1, "b": 2}) == hash_json({"b": 2, "a": 1}) != hash_json({"a": 1, "b": 3})
     with pytest.raises(DataError, match="cannot be read"):
         hash_file(tmp_path / "missing")
-
-
-def test_a_folder_is_held_by_one_process_at_a_time_and_given_back_however_it_ends(tmp_path):
-    holder = (
-        "import sys, time, pathlib\nfrom untrain.folders import exclusive_lock\n"
-        f"with exclusive_lock(pathlib.Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    with pytest.raises(FolderError, match="another process is at work in .*Wait for it"), exclusive_lock(tmp_path):
-        pass
-    process.kill()
-    process.communicate()
-    with exclusive_lock(tmp_path):
-        assert os.listdir(tmp_path) == [".lock.tmp"]
-    assert os.listdir(tmp_path) == []

@@ -218,6 +218,4 @@ def check_listed(path: Path, listed: Mapping[str, Any], name: str, remedy: str) 
     except DataError as error:
         raise StaleFile(f"{error} {remedy}") from error
     if found != listed[name]:
-        raise StaleFile(
-            f"{path} is damaged or not of this run: its hash is not the one that was noted for it. {remedy}"
-        )
+        raise StaleFile(f"{path} is damaged or of another run: its hash is not the one noted for it. {remedy}")
