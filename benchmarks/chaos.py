@@ -35,7 +35,7 @@ from random import Random
 
 from adversity import disks, flips, inputs, kills, pairs, threads
 from adversity.commands import Launcher
-from adversity.worlds import World
+from adversity.worlds import SCENARIOS, World
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,17 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=None, help="trials of each kind; default: the kind's own")
     parser.add_argument("--seed", type=int, default=0, help="of the first trial of each kind; the others count on")
     parser.add_argument("--only", nargs="+", default=[], metavar="KIND:SEED", help="these trials alone")
+    parser.add_argument(
+        "--scenarios", nargs="+", default=[*SCENARIOS], choices=[*SCENARIOS], help="commands to choose from"
+    )
     parser.add_argument("--untrain", default=None, metavar="PATH", help="the command; default: this Python's module")
     parser.add_argument("--jobs", type=int, default=2, help="trials side by side, each on one thread")
     parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="failed trials' folders stay there")
     parser.add_argument("--warm", action="store_true", help="fork commands off a process that has imported everything")
     arguments = parser.parse_args()
-    unknown = [
-        kind for kind in (*arguments.kinds, *(each.partition(":")[0] for each in arguments.only)) if kind not in KINDS
-    ]
-    if unknown:
-        parser.error(f"unknown kind {unknown[0]!r}; known: {', '.join(KINDS)}.")
+    for kind in (*arguments.kinds, *(each.partition(":")[0] for each in arguments.only)):
+        if kind not in KINDS:
+            parser.error(f"unknown kind {kind!r}; known: {', '.join(KINDS)}.")
     if arguments.warm and arguments.untrain:
         parser.error("--warm imports this Python's untrain; leave out --untrain.")
     asked = [(kind, int(seed)) for kind, _, seed in (each.partition(":") for each in arguments.only)]
@@ -126,7 +127,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="untrain-chaos-") as temporary:
         folder = (arguments.keep or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        trials = run_trials(World(folder, launcher), asked, arguments.jobs, keep=arguments.keep is not None)
+        world = World(folder, launcher, arguments.scenarios)
+        trials = run_trials(world, asked, arguments.jobs, keep=arguments.keep is not None)
     print(table(trials))
     failed = [trial for trial in trials if trial.problems]
     print(failures(failed), end="")

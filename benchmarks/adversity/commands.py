@@ -90,8 +90,8 @@ class Launcher:
             processes: as how many it runs, under torchrun.
             largest: bytes of the largest file that it may write; 0: any.
         """
-        if self.warm and processes == 1:
-            return self.call("untrain.cli", "main", (list(words),), place, threads=threads, largest=largest)
+        if self.warm and processes == threads == 1:  # a pool of threads does not outlive a fork
+            return self.call("untrain.cli", "main", (list(words),), place, largest=largest)
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "untrain"]
         command = [*self.untrain, *words] if processes == 1 else [sys.executable, *several, *words]
         return self.execute(command, place, threads=threads, largest=largest)
@@ -121,14 +121,13 @@ class Launcher:
         arguments: Sequence[Any],
         place: Path,
         *,
-        threads: int = 1,
         largest: int = 0,
         memory: int = 0,
     ) -> "Running":
-        """Calls a function in a process that has imported everything; it exits with what the function returns."""
+        """Calls a function on one thread, in a process that has imported everything; it exits with what that returns."""
         logs = Logs.of(place)
         bounds = {resource.RLIMIT_FSIZE: largest, resource.RLIMIT_AS: memory}
-        told = (logs, self._environment(threads), bounds, module, function, tuple(arguments))
+        told = (logs, self._environment(1), bounds, module, function, tuple(arguments))
         with _STARTING:
             process = _server().Process(target=_call, args=told)
             process.start()
@@ -139,7 +138,8 @@ class Launcher:
         return Running(pid, lambda: process.exitcode, logs)
 
     def _environment(self, threads: int) -> dict[str, str]:
-        return {**self.environment, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+        patient = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait take the cores from those that work
+        return {**self.environment, **patient, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
 
     def run(self, words: Sequence[str], place: Path, **how: int) -> Ended:
         """Runs a command to its end; see `start`."""
@@ -275,7 +275,7 @@ def _call(
     sys.argv = ["untrain", *map(str, arguments[0] if isinstance(arguments[0], list) else arguments)]
     import torch
 
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    torch.set_num_threads(1)
     for which, bound in bounds.items():
         if bound:
             resource.setrlimit(which, (bound, bound))

@@ -69,7 +69,8 @@ def content(path: Path) -> Any:
     if path.suffix == ".json":
         return _settled(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
-        return [_settled(json.loads(line)) for line in path.read_text().splitlines()]
+        records = [_settled(json.loads(line)) for line in path.read_text().splitlines()]
+        return sorted(records, key=lambda record: str(record.get("model")))  # models stand as they were made
     if path.suffix == ".yaml":
         try:
             return _settled(yaml.safe_load(path.read_text()))
