@@ -124,7 +124,7 @@ class Launcher:
         largest: int = 0,
         memory: int = 0,
     ) -> "Running":
-        """Calls a function on one thread, in a process that has imported everything; it exits with what that returns."""
+        """Calls a function on one thread, in a process that has imported everything; it exits with the result."""
         logs = Logs.of(place)
         bounds = {resource.RLIMIT_FSIZE: largest, resource.RLIMIT_AS: memory}
         told = (logs, self._environment(1), bounds, module, function, tuple(arguments))

@@ -28,6 +28,8 @@ READERS = {
 """Which folder → what reads it."""
 _CENTRAL = (".safetensors", ".json", ".jsonl", ".yaml", ".pt")
 _GOES_ON = ("run ", "evaluate ", "compare ")
+_SHOWS = {"report": ("report.html",), "compare": (".csv", ".md", ".tex", ".txt")}
+"""Command → what it makes of the folder's files alone; other pages tell when they were made."""
 
 
 def flip(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
@@ -49,7 +51,21 @@ def flip(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
         return told, problems or [f"exit {ended.code}: {ended.last_words}"]
     is_left = (out / name).exists() and (out / name).read_bytes() == flipped
     may_be = [f"{name} differs", f"{name} is damaged"] if is_left and not _matters(name, reader) else []
-    return told, problems + [each for each in differences(out, expected) if not each.startswith(tuple(may_be))]
+    problems += [each for each in differences(out, expected) if not each.startswith(tuple(may_be))]
+    return told, problems + _shown_otherwise(out, expected, reader)
+
+
+def _shown_otherwise(out: Path, expected: Path, reader: str) -> list[str]:
+    """Pages and tables that say something else than those made of a whole folder by the same command."""
+    kinds = _SHOWS.get(reader.split()[0], ())
+    pages = [name for name in names(expected) if name.endswith(kinds)] if kinds else []
+    texts = {name: [_text(folder, name) for folder in (out, expected)] for name in pages}
+    return [f"{name} shows something else" for name, (one, other) in texts.items() if one != other]
+
+
+def _text(folder: Path, name: str) -> str:
+    path = folder / name
+    return path.read_text(errors="replace").replace(str(folder), "FOLDER") if path.exists() else ""
 
 
 def _matters(name: str, reader: str) -> bool:
