@@ -11,7 +11,8 @@ that an undisturbed command takes. The table of README.md is what the first comm
 kills: a command that writes gets SIGKILL, SIGTERM, SIGINT or SIGHUP with all its processes, up to three times, and is
     gone on with: it must end in the same bits and numbers as one that was left alone, with nothing left over.
 disks: it has a small disk (with root, on Linux; else only limits), or files may not grow beyond a limit: it ends, or
-    refuses and names a file of the folder; nothing is half-written, and with space again it ends as one left alone.
+    refuses and names a file of the folder; nothing is half-written, and with space again it ends as one left alone. Or
+    its folder is removed: then it says so, and nothing is written into a new one.
 flips: one bit of one file of a run folder is flipped, and a command reads the folder: it must name this very file, or
     end with the numbers and weights of a whole folder.
 pairs: two commands at once in one folder: what comes second is refused, or finds a run that is finished; going on with
@@ -141,7 +142,8 @@ def run_trials(world: World, asked: Sequence[tuple[str, int]], jobs: int, keep: 
     def act(one: tuple[str, int]) -> Trial:
         trial = attempt(world, *one, keep=keep)
         state = "FAILS" if trial.problems else "holds"
-        print(f"{state} {trial.name} ({trial.seconds:.0f} s) {trial.about}", file=sys.stderr, flush=True)
+        told = f"{state} {trial.name} ({trial.seconds:.0f} s) {'; '.join((trial.about, *trial.problems))}"
+        print(told, file=sys.stderr, flush=True)
         return trial
 
     with ThreadPoolExecutor(jobs) as pool:

@@ -90,7 +90,8 @@ class Launcher:
             processes: as how many it runs, under torchrun.
             largest: bytes of the largest file that it may write; 0: any.
         """
-        if self.warm and processes == threads == 1:  # a pool of threads does not outlive a fork
+        if self.warm and processes == threads == 1 and words[0] != "compare":
+            # a pool of threads does not outlive a fork, and the workers of a comparison are started cold anyhow
             return self.call("untrain.cli", "main", (list(words),), place, largest=largest)
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "untrain"]
         command = [*self.untrain, *words] if processes == 1 else [sys.executable, *several, *words]
@@ -179,11 +180,15 @@ class Running:
     logs: Logs
     began: float = field(default_factory=time.monotonic)
 
-    def signal_at(self, moment: float, number: signal.Signals) -> Ended:
-        """Sends a signal to the whole group so many seconds after the start, and waits for the end."""
+    def wait(self, moment: float) -> bool:
+        """Waits until so many seconds after the start, or for the end; returns whether that has come."""
         while self.poll() is None and time.monotonic() - self.began < moment:
             time.sleep(0.002)
-        late = self.poll() is not None
+        return self.poll() is not None
+
+    def signal_at(self, moment: float, number: signal.Signals) -> Ended:
+        """Sends a signal to the whole group so many seconds after the start, and waits for the end."""
+        late = self.wait(moment)
         if number is signal.SIGKILL:
             self.kill()
         elif not late:

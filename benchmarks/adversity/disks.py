@@ -1,8 +1,9 @@
-"""Disks that are full, and files that may not grow."""
+"""Disks that are full, files that may not grow, and folders that are taken away."""
 
 import math
 import shutil
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -21,13 +22,14 @@ cp -a "$out/." "$after"; exit $code
 
 
 def fill(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
-    """Runs a command with little space, then goes on with it with enough."""
+    """Runs a command with little space, then goes on with it with enough; or takes its folder away."""
     scenario = world.choose(rng, but=("two-processes",))
+    way, part = rng.choice(("limit", "limit", "disk", "disk", "removed")), rng.random()
+    if way == "removed":
+        return _take_away(world, scenario, place, part)
     undisturbed, start = world.undisturbed(scenario), world.start(scenario)
     before = world.copy(start, place / "before")
     before.mkdir(exist_ok=True)
-    way = rng.choice(("limit", "disk"))
-    part = rng.random()
     if way == "disk" and can_mount():
         ended, about = _on_small_disk(world, scenario, place, undisturbed.folder, part)
     else:
@@ -45,6 +47,29 @@ def fill(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     else:
         problems += differences(out, undisturbed.folder)
     return f"{scenario.name}, {about}, exit {ended.code}", problems
+
+
+def _take_away(world: World, scenario: Scenario, place: Path, part: float) -> tuple[str, list[str]]:
+    """Removes the run folder while a command works in it: it must say so, and not begin another one with its rest."""
+    moment = part * world.undisturbed(scenario).seconds
+    out = world.copy(world.start(scenario), place)
+    running = world.launcher.start(world.words(scenario.words, out), place)
+    late = running.wait(moment)
+    was_there = out.exists()
+    while out.exists():  # it may write while its folder is being removed
+        shutil.rmtree(out, ignore_errors=True)
+        time.sleep(0.001)
+    ended = running.end(late)
+    told = f"{scenario.name}, its folder removed after {moment:.2f} s, exit {ended.code}"
+    if late or not was_there:
+        return told, ended.failed_badly() + ([f"exit {ended.code}: {ended.last_words}"] if ended.code else [])
+    left = [name for name in names(out) if not is_temporary(name)] if out.exists() else []
+    problems = ended.failed_badly() + [f"{name} is written into a new folder" for name in left]
+    if ended.code not in (0, 1):
+        problems.append(f"exit {ended.code}: {ended.last_words}")
+    if ended.code == 1 and str(out) not in ended.out + ended.err:
+        problems.append(f"it does not name the folder: {ended.last_words}")
+    return told, problems
 
 
 @cache
