@@ -1,5 +1,6 @@
 """Commands of untrain, each in a session of its own, so that it can be stopped with all that it started. Linux only."""
 
+import math
 import multiprocessing
 import os
 import resource
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class Ended:
         err: standard error.
         seconds: of the clock.
         late: whether it was over before the signal came.
+        worked: seconds of the processor that it had had when the signal came.
         left: whether processes of it were still there ten seconds later.
     """
 
@@ -50,6 +52,7 @@ class Ended:
     err: str
     seconds: float
     late: bool = False
+    worked: float = math.inf
     left: bool = False
 
     @property
@@ -132,11 +135,11 @@ class Launcher:
         with _STARTING:
             process = _server().Process(target=_call, args=told)
             process.start()
-        pid = process.pid or 0
-        end = time.monotonic() + 10
-        while process.exitcode is None and _group(pid) != pid and time.monotonic() < end:
+        while process.exitcode is None and not logs.begun.exists():
             time.sleep(0.001)
-        return Running(pid, lambda: process.exitcode, logs)
+        running = Running(process.pid or 0, lambda: process.exitcode, logs)
+        running.before = running.worked()
+        return running
 
     def _environment(self, threads: int) -> dict[str, str]:
         patient = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait take the cores from those that work
@@ -153,6 +156,11 @@ class Logs:
 
     out: Path
     err: Path
+
+    @property
+    def begun(self) -> Path:
+        """Is there once a warm process has come to the command."""
+        return self.out.with_suffix(".begun")
 
     @classmethod
     def of(cls, place: Path) -> "Logs":
@@ -173,27 +181,42 @@ class Running:
         pid: of its first process, and of its group.
         poll: the exit code, None while it runs.
         logs: where its words go.
+        began: when, on the clock that only goes forward.
+        before: seconds of the processor that were used up before the command itself began.
     """
 
     pid: int
     poll: Callable[[], int | None]
     logs: Logs
     began: float = field(default_factory=time.monotonic)
+    before: float = 0.0
 
-    def wait(self, moment: float) -> bool:
-        """Waits until so many seconds after the start, or for the end; returns whether that has come."""
-        while self.poll() is None and time.monotonic() - self.began < moment:
+    def wait(self, moment: float, worked: float = 0.0) -> bool:
+        """Waits until so many seconds after the start and of the processor, or for the end; returns whether that came.
+
+        How far a program has come, processor seconds tell better than those of the clock where others work too.
+        """
+        while self.poll() is None and (time.monotonic() - self.began < moment or self.worked() < worked):
             time.sleep(0.002)
         return self.poll() is not None
 
-    def signal_at(self, moment: float, number: signal.Signals) -> Ended:
-        """Sends a signal to the whole group so many seconds after the start, and waits for the end."""
-        late = self.wait(moment)
+    def worked(self) -> float:
+        """Seconds of the processor that the first process has had."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            return math.inf
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") - self.before
+
+    def signal_at(self, moment: float, number: signal.Signals, worked: float = 0.0) -> Ended:
+        """Sends a signal to the whole group, at a moment as in `wait`, and waits for the end."""
+        late = self.wait(moment, worked)
+        had = self.worked()
         if number is signal.SIGKILL:
             self.kill()
         elif not late:
             os.killpg(self.pid, number)
-        return self.end(late)
+        return replace(self.end(late), worked=had)
 
     def kill(self) -> None:
         """Kills every process of the command at once, those in sessions of their own too."""
@@ -259,13 +282,6 @@ def _server() -> Any:
     return context
 
 
-def _group(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
-
-
 def _call(
     logs: Logs, environment: dict[str, str], bounds: dict[int, int], module: str, function: str, arguments: Any
 ) -> None:
@@ -284,4 +300,6 @@ def _call(
     for which, bound in bounds.items():
         if bound:
             resource.setrlimit(which, (bound, bound))
-    sys.exit(getattr(import_module(module), function)(*arguments))
+    act = getattr(import_module(module), function)
+    logs.begun.touch()
+    sys.exit(act(*arguments))

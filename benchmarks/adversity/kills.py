@@ -10,8 +10,8 @@ from adversity.folders import differences, half_written
 from adversity.worlds import World
 
 CODES = {signal.SIGKILL: 137, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
-STARTING, SPEAKING = 0.5, 1.5
-"""Seconds in which Python itself starts, and a signal is no affair of the program's; in which it may end silently."""
+STARTING, SPEAKING = 0.15, 0.5
+"""Seconds of the processor: Python itself starts, and no signal but SIGKILL is sent; it may still end silently."""
 _WARM = 0.2
 """What is left of them where Python has started already."""
 
@@ -25,13 +25,13 @@ def kill(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     pace = _WARM if world.launcher.warm else 1
     for number in range(rng.choice((1, 1, 2, 3))):
         what = Signals(rng.choice((signal.SIGKILL,) * 4 + (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)))
-        moment = max(rng.uniform(0, undisturbed.seconds), 0 if what is signal.SIGKILL else STARTING * pace)
+        moment = rng.uniform(0, undisturbed.seconds)
         words = world.words(scenario.resumed if number else scenario.words, out)
         running = world.launcher.start(words, place, processes=scenario.processes)
-        ended = running.signal_at(moment, what)
+        ended = running.signal_at(moment, what, 0 if what is signal.SIGKILL else STARTING * pace)
         told.append(f"{what.name} after {moment:.2f} s")
         if scenario.processes == 1:  # torchrun has tracebacks and codes of its own
-            problems += _problems(ended, what, silent=moment < SPEAKING * pace)
+            problems += _problems(ended, what, silent=ended.worked < SPEAKING * pace)
         problems += [f"after {told[-1]}: {each}" for each in (half_written(out) if out.exists() else [])]
     again = world.run(scenario.resumed, place, processes=scenario.processes)
     problems += again.failed_badly()
