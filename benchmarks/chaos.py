@@ -22,7 +22,6 @@ threads: the same run again on one thread is the same, bit for bit; on two threa
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -122,9 +121,8 @@ def main() -> None:
     for kind in arguments.kinds or ([] if asked else KINDS):
         times = KINDS[kind].times if arguments.times is None else arguments.times
         asked += [(kind, arguments.seed + number) for number in range(times)]
-    modules = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = {} if arguments.untrain is None else {"untrain": (arguments.untrain,)}
-    launcher = Launcher(**command, warm=arguments.warm, environment={"PYTHONPATH": modules})
+    launcher = Launcher(**command, warm=arguments.warm)
     with tempfile.TemporaryDirectory(prefix="untrain-chaos-") as temporary:
         folder = (arguments.keep or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)

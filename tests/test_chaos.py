@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from helpers.documents import ROOT
 
 SEEDS = {
-    "kills": (0, 1, 2),
-    "disks": (0, 1),
-    "flips": (0, 1, 2, 3, 4, 5, 6, 7),
-    "pairs": (0, 1),
+    "kills": (0, 2, 4, 16),  # SIGHUP; SIGINT and SIGKILL; SIGTERM; SIGKILL twice
+    "disks": (2, 3, 5),  # a small disk, small files, the folder removed
+    "flips": (2, 6, 10, 12, 15, 22),  # checkpoint, original, split, history, evaluation, retrained
+    "pairs": (15, 38),  # the same run gone on with twice, two recipes
     "recipes": (0, 1, 2),
     "calls": (0, 1, 2),
     "files": (0,),
@@ -39,8 +39,7 @@ def chaos() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def world(chaos: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Commands on the smallest recipe, forked off a process that has imported everything."""
-    launcher = chaos.Launcher(warm=True, environment={"PYTHONPATH": str(ROOT / "benchmarks")})
-    return chaos.World(tmp_path_factory.mktemp("chaos"), launcher, scenarios=("run", "unlearn"))
+    return chaos.World(tmp_path_factory.mktemp("chaos"), chaos.Launcher(warm=True), scenarios=("run", "unlearn"))
 
 
 @pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, seeds in SEEDS.items() for seed in seeds])

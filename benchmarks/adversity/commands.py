@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,10 @@ class Launcher:
     Attributes:
         untrain: the words that the command line begins with.
         warm: fork commands off a process that has imported everything, instead of starting Python for each.
-        environment: what differs from this process's.
     """
 
     untrain: Sequence[str] = (sys.executable, "-m", "untrain")
     warm: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def start(
         self, words: Sequence[str], place: Path, *, threads: int = 1, processes: int = 1, largest: int = 0
@@ -113,7 +111,7 @@ class Launcher:
                 stdout=out,
                 stderr=err,
                 cwd=place,
-                env=os.environ | self._environment(threads),
+                env=os.environ | _environment(threads),
                 start_new_session=True,
             )
         return Running(process.pid, process.poll, logs)
@@ -131,7 +129,7 @@ class Launcher:
         """Calls a function on one thread, in a process that has imported everything; it exits with the result."""
         logs = Logs.of(place)
         bounds = {resource.RLIMIT_FSIZE: largest, resource.RLIMIT_AS: memory}
-        told = (logs, self._environment(1), bounds, module, function, tuple(arguments))
+        told = (logs, _environment(1), bounds, module, function, tuple(arguments))
         with _STARTING:
             process = _server().Process(target=_call, args=told)
             process.start()
@@ -140,10 +138,6 @@ class Launcher:
         running = Running(process.pid or 0, lambda: process.exitcode, logs)
         running.before = running.worked()
         return running
-
-    def _environment(self, threads: int) -> dict[str, str]:
-        patient = {"OMP_WAIT_POLICY": "passive"}  # else threads that wait take the cores from those that work
-        return {**self.environment, **patient, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
 
     def run(self, words: Sequence[str], place: Path, **how: int) -> Ended:
         """Runs a command to its end; see `start`."""
@@ -273,6 +267,17 @@ def family(pid: int) -> set[int]:
 
 
 _STARTING = threading.Lock()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """What a command finds: so many threads, this package, and no network."""
+    modules = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "PYTHONPATH": os.pathsep.join(modules),
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",  # else threads that wait take the cores from those that work
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def _server() -> Any:
