@@ -1,6 +1,6 @@
 """A hostile and an unlucky world: what becomes of runs that are killed, damaged, crowded, or given nonsense.
 
-    python benchmarks/chaos.py                                # every kind; some two hours on two cores
+    python benchmarks/chaos.py                                # every kind; an hour or two on two cores
     python benchmarks/chaos.py kills flips --times 20 --seed 7
     python benchmarks/chaos.py --only kills:13 --keep trials  # one trial again, and its folder kept
 

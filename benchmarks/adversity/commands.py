@@ -177,6 +177,7 @@ class Running:
         logs: where its words go.
         began: when, on the clock that only goes forward.
         before: seconds of the processor that were used up before the command itself began.
+        killed: processes that were killed; those of sessions of their own are nobody's children then.
     """
 
     pid: int
@@ -184,6 +185,7 @@ class Running:
     logs: Logs
     began: float = field(default_factory=time.monotonic)
     before: float = 0.0
+    killed: set[int] = field(default_factory=set)
 
     def wait(self, moment: float, worked: float = 0.0) -> bool:
         """Waits until so many seconds after the start and of the processor, or for the end; returns whether that came.
@@ -214,7 +216,9 @@ class Running:
 
     def kill(self) -> None:
         """Kills every process of the command at once, those in sessions of their own too."""
-        for pid in family(self.pid):
+        those = family(self.pid)
+        self.killed |= those
+        for pid in those:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -237,7 +241,7 @@ class Running:
 
     def _is_gone(self, patience: float = 10.0) -> bool:
         end = time.monotonic() + patience
-        while family(self.pid) - {self.pid}:
+        while (family(self.pid) | self.killed & living().keys()) - {self.pid}:
             if time.monotonic() > end:
                 return False
             time.sleep(0.02)
@@ -246,8 +250,18 @@ class Running:
 
 def family(pid: int) -> set[int]:
     """Processes that live and descend from one, or are of its session."""
-    parents: dict[int, int] = {}
-    found = set()
+    those = living()
+    found = {each for each, (_, session) in those.items() if pid in (each, session)}
+    size = -1
+    while size != len(found):
+        size = len(found)
+        found |= {each for each, (parent, _) in those.items() if parent in found}
+    return found
+
+
+def living() -> dict[int, tuple[int, int]]:
+    """Every process of the machine that lives → its parent and its session."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -256,13 +270,7 @@ def family(pid: int) -> set[int]:
         except OSError:  # it has just ended
             continue
         if state not in "ZX":
-            parents[int(entry.name)] = int(parent)
-            if int(session) == pid or int(entry.name) == pid:
-                found.add(int(entry.name))
-    size = -1
-    while size != len(found):
-        size = len(found)
-        found |= {each for each, parent in parents.items() if parent in found}
+            found[int(entry.name)] = int(parent), int(session)
     return found
 
 
