@@ -1,0 +1,208 @@
+"""What trials start from: recipes that take seconds, commands on them, and what these do when nobody disturbs them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from adversity.commands import Ended, Launcher
+
+TESTS = Path(__file__).parents[2] / "tests"
+OUT = "run"
+"""What the folder of a run is called in a trial's own folder; the same everywhere, as reports may tell it."""
+
+CLASSES = """\
+name: small
+data: {name: digits}
+forget: {fraction: 0.1, holdout: 0.1}
+model: {name: small-cnn, options: {width: 4}}
+train: {epochs: 2}
+methods:
+  finetune: {epochs: 1}
+  sfron: {epochs: 1, retain_steps: 2}
+compare: {seeds: [0]}
+batch_size: 64
+checkpoint_every: 0.05
+device: cpu
+"""
+GENERATOR = """\
+name: tiny
+task: class-diffusion
+data: {name: digits, limit: 120, test_limit: 30}
+forget: {classes: [3]}
+model: {name: unet-small, options: {block_out_channels: [8, 16], norm_num_groups: 4, attention_head_dim: 8}}
+diffusion: {timesteps: 20, beta_end: 0.3}
+train: {steps: 6, optimizer: {name: adam, lr: 0.002, momentum: 0, weight_decay: 0}, max_norm: 1, ema: 0.9}
+generation: {sampler: {steps: 3, guidance_scale: 1.5}, samples: 10, columns: 2}
+judge: {options: {width: 4}, train: {steps: 6}}
+evaluate_every: 2
+batch_size: 16
+checkpoint_every: 0.05
+methods:
+  sfron: {steps: 4, optimizer: {name: adam, lr: 0.001}}
+device: cpu
+"""
+PROMPTS = "prompt,case_number,evaluation_seed\na red circle,0,0\na red square,1,1\n"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that writes.
+
+    Attributes:
+        name: what trials call it.
+        words: the command; {classes}, {generator} and {text} are recipes, {out} is the run folder.
+        before: commands that make the folder which it starts from.
+        again: the command by which a user goes on with it; None: the same with --resume.
+        processes: as how many it runs.
+        made_in: where its product lies, in the run folder.
+    """
+
+    name: str
+    words: str
+    before: tuple[str, ...] = ()
+    again: str | None = None
+    processes: int = 1
+
+    @property
+    def resumed(self) -> str:
+        """How a user goes on."""
+        return f"{self.words} --resume" if self.again is None else self.again
+
+
+_RUN, _COMPARE = "run {classes} --out {out}", "compare {classes} --out {out} --references 2 --jobs 2"
+_SAMPLE, _REPORT = "sample {out} --count 2 --form folder", "report {out}"
+SCENARIOS = {
+    each.name: each
+    for each in (
+        Scenario("run", _RUN),
+        Scenario("run-generator", "run {generator} --out {out}"),
+        Scenario("run-text", "run {text} --out {out}"),
+        Scenario("train", "train {classes} --out {out}"),
+        Scenario("unlearn", "unlearn {classes} --out {out}", ("train {classes} --out {out}",)),
+        Scenario("evaluate", "evaluate {classes} --out {out}", (_RUN,)),
+        Scenario("compare", _COMPARE),
+        Scenario("sample", _SAMPLE, ("run {generator} --out {out}",), _SAMPLE),
+        Scenario("report", _REPORT, (_RUN,), _REPORT),
+        Scenario("two-processes", _RUN, processes=2),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a command does when nothing happens to it."""
+
+    folder: Path
+    seconds: float
+
+
+@dataclass
+class World:
+    """Where trials happen.
+
+    Attributes:
+        folder: holds the recipes, what undisturbed commands made, and a folder for each trial.
+        launcher: how commands are started.
+        scenarios: the commands that trials choose from.
+    """
+
+    folder: Path
+    launcher: Launcher
+    scenarios: Sequence[str] = tuple(SCENARIOS)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+    _count: int = 0
+    _lock: Any = field(default_factory=threading.RLock)
+
+    def choose(self, rng: Random, but: Sequence[str] = ()) -> Scenario:
+        """A scenario by chance."""
+        return SCENARIOS[rng.choice([name for name in self.scenarios if name not in but])]
+
+    def words(self, command: str, out: Path) -> list[str]:
+        """A command's words."""
+        recipes = {
+            each: str(self.recipe(each)) for each in ("classes", "generator", "text") if f"{{{each}}}" in command
+        }
+        prompts = {"prompts": self.folder / "prompts.csv"}
+        return [word.format(**recipes, **prompts, out=out) for word in command.split()]
+
+    def run(self, command: str, place: Path, **how: int) -> Ended:
+        """Runs a command on the run folder of a trial's folder."""
+        return self.launcher.run(self.words(command, place / OUT), place, **how)
+
+    def once(self, key: Hashable, make: Callable[[Path], Any]) -> Any:
+        """What several trials share: made with the first use, in a folder of its own."""
+        with self._lock:
+            if key not in self._made:
+                self._count += 1  # what is made may itself need what is made once
+                self._made[key] = make(self.folder / f"shared-{self._count}")
+            return self._made[key]
+
+    def recipe(self, kind: str) -> Path:
+        """A recipe's file."""
+        return self.once(("recipe", kind), lambda place: self._write_recipe(kind))
+
+    def _write_recipe(self, kind: str) -> Path:
+        path = self.folder / f"{kind}.yaml"
+        (self.folder / "prompts.csv").write_text(PROMPTS)
+        if kind == "text":  # a pipeline is made for it, in a process of its own: this one never loads torch
+            code = "import sys, pathlib; from helpers.text_recipes import save_text_recipe as save"
+            code += "; path = save(pathlib.Path(sys.argv[1])); path.rename(sys.argv[2])"
+            (self.folder / "pipeline").mkdir()
+            path_of_python = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+            command = [sys.executable, "-c", code, str(self.folder / "pipeline"), str(path)]
+            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path_of_python})
+            path.write_text(path.read_text() + "checkpoint_every: 0.05\n")
+        else:
+            path.write_text({"classes": CLASSES, "generator": GENERATOR}[kind])
+        return path
+
+    def start(self, scenario: Scenario) -> Path | None:
+        """The folder that a command starts from; None: none."""
+        if not scenario.before:
+            return None
+        return self.after(scenario.before)
+
+    def after(self, commands: Sequence[str], processes: int = 1) -> Path:
+        """The run folder after these commands, one after the other; not to be changed."""
+        return self._after(tuple(commands), processes).folder
+
+    def undisturbed(self, scenario: Scenario) -> Undisturbed:
+        """What a command makes, and how long it takes."""
+        return self._after((*scenario.before, scenario.words), scenario.processes)
+
+    def _after(self, commands: tuple[str, ...], processes: int) -> Undisturbed:
+        def make(place: Path) -> Undisturbed:
+            if commands[:-1]:
+                shutil.copytree(self.after(commands[:-1]), place / OUT)
+            ended = self.run(commands[-1], place, processes=processes)
+            if ended.code:
+                raise RuntimeError(f"undisturbed, {commands[-1]} ended with {ended.code}: {ended.last_words}")
+            return Undisturbed(place / OUT, ended.seconds)
+
+        return self.once((commands, processes), make)
+
+    def copy(self, folder: Path | None, place: Path) -> Path:
+        """Lays a copy of a run folder, or nothing, into a trial's folder; returns where the run folder is."""
+        place.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
+            shutil.copytree(folder, place / OUT, symlinks=True)
+        return place / OUT
+
+
+def tests_helper(name: str) -> Path:
+    """The file of a module of the tests' helpers.
+
+    Raises:
+        LookupError: if it is not there.
+    """
+    path = TESTS / "helpers" / f"{name}.py"
+    if not path.exists():
+        raise LookupError(f"tests/helpers/{name}.py is missing")
+    return path
