@@ -20,6 +20,7 @@ from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.models.checkpoints import state_hash
 from untrain.models.recognition import Recognition
+from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.sections import Judge
 
 BEST = 5
@@ -176,6 +177,7 @@ def _pixels(pictures: Any, images: Tensor) -> Tensor:
     return pictures(images=list(images.expand(-1, 3, -1, -1).cpu()), return_tensors="pt")["pixel_values"]
 
 
+@check_arguments
 def image_classifier(
     module: nn.Module,
     labels: Sequence[str],
