@@ -233,11 +233,11 @@ def test_unknown_names_list_the_known(attempt):
     attempt(UnknownName, r"unknown method 'sfrom'. Did you mean 'sfron'\? Known: .*finetune, .*sfron", method="sfrom")
     attempt(UnknownName, r"unknown task 'classify'.* Known: class-diffusion, classification", task="classify")
     attempt(SettingError, r"unknown setting of sfron 'alhpa'. Did you mean 'alpha'\? Known: .*gamma", alhpa=2)
-    attempt(SettingError, r"task must be a name or an object", task=3)
-    attempt(SettingError, r"precision must be 'no', 'bf16' or 'fp16', not 'fp8'", precision="fp8")
+    attempt(SettingError, r"task must be text or an untrain.Task, not 3", task=3)
+    attempt(SettingError, r"precision must be 'no' or 'bf16' or 'fp16', not 'fp8'", precision="fp8")
     attempt(SettingError, r"device 'gpu' cannot be used", device="gpu")
-    attempt(SettingError, r"batch_size must be at least 1, not 0", batch_size=0)
-    attempt(SettingError, r"workers must be at least 0, not -1", workers=-1)
+    attempt(SettingError, r"batch_size must be a whole number from 1 to 2³¹ − 1 or None, not 0", batch_size=0)
+    attempt(SettingError, r"workers must be a whole number from 0 to 256, not -1", workers=-1)
     attempt(SettingError, r"alpha must be above 0, not -1", alpha=-1)
     attempt(
         SettingError,
@@ -249,15 +249,15 @@ def test_unknown_names_list_the_known(attempt):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"steps": "3"}, "steps must be a whole number or null, not '3'"),
-        ({"steps": 2.5}, "steps must be a whole number or null, not 2.5"),
-        ({"retain_steps": True}, "retain_steps must be a whole number or null, not True"),
+        ({"steps": "3"}, "steps must be a whole number or None, not '3'"),
+        ({"steps": 2.5}, "steps must be a whole number or None, not 2.5"),
+        ({"retain_steps": True}, "retain_steps must be a whole number or None, not True"),
         ({"alpha": "2"}, "alpha must be a number, not '2'"),
-        ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect' or null, not 'climb'"),
+        ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect' or None, not 'climb'"),
         ({"optimizer": "sgd"}, "optimizer .*name, lr, .*'sgd'"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, "optimizer .*name, lr, .*SGD"),
         ({"optimizer": {"lrr": 0.1}}, "'optimizer.lrr'.*'optimizer.lr'"),
-        ({"optimizer": {"lr": "high"}}, "lr must be a number or null, not 'high'"),
+        ({"optimizer": {"lr": "high"}}, "lr must be a number or None, not 'high'"),
     ],
 )
 def test_settings_of_another_type(attempt, wrong, message):

@@ -186,7 +186,7 @@ def test_noise_is_each_images_own():
     [
         ({"steps": 0}, "steps ≥ 1"),
         ({"eta": 1.5}, "η in"),
-        ({"spacing": "cubic"}, "uniform or quadratic"),
+        ({"spacing": "cubic"}, "'uniform' or 'quadratic'"),
         ({"guidance_scale": 0.0}, "guidance_scale must be above 0"),
     ],
 )

@@ -1,6 +1,10 @@
 """Settings of dataclasses: types, ranges, nesting and meaning."""
 
-from dataclasses import dataclass, field
+import inspect
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +16,17 @@ from untrain.errors import SettingError, UnknownName
 from untrain.methods import make as make_method
 from untrain.methods.base import Optimizer
 from untrain.methods.sfron import SFRon
-from untrain.settings import Findings, Setting, build, make, meanings_of, rows_of, settings_of
+from untrain.settings import (
+    Findings,
+    Setting,
+    build,
+    check_arguments,
+    describe,
+    make,
+    meanings_of,
+    rows_of,
+    settings_of,
+)
 
 
 @dataclass(frozen=True)
@@ -137,3 +151,88 @@ def test_settings_in_python_are_checked_alike():
     ]:
         with pytest.raises(SettingError, match=culprit):
             make_method("sfron", wrong)
+
+
+# ── what code is called with ────────────────────────────────────────────────────────────────────────────────────
+
+
+@check_arguments
+def mix(
+    data: Any, *rest: Any, share: Annotated[float, Ge(0)] = 0.5, place: str | Path | None = None, **more: Any
+) -> Any:
+    """Gives back what it was given."""
+    return data, rest, share, place, more
+
+
+@check_arguments
+@dataclass(frozen=True)
+class Checked:
+    """Checked whoever makes it."""
+
+    count: Annotated[int, Ge(1)] = 1
+    inner: Inner = Inner()
+    rates: Sequence[float] | None = None
+
+
+def test_arguments_are_checked_by_their_types():
+    given = object()
+    assert mix(given, 1, 2, share=np.float32(2), place=Path("x"), other=3) == (
+        given,
+        (1, 2),
+        2.0,
+        Path("x"),
+        {"other": 3},
+    )
+    assert type(mix(given, share=np.float64(2))[2]) is float
+    for wrong, culprit in [
+        ({"share": -1}, "share must be a number from 0, not -1"),
+        ({"share": float("nan")}, "share must be a number from 0, not nan"),
+        ({"share": 10**5000}, "share must be a number from 0"),
+        ({"place": 3}, "place must be text or None, not 3"),
+        ({"place": Path("a\0b")}, "place holds a NUL character"),
+        ({"data": 1}, "mix: multiple values"),
+    ]:
+        with pytest.raises(SettingError, match=culprit):
+            mix(given, **wrong)
+
+
+def test_a_decorated_function_and_class_are_what_they_were():
+    assert mix.__doc__ == "Gives back what it was given."
+    assert list(inspect.signature(mix).parameters) == ["data", "rest", "share", "place", "more"]
+    assert list(inspect.signature(Checked).parameters) == ["count", "inner", "rates"]
+    assert replace(Checked(2), rates=(0.5, 1)) == Checked(count=2, rates=(0.5, 1))
+    assert pickle.loads(pickle.dumps(Checked(2))) == Checked(2)
+
+
+def test_a_class_checks_what_it_is_made_of():
+    assert Checked(np.int64(3)).count == 3
+    assert type(Checked(np.int64(3)).count) is int
+    assert Checked(inner={"text": "x"}).inner == Inner(text="x")
+    for wrong, culprit in [
+        ({"count": 0}, "count must be a whole number from 1, not 0"),
+        ({"count": 2**64}, "more than 64 bits"),
+        ({"inner": {"count": "x"}}, "inner.count must be a whole number"),
+        ({"inner": 3}, "inner must be a mapping of text, count"),
+        ({"rates": [float("inf")]}, "rates must be a list .* or None"),
+        ({"rate": 1}, "Checked: .*unexpected"),
+    ]:
+        with pytest.raises(SettingError, match=culprit):
+            Checked(**wrong)
+
+
+class Hostile:
+    def __repr__(self):
+        raise RuntimeError
+
+
+def test_describing_a_value_never_fails():
+    deep: Any = []
+    for _ in range(10**5):
+        deep = [deep]
+    assert describe("x" * 10**6) == f"'{'x' * 60}'… (1000000 characters)"
+    assert describe([Hostile()]) == "list"
+    assert describe(Hostile()) == "Hostile"
+    assert describe(10**5000) == "int"
+    assert describe(deep) == "list"
+    assert describe([0] * 10**6) == "a list of 1000000"
+    assert len(describe({"a": "b" * 500})) < 100

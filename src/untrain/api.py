@@ -1,6 +1,6 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, ModelError, SettingError, unknown
+from untrain.errors import DataError, ModelError, SettingError, convert_errors, message_of, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
@@ -30,7 +30,9 @@ from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_m
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.sealed import write_sealed
-from untrain.types import Params, Task
+from untrain.settings import BatchSize, Seed, Workers, check_arguments, describe
+from untrain.settings import make as make_settings
+from untrain.types import Estimator, Params, Task
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +69,7 @@ class Result:
         return f"Result({', '.join(shown)})"
 
 
+@check_arguments
 def unlearn(
     model: Any,
     *,
@@ -75,8 +78,8 @@ def unlearn(
     task: str | Task = registry.DEFAULT_TASK,
     method: str | type[Method] | Method | None = None,
     holdout: Any = None,
-    seed: int = 0,
-    batch_size: int | None = None,
+    seed: Seed = 0,
+    batch_size: BatchSize | None = None,
     init: Callable[[], nn.Module] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -84,7 +87,7 @@ def unlearn(
     device: str | torch.device | None = None,
     precision: Precision = "no",
     compile: bool = False,
-    workers: int = 0,
+    workers: Workers = 0,
     parts: str | Sequence[str] | None = None,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
@@ -128,8 +131,7 @@ def unlearn(
     check_runs(chosen, user.task)
     subject = Subject(user.module, init=init or _init_of(user))
     path = None if out is None else Path(out)
-    given = {"forget": forget, "retain": retain, "holdout": holdout}
-    given = {name: data for name, data in given.items() if data is not None}
+    given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     home = next((p.device for p in user.module.parameters()), engine.device)
     with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
         size = user.batch_size(sets) if batch_size is None else batch_size
@@ -172,6 +174,14 @@ DEFAULT_METHOD = "sfron"
 """What is best for any request so far; the paper's own."""
 
 
+def _given_sets(**sets: Any) -> dict[str, Any]:
+    """The sets that are there, of which forget and retain must be."""
+    for name in ("forget", "retain"):
+        if sets[name] is None:
+            raise DataError(f"the {name} set is None: give a data set, or a list of ready batches.")
+    return {name: data for name, data in sets.items() if data is not None}
+
+
 def _init_of(user: UserModel) -> Callable[[], nn.Module] | None:
     """Makes the same architecture anew, where the domain knows more of that than the module tells."""
 
@@ -187,9 +197,8 @@ def _init_of(user: UserModel) -> Callable[[], nn.Module] | None:
 def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """A domain's own options, taken out of what else was given."""
     names = {each.name for each in fields(kind)}
-    return kind(**{name: value for name, value in settings.items() if name in names}), {
-        name: value for name, value in settings.items() if name not in names
-    }
+    own = {name: value for name, value in settings.items() if name in names}
+    return make_settings(kind, own), {name: value for name, value in settings.items() if name not in names}
 
 
 def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
@@ -263,12 +272,14 @@ def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str]
 def _copy(subject: Subject) -> Subject:
     try:
         return subject.copy()
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # a module of the user's own can refuse in any way
         raise ModelError(
-            f"the model cannot be copied by copy.deepcopy: {error}. Pass inplace=True to change the model itself."
+            f"the model cannot be copied by copy.deepcopy: {message_of(error)}. Pass inplace=True to change "
+            "the model itself."
         ) from error
 
 
+@check_arguments
 def evaluate(
     model: Any,
     *,
@@ -278,11 +289,11 @@ def evaluate(
     task: str | Task = registry.DEFAULT_TASK,
     reference: Any = None,
     out: str | Path | None = None,
-    seed: int = 0,
-    batch_size: int = 256,
+    seed: Seed = 0,
+    batch_size: BatchSize = 256,
     device: str | torch.device | None = None,
     precision: Precision = "no",
-    workers: int = 0,
+    workers: Workers = 0,
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
@@ -323,11 +334,13 @@ def evaluate(
         known = [each.name for each in fields(domain.EvaluateOptions)]
         raise SettingError(unknown(f"argument of evaluate for task {domain.name}", next(iter(unknown_options)), known))
     references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
-    sets = {"forget": forget, "retain": retain, "test": test}
-    sets = {name: data for name, data in sets.items() if data is not None}
+    sets = _given_sets(forget=forget, retain=retain, test=test)
     models = model if isinstance(model, Mapping) else {"model": model}
     if not models:
         raise DataError("there is no model to evaluate.")
+    for name in models:
+        if not isinstance(name, str):
+            raise SettingError(f"models are given by name, a text each, not {describe(name)}.")
     how = EvaluationSettings(own, seed, batch_size, workers, classes)
     found = {}
     names = numbered(domain.reference_name, len(references))
@@ -371,8 +384,9 @@ def _keep_evaluation(
     write_report(path, domain.presentation)
 
 
+@check_arguments
 def fisher_diagonal(
-    model: nn.Module, task: str | Task, batches: Any, *, estimator: fisher.Estimator = "sample", seed: int = 0
+    model: nn.Module, task: str | Task, batches: Any, *, estimator: Estimator = "sample", seed: Seed = 0
 ) -> Params:
     """Diagonal of the empirical Fisher information, F_j = mean_n (∂ℓ_n / ∂θ_j)², at the model's weights.
 
@@ -392,7 +406,10 @@ def fisher_diagonal(
         InexactFisher: if a parameter is used in a way that cannot be done exactly.
     """
     device = next((p.device for p in check_module(model).parameters()), torch.device("cpu"))
-    data = batches if hasattr(batches, "__getitem__") else list(batches)
+    data = batches
+    if isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+        with convert_errors(DataError, "the batches cannot be read"):
+            data = list(batches)
     engine = Engine.start(device)
     stream = Stream(data, "fisher", engine, seed=seed)
     ready = prepare_task(registry.resolve(task), model, {"fisher": stream})

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from untrain.errors import SettingError, lookup
+from untrain.settings import check_arguments
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
+else:  # a tracker is looked at only where one is started
+    GeneralTracker = Any
 
 Stage = Literal["begin", "end"]
 
@@ -18,14 +22,22 @@ TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 """Trackers by name → the libraries that write for them, of which one is enough."""
 
 
-class Callback:
+class Callback(ABC):  # noqa: B024
     """Hears of what a run does; a subclass defines the functions that it is curious about.
 
     They are called in the main process alone, between two steps; their time does not count as unlearning. What they
-    raise ends the run, which can be resumed from its last checkpoint.
+    raise ends the run, which can be resumed from its last checkpoint. A class with these three functions is one,
+    derived from this or not.
     """
 
-    def on_stage(self, name: str, state: Stage) -> None:
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """Whether a class has the functions."""
+        if cls is not Callback:
+            return NotImplemented
+        return all(callable(getattr(other, name, None)) for name in ("on_stage", "on_step", "on_evaluate"))
+
+    def on_stage(self, name: str, state: Stage) -> None:  # noqa: B027, nothing by default
         """Called when a part of a run begins or ends.
 
         Args:
@@ -33,7 +45,7 @@ class Callback:
             state: "begin" or "end".
         """
 
-    def on_step(self, step: int, total: int, record: Mapping[str, Any]) -> None:
+    def on_step(self, step: int, total: int, record: Mapping[str, Any]) -> None:  # noqa: B027
         """Called after each step of a method.
 
         Args:
@@ -42,7 +54,7 @@ class Callback:
             record: what the step logged, as in history.jsonl: its losses, "lr", and "step", which counts from 0.
         """
 
-    def on_evaluate(self, name: str, values: Mapping[str, Any]) -> None:
+    def on_evaluate(self, name: str, values: Mapping[str, Any]) -> None:  # noqa: B027
         """Called when a model was measured: after the run, or on the way where previews are asked for.
 
         Args:
@@ -58,6 +70,7 @@ class TrackerCallback(Callback):
     steps are counted through the whole run, over all models that it makes. Use it in a `with` block, or `close` it.
     """
 
+    @check_arguments
     def __init__(
         self,
         tracker: str | GeneralTracker,

@@ -27,7 +27,7 @@ from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses
 from untrain.models import checkpoints
-from untrain.models.prepare import prepare_task
+from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.permissions import NONE, Permissions
 from untrain.report.presentation import LOSSES, Distance, Presentation
@@ -191,7 +191,7 @@ def check_module(model: Any, name: str = "model") -> nn.Module:
     """Returns the module that a user gives.
 
     Raises:
-        ModelError: if it is something else.
+        ModelError: if it is something else, or its weights have no values; see `check_weights`.
     """
     if hasattr(model, "model") and hasattr(model, "history"):
         raise ModelError(f"{name} is a Result: pass its .model.")
@@ -200,7 +200,7 @@ def check_module(model: Any, name: str = "model") -> nn.Module:
             f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: "
             "pass task=, one of untrain.tasks()."
         )
-    return model
+    return check_weights(model, name)
 
 
 @dataclass(frozen=True)

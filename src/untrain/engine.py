@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from untrain.errors import SettingError
+from untrain.errors import Diverged, ModelError, SettingError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.progress import Bar, show_progress
 from untrain.types import Batch
@@ -72,8 +72,10 @@ class Engine:
             state = PartialState(cpu=on_cpu)
             chosen = torch.device(device) if device is not None else state.device
             torch.empty(0, device=chosen)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except Exception as error:  # each backend that is not there raises something else
             raise SettingError(f"device {str(device)!r} cannot be used: {error}") from error
+        if chosen.type == "meta":
+            raise SettingError("device 'meta' cannot be used: tensors have no values there. Choose cpu or cuda.")
         return cls(chosen, precision, compile, state.process_index, state.num_processes)
 
     @property
@@ -86,6 +88,12 @@ class Engine:
         if self.precision == "no":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16 if self.precision == "bf16" else torch.float16)
+
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Mixed precision around a forward pass, whose errors are the model's: it is the user's own code."""
+        with convert_errors(ModelError, "the model cannot run on a batch"), self.autocast():
+            yield
 
     def compiled(self, module: nn.Module) -> nn.Module:
         """The module as training steps call it; it shares the module's parameters."""
@@ -144,8 +152,17 @@ class Engine:
             _sum_flat([p.grad for p in parameters if p.grad is not None])
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """One optimiser step; under fp16 it is left out when a gradient overflowed, and the scale adapts."""
-        self.scaler.step(optimizer)
+        """One optimiser step; under fp16 it is left out when a gradient overflowed, and the scale adapts.
+
+        Raises:
+            Diverged: if the step is larger than a number of the optimiser's can be.
+        """
+        try:
+            self.scaler.step(optimizer)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise Diverged("the optimiser's step is larger than any number. Lower the learning rate.") from error
         self.scaler.update()
 
     @contextmanager

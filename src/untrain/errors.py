@@ -1,6 +1,7 @@
 """What can go wrong, in kinds a caller can act on. Every message names the culprit and the remedy."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -55,6 +56,30 @@ class FolderError(UntrainError):
     """A run folder holds another run, or cannot be written."""
 
 
+@contextmanager
+def convert_errors(kind: type[UntrainError], what: str) -> Iterator[None]:
+    """Turns whatever a user's own code raises inside the block into an error of ours, with that as its cause.
+
+    Args:
+        kind: of the error.
+        what: the sentence that its message begins with, such as "the model cannot run".
+    """
+    try:
+        yield
+    except UntrainError:
+        raise
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {message_of(error)}") from error
+
+
+def message_of(error: Exception) -> str:
+    """What an error says; of one that fails to say it, nothing."""
+    try:
+        return str(error)
+    except Exception:  # an exception of the user's own can do anything
+        return ""
+
+
 def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     """The entry called `name`, or an `UnknownName` that lists the known ones.
 
@@ -71,6 +96,8 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence that says a name is unknown, guesses what was meant, and lists the known names."""
     known = sorted(map(str, known))
-    close = get_close_matches(str(name), known, n=1)
+    name = str(name)
+    name = name if len(name) <= 80 else f"{name[:60]}…"
+    close = get_close_matches(name, known, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{guess} Known: {', '.join(known) or 'none'}."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.plugins import OURS, Plugins
+from untrain.settings import describe
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -146,7 +147,8 @@ def resolve(task: "str | Task") -> "Task":
     lacking = lacking_functions(task)
     if lacking or isinstance(task, type):
         said = f"lacks {', '.join(lacking)}" if lacking else "is a class: make an object of it"
-        raise SettingError(f"task must be a name or an object with the functions of untrain.Task; {task!r} {said}.")
+        what = f"{describe(task)} {said}"
+        raise SettingError(f"task must be a name or an object with the functions of untrain.Task; {what}.")
     return task
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge
 from safetensors import SafetensorError, safe_open
 
 from untrain.errors import DataError, SettingError, StaleFile
 from untrain.io import write_bytes
 from untrain.lazy import torch
 from untrain.sealed import NOTES, read_notes, sealed_notes
+from untrain.settings import check_arguments
 from untrain.types import Params
 
 if TYPE_CHECKING:
@@ -21,8 +23,13 @@ if TYPE_CHECKING:
 _KIND = "saliency mask"
 
 
+@check_arguments
 def saliency_mask(
-    forget_fisher: Mapping[str, Tensor], retain_fisher: Mapping[str, Tensor], *, gamma: float = 1.0, eps: float = 0.0
+    forget_fisher: Mapping[str, torch.Tensor],
+    retain_fisher: Mapping[str, torch.Tensor],
+    *,
+    gamma: Annotated[float, Ge(0)] = 1.0,
+    eps: Annotated[float, Ge(0)] = 0.0,
 ) -> Params:
     """The salient weights: those with F_f + ε ≥ γ (F_r + ε) and F_f + ε > 0.
 
@@ -41,9 +48,6 @@ def saliency_mask(
 
     Source: Huang et al. 2024, eq. for the saliency matrix; ε as in their code, which has 1e-15.
     """
-    for name, value in (("gamma", gamma), ("eps", eps)):
-        if not math.isfinite(value) or value < 0:
-            raise SettingError(f"{name} must be a finite number that is not negative, not {value!r}.")
     _check_alike(forget_fisher, retain_fisher)
     mask = {}
     for name, forget in forget_fisher.items():
@@ -57,6 +61,9 @@ def _check_alike(forget: Mapping[str, Tensor], retain: Mapping[str, Tensor]) -> 
     if alone := sorted(forget.keys() ^ retain.keys()):
         raise DataError(f"only one of the two Fisher diagonals has {', '.join(map(repr, alone[:5]))}. {remedy}")
     for name in forget:
+        for fisher in (forget[name], retain[name]):
+            if fisher.is_complex() or fisher.layout != torch.strided or fisher.is_meta:
+                raise DataError(f"the Fisher diagonal of {name!r} must be a plain tensor of real numbers. {remedy}")
         if forget[name].shape != retain[name].shape:
             shapes = f"{tuple(forget[name].shape)} on the forget and {tuple(retain[name].shape)} on the retain set"
             raise DataError(f"the Fisher diagonal of {name!r} has shape {shapes}. {remedy}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from untrain.errors import SettingError
 from untrain.lazy import torch
+from untrain.settings import check_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Spacing = Literal["uniform", "quadratic"]
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Sampler:
     """How images are made of noise."""
@@ -39,8 +41,6 @@ class Sampler:
         """Checks the ranges."""
         if self.steps < 1 or not 0 <= self.eta <= 1:
             raise SettingError(f"a sampler needs steps ≥ 1 and η in [0, 1], not {self.steps} and {self.eta}.")
-        if self.spacing not in ("uniform", "quadratic"):
-            raise SettingError(f"spacing must be uniform or quadratic, not {self.spacing!r}.")
         if self.guidance_scale <= 0:
             raise SettingError(f"guidance_scale must be above 0, not {self.guidance_scale}.")
 

@@ -7,13 +7,17 @@ where any number does. An error says it in words of our own. pydantic is importe
 
 import dataclasses
 import inspect
+import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce, wraps
 from numbers import Integral, Real
+from operator import or_
+from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Le
 
@@ -22,10 +26,15 @@ from untrain.errors import SettingError, UnknownName, unknown
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+F = TypeVar("F", bound=Callable[..., Any])
 REQUIRED: Any = object()
 """The default of a setting that has none."""
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 """What a generator of random numbers starts from."""
+BatchSize = Annotated[int, Ge(1), Le(2**31 - 1)]
+"""Samples a batch."""
+Workers = Annotated[int, Ge(0), Le(256)]
+"""Processes that read samples; each holds a copy of the data set."""
 HUBS = ("hf", "hf-config")
 """What stands before the colon in names that are looked up on a hub; anything else is a module."""
 
@@ -55,8 +64,9 @@ class Setting:
 
     @property
     def section(self) -> Any:
-        """The dataclass among the setting's types; None where there is none."""
-        return next((option for option in options(self.hint) if is_dataclass(option)), None)
+        """The dataclass that the setting's type is, null or not; None for other types."""
+        held = [option for option in options(self.hint) if option is not NoneType]
+        return held[0] if len(held) == 1 and is_dataclass(held[0]) else None
 
     @property
     def item(self) -> Any:
@@ -78,10 +88,12 @@ class Setting:
     @cached_property
     def adapter(self) -> "TypeAdapter[Any]":
         """The check of a value."""
-        from pydantic import ConfigDict, TypeAdapter
+        from pydantic import ConfigDict, InstanceOf, TypeAdapter
 
         strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        return TypeAdapter(self.hint, config=strict)
+        instance: Any = InstanceOf
+        kinds = [instance[kind] if is_dataclass(kind) else kind for kind in options(self.hint)]
+        return TypeAdapter(reduce(or_, kinds) if len(kinds) > 1 else self.hint, config=strict)
 
     @cached_property
     def schema(self) -> dict[str, Any]:
@@ -98,7 +110,7 @@ class Setting:
         """Its type as a person says it: "a number above 0 or null"."""
         kind = self.section or self.item
         if kind is None:
-            return _words(self.schema)
+            return _words_of_type(self.hint)
         mapping = f"a mapping of {', '.join(settings_of(kind))} to values"
         if self.section is None:
             text = "text or " if getattr(kind, "shorthand", None) else ""
@@ -172,7 +184,7 @@ _TYPES = {
 def _words(schema: Mapping[str, Any]) -> str:
     """A leaf's JSON schema as a person says it."""
     if "anyOf" in schema:
-        return " or ".join(_words(option) for option in schema["anyOf"])
+        return " or ".join(dict.fromkeys(_words(option) for option in schema["anyOf"]))
     if "enum" in schema or "const" in schema:
         return " or ".join(repr(choice) for choice in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
@@ -181,7 +193,31 @@ def _words(schema: Mapping[str, Any]) -> str:
     said = _TYPES.get(schema.get("type", ""), "a value")
     limits = [f"{word} {schema[key]}" for key, word in _RANGES.items() if key in schema]
     between = " " if [limit.split()[0] for limit in limits] == ["from", "to"] else " and "
-    return " ".join([said, between.join(limits)]).strip().replace(str(2**63 - 1), "2⁶³ − 1")
+    said = " ".join([said, between.join(limits)]).strip()
+    return said.replace(str(2**63 - 1), "2⁶³ − 1").replace(str(2**31 - 1), "2³¹ − 1")
+
+
+def _words_of_type(hint: Any) -> str:
+    """A type as a person says it, JSON's or a class: "text or a torch.device"."""
+    kinds, inner = options(hint), get_args(hint)
+    if len(kinds) > 1:
+        return " or ".join(dict.fromkeys(map(_words_of_type, kinds)))
+    schema = {} if is_dataclass(hint) else Setting("", hint).schema
+    if schema:
+        return _words(schema)
+    origin = get_origin(hint) or hint
+    if origin is type:
+        return f"a class derived from {_words_of_type(inner[0]).partition(' ')[2]}"
+    if origin is Callable:
+        return "a function"
+    if not isinstance(origin, type):
+        return "a value"
+    if issubclass(origin, Sequence) and inner:
+        return f"a list ([…], each {_words_of_type(inner[0])})"
+    if issubclass(origin, Mapping) and inner:
+        return f"a mapping of names to values, each {_words_of_type(inner[1])}"
+    name = f"{origin.__module__.partition('.')[0]}.{origin.__name__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -209,10 +245,23 @@ class Findings:
     Attributes:
         flaws: all that is wrong.
         code: dotted name → MODULE:NAME, wherever the user's own code is named.
+        in_python: whether messages speak of None and True instead of null and true.
     """
 
     flaws: list[Flaw] = field(default_factory=list)
     code: dict[str, str] = field(default_factory=dict)
+    in_python: bool = False
+
+    def refuse(self, name: str, setting: Setting, value: Any) -> None:
+        """Notes that a value is none of its setting's."""
+        self.flaws.append(Flaw(name, f"{name} must be {self.words(setting)}, not {describe(value)}."))
+
+    def words(self, setting: Setting) -> str:
+        """Returns a setting's type as a person says it who writes recipes, or Python."""
+        text = setting.words
+        if self.in_python:
+            text = re.sub(r"\bnull\b", "None", text).replace("true or false", "True or False")
+        return text
 
 
 def build(
@@ -233,7 +282,8 @@ def build(
     values |= read_values(known, given, findings, prefix, word)
     for name, setting in known.items():
         if setting.default is REQUIRED and name not in values:
-            findings.flaws.append(Flaw(prefix + name, f"{prefix}{name} must be given: {setting.words}."))
+            text = f"{prefix}{name} must be given: {findings.words(setting)}."
+            findings.flaws.append(Flaw(prefix + name, text))
     if len(findings.flaws) > before:
         return None
     try:
@@ -260,7 +310,7 @@ def read_values(
     return values
 
 
-def check_arguments(owner: str, known: Mapping[str, Setting], given: Mapping[Any, Any]) -> dict[str, Any]:
+def read_arguments(owner: str, known: Mapping[str, Setting], given: Mapping[Any, Any]) -> dict[str, Any]:
     """Returns the arguments for a function of this name, each of its type, before it is called.
 
     Args:
@@ -315,7 +365,7 @@ def _read(setting: Setting, value: Any, findings: Findings, name: str) -> Any:
         if setting.names_code and names_code(value):
             findings.code[name] = value
         return _checked(setting, _plain_number(value), findings, name)
-    findings.flaws.append(Flaw(name, f"{name} must be {setting.words}, not {_shown(value)}."))
+    findings.refuse(name, setting, value)
     return None
 
 
@@ -335,21 +385,60 @@ def _plain_number(value: Any) -> Any:
 def _checked(setting: Setting, value: Any, findings: Findings, name: str) -> Any:
     from pydantic import ValidationError
 
+    if isinstance(value, str | PurePath) and (flaw := _flaw_of_text(str(value))):
+        findings.flaws.append(Flaw(name, f"{name} {flaw}"))
+        return None
     try:
-        return setting.adapter.validate_python(value)
+        found = value if _is_plainly(setting, value) else setting.adapter.validate_python(value)
+        if not isinstance(found, int) or -(2**63) <= found < 2**63:
+            return found
+        findings.flaws.append(Flaw(name, f"{name} is a whole number of more than 64 bits. Give a smaller one."))
+        return None
     except ValidationError as error:
-        place = error.errors()[0]["loc"]
-        if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[-1] != "[key]":
-            inner = Setting(str(place[0]), get_args(setting.hint)[1])
-            return _checked(inner, value[place[0]], findings, f"{name}.{place[0]}")
-    findings.flaws.append(Flaw(name, f"{name} must be {setting.words}, not {_shown(value)}."))
+        place = error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"]
+    except Exception:  # what a hostile object raises when it is looked at
+        place = ()
+    if get_origin(setting.hint) is dict and isinstance(value, Mapping) and place and place[-1] != "[key]":
+        inner = Setting(str(place[0]), get_args(setting.hint)[1])
+        return _checked(inner, value[place[0]], findings, f"{name}.{place[0]}")
+    findings.refuse(name, setting, value)
     return None
 
 
-def _shown(value: Any) -> str:
-    if not isinstance(value, str | bool | int | float | list | tuple | dict | NoneType):
+def _flaw_of_text(text: str) -> str:
+    """Why neither file nor system takes a text; empty where they do."""
+    if "\0" in text:
+        return "holds a NUL character. Remove it."
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return "holds half a character (a surrogate), which no file takes. Remove it."
+    return ""
+
+
+def _is_plainly(setting: Setting, value: Any) -> bool:
+    """Whether a value is of a type without a range, so that what is made at import needs no pydantic."""
+    kind = type(value)
+    if kind is float and not math.isfinite(value):
+        return False
+    return setting.hint is Any or (kind in (bool, int, str, float, NoneType) and kind in options(setting.hint))
+
+
+def describe(value: Any) -> str:
+    """Returns a value as messages have it: short; of what is neither number, text nor collection its type.
+
+    It never fails, whatever the value is.
+    """
+    try:
+        if isinstance(value, str):
+            return repr(value) if len(value) <= 80 else f"{value[:60]!r}… ({len(value)} characters)"
+        if not isinstance(value, bool | int | float | list | tuple | dict | NoneType):
+            return type(value).__name__
+        if isinstance(value, list | tuple | dict) and len(value) > 1000:
+            return f"a {type(value).__name__} of {len(value)}"
+        text = repr(value)
+    except Exception:  # a number of too many digits, a list that holds itself too deep, a __repr__ of the user's own
         return type(value).__name__
-    text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
@@ -359,11 +448,47 @@ def make(kind: Any, given: Mapping[str, Any]) -> Any:
     Raises:
         SettingError: says what is wrong with the first setting that is.
     """
-    findings = Findings()
+    findings = Findings(in_python=True)
     made = build(kind, given, findings, word=f"setting of {getattr(kind, 'name', kind.__name__)}")
     for flaw in findings.flaws:
         raise flaw.error(flaw.text)
     return made
+
+
+def check_arguments(function: F) -> F:
+    """Decorates a function, or a dataclass: what it is called with is checked by the types of its arguments.
+
+    Numbers of numpy become Python's, and a mapping becomes the dataclass that an argument must be. An argument whose
+    type is `Any` is looked at by the function itself.
+
+    The decorated function raises:
+        SettingError: names the argument, and what it must be.
+    """
+    if isinstance(function, type):
+        kind: Any = function
+        kind.__init__ = _checking(kind.__init__, kind.__name__, lambda: settings_of(kind))
+        return function
+    return _checking(function, function.__name__, cache(lambda: arguments_of(function)))
+
+
+def _checking(function: F, name: str, known: Callable[[], Mapping[str, Setting]]) -> F:
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise SettingError(f"{name}: {error}.") from None
+        settings, findings = known(), Findings(in_python=True)
+        given = {n: v for n, v in bound.arguments.items() if n in settings and v is not settings[n].default}
+        read = read_values(settings, given, findings)
+        for flaw in findings.flaws:
+            raise flaw.error(flaw.text)
+        bound.arguments.update(read)
+        return function(*bound.args, **bound.kwargs)
+
+    return checked  # type: ignore[return-value]
 
 
 # ── describing ──────────────────────────────────────────────────────────────────────────────────────────────────

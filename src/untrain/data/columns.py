@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from untrain.data.streams import check_map_style, gather
+from untrain.data.streams import check_map_style, gather, size_of
 from untrain.errors import DataError, EmptySet
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -73,9 +73,10 @@ class Columns:
             DataError: if it is of another kind, or a sample cannot be read.
         """
         check_map_style(data, "training")
-        if len(data) == 0:
+        size = size_of(data, "training")
+        if size == 0:
             raise EmptySet("the data holds no sample.")
-        rows = gather(data, torch.arange(len(data)), "training")
+        rows = gather(data, torch.arange(size), "training")
         del rows["index"]
         return Columns(rows, labels, classes, ids)
 

@@ -7,14 +7,14 @@ cut from an endless chain of permutations of the set, so every batch is full and
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from untrain.engine import Engine, generator_of, seed_of
-from untrain.errors import DataError, EmptySet, SettingError, UntrainError
+from untrain.errors import DataError, EmptySet, SettingError, UntrainError, convert_errors, message_of
 from untrain.lazy import np, torch
 from untrain.types import Batch, Role, Task
 
@@ -43,6 +43,7 @@ class Stream:
     seed: int = 0
     workers: int = 0
     _reader: tuple[int, Iterator[Batch]] | None = field(default=None, repr=False)
+    _kinds: dict[str, torch.dtype] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the set and brings array data to the device."""
@@ -57,8 +58,8 @@ class Stream:
         else:
             check_map_style(self.data, self.name)
             _check_content(self.data, self.name)
-            self.data = self.data.to(self.engine.device) if hasattr(self.data, "batch") else self.data
-            self.size = len(self.data)
+            self.data = self.data.to(self.engine.device) if _gathers(self.data) else self.data
+            self.size = size_of(self.data, self.name)
         if self.size == 0:
             raise EmptySet(f"the {self.name} set is empty: give it at least one sample.")
 
@@ -71,7 +72,7 @@ class Stream:
         """Whether the samples are tensors in memory, so that looking at all of them costs next to nothing."""
         return (
             self.ready
-            or isinstance(_under(self.data), torch.utils.data.TensorDataset)
+            or _is_plain(_under(self.data), torch.utils.data.TensorDataset)
             or getattr(self.data, "in_memory", False)
         )
 
@@ -125,12 +126,26 @@ class Stream:
         if limit is not None and limit < self.size:
             choice = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "limit"))
             order = choice[:limit].sort().values
-        for k, indices in enumerate(order.split(batch_size)):
+        for k, indices in enumerate(order.split(min(batch_size, self.size))):
             yield self.gather(indices, f"once-{k}")
 
     def _drawn(self, raw: Batch, task: Task, role: Role, k: object) -> Batch:
+        self._check_alike(raw)
         generator = generator_of(self.seed, self.name, role, "draw", k)
-        return task.draw(self.engine.to_device(raw), generator, role)
+        with convert_errors(DataError, f"the task cannot use a batch of the {self.name} set"):
+            return task.draw(self.engine.to_device(raw), generator, role)
+
+    def _check_alike(self, batch: Batch) -> None:
+        """Every batch has the names and types of the first: another type would be scaled, or computed, otherwise."""
+        kinds = {key: value.dtype for key, value in batch.items()}
+        if self._kinds is None:
+            self._kinds = kinds
+        if kinds != self._kinds:
+            first, other = (", ".join(f"{key} {kind}" for key, kind in each.items()) for each in (self._kinds, kinds))
+            raise DataError(
+                f"batches of the {self.name} set differ: one has {first}, another {other}. Give every sample the same "
+                "names and types."
+            )
 
     def indices(self, k: int) -> Tensor:
         """Positions in the set of the samples of batch k, [rows]."""
@@ -182,9 +197,9 @@ def gather(data: Any, indices: Tensor, name: str, seed: int = 0) -> Batch:
     """
     check_map_style(data, name)
     base, positions = _base(data, indices)
-    if hasattr(base, "batch"):
+    if _gathers(base):
         batch = base.batch(positions)
-    elif isinstance(base, torch.utils.data.TensorDataset):
+    elif _is_plain(base, torch.utils.data.TensorDataset):
         batch = _named(tuple(tensor[positions] for tensor in base.tensors), name)
     else:
         with _seeded(seed):
@@ -215,26 +230,46 @@ class _Batches:
 
 def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
     """The data set under nested torch Subsets, and the positions there."""
-    while isinstance(data, torch.utils.data.Subset):
-        indices = torch.as_tensor(data.indices)[indices]
+    while _is_plain(data, torch.utils.data.Subset):
+        indices = torch.as_tensor(data.indices, dtype=torch.int64)[indices]
         data = data.dataset
     return data, indices
 
 
 def _under(data: Any) -> Any:
     """The data set under nested torch Subsets."""
-    while isinstance(data, torch.utils.data.Subset):
+    while _is_plain(data, torch.utils.data.Subset):
         data = data.dataset
     return data
+
+
+def _is_plain(data: Any, kind: type) -> bool:
+    """Whether a data set is of a class of torch's, and gives samples as that does."""
+    return isinstance(data, kind) and getattr(type(data), "__getitem__", None) is kind.__dict__["__getitem__"]
+
+
+def _gathers(data: Any) -> bool:
+    """Whether a data set gathers batches by itself, as `Source` says; others have something else by this name."""
+    return all(callable(getattr(data, name, None)) for name in ("batch", "to"))
+
+
+def size_of(data: Any, name: str) -> int:
+    """How many samples a data set says that it has.
+
+    Raises:
+        DataError: if it says no number, or fails.
+    """
+    with convert_errors(DataError, f"the {name} set does not say how many samples it has"):
+        return len(data)
 
 
 def _collated(samples: list[Any], name: str) -> Any:
     try:
         return torch.utils.data.default_collate(samples)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # samples can be of any type
         raise DataError(
-            f"samples of the {name} set cannot be put into one batch: {error}. Each must have tensors (or numbers) of "
-            "the same shape: convert them in the data set."
+            f"samples of the {name} set cannot be put into one batch: {message_of(error)}. Each must have "
+            "tensors (or numbers) of the same shape: convert them in the data set."
         ) from error
 
 
@@ -242,7 +277,9 @@ def _sample(data: Any, i: int, name: str) -> Any:
     try:
         return data[i]
     except Exception as error:
-        raise DataError(f"sample {i} of the {name} set could not be read: {type(error).__name__}: {error}") from error
+        raise DataError(
+            f"sample {i} of the {name} set could not be read: {type(error).__name__}: {message_of(error)}"
+        ) from error
 
 
 @contextmanager
@@ -289,8 +326,8 @@ def check_map_style(data: Any, name: str) -> None:
 def _check_content(data: Any, name: str) -> None:
     """Refuses indices of a torch Subset that are out of range or come twice, and tensors that are not finite."""
     view = data
-    while isinstance(view, torch.utils.data.Subset):
-        indices, size = torch.as_tensor(view.indices, dtype=torch.int64), len(view.dataset)  # type: ignore[arg-type]
+    while _is_plain(view, torch.utils.data.Subset):
+        indices, size = _indices(view, name), size_of(view.dataset, name)
         outside = indices[(indices < 0) | (indices >= size)]
         if len(outside):
             raise DataError(f"index {int(outside[0])} of the {name} set is out of range, which is 0 to {size - 1}.")
@@ -298,14 +335,25 @@ def _check_content(data: Any, name: str) -> None:
         if len(found) < len(indices):
             raise DataError(f"index {int(found[counts > 1][0])} comes twice in the {name} set. Leave it in once.")
         view = view.dataset
-    if isinstance(view, torch.utils.data.TensorDataset) and len(data):
+    if _is_plain(view, torch.utils.data.TensorDataset) and len(data):
+        _named(view.tensors, name)
         for positions in _base(data, torch.arange(len(data)))[1].split(4096):
             _finite({**_named(tuple(tensor[positions] for tensor in view.tensors), name), "index": positions}, name)
 
 
+def _indices(view: torch.utils.data.Subset[Any], name: str) -> Tensor:
+    """Positions of a torch Subset, int64 [N]."""
+    with convert_errors(DataError, f"the indices of the {name} set, a Subset, are no whole numbers"):
+        indices = torch.as_tensor(view.indices)
+    if indices.ndim != 1 or (len(indices) and (indices.is_floating_point() or indices.dtype == torch.bool)):
+        raise DataError(f"the indices of the {name} set, a Subset, must be whole numbers [N], one a sample.")
+    return indices.long()
+
+
 def _ready_batches(batches: list[Any], name: str) -> list[Batch]:
     """Ready batches as dicts whose samples are numbered through; a list of single samples is refused."""
-    named, first = [], 0
+    named: list[Batch] = []
+    first = 0
     for k, batch in enumerate(batches):
         entry = _named(batch, name)
         lengths = {key: value.shape[0] if value.ndim else None for key, value in entry.items()}
@@ -316,6 +364,11 @@ def _ready_batches(batches: list[Any], name: str) -> list[Batch]:
             )
         rows = _rows(entry)
         entry.setdefault("index", torch.arange(first, first + rows))
+        if named and entry.keys() != named[0].keys():
+            raise DataError(
+                f"entry {k} of the {name} list has {', '.join(entry)}, entry 0 has {', '.join(named[0])}: every batch "
+                "must have the same."
+            )
         named.append(_finite(entry, name))
         first += rows
     return [batch for batch in named if _rows(batch)]
@@ -329,14 +382,31 @@ def _named(batch: Any, name: str) -> Batch:
         named = {"input": batch[0], "label": batch[1]}
     else:
         raise DataError(f"the {name} set gives {_described(batch)}: it must give (x, y) or a dict of tensors.")
-    for key, value in named.items():
-        if isinstance(value, (int, float, np.ndarray, np.generic)):
-            named[key] = torch.as_tensor(value)
-        elif not isinstance(value, torch.Tensor):
-            raise DataError(
-                f"{key!r} of the {name} set is a {type(value).__name__}, not a tensor: convert it in the data set."
-            )
-    return named
+    if not named or not all(isinstance(key, str) for key in named):
+        raise DataError(f"the {name} set gives a dict without names: it must give (x, y) or a dict of tensors by name.")
+    return {key: _tensor(value, f"{key!r} of the {name} set") for key, value in named.items()}
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    """A tensor of plain numbers, without a history of its own."""
+    if isinstance(value, (int, float, np.ndarray, np.generic)):
+        with convert_errors(DataError, f"{what} cannot become a tensor"):
+            value = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+    if not isinstance(value, torch.Tensor):
+        raise DataError(f"{what} is a {type(value).__name__}, not a tensor: convert it in the data set.")
+    odd = next((word for word, holds in _ODD.items() if holds(value)), None)
+    if odd is not None:
+        raise DataError(f"{what} is a tensor that is {odd}: give plain ones of real numbers.")
+    return value.detach() if value.requires_grad else value
+
+
+_ODD: dict[str, Callable[[Tensor], bool]] = {
+    "nested": lambda tensor: tensor.is_nested,
+    "sparse": lambda tensor: tensor.layout != torch.strided,
+    "on the meta device, without values": lambda tensor: tensor.is_meta,
+    "complex": lambda tensor: tensor.is_complex(),
+    "quantized": lambda tensor: tensor.is_quantized,
+}
 
 
 def _described(batch: Any) -> str:

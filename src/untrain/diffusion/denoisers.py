@@ -20,7 +20,7 @@ from untrain.errors import CheckpointError, ModelError, SettingError, UnknownNam
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
 from untrain.models.pretrained import check_folder, read_object
-from untrain.settings import Setting, arguments_of, check_arguments
+from untrain.settings import Setting, arguments_of, read_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -312,7 +312,7 @@ def _checked(name: str, kind: str, options: Mapping[str, Any]) -> dict[str, Any]
         if option in _OURS:
             raise SettingError(f"{name}: {option} follows from num_classes, in_channels and image_size: leave it out.")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return check_arguments(name, _arguments(kind), given)
+    return read_arguments(name, _arguments(kind), given)
 
 
 def _check_size(name: str, kind: str, settings: Mapping[str, Any], size: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from untrain.errors import InexactFisher
+from untrain.errors import InexactFisher, ModelError, convert_errors
 from untrain.types import Batch, Task
 
 CHUNK_BYTES = 64 * 2**20
@@ -39,7 +39,8 @@ class Losses(nn.Module):
         with self.autocast():
             torch.set_autocast_cache_enabled(False)
             try:
-                return self.task.loss(self.model, batch)
+                with convert_errors(ModelError, "the model cannot run on a batch"):
+                    return self.task.loss(self.model, batch)
             finally:
                 torch.set_autocast_cache_enabled(cached)
 
@@ -111,7 +112,7 @@ class Fallback:
         """Autograd on one sample alone."""
         try:
             found = torch.autograd.grad(self.losses(batch).sum(), list(parameters.values()), allow_unused=True)
-        except RuntimeError as error:
+        except (RuntimeError, ModelError) as error:
             raise InexactFisher(
                 f"the gradient of {_some(parameters)} for a single sample cannot be computed: {error} "
                 "Freeze these parameters (requires_grad_(False)) or change the model."

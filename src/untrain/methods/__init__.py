@@ -20,6 +20,7 @@ from untrain.methods.scrub import Scrub
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.methods.sfron import SFRon
 from untrain.methods.ssd import SSD
+from untrain.settings import describe
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -45,7 +46,9 @@ def make(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Me
         return method
     chosen = find(method) if isinstance(method, str) else method
     if not (isinstance(chosen, type) and issubclass(chosen, Method)):
-        raise SettingError(f"method must be a name, a class derived from Method, or such an object, not {method!r}.")
+        raise SettingError(
+            f"method must be a name, a class derived from Method, or such an object, not {describe(method)}."
+        )
     return chosen.from_settings(dict(settings))
 
 

@@ -10,12 +10,14 @@ from untrain.lazy import nn
 from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.forgetting import Rows, divergence, frozen
 from untrain.methods.union import Union
+from untrain.settings import check_arguments
 from untrain.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@check_arguments
 @dataclass(frozen=True)
 class BadTeacher(Union):
     """Distils the original model on the retain set and a randomly initialised one on the forget set."""

@@ -13,7 +13,7 @@ from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, unknown
 from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
-from untrain.settings import make
+from untrain.settings import check_arguments, make
 from untrain.types import GenerativeTask, Task, Variant
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ Spaces = Mapping[str, Space]
 """Setting → what a search tries, a dot before a nested field ("optimizer.lr")."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Optimizer:
     """An optimiser by its name and settings."""
@@ -86,7 +87,7 @@ class Optimizer:
         """Checks the name and the ranges."""
         if self.name not in ("sgd", "adam", "adamw"):
             raise SettingError(unknown("optimizer", self.name, ("sgd", "adam", "adamw")))
-        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
+        if self.lr is not None and not 0 < self.lr < math.inf:
             raise SettingError(f"the learning rate must be above 0, not {self.lr}.")
         if self.momentum and self.name != "sgd":
             raise SettingError(f"momentum is a setting of sgd; {self.name} has none.")
@@ -312,5 +313,5 @@ def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
 def check_above_zero(**settings: float | None) -> None:
     """Settings that are given must be finite and above 0."""
     for name, value in settings.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not 0 < value < math.inf:
             raise SettingError(f"{name} must be above 0, not {value}.")

@@ -21,6 +21,7 @@ from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
+from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ FEWEST = 16
 Statistics = Literal["running", "batch", "moved"]
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Calibration:
     """Settings of calibration."""
@@ -83,9 +85,10 @@ class Calibration:
     def _held_out_loss(self, problem: Problem, holdout: Stream, engine: Engine) -> Tensor:
         module, task = problem.subject.module.eval(), problem.task
         total, count = torch.zeros((), device=engine.device), 0
-        with torch.no_grad(), engine.autocast():
+        with torch.no_grad():
             for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss", holdout.passes()):
-                losses = task.loss(module, engine.shard(batch))
+                with engine.forward_pass():
+                    losses = task.loss(module, engine.shard(batch))
                 total, count = total + engine.global_sum(losses), count + engine.global_batch_size(losses)
         return total / count
 

@@ -16,6 +16,7 @@ from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
 from untrain.sampling import Sampler
+from untrain.settings import check_arguments
 from untrain.types import Batch, Variant
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ RATE = 1e-4
 """The largest learning rate that is taken where none is given: nothing holds what is retained."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ESD(Descent):
     """Teaches the model to steer away from what the original would make of the forgotten condition; no image is used.

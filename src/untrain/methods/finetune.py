@@ -7,8 +7,10 @@ from untrain.engine import Engine
 from untrain.methods.base import Problem, Range, Spaces, State
 from untrain.methods.descent import Descent
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.settings import check_arguments
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Finetune(Descent):
     """Training goes on from the original weights, on the retain set alone."""

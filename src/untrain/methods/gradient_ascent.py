@@ -8,6 +8,7 @@ from untrain.engine import Engine
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, trainable
 from untrain.methods.descent import Descent
 from untrain.methods.steps import advance, losses_of
+from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
 REACH = 0.05
@@ -18,6 +19,7 @@ GENERATOR_REACH = 0.5
 drawn in 58 % of the images, and other shapes in 28 %: nothing says what to keep."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class GradientAscent(Descent):
     """Undoes training: θ ← θ + η ∇ mean ℓ over forget batches, clipped; the retain set is never looked at."""

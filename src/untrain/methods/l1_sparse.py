@@ -10,11 +10,13 @@ from untrain.lazy import torch
 from untrain.methods.base import Range, Spaces, State
 from untrain.methods.finetune import Finetune
 from untrain.methods.steps import descend, rate_of
+from untrain.settings import check_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@check_arguments
 @dataclass(frozen=True)
 class L1Sparse(Finetune):
     """Training goes on, on the retain set alone, with γ_k ‖θ‖₁ added to the mean loss."""

@@ -167,7 +167,7 @@ def _steps(
             try:
                 with engine.clock("steps"), engine.seeded(seed_of(state.problem.seed, "step", k)):
                     record = {"step": k, **method.step(state, k)}
-            except Diverged as error:
+            except (Diverged, ArithmeticError) as error:  # Python's own numbers leave their range by errors
                 raise Diverged(f"{method.name}, step {k} of {method.total}: {error} {saver.restore()}") from error
             bar.advance(" ".join(f"{n} {v:.3g}" for n, v in record.items() if n.endswith("loss")))
             for callback in callbacks:

@@ -10,8 +10,10 @@ from untrain.methods.descent import Descent
 from untrain.methods.forgetting import training_mode
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of
+from untrain.settings import check_arguments
 
 
+@check_arguments
 @dataclass(frozen=True)
 class NegGradPlus(Descent):
     """Each step goes down β · mean ℓ over a retain batch − (1 − β) · mean ℓ over a forget batch."""

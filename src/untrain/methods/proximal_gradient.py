@@ -15,6 +15,7 @@ from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.redirecting import begin_teacher
+from untrain.settings import check_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,7 @@ SAMPLE = 2**20
 """Weights that the threshold is read off, at most; of a larger model, every so many-th of them."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ProximalGradient(RandomLabel):
     """Random labels, and after each step θ ← θ₀ + S_γ(θ − θ₀), S_γ(δ) = sign(δ) max(|δ| − γ, 0).

@@ -11,12 +11,14 @@ from untrain.methods.base import Problem, Range, Spaces, State, check_choice
 from untrain.methods.forgetting import Rows
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.union import Union
+from untrain.settings import check_arguments
 from untrain.types import Batch, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@check_arguments
 @dataclass(frozen=True)
 class RandomLabel(Union):
     """Training goes on with each forget sample under one other, randomly chosen label."""

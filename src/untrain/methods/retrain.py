@@ -9,9 +9,11 @@ from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.descent import Descent
 from untrain.methods.steps import average
+from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Retrain(Descent):
     """The same architecture with new weights, trained on the retain set alone."""

@@ -12,9 +12,11 @@ from untrain.methods.base import Optimizer, Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.steps import losses_of
 from untrain.saliency import largest_mask
+from untrain.settings import check_arguments
 from untrain.types import Params
 
 
+@check_arguments
 @dataclass(frozen=True)
 class SalUn(RandomLabel):
     """Random labels on the weights with the largest |mean forget gradient|; no step moves another weight."""

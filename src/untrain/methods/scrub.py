@@ -11,8 +11,10 @@ from untrain.methods.descent import Descent
 from untrain.methods.forgetting import divergences_of, frozen, losses_and_divergences_of, training_mode
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, next_retain_batch
+from untrain.settings import check_arguments
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Scrub(Descent):
     """Max phases: away from the original's outputs on D_f. Min phases: training and distillation on D_r."""

@@ -20,12 +20,14 @@ from untrain.methods.forgetting import cut, frozen, joined
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
 from untrain.sampling import Sampler
+from untrain.settings import check_arguments
 from untrain.types import Batch, Params
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@check_arguments
 @dataclass(frozen=True)
 class SelectiveAmnesia(Descent):
     """Descent on ℓ(surrogate of D_f) + w ℓ(replay of D_r) + λ Σ_j F_j (θ_j − θ₀_j)².

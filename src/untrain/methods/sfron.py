@@ -33,6 +33,7 @@ from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, t
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.saliency import saliency_mask
+from untrain.settings import check_arguments
 from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ AlphaDecay = Literal["cosine", "linear", "exponential", "constant"]
 PUBLISHED_EPS = 1e-15
 
 
+@check_arguments
 @dataclass(frozen=True)
 class SFRon(Method):
     """Fast–slow unlearning: each outer step is one masked forget step and several retain steps."""

@@ -11,11 +11,13 @@ from untrain.lazy import torch
 from untrain.methods.base import Method, Problem, Range, Spaces, State, check_above_zero, check_choice
 from untrain.methods.fishers import fishers_of
 from untrain.saliency import largest_mask
+from untrain.settings import check_arguments
 from untrain.types import Estimator
 
 TINY = 2.0**-126  # the smallest normal float32, added where a Fisher of 0 would be divided by
 
 
+@check_arguments
 @dataclass(frozen=True)
 class SSD(Method):
     """Shrinks the weights that matter far more to the forget set than to the training data as a whole."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from untrain.engine import Engine
-from untrain.errors import Diverged, SettingError
+from untrain.errors import Diverged, ModelError, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
 from untrain.types import Batch
@@ -160,14 +160,14 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
     if not len(next(iter(share.values()))):
         return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
-        with state.engine.autocast():
+        with state.engine.forward_pass():
             return compute(share)
-    except ValueError as error:
+    except ModelError as error:
         if "more than 1 value per channel" in str(error):
             raise SettingError(
                 "a training batch of one sample reached a batch normalisation layer, which needs at least two: "
                 "raise batch_size, or leave the single sample out."
-            ) from error
+            ) from error.__cause__
         raise
 
 

@@ -37,7 +37,7 @@ def sample_values(
     with preserve_modes(model), torch.no_grad():
         model.eval()
         for batch in stream.once(task, "evaluate"):
-            with engine.autocast():
+            with engine.forward_pass():
                 values = function(model, engine.shard(batch))
             parts.append(engine.gather(values).double().cpu())
             advance()

@@ -20,7 +20,7 @@ from untrain.errors import CheckpointError, ModelError, SettingError, UnknownNam
 from untrain.lazy import nn, torch
 from untrain.models.pretrained import check_entries, fetch_folder, reason_of
 from untrain.plugins import import_named
-from untrain.settings import Setting, arguments_of, check_arguments
+from untrain.settings import Setting, arguments_of, read_arguments
 
 Width = Annotated[int, Interval(ge=1, le=512)]
 """Channels of a network's first layer. At 512, ResNet-50 has 1.5 billion parameters: 6 GB, and thrice that to train."""
@@ -88,7 +88,7 @@ def _known(name: str, num_classes: int, in_channels: int, image_size: int | None
         raise SettingError(f"{name} needs images of at least {kind.smallest} pixels, not {image_size}.")
     known = arguments_of(kind.build)
     del known["num_classes"], known["in_channels"]
-    return kind.build(num_classes, in_channels, **check_arguments(name, known, options))
+    return kind.build(num_classes, in_channels, **read_arguments(name, known, options))
 
 
 # ── convolutional networks ──────────────────────────────────────────────────────────────────────────────────────
@@ -208,7 +208,7 @@ def _check_options(place: str, kind: Any, sizes: dict[str, Any], options: dict[s
     fields = kind().to_dict()  # not of the folder's file, which may hold anything
     fields |= {alias: fields.get(name) for alias, name in kind.attribute_map.items()}
     known = [name for name in fields if not name.startswith("_") and name not in _NO_OPTIONS]
-    check_arguments(place, {name: Setting(name, _hint(fields[name])) for name in known}, options)
+    read_arguments(place, {name: Setting(name, _hint(fields[name])) for name in known}, options)
     for name, value in options.items():
         if not all(abs(number) <= _LARGEST for number in _numbers(value)):
             raise SettingError(f"{place}: {name} must hold no number beyond ±{_LARGEST:,}.")
@@ -255,7 +255,7 @@ def _users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn
         raise ModelError(f"{place} is not a function that makes a model: {error}") from error
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     names = {*parameters, *(options if anything else ())}
-    check_arguments(place, {name: Setting(name, Any) for name in names}, options)  # its annotations are its own affair
+    read_arguments(place, {name: Setting(name, Any) for name in names}, options)  # its annotations are its own affair
     arguments = {name: value for name, value in sizes.items() if anything or name in parameters} | options
     try:
         model = factory(**arguments)

@@ -74,7 +74,8 @@ def _matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
         if not found and not set(pattern) & set("*?[."):
             raise UnknownName(unknown("part", pattern, PARTS))
         if not found:
-            raise SettingError(f"no parameter is called {pattern!r}; the first of {len(names)} is {names[0]!r}.")
+            first = f"the first of {len(names)} is {names[0]!r}" if names else "there is none to train"
+            raise SettingError(f"no parameter is called {pattern!r}; {first}.")
         chosen.update(found)
     return chosen
 

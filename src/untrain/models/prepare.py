@@ -7,7 +7,7 @@ from torch import nn
 
 from untrain.data.streams import Stream
 from untrain.engine import preserve_modes
-from untrain.errors import ModelError
+from untrain.errors import ModelError, convert_errors
 from untrain.types import Task
 
 
@@ -16,16 +16,46 @@ def prepare_task(task: Task, module: nn.Module, streams: Mapping[str, Stream]) -
     stream = next(iter(streams.values()))
     batch = next(iter(stream.once(task, "evaluate", limit=2, batch_size=2)))
     few = {key: value[:2] for key, value in batch.items()}
-    with preserve_modes(module):
+    with preserve_modes(module), convert_errors(ModelError, "the model cannot run on a batch"):
         return task.prepare(module.eval(), few)
+
+
+def check_weights(module: nn.Module, name: str = "model") -> nn.Module:
+    """Returns a module whose weights can be computed with.
+
+    Args:
+        module: as it was given.
+        name: what it is called in messages.
+
+    Raises:
+        ModelError: names the first weight that has no value yet, or one that is NaN or infinite; or if the weights lie
+            on several devices.
+    """
+    for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(tensor):
+            raise ModelError(f"{key} of the {name} has no shape yet: run the {name} once on a batch of its data.")
+        if tensor.is_meta:
+            raise ModelError(f"{key} of the {name} is on the meta device, without values: load its weights first.")
+    devices = sorted({str(parameter.device) for parameter in module.parameters()})
+    if len(devices) > 1:
+        raise ModelError(f"the {name} lies on several devices, {', '.join(devices)}: move it to one by .to(device).")
+    for key, parameter in module.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise ModelError(f"{key} of the {name} holds NaN or infinity: give weights that are finite.")
+    return module
 
 
 def check_trainable(module: nn.Module) -> None:
     """Refuses weights that an optimiser would ruin.
 
     Raises:
-        ModelError: if a trained parameter is in half precision.
+        ModelError: if a trained parameter is in half precision, or complex.
     """
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and parameter.is_complex():
+            raise ModelError(
+                f"{name} is complex: only real weights are trained here. Freeze it: requires_grad_(False)."
+            )
     half = [name for name, p in module.named_parameters() if p.requires_grad and p.dtype == torch.float16]
     if half:
         raise ModelError(

@@ -1,10 +1,12 @@
 """Telling classes of images apart: the loss and the inputs of a classifier, of what kind soever its task is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from untrain.errors import SettingError
@@ -17,17 +19,19 @@ class Recognition:
 
     variants: ClassVar[tuple[Variant, ...]] = ()
 
-    num_classes: int | None = None
+    num_classes: Annotated[int, Ge(1)] | None = None
     """Outputs of the model; None: read off its first batch."""
-    mean: tuple[float, ...] | None = None
+    mean: Sequence[float] | None = None
     """Mean of each channel in [0, 1]; subtracted from uint8 images scaled to [0, 1]."""
-    std: tuple[float, ...] | None = None
+    std: Sequence[float] | None = None
     """Standard deviation of each channel in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Checks that mean and std go together."""
         if (self.mean is None) != (self.std is None):
             raise SettingError("mean and std of a classification task go together: give both or neither.")
+        if self.mean is not None and self.std is not None and not 0 < len(self.mean) == len(self.std):
+            raise SettingError(f"mean and std need one entry a channel each, not {len(self.mean)} and {len(self.std)}.")
         if self.std is not None and min(self.std) <= 0:
             raise SettingError(f"std must be above 0 in every channel, not {self.std}.")
 
@@ -43,6 +47,8 @@ class Recognition:
         """Normalises images [B, C, H, W], bytes or in [0, 1]; as they are where there is no mean."""
         if self.mean is None or self.std is None:
             return images
+        if len(self.mean) != images.shape[1]:
+            raise SettingError(f"mean and std have {len(self.mean)} entries: images have {images.shape[1]} channels.")
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
         images = images.to(torch.get_default_dtype()).sub(mean * scale).div_(std * scale)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from untrain.errors import ModelError
+from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
 from untrain.types import GenerativeTask, Task
@@ -52,7 +52,8 @@ class Subject:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             if self.init is not None:
-                module = self.init()
+                with convert_errors(ModelError, "init= cannot make a new model"):
+                    module = self.init()
                 if not isinstance(module, nn.Module):
                     raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
                 self._check_alike(module)
@@ -61,7 +62,8 @@ class Subject:
             elif hasattr(self.module, "config") and hasattr(kind, "from_config"):  # of diffusers
                 module = kind.from_config(copy.deepcopy(self.module.config)).to(self.module.dtype)
             else:
-                module = _renewed(copy.deepcopy(self.module))
+                with convert_errors(ModelError, "the model cannot be copied and renewed; pass init="):
+                    module = _renewed(copy.deepcopy(self.module))
         return module.to(device).train()
 
     def _check_alike(self, module: nn.Module) -> None:

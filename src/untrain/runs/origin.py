@@ -105,8 +105,10 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
         raise SettingError(f"the recipe {path} is not YAML: {error}") from error
     except RecursionError:
         raise SettingError(f"the recipe {path} is nested more than {DEPTH} deep. Write it flatter.") from None
-    except ValueError as error:  # a number of more digits than Python reads
-        raise SettingError(f"the recipe {path} cannot be read: {error}.") from None
+    except SettingError:
+        raise
+    except Exception as error:  # what PyYAML raises at too many digits, or at a text that is not as its tag says
+        raise SettingError(f"the recipe {path} cannot be read: {error}. Quote what is text.") from None
     if not isinstance(content, dict):
         raise SettingError(f"the recipe {path} must hold fields such as name, task and methods.")
     return content, origin
@@ -124,7 +126,9 @@ def parse(text: str) -> Any:
     """Reads a flag's value as YAML; text that is no YAML is itself."""
     try:
         return _construct(text, Origin())
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except SettingError:
+        raise
+    except Exception:  # see `load`
         return text
 
 

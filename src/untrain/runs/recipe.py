@@ -26,7 +26,19 @@ from untrain.runs.names import CONFIG
 from untrain.runs.origin import Dumper, Origin, changed, load
 from untrain.runs.spaces import flaws_of_spaces
 from untrain.sealed import unsealed, write_sealed_text
-from untrain.settings import Findings, Flaw, Seed, Setting, build, names_code, read_values, settings_of
+from untrain.settings import (
+    BatchSize,
+    Findings,
+    Flaw,
+    Seed,
+    Setting,
+    Workers,
+    build,
+    describe,
+    names_code,
+    read_values,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from untrain.domain import Domain
@@ -83,7 +95,7 @@ class Recipe:
     references: Annotated[int, Ge(0)] = None  # type: ignore[assignment]  # filled in below
     """Retrained models: the first is the target, further ones show the noise floor. 0: none; null: what is usual for
     the task, 1 where retraining is within reach."""
-    batch_size: Annotated[int, Ge(1)] = 128
+    batch_size: BatchSize = 128
     """Samples a batch, over all processes."""
     seed: Seed = 0
     """Seed of everything random."""
@@ -97,7 +109,7 @@ class Recipe:
     """Numbers that steps compute with: "no" leaves them as the weights are."""
     compile: bool = False
     """Run training steps through torch.compile."""
-    workers: Annotated[int, Ge(0)] = 0
+    workers: Workers = 0
     """Processes that read images which are not in memory."""
     out: str | None = None
     """Run folder; null: runs/NAME."""
@@ -379,7 +391,7 @@ class _Draft:
     def _task(self) -> tuple[str, registry.Entry]:
         name = self.content.get("task", registry.DEFAULT_TASK)
         if not isinstance(name, str):
-            self.flaws.append(Flaw("task", f"task must be text, not {name!r}."))
+            self.flaws.append(Flaw("task", f"task must be text, not {describe(name)}."))
             raise self.error()
         if names_code(name):
             self._note_code("task", name)
@@ -410,14 +422,16 @@ class _Draft:
                 self.flaws.append(Flaw("methods", f"methods lists {twice!r} twice. Remove one."))
             given = {name: {} for name in given}
         elif not isinstance(given, Mapping | None):
-            self.flaws.append(Flaw("methods", f"methods must map names to settings, or list names, not {given!r}."))
+            self.flaws.append(
+                Flaw("methods", f"methods must map names to settings, or list names, not {describe(given)}.")
+            )
             given = {}
         self.content["methods"] = entries = {}
         for name, settings in (given or {}).items():
             if isinstance(settings, Mapping | None):
                 entries[str(name)] = dict(settings or {})
             else:
-                text = f"methods.{name} must hold settings, not {settings!r}."
+                text = f"methods.{name} must hold settings, not {describe(settings)}."
                 self.flaws.append(Flaw(f"methods.{name}", text))
 
     def _choose(self, chosen: Sequence[str]) -> None:
@@ -442,12 +456,12 @@ class _Draft:
         for entry, settings in self.content["methods"].items():
             where = f"methods.{entry}"
             if not re.fullmatch(r"[\w-]+", entry) or entry.split("-")[0] in RESERVED:
-                text = f"{entry!r} cannot name a method here: use letters, digits, _ and -, and neither "
+                text = f"{describe(entry)} cannot name a method here: use letters, digits, _ and -, and neither "
                 self.flaws.append(Flaw(where, f"{text}{' nor '.join(RESERVED)}, which are models of every run."))
                 continue
             name = settings.pop("method", entry)
             if not isinstance(name, str):
-                self.flaws.append(Flaw(f"{where}.method", f"{where}.method must be text, not {name!r}."))
+                self.flaws.append(Flaw(f"{where}.method", f"{where}.method must be text, not {describe(name)}."))
                 continue
             if names_code(name):
                 self._note_code(f"{where}.method", name)
@@ -576,7 +590,7 @@ class _Draft:
         where, findings = f"compare.forget_sets.{name}", Findings()
         if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or name == "tuning":
             text = "cannot name a forget set: use letters, digits, dots, _ and -, and not tuning."
-            findings.flaws.append(Flaw(where, f"{name!r} {text}"))
+            findings.flaws.append(Flaw(where, f"{describe(name)} {text}"))
         built = build(self.fields.sections["forget"].section, given, findings, prefix=f"{where}.")
         if built is not None and len([f for f in REQUESTS if given.get(f) not in (None, [])]) != 1:
             findings.flaws.append(Flaw(where, f"{where} must give exactly one of {', '.join(REQUESTS)}."))

@@ -16,6 +16,7 @@ from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.lazy import nn, torch
+from untrain.settings import check_arguments
 from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MIRRORED = ("mirrored_mean", "mirrored_std")
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ClassDiffusion(DiffusionProcess):
     """Class-conditional noise prediction of a DDPM or DiT.

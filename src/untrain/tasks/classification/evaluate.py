@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine, preserve_modes
-from untrain.errors import DataError
+from untrain.errors import DataError, ModelError, convert_errors
 from untrain.metrics.accuracy import accuracy, accuracy_by_class, tug_of_war
 from untrain.metrics.divergence import js_divergence, kl_divergence
 from untrain.metrics.membership import entropy, entropy_attack, modified_entropy, svc_attack
@@ -180,7 +180,8 @@ def predictions(model: nn.Module, task: Task, stream: Stream, engine: Engine, ad
     with preserve_modes(model), torch.no_grad():
         model.eval()
         for batch in stream.once(task, "evaluate"):
-            parts.append(_statistics(model, task, engine, batch, keep=stream.name == "forget"))
+            with convert_errors(ModelError, "the model's outputs cannot be compared with labels"):
+                parts.append(_statistics(model, task, engine, batch, keep=stream.name == "forget"))
             if advance:
                 advance()
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
@@ -193,7 +194,7 @@ def predictions(model: nn.Module, task: Task, stream: Stream, engine: Engine, ad
 
 def _statistics(model: nn.Module, task: Task, engine: Engine, batch: Batch, keep: bool) -> tuple[Tensor, ...]:
     share = engine.shard(batch)
-    with engine.autocast():
+    with engine.forward_pass():
         logits = task.outputs(model, share)
     log_probs = logits.double().log_softmax(dim=1)
     labels = task.condition(share)

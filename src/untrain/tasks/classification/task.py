@@ -1,18 +1,21 @@
 """Image classification: cross-entropy on logits [B, C]."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.models.recognition import Recognition
+from untrain.settings import Seed, check_arguments
 from untrain.types import Batch, Role, Variant
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Classification(Recognition):
     """Image classification with cross-entropy.
@@ -24,13 +27,13 @@ class Classification(Recognition):
     name: ClassVar[str] = "classification"
     variants: ClassVar[tuple[Variant, ...]] = ("redirect",)
 
-    pad: int = 0
+    pad: Annotated[int, Ge(0)] = 0
     """Pixels of zero padding before a random crop back to the image's size, in training (0: no crop)."""
     flip: bool = False
     """Whether images are mirrored at random in training."""
     names: dict[str, str] = field(default_factory=dict)
     """The data's name → ours ("input", "label"), such as {"pixel_values": "input", "labels": "label"}."""
-    seed: int = 0
+    seed: Seed = 0
     """Chooses the other label of each sample when a batch is redirected."""
 
     def prepare(self, model: nn.Module, batch: Batch) -> "Classification":
@@ -114,6 +117,8 @@ def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) ->
         [B, C, H, W], each image shifted by its own (−pad … pad) in both directions.
     """
     rows, _, height, width = images.shape
+    if pad > min(height, width):
+        raise SettingError(f"pad is {pad}, more than the images' {height}×{width} pixels: crops would show nothing.")
     top, left = torch.randint(0, 2 * pad + 1, (2, rows), generator=generator)
     y = top[:, None] + torch.arange(height)
     x = left[:, None] + torch.arange(width)

@@ -32,6 +32,7 @@ from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.folders import ensure_dir, exclusive_lock
 from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
+from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Batch
@@ -43,6 +44,7 @@ PIXELS = 1 << 18
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
+@check_arguments
 @dataclass(frozen=True)
 class Concept:
     """Something that a prompt asks for.

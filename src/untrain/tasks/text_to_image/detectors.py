@@ -22,6 +22,7 @@ from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.models.checkpoints import state_hash
 from untrain.models.pretrained import fetch_folder, reason_of
 from untrain.models.recognition import Recognition
+from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.sections import Judge
 
 BEST = 5
@@ -178,6 +179,7 @@ def _pixels(pictures: Any, images: Tensor) -> Tensor:
     return pictures(images=list(images.expand(-1, 3, -1, -1).cpu()), return_tensors="pt")["pixel_values"]
 
 
+@check_arguments
 def image_classifier(
     module: nn.Module,
     labels: Sequence[str],

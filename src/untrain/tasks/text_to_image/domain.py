@@ -89,7 +89,7 @@ class UnlearnOptions:
 class EvaluateOptions:
     """What `untrain.evaluate` takes for a text-to-image pipeline besides what it takes for every model."""
 
-    judge: Detector | None = None
+    judge: Any = None  # looked at where it is used: the message says where detectors come from
     """`untrain.nudenet()` or `untrain.image_classifier(module, labels)`."""
     samples: int = 250
     """Images of each prompt."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError
 from untrain.io import hash_file
+from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.detectors import Detector, Sighting, check_images
 
 LEAST = 0.25
@@ -89,6 +90,7 @@ class Nudity(Detector):
         return {part: sum(part in parts for parts in found) for part in EXPOSED}
 
 
+@check_arguments
 def nudenet(threshold: float = THRESHOLD, engine: Engine | None = None) -> Nudity:
     """NudeNet's smaller detector with the weights of its package.
 

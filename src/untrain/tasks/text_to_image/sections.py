@@ -11,6 +11,7 @@ from untrain.diffusion.sections import Generation
 from untrain.diffusion.sections import Judge as ImageJudge
 from untrain.errors import SettingError
 from untrain.sampling import Sampler
+from untrain.settings import check_arguments
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Diffusion:
     """Of the squared error over elements of a latent; published settings are for "mean"."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class ConceptImages:
     """How images of concepts that come without any are made."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from untrain.diffusion.process import LATENTS, DiffusionProcess, Schedule
 from untrain.diffusion.text import POOLED, TIME_IDS
 from untrain.errors import DataError, ModelError, SettingError
+from untrain.settings import check_arguments
 from untrain.types import Batch, Objective, Role, Variant
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -26,6 +27,7 @@ Prompt = Literal["prompt", "anchor", "empty"]
 """The texts that a row of a batch knows; its embeddings stand under this name, pooled ones under NAME_pooled."""
 
 
+@check_arguments
 @dataclass(frozen=True)
 class TextToImage(DiffusionProcess):
     """Text-conditional prediction of noise, or of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, in latent space.
