@@ -22,6 +22,8 @@ from untrain.errors import SettingError, UnknownName, unknown
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+MOST_FLAWS = 100
+"""Flaws that are looked for: to guess what each of ten thousand unknown fields might mean takes minutes."""
 REQUIRED: Any = object()
 """The default of a setting that has none."""
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -253,6 +255,8 @@ def read_values(
     values = {}
     for key, value in given.items():
         name = f"{prefix}{key}"
+        if len(findings.flaws) > MOST_FLAWS:
+            break
         if key in known:
             values[key] = _read(known[key], value, findings, name)
         else:

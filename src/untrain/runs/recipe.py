@@ -5,8 +5,10 @@ the task's entry in the registry names. Nothing here knows a task.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +27,7 @@ from untrain.runs import flags as command_line
 from untrain.runs.names import CONFIG
 from untrain.runs.origin import Dumper, Origin, load
 from untrain.runs.spaces import flaws_of_spaces
-from untrain.settings import Findings, Flaw, Seed, Setting, build, names_code, read_values, settings_of
+from untrain.settings import MOST_FLAWS, Findings, Flaw, Seed, Setting, build, names_code, read_values, settings_of
 
 if TYPE_CHECKING:
     from untrain.domain import Domain
@@ -34,6 +36,8 @@ _CHOICE = re.compile(r"task|methods?|methods\.([^.]+)\.method")
 """Flags that decide which other flags there are."""
 MADE_IN = "made_in"
 """The field of config.yaml that only a run made in Python has, instead of a recipe."""
+LONGEST_NAME = 200
+"""Bytes of a recipe's name: file systems take 255, and some are left for what stands behind it."""
 RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detections", "grids", "samples")
 """What no method can be called, alone or before a hyphen: models and files of every run."""
 
@@ -207,12 +211,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise FolderError(f"{path} is not what a run writes: {error}.") from error
-    if not isinstance(content, dict):
-        raise FolderError(f"{path} is not what a run writes.")
+        content, _ = load(path)
+    except SettingError as error:
+        raise FolderError(f"{path} is not what a run writes: {error}") from error
     return content
+
+
+def _flaws_of_name(name: Any) -> list[Flaw]:
+    """What keeps a recipe's name from being the name of one folder in runs/."""
+    if not isinstance(name, str) or (
+        name.isprintable() and re.fullmatch(r"[^/\\.-][^/\\]*", name) and len(name.encode()) <= LONGEST_NAME
+    ):
+        return []
+    text = (
+        f"name must be fit for a folder, not {name[:80]!r}: text without / and \\ and control characters, of at most "
+    )
+    return [Flaw("name", f"{text}{LONGEST_NAME} bytes, which begins with neither a dot nor a hyphen.")]
 
 
 def _listed(value: Any) -> Any:
@@ -397,7 +411,7 @@ class _Draft:
         """The entries as a mapping; `sfron` where a recipe says nothing of methods."""
         given = self.content.get("methods", {"sfron": {}})
         if isinstance(given, list) and all(isinstance(each, str) for each in given):
-            for twice in sorted({each for each in given if given.count(each) > 1}):
+            for twice in sorted(each for each, count in Counter(given).items() if count > 1)[:MOST_FLAWS]:
                 self.flaws.append(Flaw("methods", f"methods lists {twice!r} twice. Remove one."))
             given = {name: {} for name in given}
         elif not isinstance(given, Mapping | None):
@@ -432,6 +446,8 @@ class _Draft:
         """The class of every entry; an entry's name is its method unless it says `method`."""
         for entry, settings in self.content["methods"].items():
             where = f"methods.{entry}"
+            if len(self.flaws) > MOST_FLAWS:
+                return
             if not re.fullmatch(r"[\w-]+", entry) or entry.split("-")[0] in RESERVED:
                 text = f"{entry!r} cannot name a method here: use letters, digits, _ and -, and neither "
                 self.flaws.append(Flaw(where, f"{text}{' nor '.join(RESERVED)}, which are models of every run."))
@@ -464,8 +480,12 @@ class _Draft:
             if keys or i + 1 == len(parts):
                 break
         path = [*parts[: i + 1], *keys]
-        value = command_line.value(Setting(part, Any) if keys else setting, text)
         self.origin.flags.add(name)
+        try:
+            value = command_line.value(Setting(part, Any) if keys else setting, text)
+        except SettingError as error:
+            self.flaws.append(Flaw(name, str(error)))
+            return
         held = self.content
         for part in path[:-1]:
             inner = held.get(part)
@@ -500,6 +520,7 @@ class _Draft:
         if self.path is not None and self.path.is_dir() and "out" not in self.origin.flags:
             given["out"] = str(self.path)
         own = {name: given.pop(name) for name in self.fields.sections if name in given}
+        self.flaws += _flaws_of_name(given.get("name"))
         common = read_values(common_settings() | {"methods": Setting("methods", None)}, given, findings)
         sections = build(self.fields.entry.Sections, own, findings)
         methods: dict[str, Any] = {
@@ -560,7 +581,8 @@ class _Draft:
             self.flaws.append(Flaw("compare.forget_sets", f"compare.forget_sets {text}"))
             return given
         sets = {name: self._forget_set(name, wanted) for name, wanted in given.forget_sets.items()}
-        self.flaws += flaws_of_spaces(given.spaces, methods, [*self.fields.kinds], searched=given.trials > 0)
+        spaces = flaws_of_spaces(given.spaces, methods, [*self.fields.kinds], searched=given.trials > 0)
+        self.flaws += islice(spaces, MOST_FLAWS)
         return replace(given, forget_sets=sets)
 
     def _forget_set(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
