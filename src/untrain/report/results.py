@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from untrain.errors import FolderError, UntrainError
+from untrain.reading import check_regular
 from untrain.report.words import label_of
 
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
@@ -491,6 +492,7 @@ def read_text(path: Path) -> str:
         UntrainError: if it cannot be read.
     """
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UntrainError(f"cannot read {path}: {error.strerror or error}. Give yourself the permission.") from None
@@ -504,7 +506,7 @@ def read_json(path: Path, command: str) -> Mapping[str, Any]:
     """
     try:
         content = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UntrainError(f"{path} is not JSON ({error}). Make it again with `{command}`.") from None
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -519,12 +521,13 @@ def read_history(path: Path) -> Iterator[Mapping[str, Any]]:
         UntrainError: if the file cannot be read.
     """
     try:
+        check_regular(path)
         with open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.strip():
                     try:
                         yield as_mapping(json.loads(line))
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         yield {}
     except OSError as error:
         raise UntrainError(f"cannot read {path}: {error.strerror or error}. Give yourself the permission.") from None

@@ -137,7 +137,9 @@ class ClassDiffusionDomain(Domain):
         check_libraries()
         origin = self.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
-        source, test = load_data(self.sections.data, self.context.seed, self.context.cache)
+        source, test = load_data(
+            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+        )
         self.named = None if self.origin is None else class_names(self.origin, source)
         vae = self.sections.model.vae
         self.vae = load_vae(vae or self.origin, required=vae is not None)

@@ -204,7 +204,14 @@ class TextToImageDomain(Domain):
         self._task = text_task(self.pipeline, **asdict(sections.diffusion))
         how, seed = sections.concepts.images, self.context.seed
         data, self.rows = concept_data(
-            self.pipeline, self.concepts, engine, self.cache, task=self._task, how=how, seed=seed
+            self.pipeline,
+            self.concepts,
+            engine,
+            self.cache,
+            task=self._task,
+            how=how,
+            seed=seed,
+            links=self.context.permissions.links,
         )
         return data, Subset(data, [])
 
@@ -216,8 +223,10 @@ class TextToImageDomain(Domain):
             return None
         if section is None:
             raise SettingError("concepts named by containing are words of captions: say where these are, under data.")
-        train, test = load_data(section, self.context.seed, self.context.cache)
-        return Captioned(train, test, read_attributes(section, train.classes, self.sections.judge.attributes))
+        links = self.context.permissions.links
+        train, test = load_data(section, self.context.seed, self.context.cache, links=links)
+        asked = self.sections.judge.attributes
+        return Captioned(train, test, read_attributes(section, train.classes, asked, links=links))
 
     def make_task(self) -> TextToImage:
         """Makes the task of the pipeline's own schedule."""
