@@ -22,8 +22,8 @@ from untrain.errors import SettingError, UnknownName, unknown
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-MOST_FLAWS = 100
-"""Flaws that are looked for: to guess what each of ten thousand unknown fields might mean takes minutes."""
+MOST_FLAWS = 20
+"""Flaws that are looked for and told: to guess what each of ten thousand unknown fields might mean takes minutes."""
 REQUIRED: Any = object()
 """The default of a setting that has none."""
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]

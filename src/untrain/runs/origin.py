@@ -11,18 +11,16 @@ import yaml
 
 from untrain.errors import SettingError
 from untrain.reading import printable, read_text
-from untrain.settings import Flaw
+from untrain.settings import MOST_FLAWS, Flaw
 
 DEPTH = 20
 """Levels that a recipe may be nested; its own fields need six, the options of a model a few more."""
-FIELDS = 20_000
+FIELDS = 10_000
 """Fields and entries of lists that a recipe may have once its aliases are followed."""
 SIZE = 1 << 20
 """Bytes of a recipe: the largest of ours has 3,000, and a million are read in two seconds."""
 DIGITS = 400
 """Characters of a number: the largest that floating point knows has 309 digits."""
-SHOWN = 20
-"""Flaws that one error tells of."""
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -101,8 +99,8 @@ class Origin:
         """Returns one error of what is wrong, a line each, in the order of the file."""
         ordered = sorted(flaws, key=lambda flaw: self._line(flaw.name))
         kinds = {flaw.error for flaw in ordered}
-        said = [*map(self.sentence, ordered[:SHOWN])]
-        said += ["… and more. Correct these first."] if len(ordered) > SHOWN else []
+        said = [*map(self.sentence, ordered[:MOST_FLAWS])]
+        said += ["… and more. Correct these first."] if len(ordered) > MOST_FLAWS else []
         return (kinds.pop() if len(kinds) == 1 else SettingError)("\n".join(said))
 
     def _line(self, name: str) -> int:
@@ -127,7 +125,7 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
         content = _construct(text, origin)
     except yaml.YAMLError as error:
         raise SettingError(f"the recipe {printable(path)} is not YAML: {error}") from error
-    except (ValueError, TypeError, LookupError) as error:  # what PyYAML raises where a tag does not fit its text
+    except (ValueError, TypeError, LookupError, OverflowError) as error:  # what PyYAML raises where a tag does not fit its text
         raise SettingError(f"the recipe {printable(path)} cannot be read: {error}.") from None
     if not isinstance(content, dict):
         raise SettingError(f"the recipe {path} must hold fields such as name, task and methods.")
@@ -138,7 +136,7 @@ def parse(text: str) -> Any:
     """Reads a flag's value as YAML; text that is no YAML is itself."""
     try:
         return _construct(text, Origin())
-    except (yaml.YAMLError, ValueError, TypeError, LookupError):
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, OverflowError):
         return text
 
 

@@ -5,6 +5,7 @@ the task's entry in the registry names. Nothing here knows a task.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -219,14 +220,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _flaws_of_name(name: Any) -> list[Flaw]:
     """What keeps a recipe's name from being the name of one folder in runs/."""
-    if not isinstance(name, str) or (
-        name.isprintable() and re.fullmatch(r"[^/\\.-][^/\\]*", name) and len(name.encode()) <= LONGEST_NAME
-    ):
+    if not isinstance(name, str):
+        return []  # said where its type is checked
+    plain = not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+    if plain and re.fullmatch(r"[^/\\.-][^/\\]*", name) and len(name.encode()) <= LONGEST_NAME:
         return []
-    text = (
-        f"name must be fit for a folder, not {name[:80]!r}: text without / and \\ and control characters, of at most "
-    )
-    return [Flaw("name", f"{text}{LONGEST_NAME} bytes, which begins with neither a dot nor a hyphen.")]
+    text = f"name must be the name of a folder, not {name[:80]!r}: without / and \\ and control characters, of at most"
+    return [Flaw("name", f"{text} {LONGEST_NAME} bytes, and begin with neither a dot nor a hyphen.")]
 
 
 def _listed(value: Any) -> Any:
@@ -444,11 +444,12 @@ class _Draft:
 
     def _find_methods(self) -> None:
         """The class of every entry; an entry's name is its method unless it says `method`."""
+        known: dict[str, type[Method]] = {}  # each is looked for once: that reads the list of installed distributions
         for entry, settings in self.content["methods"].items():
             where = f"methods.{entry}"
             if len(self.flaws) > MOST_FLAWS:
                 return
-            if not re.fullmatch(r"[\w-]+", entry) or entry.split("-")[0] in RESERVED:
+            if not re.fullmatch(r"[\w-]{1,100}", entry) or entry.split("-")[0] in RESERVED:
                 text = f"{entry!r} cannot name a method here: use letters, digits, _ and -, and neither "
                 self.flaws.append(Flaw(where, f"{text}{' nor '.join(RESERVED)}, which are models of every run."))
                 continue
@@ -461,7 +462,9 @@ class _Draft:
                 if f"{where}.method" not in self.code:
                     continue
             try:
-                self.fields.kinds[entry] = method_kind(name)
+                if name not in known:
+                    known[name] = method_kind(name)
+                self.fields.kinds[entry] = known[name]
             except SettingError as error:
                 self.flaws.append(Flaw(f"{where}.method", str(error), type(error)))
 
