@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Sequence
@@ -54,6 +55,7 @@ DAMAGED = (
     MemoryError,
     OverflowError,
     struct.error,
+    tokenize.TokenError,  # numpy takes a header apart as Python's own compiler does
     zlib.error,
     zipfile.BadZipFile,
 )
@@ -313,11 +315,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from cause
 
 
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+def _leads_to_folder(entry: os.DirEntry[str], root: Path, links: bool) -> bool:
     try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle, or through a folder without rights: no folder that can be read
-        return False
+        if entry.is_dir():
+            return True
+    except OSError:  # a link in a circle, or through a folder without rights
+        pass
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        check_inside(Path(entry.path), root, links)
+    return False
 
 
 def find_folders(folder: Path, root: Path, *, links: bool = False) -> list[Path]:
@@ -332,7 +338,8 @@ def find_folders(folder: Path, root: Path, *, links: bool = False) -> list[Path]
         DataError: names a folder that cannot be read, a link that leads out, or a name that is no text.
     """
     check_inside(folder, root, links)
-    found = [entry for entry in _entries(folder) if not entry.name.startswith(".") and _leads_to_folder(entry)]
+    shown = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
+    found = [entry for entry in shown if _leads_to_folder(entry, root, links)]
     for entry in found:
         if entry.is_symlink():
             check_inside(Path(entry.path), root, links)
@@ -365,7 +372,7 @@ def find_files(
         seen.add((about.st_dev, about.st_ino))
         for entry in _entries(place):
             path = place / entry.name
-            if _leads_to_folder(entry):
+            if _leads_to_folder(entry, root, links):
                 waiting += [path] if deep else []
             elif path.suffix.lower() in suffixes:
                 found.append(_checked_file(path, entry, root, links))

@@ -171,7 +171,10 @@ def check_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classe
     Raises:
         DataError: if they are no integers from 0 to the number of classes − 1, one a sample.
     """
-    values = torch.as_tensor(labels if isinstance(labels, torch.Tensor) else np.array(labels)).cpu()
+    given = labels if isinstance(labels, torch.Tensor) else np.array(labels)
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "biufc":
+        raise DataError(f"labels must be integers, one class number per sample; they are {given.dtype}.")
+    values = torch.as_tensor(given).cpu()
     if values.ndim != 1 or len(values) != count:
         raise DataError(f"labels must be one class number per sample, [{count}]; they are {list(values.shape)}.")
     if count == 0:

@@ -105,14 +105,19 @@ class ParquetRows:
         return _row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
 
     def _group(self, number: int) -> Any:
+        import pyarrow
+
         if number not in self._cache:
             file, group = self.groups[number]
             with open_parquet(file) as table:
-                column = table.read_row_group(group, columns=[self.column]).column(0)
-                rows = self.starts[number + 1] - self.starts[number]
-                if len(column) != rows:
-                    raise ValueError(f"row group {group} holds {len(column)} rows instead of {rows}")
-            self._cache[number] = column
+                rows, size, parts = self.starts[number + 1] - self.starts[number], 0, []
+                for batch in table.iter_batches(256, row_groups=[group], columns=[self.column]):
+                    size += batch.nbytes  # more than the file tells of, where it stores equal images once
+                    check_unpacked(file, size, check_regular(file))
+                    parts.append(batch.column(0))
+                if sum(map(len, parts)) != rows:
+                    raise ValueError(f"row group {group} holds {sum(map(len, parts))} rows instead of {rows}")
+            self._cache[number] = pyarrow.chunked_array(parts)
             if len(self._cache) > self.kept:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(number)
@@ -170,8 +175,12 @@ def _ids_in(file: Path, column: str) -> list[Any]:
 
 
 @contextmanager
-def open_parquet(file: Path) -> Iterator[Any]:
+def open_parquet(file: Path, shared: Sequence[str] = ()) -> Iterator[Any]:
     """Opens a parquet file of a believable size, as pyarrow's ParquetFile; what goes wrong within is told of the file.
+
+    Args:
+        file: its path.
+        shared: columns of texts that may come often, each of which is read once.
 
     Raises:
         DataError: if it is no regular file, damaged, or tells of far more than it can hold.
@@ -181,7 +190,7 @@ def open_parquet(file: Path) -> Iterator[Any]:
 
     size = check_regular(file)
     try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
+        with pyarrow.parquet.ParquetFile(file, read_dictionary=list(shared)) as opened:
             told = opened.metadata
             groups = [told.row_group(i) for i in range(told.num_row_groups)]
             if told.num_rows > max(MANY_ROWS, size) or sum(group.num_rows for group in groups) != told.num_rows:

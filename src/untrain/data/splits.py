@@ -25,7 +25,7 @@ from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
 from untrain.io import hash_file, hash_json, write_text
-from untrain.reading import DAMAGED, expand, read_json, read_npy, read_text
+from untrain.reading import DAMAGED, expand, printable, read_json, read_npy, read_text
 from untrain.types import Batch
 
 Records = str | Path | Sequence[Any] | Tensor | np.ndarray
@@ -97,7 +97,7 @@ class Split:
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
             stored = content["hash"]
         except DataError as error:
-            raise DataError(f"{path} cannot be read as a split: {error} Make the split again.") from error
+            raise DataError(f"{printable(path)} cannot be read as a split: {error} Make the split again.") from error
         except DAMAGED as error:
             raise DataError(f"{path} cannot be read as a split: {error!r}. Make the split again.") from error
         if stored != split.hash:
@@ -480,13 +480,13 @@ def _read_list(path: Path, kind: str) -> list[Any]:
             return read_npy(path).reshape(-1).tolist()
         text = read_text(path)
     except DataError as error:
-        raise DataError(f"{path} cannot be read as a list of {kind}: {error}") from error
+        raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}") from error
     if path.suffix != ".csv":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
         rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a list of {kind}: {error}. Check the file.") from error
+        raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}. Check the file.") from error
     return _csv_column(rows, path, kind)
 
 

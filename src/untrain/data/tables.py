@@ -134,17 +134,27 @@ def read_columns(files: Sequence[Path], column: str) -> Iterator[list[Any]]:
         DataError: names the file that cannot be read, or lacks the column.
     """
     for file in files:
-        with open_parquet(file) as opened:
+        with open_parquet(file, [column]) as opened:
             if column not in opened.schema_arrow.names:
                 raise DataError(f"{file} has no column {column!r}, and other files of the set do. Get the file again.")
             values, size = [], 0
             for batch in opened.iter_batches(4096, columns=[column]):
-                size += batch.nbytes  # more than the file tells of, where one stored text stands for many rows
+                size += batch.nbytes  # more than the file tells of, where it stores equal values once
                 check_unpacked(file, size, os.stat(file).st_size)
-                values += batch.column(0).to_pylist()
+                values += _listed(batch.column(0))
             if len(values) != opened.metadata.num_rows:
                 raise ValueError(f"it holds {len(values)} rows instead of {opened.metadata.num_rows}")
         yield values
+
+
+def _listed(values: Any) -> list[Any]:
+    """An array of pyarrow as a list, in which equal texts are one object."""
+    import pyarrow
+
+    if not isinstance(values, pyarrow.DictionaryArray):
+        return list(values.to_pylist())
+    known = values.dictionary.to_pylist()
+    return [None if i is None else known[i] for i in values.indices.to_pylist()]
 
 
 def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None) -> tuple[str, ...]:

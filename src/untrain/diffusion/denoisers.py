@@ -7,6 +7,7 @@ class" (classifier-free guidance; Ho, Salimans 2022). New weights are drawn as d
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
-from untrain.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,17 +244,16 @@ def local_folder(path: str | Path) -> Path:
         ) from error
 
 
-CONFIG_LIMIT = 16 << 20
-"""Bytes of a configuration: the largest have the names of 20,000 classes."""
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a folder that diffusers saved.
 
     Raises:
         CheckpointError: if the file cannot be read, or holds something else.
     """
-    value = read_json(path, CheckpointError, CONFIG_LIMIT)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Get the folder again.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object. Get the folder again.")
     return value

@@ -201,10 +201,11 @@ def _unwrapped(content: Any, path: Path) -> State:
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() by torch.save or as safetensors.")
-    strange = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    tensors = {name for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    strange = [str(name) for name in content if name not in tensors]
     if strange:
         raise CheckpointError(
-            f"{path} holds entries that are not tensors: {', '.join(strange[:8])}. "
+            f"{path} holds entries that are not tensors by name: {', '.join(strange[:8])}. "
             f"Put the weights alone into the file, or under one of {', '.join(_WRAPPERS)}."
         )
     return dict(content)

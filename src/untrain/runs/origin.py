@@ -17,8 +17,8 @@ DEPTH = 20
 """Levels that a recipe may be nested; its own fields need six, the options of a model a few more."""
 FIELDS = 10_000
 """Fields and entries of lists that a recipe may have once its aliases are followed."""
-SIZE = 1 << 20
-"""Bytes of a recipe: the largest of ours has 3,000, and a million are read in two seconds."""
+SIZE = 1 << 19
+"""Bytes of a recipe: the largest of ours has 3,000, and half a million are read in a second."""
 DIGITS = 400
 """Characters of a number: the largest that floating point knows has 309 digits."""
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -125,7 +125,12 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
         content = _construct(text, origin)
     except yaml.YAMLError as error:
         raise SettingError(f"the recipe {printable(path)} is not YAML: {error}") from error
-    except (ValueError, TypeError, LookupError, OverflowError) as error:  # what PyYAML raises where a tag does not fit its text
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+    ) as error:  # what PyYAML raises where a tag does not fit its text
         raise SettingError(f"the recipe {printable(path)} cannot be read: {error}.") from None
     if not isinstance(content, dict):
         raise SettingError(f"the recipe {path} must hold fields such as name, task and methods.")

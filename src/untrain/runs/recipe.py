@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -553,19 +554,24 @@ class _Draft:
 
     def _owner(self, name: str) -> str:
         """Says which other tasks have a field; empty where none has."""
-        owners = []
-        for other in registry.names():
-            try:
-                own = RecipeFields(other, registry.entry(other), {})
-            except SettingError:  # a distribution that is broken
-                continue
-            outer, _, last = name.rpartition(".")
-            if other != self.fields.task and last in own.below(outer.split(".") if outer else []):
-                owners.append(other)
+        outer, _, last = name.rpartition(".")
+        parts = outer.split(".") if outer else []
+        owners = [own.task for own in self._others if last in own.below(parts)]
         if not owners:
             return ""
         word = "task" if len(owners) == 1 else "tasks"
         return f" {name} belongs to {word} {' and '.join(owners)}; this recipe's task is {self.fields.task}."
+
+    @cached_property
+    def _others(self) -> list[RecipeFields]:
+        """The fields of all other tasks."""
+        found = []
+        for name in registry.names():
+            try:
+                found += [RecipeFields(name, registry.entry(name), {})] if name != self.fields.task else []
+            except SettingError:  # a distribution that is broken
+                continue
+        return found
 
     # The section `compare`.
 
