@@ -40,7 +40,7 @@ def split(words: Sequence[str]) -> list[tuple[str, str]]:
         word = rest.popleft()
         if not word.startswith("--"):
             raise SettingError(
-                f"{printable(word)!r} is neither a recipe nor a flag: one recipe comes first, then --key value."
+                f"'{printable(word)}' is neither a recipe nor a flag: one recipe comes first, then --key value."
             )
         name, sign, text = word[2:].partition("=")
         if not sign and (not rest or rest[0].startswith("--")):
@@ -61,9 +61,9 @@ def check_text(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise SettingError(f"{name}: {printable(text)!r} is not text in UTF-8. Rename what it names.") from None
+        raise SettingError(f"{name}: '{printable(text)}' is not text in UTF-8. Rename what it names.") from None
     if "\0" in text:
-        raise SettingError(f"{name}: {printable(text)!r} holds a NUL character. Remove it.")
+        raise SettingError(f"{name}: '{printable(text)}' holds a NUL character. Remove it.")
 
 
 def value(setting: Setting, text: str) -> Any:

@@ -4,6 +4,7 @@ A recipe has the fields that every experiment has, and beside them those of its 
 the task's entry in the registry names. Nothing here knows a task.
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -373,7 +374,11 @@ class _Draft:
     def error(self) -> SettingError:
         """Returns one error of all that is wrong."""
         error = self.origin.error(self.flaws)
-        if self.path is not None and self.path.is_dir() and any(f.text.startswith("unknown field") for f in self.flaws):
+        if (
+            self.path is not None
+            and os.path.isdir(self.path)
+            and any(f.text.startswith("unknown field") for f in self.flaws)
+        ):
             return type(error)(
                 f"{self.path} holds a run of another version of untrain, or of another program: its recipe has fields "
                 f"that are not known here. Run the recipe anew in another folder.\n{error}"
@@ -521,7 +526,7 @@ class _Draft:
         given = {name: value for name, value in self.content.items() if name not in ("methods", "task")}
         if given.get("references", 0) is None:
             del given["references"]
-        if self.path is not None and self.path.is_dir() and "out" not in self.origin.flags:
+        if self.path is not None and os.path.isdir(self.path) and "out" not in self.origin.flags:
             given["out"] = str(self.path)
         own = {name: given.pop(name) for name in self.fields.sections if name in given}
         self.flaws += _flaws_of_name(given.get("name"))

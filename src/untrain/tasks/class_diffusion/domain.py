@@ -1,5 +1,6 @@
 """Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -421,9 +422,9 @@ class ClassDiffusionDomain(Domain):
     def recognises(cls, source: Path) -> bool:
         """Returns whether diffusers saved a noise predictor or a pipeline of classes there."""
         index = source / INDEX
-        if index.is_file():
+        if os.path.isfile(index):
             return read_object(index).get("_class_name") not in SUPPORTED
-        return (source / "config.json").is_file()
+        return os.path.isfile(source / "config.json")
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

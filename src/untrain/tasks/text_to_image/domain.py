@@ -1,5 +1,6 @@
 """Text-to-image pipelines: how they are found, judged, sampled and handed over."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -558,9 +559,9 @@ class TextToImageDomain(Domain):
     def recognises(cls, source: Path) -> bool:
         """Returns whether there is a pipeline that makes images of prompts, in a folder or in one file."""
         index = source / INDEX
-        if index.is_file():
+        if os.path.isfile(index):
             return read_object(index).get("_class_name") in SUPPORTED
-        return source.is_file() and source.suffix in ENDINGS
+        return os.path.isfile(source) and source.suffix in ENDINGS
 
     @classmethod
     def evaluate(
