@@ -71,7 +71,6 @@ def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """The sentence that says a name is unknown, guesses what was meant, and lists the known names."""
     known = sorted(map(str, known))
-    name = str(name) if len(str(name)) <= 200 else f"{str(name)[:60]}…"
-    close = get_close_matches(name, known, n=1)
+    close = get_close_matches(str(name), known, n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown {kind} {name!r}.{guess} Known: {', '.join(known) or 'none'}."

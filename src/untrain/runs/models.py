@@ -115,4 +115,4 @@ def sample_place(source: Path, model: str | None, ending: str, out: str | None, 
     if is_run(source):
         return source / "samples" / f"{model}{ending}"
     whole = source.resolve()
-    return Path("samples") / f"{whole.stem if whole.is_file() else whole.name}{ending}"
+    return Path("samples") / f"{whole.stem if os.path.isfile(whole) else whole.name}{ending}"
