@@ -78,9 +78,18 @@ def reason_of(error: BaseException) -> str:
         return "its name is not text"
     if isinstance(error, ValueError) and "null" in str(error):
         return "its name holds a NUL character"
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def failure_of(path: str | Path, error: BaseException) -> str:
+    """Returns the beginning of a sentence: that a path does not exist, or cannot be read and why."""
+    if isinstance(error, FileNotFoundError):
+        return f"{printable(path)} does not exist"
+    return f"{printable(path)} cannot be read: {reason_of(error)}"
 
 
 def expand(path: str | Path) -> Path:
@@ -101,7 +110,7 @@ def check_regular(path: str | Path, error: ErrorKind = DataError) -> int:
     try:
         found = os.stat(path)
     except (OSError, ValueError) as cause:
-        raise error(f"{printable(path)} cannot be read: {reason_of(cause)}. Check the path.") from cause
+        raise error(f"{failure_of(path, cause)}. Check the path.") from cause
     _check_kind(path, found.st_mode, error)
     return found.st_size
 
@@ -303,6 +312,15 @@ def check_name(path: Path) -> Path:
     except UnicodeEncodeError:
         raise DataError(f"the name of {printable(path)} is not text in UTF-8. Rename it.") from None
     return path
+
+
+def check_folder(folder: Path) -> None:
+    """Checks that what a folder holds can be listed.
+
+    Raises:
+        DataError: if it cannot.
+    """
+    _entries(folder)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

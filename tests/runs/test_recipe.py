@@ -457,9 +457,9 @@ def test_what_is_wrong_with_a_flag_is_named_without_a_line(recipe, flags, culpri
 
 
 def test_a_recipe_that_is_missing_or_not_text(tmp_path):
-    with pytest.raises(SettingError, match=r"none.yaml .*No such file"):
+    with pytest.raises(SettingError, match=r"none.yaml .*does not exist"):
         read(tmp_path / "none.yaml")
-    with pytest.raises(SettingError, match=r"config.yaml cannot be read"):
+    with pytest.raises(SettingError, match=r"config.yaml does not exist"):
         read(tmp_path)
     with pytest.raises(SettingError, match=r"cannot be read"):
         read("a\0b.yaml")

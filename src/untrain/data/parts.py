@@ -12,7 +12,7 @@ from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError
 from untrain.lazy import torch
-from untrain.reading import printable, reason_of
+from untrain.reading import check_folder, failure_of, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,9 +97,7 @@ def existing(request: Request) -> Path:
     try:
         os.stat(request.path)
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        why = "does not exist" if missing else f"cannot be looked at: {reason_of(error)}"
-        raise DataError(f"{printable(request.path)} {why}. Check the path.") from error
+        raise DataError(f"{failure_of(request.path, error)}. Check the path.") from error
     return request.path
 
 
@@ -108,4 +106,5 @@ def existing_folder(request: Request, holds: str) -> Path:
     root = existing(request)
     if not os.path.isdir(root):
         raise DataError(f"{printable(root)} is a file: path must be a folder {holds}.")
+    check_folder(root)
     return root

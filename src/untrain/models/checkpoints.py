@@ -21,7 +21,7 @@ import safetensors
 from untrain.errors import CheckpointError
 from untrain.io import hash_tensors, open_atomic
 from untrain.lazy import nn, torch
-from untrain.reading import DAMAGED, check_regular, check_unpacked, open_regular, printable
+from untrain.reading import DAMAGED, check_regular, check_unpacked, open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +97,6 @@ def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     path = Path(path)
     if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder: give the file of weights in it.")
-    if not os.path.lexists(path):
-        raise CheckpointError(f"{printable(path)} does not exist. Check the path.")
     check_regular(path, CheckpointError)
     _check_archive(path)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
