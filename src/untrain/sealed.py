@@ -5,6 +5,7 @@ A hash protects from damage and mix-ups, not from someone who may write into the
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from untrain.errors import DataError, StaleFile, UntrainError
 from untrain.io import hash_file, hash_json, hash_tensors, open_atomic, write_json, write_text
+from untrain.reading import open_regular, parse_json, read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,14 +52,14 @@ def read_sealed(
     Raises:
         StaleFile: if it is damaged, or holds something else.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_text(path))
         if not isinstance(content, dict):
             raise ValueError("it must hold one JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(f"{path} cannot be read as {what}: {_said(error)}. {remedy}") from error
+    except (DataError, ValueError) as error:
+        raise unreadable(f"{path} cannot be read as {what}: {str(error).rstrip('.')}. {remedy}") from error
     if not fits_seal(content):
         raise StaleFile(
             f"{path} is damaged or was changed after it was written: its content does not fit its hash. {remedy}"
@@ -69,12 +71,6 @@ def fits_seal(content: dict[str, Any]) -> bool:
     """Takes the hash out of an object; returns whether it fits all else in it, as it does where there is none."""
     seal = content.pop(SEAL, None)
     return seal is None or seal == hash_json(content)
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return "it is nested without end" if isinstance(error, RecursionError) else str(error)
 
 
 # ── text ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,9 +125,7 @@ def read_notes(notes: Mapping[str, str], tensors: "Mapping[str, Tensor]") -> dic
         ValueError: says what does not fit.
     """
     try:
-        about = json.loads(notes[NOTES], parse_constant=_refuse)
-    except RecursionError:
-        raise ValueError(f"its entry {NOTES!r} is nested without end") from None
+        about = parse_json(notes[NOTES])
     except ValueError as error:
         raise ValueError(f"its entry {NOTES!r} is not what untrain writes ({error})") from None
     if not isinstance(about, dict):
@@ -140,10 +134,6 @@ def read_notes(notes: Mapping[str, str], tensors: "Mapping[str, Tensor]") -> dic
     if seal is not None and seal != _digest(f"{_text(about)}\n{hash_tensors(tensors)}"):
         raise ValueError("its content does not fit the hash in it")
     return about
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 # ── other files ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,7 +178,7 @@ def check_trailer(path: Path) -> None:
         ValueError: if it does not fit, or there is none.
     """
     digest, left = hashlib.sha256(), path.stat().st_size - _LENGTH
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while left > 0 and (block := file.read(min(left, 1 << 20))):
             digest.update(block)
             left -= len(block)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST_FLAWS = 20
+"""Flaws that are looked for and told: to guess what each of ten thousand unknown fields might mean takes minutes."""
 REQUIRED: Any = object()
 """The default of a setting that has none."""
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -303,6 +305,8 @@ def read_values(
     values = {}
     for key, value in given.items():
         name = f"{prefix}{key}"
+        if len(findings.flaws) > MOST_FLAWS:
+            break
         if key in known:
             values[key] = _read(known[key], value, findings, name)
         else:

@@ -321,7 +321,7 @@ def test_one_corrupt_image_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DataError, match=r"2 images cannot be used:(.|\n)*dog/2\.png(.|\n)*owl/0\.png"):
         check(source)
     (folder / "train" / "owl" / "1.png").unlink()
-    with pytest.raises(DataError, match=r"owl/1\.png cannot be read"):
+    with pytest.raises(DataError, match=r"owl/1\.png does not exist"):
         source[9]
     check(load("folder", "test", path=folder))
 

@@ -408,7 +408,7 @@ def test_a_field_of_another_task_is_named_as_such(recipe, text, culprit):
         ("a: &a [*a]\n", "alias holds itself"),
         ("model: {options: " + "{a: " * 900 + "1" + "}" * 900 + "}\n", "nested"),
         ("model: {options: " + "{a: " * 30 + "1" + "}" * 30 + "}\n", "nested"),
-        ("seed: " + "9" * 5000 + "\n", "cannot be read"),
+        ("seed: " + "9" * 5000 + "\n", "5000 characters"),
         ("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10 if i else 'x')}]\n" for i in range(9)), "aliases"),
     ],
     ids=["list", "empty", "broken", "recursive", "deep", "nested", "digits", "laughs"],
@@ -457,14 +457,14 @@ def test_what_is_wrong_with_a_flag_is_named_without_a_line(recipe, flags, culpri
 
 
 def test_a_recipe_that_is_missing_or_not_text(tmp_path):
-    with pytest.raises(SettingError, match=r"none.yaml .*No such file"):
+    with pytest.raises(SettingError, match=r"none.yaml .*does not exist"):
         read(tmp_path / "none.yaml")
-    with pytest.raises(SettingError, match=r"config.yaml cannot be read"):
+    with pytest.raises(SettingError, match=r"config.yaml does not exist"):
         read(tmp_path)
     with pytest.raises(SettingError, match=r"cannot be read"):
         read("a\0b.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingError, match="not text in UTF-8"):
+    with pytest.raises(SettingError, match="not UTF-8"):
         read(tmp_path / "binary.yaml")
 
 

@@ -3,6 +3,7 @@
 Every caption is a class, so that splits, streams and labels work on captions as on classes.
 """
 
+import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from untrain.data.encoded import FileRows, ParquetRows, Rows
-from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
+from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
 from untrain.data.sections import Data
 from untrain.data.tables import IMAGES, find_column, parquet_files, read_columns, read_schema
 from untrain.data.text_tables import read_records
 from untrain.errors import DataError, EmptySet, SettingError
+from untrain.reading import check_all_inside, check_inside, expand, printable
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 """What the table in a folder of images may be called."""
@@ -53,13 +55,16 @@ def captions(request: Request) -> Source:
     return part_of(request, lambda part: part in tables, build)
 
 
-def read_attributes(section: Data, captions: Sequence[str], names: Sequence[str]) -> dict[str, Mapping[str, str]]:
+def read_attributes(
+    section: Data, captions: Sequence[str], names: Sequence[str], *, links: bool = False
+) -> dict[str, Mapping[str, str]]:
     """Reads what the table says of every caption: caption → column → value; {} where no column is asked for.
 
     Args:
         section: where the captioned images are.
         captions: those that are asked about.
         names: columns of the table.
+        links: whether links in the folder may lead out of it.
 
     Raises:
         SettingError: if the data is no captioned images.
@@ -72,8 +77,9 @@ def read_attributes(section: Data, captions: Sequence[str], names: Sequence[str]
             f"attributes are columns beside captions, and the data source {section.name!r} has none: set data.name to "
             "captions, or name no attributes."
         )
-    path = Path(section.path).expanduser()
-    asked = Request("captions", "train", path, image_column=section.image_column, caption_column=section.caption_column)
+    path, columns = expand(section.path), {"image_column": section.image_column}
+    columns["caption_column"] = section.caption_column
+    asked = Request("captions", "train", path, links=links, **columns)  # type: ignore[arg-type]
     tables, column = _tables(asked)
     found: dict[str, dict[str, str]] = {}
     for table in tables.values():
@@ -148,9 +154,7 @@ class CaptionTable(Protocol):
 
 def _tables(request: Request) -> tuple[dict[Part, CaptionTable], str]:
     """The tables of the training part and, where there is one, of the test part; and their column of captions."""
-    root = existing(request)
-    if not root.is_dir():
-        raise DataError(f"{root} is a file: path must be a folder of images with {' or '.join(TABLES)}.")
+    root = existing_folder(request, f"of images with {' or '.join(TABLES)}")
     tables = _folder_tables(request, root) or _parquet_tables(request, root)
     if not tables:
         raise DataError(
@@ -167,26 +171,29 @@ def _tables(request: Request) -> tuple[dict[Part, CaptionTable], str]:
 
 def _folder_tables(request: Request, root: Path) -> dict[Part, CaptionTable]:
     """Tables beside images: of train/ and test/, each in that folder or one for both above them; else of the folder."""
-    whole = _table_in(root)
+    whole = _table_in(root, root, request.links)
     found: dict[Part, tuple[Path, Path]] = {}
     for part in PARTS:
-        folder = next((root / name for name in names_of(request, part) if (root / name).is_dir()), None)
-        path = None if folder is None else _table_in(folder) or whole
+        folder = next((root / name for name in names_of(request, part) if os.path.isdir(root / name)), None)
+        path = None if folder is None else _table_in(folder, root, request.links) or whole
         if folder is not None and path is not None:
             found[part] = path, folder
     if not found:
-        return {} if whole is None else {"train": FileTable.read(whole, root, root)}
+        return {} if whole is None else {"train": FileTable.read(whole, root, root, request.links)}
     if "train" not in found:
         other = found["test"][1].name
         raise DataError(f"{root} holds {other}/ and no train/: move the training images and their table there.")
-    return {part: FileTable.read(path, root, folder) for part, (path, folder) in found.items()}
+    return {part: FileTable.read(path, root, folder, request.links) for part, (path, folder) in found.items()}
 
 
-def _table_in(folder: Path) -> Path | None:
-    found = [folder / name for name in TABLES if (folder / name).is_file()]
+def _table_in(folder: Path, root: Path, links: bool) -> Path | None:
+    found = [folder / name for name in TABLES if os.path.lexists(folder / name)]
     if len(found) > 1:
         raise DataError(f"{folder} holds {' and '.join(TABLES)}. Keep one.")
-    return found[0] if found else None
+    if not found:
+        return None
+    check_inside(found[0], root, links)
+    return found[0]
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,7 @@ class FileTable:
         lines: where each row stands.
         records: what each row says.
         files: each row's image.
+        links: whether links may lead out of the root.
     """
 
     path: Path
@@ -206,9 +214,10 @@ class FileTable:
     lines: tuple[int, ...]
     records: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...]
+    links: bool = False
 
     @classmethod
-    def read(cls, path: Path, root: Path, folder: Path) -> "FileTable":
+    def read(cls, path: Path, root: Path, folder: Path, links: bool = False) -> "FileTable":
         """Reads the rows whose images lie in a folder.
 
         Raises:
@@ -226,7 +235,8 @@ class FileTable:
                 kept.append((line, record, file))
         if not kept:
             raise EmptySet(f"{path} names no image in {folder}: write a line for each, with a {NAME} and a text.")
-        return cls(path, root, *zip(*kept, strict=True))
+        found, records, files = zip(*kept, strict=True)
+        return cls(path, root, found, records, files, links)
 
     @property
     def name(self) -> str:
@@ -249,8 +259,10 @@ class FileTable:
     def rows(self) -> FileRows:
         """The files, each of which must be there."""
         for i, file in enumerate(self.files):
-            if not file.is_file():
-                raise DataError(f"{self.place(i)}: {file} does not exist. Restore the image, or remove the row.")
+            if not os.path.isfile(file):
+                why = "is not a file" if os.path.exists(file) else "does not exist"
+                raise DataError(f"{self.place(i)}: {printable(file)} {why}. Restore the image, or remove the row.")
+        check_all_inside(self.files, self.root, self.links)
         return FileRows(self.files)
 
     def ids(self) -> tuple[str, ...]:
@@ -270,12 +282,12 @@ def _relative(place: str, record: Mapping[str, Any]) -> str:
 
 
 def _parquet_tables(request: Request, root: Path) -> dict[Part, CaptionTable]:
-    files = {part: parquet_files(root, names_of(request, part)) for part in PARTS}
+    files = {part: parquet_files(root, names_of(request, part), links=request.links) for part in PARTS}
     if not files["train"]:
         return {}
     columns = tuple(read_schema(files["train"][0]).names)
     image = find_column(request.image_column, IMAGES, columns, files["train"][0], "image_column")
-    return {part: ParquetTable(part, tuple(found), image) for part, found in files.items() if found}
+    return {part: ParquetTable(part, tuple(found), image, request.links) for part, found in files.items() if found}
 
 
 @dataclass(frozen=True)
@@ -286,11 +298,13 @@ class ParquetTable:
         part: "train" or "test".
         files: in order.
         image: the column of images.
+        links: whether links may lead out of the folder.
     """
 
     part: Part
     files: tuple[Path, ...]
     image: str
+    links: bool = False
 
     @property
     def name(self) -> str:
@@ -304,7 +318,7 @@ class ParquetTable:
 
     def values(self, column: str) -> list[Any]:
         """What every row has in a column."""
-        return [value for values in read_columns(self.files, column) for value in values.to_pylist()]
+        return [value for values in read_columns(self.files, column) for value in values]
 
     def place(self, i: int) -> str:
         """Row and file."""
@@ -312,7 +326,7 @@ class ParquetTable:
 
     def rows(self) -> ParquetRows:
         """The rows' images."""
-        return ParquetRows(self.files, self.image)
+        return ParquetRows(self.files, self.image, self.links)
 
     def ids(self) -> tuple[str, ...] | None:
         """What the files tell."""

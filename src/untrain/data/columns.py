@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="Columns")
 
+MOST_CLASSES = 1_000_000
+"""Classes that labels may count up to: ImageNet-21k has 21,841, and labels that are hashes or times make billions."""
+
 
 class Columns:
     """A source whose samples are rows of named tensors in memory: tokens and a mask, a table's features and targets.
@@ -169,7 +172,10 @@ def check_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classe
     Raises:
         DataError: if they are no integers from 0 to the number of classes − 1, one a sample.
     """
-    values = torch.as_tensor(labels if isinstance(labels, torch.Tensor) else np.array(labels)).cpu()
+    given = labels if isinstance(labels, torch.Tensor) else np.array(labels)
+    if isinstance(given, np.ndarray) and given.dtype.kind not in "biufc":
+        raise DataError(f"labels must be integers, one class number per sample; they are {given.dtype}.")
+    values = torch.as_tensor(given).cpu()
     if values.ndim != 1 or len(values) != count:
         raise DataError(f"labels must be one class number per sample, [{count}]; they are {list(values.shape)}.")
     if count == 0:
@@ -182,6 +188,8 @@ def check_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classe
     values = values.long()
     limit = None if classes is None else len(classes)
     bad = (values < 0) | (torch.zeros_like(values, dtype=torch.bool) if limit is None else values >= limit)
+    if classes is None and not bad.any():
+        numbered_classes(int(values.max()) + 1)
     if bad.any():
         first = int(bad.nonzero()[0])
         known = "0 or more" if limit is None else f"0 to {limit - 1}, as there are {limit} classes"
@@ -189,10 +197,24 @@ def check_labels(labels: Tensor | np.ndarray | Sequence[int], count: int, classe
     return values
 
 
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Returns names for classes that have none, "0", "1", ….
+
+    Raises:
+        DataError: if there are more than `MOST_CLASSES`.
+    """
+    if count > MOST_CLASSES:
+        raise DataError(
+            f"the largest label is {count - 1}, so there would be more than {MOST_CLASSES:,} classes: number the "
+            "classes from 0, without gaps."
+        )
+    return tuple(str(label) for label in range(count))
+
+
 def class_names(labels: Tensor, classes: Sequence[str] | None) -> tuple[str, ...]:
     """Returns the classes' names, which are their numbers where none are given."""
     if classes is None:
-        return tuple(str(label) for label in range(int(labels.max()) + 1))
+        return numbered_classes(int(labels.max()) + 1)
     return tuple(str(name) for name in classes)
 
 

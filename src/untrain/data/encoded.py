@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from untrain.errors import DataError
 from untrain.io import hash_file, hash_json
 from untrain.lazy import Image, np, torch
+from untrain.reading import (
+    DAMAGED,
+    IMAGE_LIMIT,
+    check_inside,
+    check_regular,
+    check_unpacked,
+    printable,
+    read_bytes,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +58,11 @@ class FileRows:
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The files' bytes."""
-        return [_read_bytes(self.paths[i]) for i in indices]
+        return [read_bytes(self.paths[i], IMAGE_LIMIT) for i in indices]
 
     def name(self, i: int) -> str:
         """The file's path."""
-        return str(self.paths[i])
+        return printable(self.paths[i])
 
     def fingerprint(self) -> str:
         """A hash of the files' content; of names and sizes where they take more than `IN_MEMORY_BYTES`."""
@@ -65,21 +77,17 @@ class ParquetRows:
 
     kept = 4
 
-    def __init__(self, files: tuple[Path, ...], column: str) -> None:
-        import pyarrow
-        import pyarrow.parquet
-
+    def __init__(self, files: tuple[Path, ...], column: str, links: bool = False) -> None:
         self.files = files
         self.column = column
+        self.links = links
         self.groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
         for file in files:
-            try:
-                metadata = pyarrow.parquet.read_metadata(file)
-            except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"{file} cannot be read as parquet: {error}. Get the file again.") from error
-            self.groups += [(file, group) for group in range(metadata.num_row_groups)]
-            sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+            with open_parquet(file) as table:
+                groups = range(table.metadata.num_row_groups)
+                sizes += [table.metadata.row_group(group).num_rows for group in groups]
+            self.groups += [(file, group) for group in groups]
         self.starts = [0, *accumulate(sizes)]
         self._cache: OrderedDict[int, Any] = OrderedDict()
 
@@ -94,19 +102,22 @@ class ParquetRows:
     def _row(self, i: int) -> bytes:
         group = bisect_right(self.starts, i) - 1
         value = self._group(group)[i - self.starts[group]].as_py()
-        return _row_bytes(value, self.name(i), self.groups[group][0].parent)
+        return _row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
 
     def _group(self, number: int) -> Any:
         import pyarrow
-        import pyarrow.parquet
 
         if number not in self._cache:
             file, group = self.groups[number]
-            try:
-                table = pyarrow.parquet.ParquetFile(file).read_row_group(group, columns=[self.column])
-            except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"row group {group} of {file} cannot be read: {error}. Get the file again.") from error
-            self._cache[number] = table.column(0)
+            with open_parquet(file) as table:
+                rows, size, parts = self.starts[number + 1] - self.starts[number], 0, []
+                for batch in table.iter_batches(256, row_groups=[group], columns=[self.column]):
+                    size += batch.nbytes  # more than the file tells of, where it stores equal images once
+                    check_unpacked(file, size, check_regular(file))
+                    parts.append(batch.column(0))
+                if sum(map(len, parts)) != rows:
+                    raise ValueError(f"row group {group} holds {sum(map(len, parts))} rows instead of {rows}")
+            self._cache[number] = pyarrow.chunked_array(parts)
             if len(self._cache) > self.kept:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(number)
@@ -114,25 +125,17 @@ class ParquetRows:
 
     def ids(self, part: str) -> tuple[str, ...] | None:
         """A column called `id`, or PART/PATH of the images, where every row has one and none comes twice."""
-        import pyarrow
-        import pyarrow.parquet
-
         for column, prefix in (("id", ""), (f"{self.column}.path", f"{part}/")):
-            try:
-                tables = [pyarrow.parquet.ParquetFile(file).read(columns=[column]) for file in self.files]
-            except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"column {column!r} cannot be read: {error}. Get the files again.") from error
-            if all(table.num_columns == 1 for table in tables):
-                values = [value for table in tables for value in table.flatten().column(0).to_pylist()]
-                if None not in values and len(set(values)) == len(values):
-                    return tuple(f"{prefix}{value}" for value in values)
+            values = [value for file in self.files for value in _ids_in(file, column)]
+            if all(isinstance(value, str | int) for value in values) and len({*values}) == len(values):
+                return tuple(f"{prefix}{value}" for value in values)
         return None
 
     def name(self, i: int) -> str:
         """The file and the row in it."""
         file, _ = self.groups[bisect_right(self.starts, i) - 1]
         first = next(start for start, (other, _) in zip(self.starts, self.groups) if other == file)
-        return f"row {i - first} of {file}"
+        return f"row {i - first} of {printable(file)}"
 
     def fingerprint(self) -> str:
         """A hash of the files' content; of names and sizes where they take more than `IN_MEMORY_BYTES`."""
@@ -152,7 +155,7 @@ class HubRows:
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The images' bytes."""
         values = self.table[list(indices)][self.column]
-        return [_row_bytes(value, self.name(i), Path()) for i, value in zip(indices, values, strict=True)]
+        return [_row_bytes(value, self.name(i), None) for i, value in zip(indices, values, strict=True)]
 
     def name(self, i: int) -> str:
         """The set and the row in it."""
@@ -163,21 +166,58 @@ class HubRows:
         return hash_json([self.table._fingerprint, self.column])
 
 
-def _row_bytes(value: Any, name: str, folder: Path) -> bytes:
+def _ids_in(file: Path, column: str) -> list[Any]:
+    """What the rows have in a column, or in a field of one; [None] where there is no such thing."""
+    with open_parquet(file) as opened:
+        table = opened.read(columns=[column])
+        plain = table.flatten() if table.num_columns == 1 else table
+        return list(plain.column(0).to_pylist()) if plain.num_columns == 1 else [None]
+
+
+@contextmanager
+def open_parquet(file: Path, shared: Sequence[str] = ()) -> Iterator[Any]:
+    """Opens a parquet file of a believable size, as pyarrow's ParquetFile; what goes wrong within is told of the file.
+
+    Args:
+        file: its path.
+        shared: columns of texts that may come often, each of which is read once.
+
+    Raises:
+        DataError: if it is no regular file, damaged, or tells of far more than it can hold.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    size = check_regular(file)
+    try:
+        with pyarrow.parquet.ParquetFile(file, read_dictionary=list(shared)) as opened:
+            told = opened.metadata
+            groups = [told.row_group(i) for i in range(told.num_row_groups)]
+            if told.num_rows > max(MANY_ROWS, size) or sum(group.num_rows for group in groups) != told.num_rows:
+                raise ValueError(f"it tells of {told.num_rows} rows in {size} bytes")
+            check_unpacked(file, sum(group.total_byte_size for group in groups), size)
+            yield opened
+    except (pyarrow.ArrowException, *DAMAGED) as error:
+        raise DataError(
+            f"{printable(file)} cannot be read as parquet: {reason_of(error)}. Get the file again."
+        ) from error
+
+
+MANY_ROWS = 1 << 20
+"""Rows that a parquet file may tell of; beyond them it needs a byte for each, and any image takes far more."""
+
+
+def _row_bytes(value: Any, name: str, folder: Path | None, links: bool = False) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         return value["bytes"]
-    if isinstance(value, dict) and value.get("path"):
-        return _read_bytes(folder / value["path"])
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and value["path"]:
+        if folder is None:  # the library has resolved it
+            return read_bytes(Path(value["path"]), IMAGE_LIMIT)
+        check_inside(folder / value["path"], folder, links)
+        return read_bytes(folder / value["path"], IMAGE_LIMIT)
     raise DataError(f"{name} holds no image: expected bytes, or a struct of bytes and path. Remove the row.")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Restore it or remove it.") from error
 
 
 def hash_files(paths: Sequence[Path], *, named: bool) -> str:
@@ -187,7 +227,7 @@ def hash_files(paths: Sequence[Path], *, named: bool) -> str:
         paths: the files.
         named: whether the folder that a file lies in belongs to its name.
     """
-    sizes = [path.stat().st_size for path in paths]
+    sizes = [check_regular(path) for path in paths]
     names = [f"{path.parent.name}/{path.name}" if named else path.name for path in paths]
     if sum(sizes) > IN_MEMORY_BYTES:
         return hash_json([names, sizes])
@@ -197,7 +237,9 @@ def hash_files(paths: Sequence[Path], *, named: bool) -> str:
 def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> Tensor:
     """Encoded image → uint8 [C, H, W]; a DataError names one that cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            bits = 1 if image.mode == "1" else 8 * len(image.getbands())
+            check_unpacked(name, image.width * image.height * bits // 8, len(data))
             if image.mode[0] in "IF":
                 raise DataError(f"{name} has {image.mode!r} pixels of more than 8 bits: convert it to 8 bits.")
             # A palette with transparency goes through RGBA: Pillow warns about the direct way.
@@ -210,6 +252,17 @@ def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> T
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         raise DataError(f"{name} cannot be decoded as an image: {error}. Restore it or remove it.") from error
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1).contiguous()
+
+
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What images may be encoded in, as Pillow calls it. Of its others some start programs: EPS is drawn by Ghostscript."""
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow can read."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _fitted(image: Image.Image, size: int | None) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError
 from untrain.lazy import torch
+from untrain.reading import check_folder, failure_of, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +40,7 @@ class Request:
     caption_column: str | None = None
     config: str | None = None
     test_name: str = "test"
+    links: bool = False
 
 
 def names_of(request: Request, part: Part) -> tuple[str, ...]:
@@ -91,6 +94,17 @@ def existing(request: Request) -> Path:
     """The path asked for, which must be there."""
     if request.path is None:
         raise SettingError(f"the data source {request.name!r} needs path=, where the data lies.")
-    if not request.path.exists():
-        raise DataError(f"{request.path} does not exist. Check the path.")
+    try:
+        os.stat(request.path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{failure_of(request.path, error)}. Check the path.") from error
     return request.path
+
+
+def existing_folder(request: Request, holds: str) -> Path:
+    """The path asked for, which must be a folder; `holds` says of what kind, "with one folder per class"."""
+    root = existing(request)
+    if not os.path.isdir(root):
+        raise DataError(f"{printable(root)} is a file: path must be a folder {holds}.")
+    check_folder(root)
+    return root

@@ -18,15 +18,18 @@ from untrain.errors import DataError, SettingError, StaleFile
 from untrain.io import hash_json
 
 
-def load_data(section: Data, seed: int, cache: MutableMapping[str, Any]) -> tuple[Source, Source]:
+def load_data(
+    section: Data, seed: int, cache: MutableMapping[str, Any], *, links: bool = False
+) -> tuple[Source, Source]:
     """Loads training and test samples.
 
     Args:
         section: of the recipe.
         seed: of the choice where there is a limit.
         cache: data that were loaded before are taken from here; only the last ones are kept.
+        links: whether links in a folder of data may lead out of it.
     """
-    wanted = asdict(section)
+    wanted = {**asdict(section), "links": links}
     limits = {"train": wanted.pop("limit"), "test": wanted.pop("test_limit")}
     del wanted["mean"], wanted["std"]
     chosen = seed if any(limits.values()) else None  # nothing else in the data depends on the seed
@@ -90,7 +93,10 @@ def _split_before(folder: str, source: Source, checkpoint: str | None) -> Split:
             f"forget.after: give the model to go on with, such as model.checkpoint: {folder}/sfron.safetensors."
         )
     try:
-        return Split.load(f"{folder}/split.json", source)
+        split = Split.load(f"{folder}/split.json", source)
+        if not {"holdout", "seed"} <= split.spec.keys():
+            raise DataError(f"{folder}/split.json does not say what was held out. Make the split again.")
+        return split
     except (DataError, StaleFile) as error:
         raise type(error)(f"forget.after must be the run folder of the request before: {error}") from error
 

@@ -269,12 +269,12 @@ def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
 
     broken: list[str] = []
     console = Console(stderr=True)
-    starts = range(0, len(images), 512)
+    starts = range(0, len(images), 64)  # so many files, of up to 128 MiB each, are in memory at a time
     hidden = len(images) < 5_000 or not console.is_terminal
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         apply = pool.map if np.prod(images.shape) >= 1 << 14 else map  # threads slow small images down
         for start in track(starts, "decoding images", console=console, transient=True, disable=hidden):
-            indices = range(start, min(start + 512, len(images)))
+            indices = range(start, min(start + 64, len(images)))
             encoded = images.rows.read(images.order[start : indices.stop].tolist())
             for i, result in zip(indices, apply(attempt, indices, encoded), strict=True):
                 if isinstance(result, torch.Tensor):

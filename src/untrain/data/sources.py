@@ -5,22 +5,34 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import zipfile
-import zlib
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from untrain.data.captions import captions
+from untrain.data.columns import numbered_classes
 from untrain.data.encoded import FileRows
-from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
+from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
 from untrain.lazy import nn, np, torch
+from untrain.reading import (
+    DAMAGED,
+    check_inside,
+    check_unpacked,
+    expand,
+    find_files,
+    find_folders,
+    open_regular,
+    read_npz,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +83,7 @@ def load(
     label_column: str | None = None,
     caption_column: str | None = None,
     config: str | None = None,
+    links: bool = False,
 ) -> Source:
     """A source by name.
 
@@ -88,6 +101,7 @@ def load(
         label_column: of a table, where it is not called `label`, `labels` or `fine_label`.
         caption_column: of a table, where it is not called `text`, `caption` or `prompt`.
         config: of a set of the hub that has several configurations.
+        links: whether links in the folder may lead out of it; the folder itself may be a link in any case.
 
     Raises:
         UnknownName: lists the known sources.
@@ -99,7 +113,7 @@ def load(
     request = Request(
         target if kind_name == "hub" else name,
         part,
-        None if path is None else Path(path).expanduser(),
+        None if path is None else expand(path),
         image_size,
         grayscale,
         test_fraction,
@@ -107,6 +121,7 @@ def load(
         label_column,
         caption_column,
         config,
+        links=links,
     )
     _check_request(name, request, kind, limit)
     source = _resized(kind.load(request), image_size)
@@ -197,8 +212,8 @@ def _fashion(request: Request) -> Source:
     if request.path is not None:
         folder = existing(request)
         prefix = "train" if request.part == "train" else "t10k"
-        images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte"), 3)
-        labels = read_idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte"), 1)
+        images = read_idx(_idx_file(folder, f"{prefix}-images-idx3-ubyte", request.links), 3)
+        labels = read_idx(_idx_file(folder, f"{prefix}-labels-idx1-ubyte", request.links), 1)
         chosen = np.arange(len(images))
     else:
         packed = resources.files("untrain.data").joinpath("embedded/fashion.npy.xz").read_bytes()
@@ -210,27 +225,36 @@ def _fashion(request: Request) -> Source:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """An array of uint8 from an idx file, packed by gzip or not.
+    """An array of uint8 from an idx file, packed by gzip or not; no more is unpacked than its header tells of.
 
     Raises:
-        DataError: if the file is unreadable, not idx, of other dimensions, or too short.
+        DataError: if the file is unreadable, not idx, of other dimensions, too short or too long.
     """
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}. Get the file again.") from error
-    header = 4 + 4 * dimensions
-    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < header:
-        raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions. Get the file again.")
-    shape = np.frombuffer(data, ">u4", dimensions, offset=4)
-    if len(data) - header != int(np.prod(shape, dtype=np.int64)):
-        raise DataError(f"{path} is damaged: {len(data) - header} bytes of data for the shape {tuple(shape.tolist())}.")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+    with open_regular(path) as raw:
+        size, packed = os.fstat(raw.fileno()).st_size, path.suffix == ".gz"
+        file: Any = gzip.GzipFile(fileobj=raw) if packed else raw
+        try:
+            header = file.read(4 + 4 * dimensions)
+            if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
+                raise DataError(f"{path} is not an idx file of bytes in {dimensions} dimensions. Get the file again.")
+            shape = np.frombuffer(header, ">u4", dimensions, offset=4).tolist()
+            count = math.prod(shape)
+            if not packed and len(header) + count > size:
+                raise DataError(f"{path} is damaged: {size - len(header)} bytes of data for the shape {shape}.")
+            check_unpacked(path, count, size)
+            data = file.read(count + 1)
+        except DAMAGED as error:
+            raise DataError(f"{path} cannot be read: {reason_of(error)}. Get the file again.") from error
+    if len(data) != count:
+        there = f"{len(data)} bytes" if len(data) < count else "more"
+        raise DataError(f"{path} is damaged: there are {there} of data for the shape {shape}. Get the file again.")
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _idx_file(folder: Path, name: str) -> Path:
+def _idx_file(folder: Path, name: str, links: bool) -> Path:
     for path in (folder / f"{name}.gz", folder / name):
-        if path.exists():
+        if os.path.lexists(path):
+            check_inside(path, folder, links)
             return path
     raise DataError(f"{folder} holds neither {name} nor {name}.gz: path must be a folder with the four idx files.")
 
@@ -238,18 +262,9 @@ def _idx_file(folder: Path, name: str) -> Path:
 def _arrays(request: Request) -> Source:
     """Arrays of a numpy file: x_train, y_train, x_test, y_test, or x and y; optionally classes (names)."""
     path = existing(request)
-    try:
-        file = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds one array: an npz file with x_train, y_train, … is needed.")
-        stored = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be read as an npz file: {error}. Write it by numpy.savez, without Python objects."
-        ) from error
-    classes = _array_classes(stored)
-
     keys = {part: (f"x_{part}", f"y_{part}") for part in PARTS}
+    stored, names = read_npz(path, [*keys["train"], *keys["test"], "x", "y", "classes"])
+    classes = _array_classes(stored, path)
     if not any(key in stored for key in keys["train"]):
         keys["train"] = ("x", "y")
 
@@ -264,17 +279,19 @@ def _arrays(request: Request) -> Source:
             raise type(error)(f"{path}, {x} and {y}: {error}") from error
 
     if not has("train"):
-        raise DataError(f"{path} must hold x_train and y_train, or x and y; it holds {', '.join(stored) or 'nothing'}.")
+        raise DataError(f"{path} must hold x_train and y_train, or x and y; it holds {', '.join(names) or 'nothing'}.")
     return part_of(request, has, build)
 
 
-def _array_classes(stored: Mapping[str, np.ndarray]) -> list[str] | None:
+def _array_classes(stored: Mapping[str, np.ndarray], path: Path) -> list[str] | None:
     if "classes" in stored:
+        if stored["classes"].ndim != 1:
+            raise DataError(f"{path}: classes must be a list of names, not an array {list(stored['classes'].shape)}.")
         return [str(name) for name in stored["classes"]]
     labels = [stored[key] for key in ("y", "y_train", "y_test") if key in stored]
     if not all(np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 for array in labels):
         return None  # what is wrong with them is said when they are used
-    return [str(label) for label in range(max([int(array.max()) + 1 for array in labels], default=1))]
+    return list(numbered_classes(max([int(array.max()) + 1 for array in labels], default=1)))
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
@@ -294,13 +311,14 @@ def _pixels(x: np.ndarray) -> np.ndarray:
 
 def _folder(request: Request) -> Source:
     """Images in one folder per class, in PATH/train/CLASS and PATH/test/CLASS, or in PATH/CLASS alone."""
-    root = existing(request)
-    if not root.is_dir():
-        raise DataError(f"{root} is a file: path must be a folder with one folder per class.")
+    root = existing_folder(request, "with one folder per class")
 
-    found = {part: [root / name for name in names_of(request, part) if _subfolders(root / name)] for part in PARTS}
+    def subfolders(folder: Path) -> list[Path]:
+        return find_folders(folder, root, links=request.links) if os.path.isdir(folder) else []
+
+    found = {part: [root / name for name in names_of(request, part) if subfolders(root / name)] for part in PARTS}
     train = found["train"][0] if found["train"] else root
-    folders = _subfolders(train)
+    folders = subfolders(train)
     if not folders:
         raise EmptySet(f"{train} holds no folder: give it one folder of images per class.")
     classes = tuple(folder.name for folder in folders)
@@ -314,26 +332,21 @@ def _folder(request: Request) -> Source:
 def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: Request) -> Source:
     paths: list[Path] = []
     labels: list[int] = []
-    for subfolder in _subfolders(folder):
-        if subfolder.name not in classes:
+    numbers = {name: number for number, name in enumerate(classes)}
+    for subfolder in find_folders(folder, root, links=request.links):
+        if subfolder.name not in numbers:
             raise UnknownName(
                 f"{subfolder} has no counterpart to train on: {unknown('class', subfolder.name, classes)}"
             )
-        found = sorted(path for path in subfolder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = find_files(subfolder, root, IMAGE_SUFFIXES, links=request.links)
         if not found:
             raise DataError(f"{subfolder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): fill it or remove it.")
         paths += found
-        labels += [classes.index(subfolder.name)] * len(found)
+        labels += [numbers[subfolder.name]] * len(found)
     ids = [path.relative_to(root).as_posix() for path in paths]
     return Images(
         FileRows(tuple(paths)), labels, classes, ids, image_size=request.image_size, grayscale=request.grayscale
     )
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────

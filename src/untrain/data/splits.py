@@ -7,6 +7,7 @@ it. A *training set* is then everything else, and the forget set is taken from i
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
 from untrain.io import hash_file, hash_json
+from untrain.reading import DAMAGED, expand, printable, read_npy, read_text
 from untrain.sealed import read_sealed, write_sealed
 from untrain.types import Batch
 
@@ -96,13 +98,26 @@ class Split:
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
             stored = content["hash"]
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except DAMAGED as error:
             raise DataError(f"{path} cannot be read as a split: {error!r}. Make the split again.") from error
         if stored != split.hash:
             raise StaleFile(f"{path} was changed after it was written. Make the split again.")
+        split._check_content(path, len(source))
         if split.data_hash != source.fingerprint():
             raise StaleFile(f"{path} was made of other data than what is loaded. Make the split again for this data.")
         return split
+
+    def _check_content(self, path: str | Path, count: int) -> None:
+        """Checks what a hash does not tell, which anyone can compute: positions within the source, a spec of fields."""
+        parts = [*(getattr(self, part) for part in _PARTS), self.earlier]
+        flat = all(part.ndim == 1 for part in parts)
+        places = torch.cat(parts) if flat else torch.empty(0, dtype=torch.int64)
+        inside = not len(places) or 0 <= int(places.min()) <= int(places.max()) < count
+        if not (flat and inside and len(places.unique()) == len(places) and isinstance(self.spec, dict)):
+            raise DataError(
+                f"{path} is no split of {count} samples: its parts must be lists of different positions from 0 to "
+                f"{count - 1}. Make the split again."
+            )
 
     @classmethod
     def _of_sets(cls, content: Mapping[str, Any], path: str | Path, source: Source) -> "Split":
@@ -327,11 +342,13 @@ def _check_new(wanted: Tensor, before: Split) -> None:
 def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
     """Classes by number or name as numbers, ascending; a name that is made of digits counts as a name first."""
     numbers = set()
-    for wanted in classes:
-        if isinstance(wanted, str) and wanted in source.classes:
-            numbers.add(source.classes.index(wanted))
-        elif str(wanted).isdecimal() and int(wanted) < len(source.classes):
-            numbers.add(int(wanted))
+    named = {name: number for number, name in reversed([*enumerate(source.classes)])}  # of two, the first counts
+    numbered = {str(number): number for number in range(len(source.classes))}
+    for wanted in dict.fromkeys(classes):
+        if isinstance(wanted, str) and wanted in named:
+            numbers.add(named[wanted])
+        elif str(wanted) in numbered:
+            numbers.add(numbered[str(wanted)])
         else:
             raise UnknownName(unknown("class", str(wanted), (f"{i} {name}" for i, name in enumerate(source.classes))))
     return sorted(numbers)
@@ -449,7 +466,7 @@ def _numbers(source: Source, kind: str, given: Any) -> tuple[list[int], dict[str
 
 def _listed(given: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
     if isinstance(given, (str, Path)):
-        path = Path(given).expanduser()
+        path = expand(given)
         return _read_list(path, kind), {kind: {"file": path.name, "sha256": hash_file(path)}}
     if isinstance(given, (Tensor, np.ndarray)):
         given = given.reshape(-1).tolist()
@@ -460,13 +477,16 @@ def _read_list(path: Path, kind: str) -> list[Any]:
     """The records that a csv, txt or npy file lists."""
     try:
         if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).reshape(-1).tolist()
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a list of {kind}: {error}. Check the path and the file.") from error
+            return read_npy(path).reshape(-1).tolist()
+        text = read_text(path)
+    except DataError as error:
+        raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}") from error
     if path.suffix != ".csv":
         return [line.strip() for line in text.splitlines() if line.strip()]
-    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}. Check the file.") from error
     return _csv_column(rows, path, kind)
 
 
@@ -480,7 +500,9 @@ def _csv_column(rows: list[list[str]], path: Path, kind: str) -> list[str]:
         rows = rows[1:]
     short = [row for row in rows if len(row) <= column]
     if short:
-        raise DataError(f"{path}: the row {','.join(short[0])!r} has no column {column + 1}. Complete or remove it.")
+        raise DataError(
+            f"{path}: the row {','.join(short[0])[:80]!r} has no column {column + 1}. Complete or remove it."
+        )
     return [row[column].strip() for row in rows]
 
 
@@ -488,7 +510,7 @@ _HEADERS = {"indices": ("index", "indices", "id"), "ids": ("id", "ids", "index")
 
 
 def _is_number(text: str) -> bool:
-    return text.strip().lstrip("+-").isdecimal()
+    return re.fullmatch(r"[+-]?\d{1,18}", text.strip()) is not None
 
 
 def _number(record: Any, given: Any) -> int:
@@ -496,7 +518,8 @@ def _number(record: Any, given: Any) -> int:
         return int(record)
     if isinstance(record, str) and _is_number(record):
         return int(record)
-    raise DataError(f"{_place(given, 'indices')}: {record!r} is not an index, a whole number from 0. Correct it.")
+    said = record[:80] if isinstance(record, str) else record
+    raise DataError(f"{_place(given, 'indices')}: {said!r} is not an index, a whole number from 0. Correct it.")
 
 
 def _positions(source: Source, records: Iterable[Any], given: Any) -> list[int]:

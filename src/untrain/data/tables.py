@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from untrain.data.encoded import HubRows, ParquetRows
-from untrain.data.parts import PARTS, Part, Request, existing, names_of, part_of
+from untrain.data.columns import numbered_classes
+from untrain.data.encoded import HubRows, ParquetRows, open_parquet
+from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
 from untrain.errors import DataError, SettingError, UnknownName, unknown
 from untrain.lazy import np
+from untrain.reading import check_all_inside, check_unpacked, parse_json
 
 IMAGES = ("image", "img")
 """What the column of images is usually called."""
@@ -21,10 +23,8 @@ _LABELS = ("label", "labels", "fine_label")
 
 def parquet(request: Request) -> Source:
     """Parquet files in the layout of the hub: {part}-*.parquet in `path` or one folder below."""
-    root = existing(request)
-    if not root.is_dir():
-        raise DataError(f"{root} is a file: path must be the folder of train-*.parquet and test-*.parquet.")
-    files = {part: parquet_files(root, names_of(request, part)) for part in PARTS}
+    root = existing_folder(request, "of train-*.parquet and test-*.parquet")
+    files = {part: parquet_files(root, names_of(request, part), links=request.links) for part in PARTS}
     if not files["train"]:
         raise DataError(f"{root} holds no train-*.parquet, nor do data/ or another folder in it. Check the path.")
     image, label, names = _columns(files["train"][0], request)
@@ -32,18 +32,23 @@ def parquet(request: Request) -> Source:
     classes = _label_names(labels, names)
 
     def build(part: Part) -> Source:
-        rows = ParquetRows(tuple(files[part]), image)
+        rows = ParquetRows(tuple(files[part]), image, request.links)
         numbers, size = _numbers(labels[part], classes, label), request.image_size
         return Images(rows, numbers, classes, rows.ids(part), image_size=size, grayscale=request.grayscale)
 
     return part_of(request, lambda part: bool(files[part]), build)
 
 
-def parquet_files(root: Path, names: Sequence[str]) -> list[Path]:
+def parquet_files(root: Path, names: Sequence[str], *, links: bool = False) -> list[Path]:
     """Finds the files of a part by what it may be called, in the folder or one below; [] where there are none.
 
+    Args:
+        root: the folder.
+        names: of the part, likeliest first.
+        links: whether links may lead out of the folder.
+
     Raises:
-        DataError: if they lie in several folders.
+        DataError: if they lie in several folders, or a link leads out.
     """
     for name in names:
         for pattern in (f"{name}-*.parquet", f"{name}.parquet", f"data/{name}-*.parquet", f"*/{name}-*.parquet"):
@@ -52,6 +57,7 @@ def parquet_files(root: Path, names: Sequence[str]) -> list[Path]:
             if len(folders) > 1:
                 raise DataError(f"{root} holds several sets: point path at one of {', '.join(folders)}.")
             if found:
+                check_all_inside(found, root, links)
                 return found
     return []
 
@@ -62,11 +68,12 @@ def _columns(file: Path, request: Request) -> tuple[str, str, list[str] | None]:
     image = find_column(request.image_column, IMAGES, schema.names, file, "image_column")
     label = find_column(request.label_column, _LABELS, schema.names, file, "label_column")
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = parse_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())["info"]["features"]
         names = features[label].get("names")
-    except (KeyError, ValueError, AttributeError):  # not written by the datasets library: labels name themselves
+    except (LookupError, ValueError, AttributeError, TypeError):  # not written by the datasets library
         names = None
-    return image, label, names
+    plain = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    return image, label, names if plain else None  # without names, labels name themselves
 
 
 def read_schema(file: Path) -> Any:
@@ -75,13 +82,11 @@ def read_schema(file: Path) -> Any:
     Raises:
         DataError: if it cannot be read.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_schema(file)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as parquet: {error}. Get the file again.") from error
+    with open_parquet(file) as opened:
+        schema = opened.schema_arrow
+        for name in schema.names:
+            name.encode()
+        return schema
 
 
 def find_column(given: str | None, usual: Sequence[str], present: Sequence[str], table: object, setting: str) -> str:
@@ -110,26 +115,46 @@ def _label_values(files: Sequence[Path], column: str) -> np.ndarray:
     """The label column of parquet files, of integers or strings, [N]."""
     parts = []
     for file, values in zip(files, read_columns(files, column), strict=True):
-        if values.null_count:
-            raise DataError(f"{file} has {values.null_count} rows without a {column!r}. Remove them.")
-        parts.append(np.asarray(values.to_pylist()) if len(values) else np.empty(0, np.int64))
+        if None in values:
+            raise DataError(f"{file} has {values.count(None)} rows without a {column!r}. Remove them.")
+        strange = next((value for value in values if not isinstance(value, int | str)), None)
+        if strange is not None or len({isinstance(value, str) for value in values}) > 1:
+            raise DataError(f"labels must be integers or strings; column {column!r} of {file} holds others.")
+        try:
+            parts.append(np.asarray(values) if values else np.empty(0, np.int64))
+        except OverflowError:
+            raise DataError(f"a label in column {column!r} of {file} is larger than 64 bits. Number classes.") from None
     return np.concatenate(parts)
 
 
-def read_columns(files: Sequence[Path], column: str) -> Iterator[Any]:
-    """Reads a column of each of these parquet files, an array of pyarrow a file.
+def read_columns(files: Sequence[Path], column: str) -> Iterator[list[Any]]:
+    """Reads a column of each of these parquet files, a list of values a file.
 
     Raises:
         DataError: names the file that cannot be read, or lacks the column.
     """
-    import pyarrow
-    import pyarrow.parquet
-
     for file in files:
-        try:
-            yield pyarrow.parquet.ParquetFile(file).read(columns=[column]).column(0)
-        except (pyarrow.ArrowException, OSError, IndexError) as error:
-            raise DataError(f"column {column!r} of {file} cannot be read: {error}. Get the file again.") from error
+        with open_parquet(file, [column]) as opened:
+            if column not in opened.schema_arrow.names:
+                raise DataError(f"{file} has no column {column!r}, and other files of the set do. Get the file again.")
+            values, size = [], 0
+            for batch in opened.iter_batches(4096, columns=[column]):
+                size += batch.nbytes  # more than the file tells of, where it stores equal values once
+                check_unpacked(file, size, os.stat(file).st_size)
+                values += _listed(batch.column(0))
+            if len(values) != opened.metadata.num_rows:
+                raise ValueError(f"it holds {len(values)} rows instead of {opened.metadata.num_rows}")
+        yield values
+
+
+def _listed(values: Any) -> list[Any]:
+    """An array of pyarrow as a list, in which equal texts are one object."""
+    import pyarrow
+
+    if not isinstance(values, pyarrow.DictionaryArray):
+        return list(values.to_pylist())
+    known = values.dictionary.to_pylist()
+    return [None if i is None else known[i] for i in values.indices.to_pylist()]
 
 
 def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -140,7 +165,9 @@ def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None)
         raise DataError("the table does not name its classes: load it as hub:OWNER/NAME, or give path=.")
     if labels["train"].dtype.kind in "US":
         return tuple(np.unique(labels["train"]).tolist())
-    return tuple(str(label) for label in range(max(int(values.max(initial=0)) + 1 for values in labels.values())))
+    if not all(values.dtype.kind in "iub" for values in labels.values()):
+        raise DataError("labels must be integers or strings, in training and test part the same.")
+    return numbered_classes(max(int(values.max(initial=0)) + 1 for values in labels.values()))
 
 
 def _numbers(labels: np.ndarray, classes: Sequence[str], column: str) -> np.ndarray:
@@ -187,7 +214,7 @@ def known_hub_set(request: Request) -> Source:
     request = replace(request, config=request.config or known.config, test_name=known.test)
     if request.path is not None:
         folder = request.path / (request.config or "")
-        return parquet(replace(request, path=folder if folder.is_dir() else request.path))
+        return parquet(replace(request, path=folder if os.path.isdir(folder) else request.path))
     return hub(replace(request, name=known.id), {"train": "train", "test": known.test})
 
 

@@ -2,39 +2,25 @@
 
 import csv
 import io
-import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from untrain.errors import DataError
+from untrain.reading import parse_json, read_text
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Reads the rows of a .jsonl or .csv file in UTF-8 as column → value; blank lines are left out.
 
-    Values of a CSV file are texts, empty where a row ends early.
+    Values of a CSV file are texts; where a row ends early there are fewer.
 
     Raises:
         DataError: names the file, the line and what is wrong there.
     """
-    text = read_utf8(path)
+    text = read_text(path)
     return _json_records(path, text) if path.suffix == ".jsonl" else _csv_records(path, text)
-
-
-def read_utf8(path: Path) -> str:
-    """Reads a text file in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        DataError: names the file, and the line where it is not UTF-8.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: the text is not UTF-8. Save the file in UTF-8.") from error
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -75,13 +61,12 @@ def _csv_records(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = csv_rows(path, text)
     line, header = next(rows, (1, []))
     names = [name.strip() for name in header]
-    for name in filter(None, names):
-        if names.count(name) > 1:
-            raise DataError(f"{path}, line {line}: {names.count(name)} columns are called {name}. Keep one.")
+    for name, count in Counter(filter(None, names)).items():
+        if count > 1:
+            raise DataError(f"{path}, line {line}: {count} columns are called {name[:80]}. Keep one.")
     for line, row in rows:
         check_cells(f"{path}, line {line}", row, len(names))
-        cells = row + [""] * (len(names) - len(row))
-        yield line, {name: cell for name, cell in zip(names, cells) if name}
+        yield line, {name: cell for name, cell in zip(names, row) if name}
 
 
 def _json_records(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -89,7 +74,7 @@ def _json_records(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]
         if not row.strip():
             continue
         try:
-            record = json.loads(row)
+            record = parse_json(row)
         except ValueError as error:
             raise DataError(f"{path}, line {line}: this is not JSON ({error}). Write one object a line.") from error
         if not isinstance(record, dict):

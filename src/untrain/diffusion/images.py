@@ -7,7 +7,6 @@ left as it is, and what is missing is made.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -27,6 +26,7 @@ from untrain.folders import exclusive_lock
 from untrain.io import hash_json, open_atomic, write_bytes, write_json
 from untrain.lazy import Image, nn, np, torch
 from untrain.models.checkpoints import state_hash
+from untrain.reading import DAMAGED, check_regular, open_regular, read_json
 from untrain.sampling import Sampler
 from untrain.types import Batch, GenerativeTask
 
@@ -402,8 +402,8 @@ def _claim(target: Path, record: Path, facts: Mapping[str, Any]) -> None:
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except DataError:
         return None
     return content if isinstance(content, dict) and "fingerprint" in content else None
 
@@ -426,9 +426,9 @@ def _safe(name: str) -> str:
 def is_picture(path: Path) -> bool:
     """Whether a file is a whole PNG."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file, formats=("PNG",)) as image:
             image.verify()
-    except (OSError, SyntaxError, ValueError):  # a SyntaxError is Pillow's word for a broken PNG
+    except (DataError, Image.DecompressionBombError, *DAMAGED):  # a SyntaxError is Pillow's word for a broken PNG
         return False
     return True
 
@@ -440,11 +440,11 @@ def _is_grid(path: Path, total: int) -> bool:
 def _is_array(path: Path, total: int) -> bool:
     """Whether a file is a whole .npz of so many images."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as entry:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as entry:
             np.lib.format.read_magic(entry)
             shape, _, _ = np.lib.format.read_array_header_1_0(entry)
-            return shape[0] == total and "arr_1.npy" in archive.namelist()
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return bool(shape) and shape[0] == total and "arr_1.npy" in archive.namelist()
+    except (DataError, *DAMAGED):
         return False
 
 
@@ -456,6 +456,7 @@ class _Part(NamedTuple):
     path: Path
 
     def read(self) -> np.ndarray:
+        check_regular(self.path)
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
 
@@ -466,7 +467,7 @@ def _parts(folder: Path, total: int) -> list[_Part]:
         try:
             part = _Part(int(path.stem), 0, path)
             part = part._replace(rows=len(part.read()))
-        except (OSError, ValueError, EOFError):  # broken: its images are made again
+        except (DataError, *DAMAGED):  # broken: its images are made again
             continue
         if part.start + part.rows <= total:
             found.append(part)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from untrain.diffusion.images import GAP
 from untrain.errors import UntrainError
+from untrain.reading import DAMAGED, open_regular
 from untrain.report.drawing import Figure
 from untrain.report.html import render
 from untrain.report.results import as_mapping, as_number, as_sequence, read_json
@@ -124,9 +125,9 @@ def _read(paths: Mapping[str, Path], folder: Path, layout: str | None = None) ->
         columns = int(as_number(given.get("columns")) or 0)
         place = path.relative_to(folder)
         try:
-            with Image.open(path) as opened:
+            with open_regular(path) as file, Image.open(file, formats=("PNG",)) as opened:
                 image = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (UntrainError, Image.DecompressionBombError, *DAMAGED) as error:
             bad.append(f"{place} cannot be read: {error}.")
             continue
         if columns < 1 or not classes or (image.height + GAP) % len(classes) or (image.width + GAP) % columns:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import re
 import zipfile
@@ -25,6 +26,7 @@ from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
 from untrain.models.pretrained import read_object
+from untrain.reading import DAMAGED, check_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +103,7 @@ def save_single_file(
             another ending. FolderError: if it cannot be written.
     """
     original, target = Path(original), Path(target)
-    if original.suffix not in ENDINGS or not original.is_file():
+    if original.suffix not in ENDINGS or not os.path.isfile(original):
         raise CheckpointError(
             f"{original} is not a single file, and diffusers converts into its own layout only: the names of the "
             "weights are known where the pipeline came from a single file. Save a folder of diffusers instead."
@@ -170,6 +172,7 @@ def _opened(path: Path) -> Iterator[_Original]:
     """A single file; its weights are left on the disk until they are asked for, where its format allows that."""
     if path.suffix not in ENDINGS:
         raise CheckpointError(f"{path} is not a checkpoint by its name: it should end in {' or '.join(ENDINGS[:2])}.")
+    check_regular(path, CheckpointError)
     if path.suffix != ".safetensors":
         state = _torch_file(path)
         yield _Original({name: tuple(tensor.shape) for name, tensor in state.items()}, state.__getitem__, {})
@@ -193,7 +196,7 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
             "reading that would run code. Get the model as .safetensors, or convert it to that with a tool that you "
             "trust, where you trust who made the file."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (AttributeError, AssertionError, *DAMAGED) as error:
         raise CheckpointError(f"{path} is damaged or is not a torch file: {error}. Get it again.") from error
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

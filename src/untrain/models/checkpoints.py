@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from annotated_types import Ge, Gt
 from untrain.errors import CheckpointError
 from untrain.io import hash_tensors, open_atomic
 from untrain.lazy import nn, torch
+from untrain.reading import DAMAGED, check_regular, check_unpacked, open_regular
 from untrain.sealed import NOTES, read_notes, sealed_notes
 from untrain.settings import Setting
 
@@ -100,10 +102,10 @@ def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
         CheckpointError: if the file is missing, damaged, holds no weights, or would run code.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder: give the file of weights in it.")
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist. Check the path.")
+    check_regular(path, CheckpointError)
+    _check_archive(path)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 
@@ -151,6 +153,16 @@ def _aligned(state: State, own: Mapping[str, Tensor]) -> State:
     """The state under the names of a module that is wrapped as `module`, if that is what makes them fit."""
     longer = {_PARALLEL + name: tensor for name, tensor in state.items()}
     return longer if set(longer) == set(own) else state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses a torch file that would unpack into far more than it is; what torch writes is not packed at all."""
+    try:
+        with open_regular(path, CheckpointError) as file, zipfile.ZipFile(file) as archive:
+            told = sum(info.file_size for info in archive.infolist())
+    except DAMAGED:  # not an archive: safetensors, and what torch wrote before 1.6
+        return
+    check_unpacked(path, told, os.stat(path).st_size, CheckpointError)
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -212,7 +224,7 @@ def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
         ) from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (AttributeError, AssertionError, *DAMAGED) as error:
         raise CheckpointError(f"{path} is damaged or is not a torch file. Get it again.") from error
     state = _unwrapped(content, path)
     rate = _learning_rate(content)
@@ -228,7 +240,8 @@ def _unwrapped(content: Any, path: Path) -> State:
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() by torch.save or as safetensors.")
-    strange = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    tensors = {name for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    strange = [str(name) for name in content if name not in tensors]
     if strange:
         raise CheckpointError(
             f"{path} holds entries that are not tensors: {', '.join(strange[:8])}. "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from untrain.errors import FolderError, StaleFile, UntrainError
+from untrain.reading import check_regular
 from untrain.report.words import label_of
 from untrain.sealed import check_listed, fits_seal, unsealed
 
@@ -495,6 +496,7 @@ def read_text(path: Path) -> str:
         UntrainError: if it cannot be read.
     """
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UntrainError(f"cannot read {path}: {error.strerror or error}. Give yourself the permission.") from None
@@ -556,12 +558,13 @@ def read_history(path: Path) -> Iterator[Mapping[str, Any]]:
         UntrainError: if the file cannot be read.
     """
     try:
+        check_regular(path)
         with open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.strip():
                     try:
                         yield as_mapping(json.loads(line))
-                    except ValueError:
+                    except (ValueError, RecursionError):
                         yield {}
     except OSError as error:
         raise UntrainError(f"cannot read {path}: {error.strerror or error}. Give yourself the permission.") from None

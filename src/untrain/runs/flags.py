@@ -2,11 +2,13 @@
 
 import re
 import textwrap
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.reading import printable
 from untrain.runs.origin import parse
 from untrain.settings import (
     REQUIRED,
@@ -33,16 +35,35 @@ def split(words: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         SettingError: if a word is no flag, or a flag has no value.
     """
-    found, rest = [], list(words)
+    found, rest = [], deque(words)
     while rest:
-        word = rest.pop(0)
+        word = rest.popleft()
         if not word.startswith("--"):
-            raise SettingError(f"{word!r} is neither a recipe nor a flag: one recipe comes first, then --key value.")
+            raise SettingError(
+                f"'{printable(word)}' is neither a recipe nor a flag: one recipe comes first, then --key value."
+            )
         name, sign, text = word[2:].partition("=")
         if not sign and (not rest or rest[0].startswith("--")):
             raise SettingError(f"--{name} needs a value: --{name} VALUE.")
-        found.append((name, text if sign else rest.pop(0)))
+        text = text if sign else rest.popleft()
+        check_text(text, f"--{printable(name)}")
+        check_text(name, f"--{printable(name)}")
+        found.append((name, text))
     return found
+
+
+def check_text(text: str, name: str) -> None:
+    """Checks that what the command line gives is text, which every file of a run can hold.
+
+    Raises:
+        SettingError: names the flag or argument.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingError(f"{name}: '{printable(text)}' is not text in UTF-8. Rename what it names.") from None
+    if "\0" in text:
+        raise SettingError(f"{name}: '{printable(text)}' holds a NUL character. Remove it.")
 
 
 def value(setting: Setting, text: str) -> Any:
@@ -143,6 +164,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
     if first is not None:
         if not rest or rest[0].startswith("--"):
             raise SettingError(f"give {first.upper()}: see {command} --help.")
+        check_text(rest[0], first.upper())
         given[first] = value(known[first], rest.pop(0))
     for flag, text in split(rest):
         name = flag.replace("-", "_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def is_run(folder: Path) -> bool:
     """Returns whether a folder holds a run."""
-    return (folder / CONFIG).is_file()
+    return os.path.isfile(folder / CONFIG)
 
 
 def task_name(folder: Path) -> str:
@@ -114,4 +115,4 @@ def sample_place(source: Path, model: str | None, ending: str, out: str | None, 
     if is_run(source):
         return source / "samples" / f"{model}{ending}"
     whole = source.resolve()
-    return Path("samples") / f"{whole.stem if whole.is_file() else whole.name}{ending}"
+    return Path("samples") / f"{whole.stem if os.path.isfile(whole) else whole.name}{ending}"

@@ -1,5 +1,7 @@
 """Where each field of a recipe comes from: a line of its file, or a flag."""
 
+import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,24 +10,49 @@ from typing import Any
 import yaml
 
 from untrain.errors import SettingError
+from untrain.reading import printable, read_text
 from untrain.sealed import unsealed
-from untrain.settings import Flaw
+from untrain.settings import MOST_FLAWS, Flaw
 
 DEPTH = 20
 """Levels that a recipe may be nested; its own fields need six, the options of a model a few more."""
-FIELDS = 20_000
-"""Fields that a recipe may have once its aliases are followed."""
+FIELDS = 10_000
+"""Fields and entries of lists that a recipe may have once its aliases are followed."""
+SIZE = 1 << 19
+"""Bytes of a recipe: the largest of ours has 3,000, and half a million are read in a second."""
+DIGITS = 400
+"""Characters of a number: the largest that floating point knows has 309 digits."""
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2."""
+    """YAML of what JSON knows, in which 1e-3 is a number, as in YAML 1.2, and a date is text.
+
+    It stops where a text is nested too deep or has too many fields, before the rest is parsed.
+    """
+
+    path: Path | None = None
+    _depth = _nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Makes the next node, and counts."""
+        self._depth += 1
+        self._nodes += 1
+        if self._depth > DEPTH or self._nodes > 2 * FIELDS:  # a field is a node for its name, and one for its value
+            raise _too_much(_place(self.path, self.peek_event()), self._depth > DEPTH)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class Dumper(yaml.SafeDumper):
     """Writes what `Loader` reads: a text that looks like a number is quoted."""
 
 
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith("timestamp")]
+    for first, found in Loader.yaml_implicit_resolvers.items()
+}
 for _each in (Loader, Dumper):
     _each.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{_FLOAT.pattern}$"), list("-+.0123456789"))
 
@@ -70,10 +97,12 @@ class Origin:
         return self.at(flaw.name) + flaw.text
 
     def error(self, flaws: list[Flaw]) -> SettingError:
-        """Returns one error of all that is wrong, a line each, in the order of the file."""
+        """Returns one error of what is wrong, a line each, in the order of the file."""
         ordered = sorted(flaws, key=lambda flaw: self._line(flaw.name))
         kinds = {flaw.error for flaw in ordered}
-        return (kinds.pop() if len(kinds) == 1 else SettingError)("\n".join(map(self.sentence, ordered)))
+        said = [*map(self.sentence, ordered[:MOST_FLAWS])]
+        said += ["… and more. Correct these first."] if len(ordered) > MOST_FLAWS else []
+        return (kinds.pop() if len(kinds) == 1 else SettingError)("\n".join(said))
 
     def _line(self, name: str) -> int:
         while name and name not in self.lines:
@@ -87,28 +116,23 @@ def load(path: Path) -> tuple[dict[str, Any], Origin]:
     Raises:
         SettingError: if it cannot be read, is no YAML, gives a field twice, or is nested without end.
     """
-    kept = path.is_dir()
+    kept = os.path.isdir(path)
     path = path / "config.yaml" if kept else path
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SettingError(f"the recipe {path} is not text in UTF-8: {error}. Give a YAML file.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingError(f"the recipe {path} cannot be read: {reason}. Check the path.") from error
+        text = read_text(path, SIZE, SettingError)
+    except SettingError as error:
+        raise SettingError(f"the recipe {error}") from error
     if kept and unsealed(text) is None:
         raise SettingError(changed(path))
     origin = Origin(path)
     try:
         content = _construct(text, origin)
     except yaml.YAMLError as error:
-        raise SettingError(f"the recipe {path} is not YAML: {error}") from error
-    except RecursionError:
-        raise SettingError(f"the recipe {path} is nested more than {DEPTH} deep. Write it flatter.") from None
+        raise SettingError(f"the recipe {printable(path)} is not YAML: {error}") from error
     except SettingError:
         raise
     except Exception as error:  # what PyYAML raises at too many digits, or at a text that is not as its tag says
-        raise SettingError(f"the recipe {path} cannot be read: {error}. Quote what is text.") from None
+        raise SettingError(f"the recipe {printable(path)} cannot be read: {error}. Quote what is text.") from None
     if not isinstance(content, dict):
         raise SettingError(f"the recipe {path} must hold fields such as name, task and methods.")
     return content, origin
@@ -135,6 +159,7 @@ def parse(text: str) -> Any:
 def _construct(text: str, origin: Origin) -> Any:
     """The value that a text holds; notes where its fields are."""
     loader = Loader(text)
+    loader.path = origin.path
     node = loader.get_single_node()
     if node is None:
         return None
@@ -142,23 +167,74 @@ def _construct(text: str, origin: Origin) -> Any:
     return loader.construct_document(node)
 
 
+_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
+"""What values of a recipe are; YAML also knows dates, sets and bytes, which no file of a run can hold."""
+
+
+def _place(path: Path | None, at: Any) -> str:
+    return "" if path is None else f"{printable(path)}, line {at.start_mark.line + 1}: "
+
+
+def _too_much(where: str, deep: bool) -> SettingError:
+    if deep:
+        return SettingError(f"{where}fields are nested more than {DEPTH} deep, or an alias holds itself.")
+    return SettingError(
+        f"{where}these are more than {FIELDS} fields and entries of lists, aliases followed. Long lists of samples "
+        "belong into a file, see forget.indices and forget.ids."
+    )
+
+
 def _number(node: Any, prefix: str, origin: Origin, depth: int = 0) -> None:
     """Notes the line of every field, and refuses what no recipe holds."""
-    where = "" if origin.path is None else f"{origin.path}, line {node.start_mark.line + 1}: "
-    if depth > DEPTH:
-        raise SettingError(f"{where}fields are nested more than {DEPTH} deep, or an alias holds itself.")
-    if len(origin.lines) > FIELDS:
-        raise SettingError(f"{where}aliases make this more than {FIELDS} fields. Write them out.")
-    if isinstance(node, yaml.ScalarNode) and "\0" in node.value:
-        raise SettingError(f"{where}{prefix.rstrip('.')} holds a NUL character. Remove it.")
+    where = _place(origin.path, node)
+    if depth > DEPTH or len(origin.lines) > FIELDS:
+        raise _too_much(where, depth > DEPTH)
+    _check_node(node, origin, prefix.rstrip("."))
     if isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             origin.lines[f"{prefix}{i}"] = value.start_mark.line + 1
             _number(value, f"{prefix}{i}.", origin, depth + 1)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            _check_node(key, origin, "a field's name")
+            if not isinstance(key, yaml.ScalarNode):
+                raise SettingError(f"{_place(origin.path, key)}the name of a field must be text.")
             name, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if name in origin.lines:
-                raise SettingError(f"{origin.path}, line {line}: {name} is given twice. Remove one.")
+                raise SettingError(f"{_place(origin.path, key)}{name} is given twice. Remove one.")
             origin.lines[name] = line
             _number(value, f"{name}.", origin, depth + 1)
+
+
+def _check_node(node: Any, origin: Origin, name: str) -> None:
+    """Refuses what Python reads and nothing that a run writes can hold; a flag's text is itself then."""
+    flaw = _flaw_of(node)
+    if flaw and origin.path is None:
+        raise ValueError(flaw)
+    if flaw:
+        raise SettingError(f"{_place(origin.path, node)}{name or 'the recipe'} {flaw}")
+
+
+def _flaw_of(node: Any) -> str:
+    """What is wrong with a value by itself; empty: nothing."""
+    if node.tag not in _TAGS:
+        return f"has the tag {node.tag!r}, and a recipe has none. Remove it."
+    if not isinstance(node, yaml.ScalarNode):
+        return ""
+    kind, text = node.tag.rpartition(":")[2], node.value
+    if "\0" in text:
+        return "holds a NUL character. Remove it."
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return "holds half a character, \\ud800 to \\udfff. Remove it."
+    if kind in ("int", "float") and len(text) > DIGITS:
+        return f"is a number of {len(text)} characters. Write at most {DIGITS}."
+    if kind == "float" and not _is_finite(text):
+        return f"must be a finite number, not {text}."
+    return ""
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")))
+    except ValueError:  # hours, minutes and seconds, which YAML 1.1 takes for a number
+        return True

@@ -4,9 +4,14 @@ A recipe has the fields that every experiment has, and beside them those of its 
 the task's entry in the registry names. Nothing here knows a task.
 """
 
+import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,10 +28,11 @@ from untrain.permissions import NONE, Permissions, flag_of
 from untrain.plugins import import_named
 from untrain.runs import flags as command_line
 from untrain.runs.names import CONFIG
-from untrain.runs.origin import Dumper, Origin, changed, load
+from untrain.runs.origin import Dumper, Origin, load
 from untrain.runs.spaces import flaws_of_spaces
-from untrain.sealed import unsealed, write_sealed_text
+from untrain.sealed import write_sealed_text
 from untrain.settings import (
+    MOST_FLAWS,
     BatchSize,
     Findings,
     Flaw,
@@ -47,6 +53,8 @@ _CHOICE = re.compile(r"task|methods?|methods\.([^.]+)\.method")
 """Flags that decide which other flags there are."""
 MADE_IN = "made_in"
 """The field of config.yaml that only a run made in Python has, instead of a recipe."""
+LONGEST_NAME = 200
+"""Bytes of a recipe's name: file systems take 255, and some are left for what stands behind it."""
 RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detections", "grids", "samples")
 """What no method can be called, alone or before a hyphen: models and files of every run."""
 
@@ -225,15 +233,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        text = unsealed(path.read_text(encoding="utf-8"))
-        if text is None:
-            raise FolderError(changed(path))
-        content = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise FolderError(f"{path} is not what a run writes: {error}.") from error
-    if not isinstance(content, dict):
-        raise FolderError(f"{path} is not what a run writes.")
+        content, _ = load(folder)
+    except SettingError as error:
+        raise FolderError(f"{path} is not what a run writes: {error}") from error
     return content
+
+
+def _flaws_of_name(name: Any) -> list[Flaw]:
+    """What keeps a recipe's name from being the name of one folder in runs/."""
+    if not isinstance(name, str):
+        return []  # said where its type is checked
+    plain = not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+    if plain and re.fullmatch(r"[^/\\.-][^/\\]*", name) and len(name.encode()) <= LONGEST_NAME:
+        return []
+    text = f"name must be the name of a folder, not {name[:80]!r}: without / and \\ and control characters, of at most"
+    return [Flaw("name", f"{text} {LONGEST_NAME} bytes, and begin with neither a dot nor a hyphen.")]
 
 
 def _listed(value: Any) -> Any:
@@ -379,7 +393,11 @@ class _Draft:
     def error(self) -> SettingError:
         """Returns one error of all that is wrong."""
         error = self.origin.error(self.flaws)
-        if self.path is not None and self.path.is_dir() and any(f.text.startswith("unknown field") for f in self.flaws):
+        if (
+            self.path is not None
+            and os.path.isdir(self.path)
+            and any(f.text.startswith("unknown field") for f in self.flaws)
+        ):
             return type(error)(
                 f"{self.path} holds a run of another version of untrain, or of another program: its recipe has fields "
                 f"that are not known here. Run the recipe anew in another folder.\n{error}"
@@ -418,7 +436,7 @@ class _Draft:
         """The entries as a mapping; `sfron` where a recipe says nothing of methods."""
         given = self.content.get("methods", {"sfron": {}})
         if isinstance(given, list) and all(isinstance(each, str) for each in given):
-            for twice in sorted({each for each in given if given.count(each) > 1}):
+            for twice in sorted(each for each, count in Counter(given).items() if count > 1)[:MOST_FLAWS]:
                 self.flaws.append(Flaw("methods", f"methods lists {twice!r} twice. Remove one."))
             given = {name: {} for name in given}
         elif not isinstance(given, Mapping | None):
@@ -453,9 +471,12 @@ class _Draft:
 
     def _find_methods(self) -> None:
         """The class of every entry; an entry's name is its method unless it says `method`."""
+        known: dict[str, type[Method]] = {}  # each is looked for once: that reads the list of installed distributions
         for entry, settings in self.content["methods"].items():
             where = f"methods.{entry}"
-            if not re.fullmatch(r"[\w-]+", entry) or entry.split("-")[0] in RESERVED:
+            if len(self.flaws) > MOST_FLAWS:
+                return
+            if not re.fullmatch(r"[\w-]{1,100}", entry) or entry.split("-")[0] in RESERVED:
                 text = f"{describe(entry)} cannot name a method here: use letters, digits, _ and -, and neither "
                 self.flaws.append(Flaw(where, f"{text}{' nor '.join(RESERVED)}, which are models of every run."))
                 continue
@@ -468,7 +489,9 @@ class _Draft:
                 if f"{where}.method" not in self.code:
                     continue
             try:
-                self.fields.kinds[entry] = method_kind(name)
+                if name not in known:
+                    known[name] = method_kind(name)
+                self.fields.kinds[entry] = known[name]
             except SettingError as error:
                 self.flaws.append(Flaw(f"{where}.method", str(error), type(error)))
 
@@ -487,8 +510,12 @@ class _Draft:
             if keys or i + 1 == len(parts):
                 break
         path = [*parts[: i + 1], *keys]
-        value = command_line.value(Setting(part, Any) if keys else setting, text)
         self.origin.flags.add(name)
+        try:
+            value = command_line.value(Setting(part, Any) if keys else setting, text)
+        except SettingError as error:
+            self.flaws.append(Flaw(name, str(error)))
+            return
         held = self.content
         for part in path[:-1]:
             inner = held.get(part)
@@ -520,9 +547,10 @@ class _Draft:
         given = {name: value for name, value in self.content.items() if name not in ("methods", "task")}
         if given.get("references", 0) is None:
             del given["references"]
-        if self.path is not None and self.path.is_dir() and "out" not in self.origin.flags:
+        if self.path is not None and os.path.isdir(self.path) and "out" not in self.origin.flags:
             given["out"] = str(self.path)
         own = {name: given.pop(name) for name in self.fields.sections if name in given}
+        self.flaws += _flaws_of_name(given.get("name"))
         common = read_values(common_settings() | {"methods": Setting("methods", None)}, given, findings)
         sections = build(self.fields.entry.Sections, own, findings)
         methods: dict[str, Any] = {
@@ -552,19 +580,24 @@ class _Draft:
 
     def _owner(self, name: str) -> str:
         """Says which other tasks have a field; empty where none has."""
-        owners = []
-        for other in registry.names():
-            try:
-                own = RecipeFields(other, registry.entry(other), {})
-            except SettingError:  # a distribution that is broken
-                continue
-            outer, _, last = name.rpartition(".")
-            if other != self.fields.task and last in own.below(outer.split(".") if outer else []):
-                owners.append(other)
+        outer, _, last = name.rpartition(".")
+        parts = outer.split(".") if outer else []
+        owners = [own.task for own in self._others if last in own.below(parts)]
         if not owners:
             return ""
         word = "task" if len(owners) == 1 else "tasks"
         return f" {name} belongs to {word} {' and '.join(owners)}; this recipe's task is {self.fields.task}."
+
+    @cached_property
+    def _others(self) -> list[RecipeFields]:
+        """The fields of all other tasks."""
+        found = []
+        for name in registry.names():
+            try:
+                found += [RecipeFields(name, registry.entry(name), {})] if name != self.fields.task else []
+            except SettingError:  # a distribution that is broken
+                continue
+        return found
 
     # The section `compare`.
 
@@ -583,7 +616,8 @@ class _Draft:
             self.flaws.append(Flaw("compare.forget_sets", f"compare.forget_sets {text}"))
             return given
         sets = {name: self._forget_set(name, wanted) for name, wanted in given.forget_sets.items()}
-        self.flaws += flaws_of_spaces(given.spaces, methods, [*self.fields.kinds], searched=given.trials > 0)
+        spaces = flaws_of_spaces(given.spaces, methods, [*self.fields.kinds], searched=given.trials > 0)
+        self.flaws += islice(spaces, MOST_FLAWS)
         return replace(given, forget_sets=sets)
 
     def _forget_set(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:

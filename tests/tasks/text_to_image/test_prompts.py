@@ -92,7 +92,7 @@ class TestReading:
     def test_files_that_are_none(self, tmp_path):
         with pytest.raises(DataError, match="line 3: the text is not UTF-8"):
             read_prompts(written(tmp_path, "prompt\na\nné\n", "latin-1"))
-        with pytest.raises(DataError, match=r"missing\.csv cannot be read"):
+        with pytest.raises(DataError, match=r"missing\.csv does not exist"):
             read_prompts(tmp_path / "missing.csv")
         with pytest.raises(EmptySet, match="no prompt"):
             read_prompts(written(tmp_path, "prompt\n"))

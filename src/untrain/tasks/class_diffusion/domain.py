@@ -1,5 +1,6 @@
 """Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -138,7 +139,9 @@ class ClassDiffusionDomain(Domain):
         check_libraries()
         origin = self.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
-        source, test = load_data(self.sections.data, self.context.seed, self.context.cache)
+        source, test = load_data(
+            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+        )
         self.named = None if self.origin is None else class_names(self.origin, source)
         vae = self.sections.model.vae
         self.vae = load_vae(vae or self.origin, required=vae is not None)
@@ -426,9 +429,9 @@ class ClassDiffusionDomain(Domain):
     def recognises(cls, source: Path) -> bool:
         """Returns whether diffusers saved a noise predictor or a pipeline of classes there."""
         index = source / INDEX
-        if index.is_file():
+        if os.path.isfile(index):
             return read_object(index).get("_class_name") not in SUPPORTED
-        return (source / "config.json").is_file()
+        return os.path.isfile(source / "config.json")
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

@@ -50,7 +50,9 @@ class ClassificationDomain(Domain):
 
     def load(self) -> tuple[Source, Source]:
         """Loads the recipe's images."""
-        return load_data(self.sections.data, self.context.seed, self.context.cache)
+        return load_data(
+            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+        )
 
     def make_task(self) -> Classification:
         """Makes the task for these images, normalised as the recipe says or as the images are."""

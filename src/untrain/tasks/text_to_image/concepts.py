@@ -6,6 +6,7 @@ the first step. A tool that makes models forget must not keep what they forget: 
 folder, which goes when the run ends.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.folders import ensure_dir, exclusive_lock
 from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
+from untrain.reading import expand, find_files, printable
 from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
@@ -56,12 +58,14 @@ class Concept:
         anchor: the text that the prompt is redirected to; None: of what is forgotten the empty prompt, of what is
             retained the prompt itself.
         label: what a classifier calls it that judges the result.
+        links: whether links in a folder of images may lead out of it.
     """
 
     prompt: str
     images: Any = None
     anchor: str | None = None
     label: str | None = None
+    links: bool = False
 
     def __post_init__(self) -> None:
         """Checks the texts."""
@@ -85,8 +89,14 @@ def text_task(pipeline: Any, **settings: Any) -> TextToImage:
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def images_of(concept: Concept, number: int, texts: Sequence[str]) -> Source:
+def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: bool = False) -> Source:
     """A user's images of a concept, all labelled with its number.
+
+    Args:
+        concept: has images.
+        number: of its prompt.
+        texts: all prompts.
+        links: whether links in a folder may lead out of it, whatever the concept says.
 
     Raises:
         DataError: if they cannot be read or are of mixed size; names the first that differs.
@@ -94,9 +104,10 @@ def images_of(concept: Concept, number: int, texts: Sequence[str]) -> Source:
     """
     given, about = concept.images, f"the images of {concept.prompt!r}"
     if isinstance(given, str | Path):
-        if not Path(given).is_dir():
-            raise DataError(f"{about}: {given} is no folder. Give one, or a list of files.")
-        given = sorted(path for path in Path(given).glob("*") if path.suffix.lower() in ENDINGS)
+        folder = expand(given)
+        if not os.path.isdir(folder):
+            raise DataError(f"{about}: {printable(folder)} is no folder. Give one, or a list of files.")
+        given = find_files(folder, folder, ENDINGS, links=links or concept.links, deep=False)
     if isinstance(given, Tensor):
         if given.ndim != 4 or given.shape[1] != 3:
             raise DataError(f"{about} must be [N, 3, H, W], not {list(given.shape)}.")
@@ -263,6 +274,7 @@ def concept_data(
     task: TextToImage | None = None,
     how: ConceptImages | None = None,
     seed: int = 0,
+    links: bool = False,
 ) -> tuple[ConceptSet, dict[str, Tensor]]:
     """Concepts as one data set, and which of its samples are each set's; images are made where there are none.
 
@@ -276,6 +288,7 @@ def concept_data(
         task: the pipeline's, with what the user set; None: `text_task(pipeline)`.
         how: how images are made; None: as published.
         seed: of their noise.
+        links: whether links in folders of images may lead out of them.
 
     Returns:
         The data set, and set → its samples' positions in it, int64.
@@ -289,7 +302,10 @@ def concept_data(
     prompts = encode_prompts(pipeline, texts, how.image_size or own_size(pipeline)).to("cpu")
     maker = _ConceptEncoder(pipeline, task, prompts, engine, folder, how, seed)
     concepts = [concept for each in lists.values() for concept in each]
-    sources = [None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts) for c in concepts]
+    sources = [
+        None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts, links=links)
+        for c in concepts
+    ]
     shape = maker.shape_of(concepts, sources)
     counts = [how.count if source is None else len(source) for source in sources]
     numbers = torch.tensor([prompts.number(c.prompt) for c in concepts])

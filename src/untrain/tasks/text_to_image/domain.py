@@ -1,5 +1,6 @@
 """Text-to-image pipelines: how they are found, judged, sampled and handed over."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -206,7 +207,14 @@ class TextToImageDomain(Domain):
         self._task = text_task(self.pipeline, **asdict(sections.diffusion))
         how, seed = sections.concepts.images, self.context.seed
         data, self.rows = concept_data(
-            self.pipeline, self.concepts, engine, self.cache, task=self._task, how=how, seed=seed
+            self.pipeline,
+            self.concepts,
+            engine,
+            self.cache,
+            task=self._task,
+            how=how,
+            seed=seed,
+            links=self.context.permissions.links,
         )
         return data, Subset(data, [])
 
@@ -218,8 +226,10 @@ class TextToImageDomain(Domain):
             return None
         if section is None:
             raise SettingError("concepts named by containing are words of captions: say where these are, under data.")
-        train, test = load_data(section, self.context.seed, self.context.cache)
-        return Captioned(train, test, read_attributes(section, train.classes, self.sections.judge.attributes))
+        links = self.context.permissions.links
+        train, test = load_data(section, self.context.seed, self.context.cache, links=links)
+        asked = self.sections.judge.attributes
+        return Captioned(train, test, read_attributes(section, train.classes, asked, links=links))
 
     def make_task(self) -> TextToImage:
         """Makes the task of the pipeline's own schedule."""
@@ -558,9 +568,9 @@ class TextToImageDomain(Domain):
     def recognises(cls, source: Path) -> bool:
         """Returns whether there is a pipeline that makes images of prompts, in a folder or in one file."""
         index = source / INDEX
-        if index.is_file():
+        if os.path.isfile(index):
             return read_object(index).get("_class_name") in SUPPORTED
-        return source.is_file() and source.suffix in ENDINGS
+        return os.path.isfile(source) and source.suffix in ENDINGS
 
     @classmethod
     def evaluate(

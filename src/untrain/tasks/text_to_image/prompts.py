@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from untrain.data.text_tables import check_cells, csv_rows, read_utf8
+from untrain.data.text_tables import check_cells, csv_rows
 from untrain.diffusion.images import RECORD, claimed, is_picture, missing_of, png
 from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, seed_of
@@ -23,6 +23,7 @@ from untrain.errors import DataError, EmptySet, ModelError, SettingError
 from untrain.io import hash_json, write_bytes
 from untrain.lazy import Image, nn, np, torch
 from untrain.models.checkpoints import state_hash
+from untrain.reading import read_text
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("prompt",),
@@ -71,7 +72,7 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
         DataError: names the file, the line and what is wrong there. EmptySet: if there is no prompt.
     """
     path = Path(path)
-    rows = csv_rows(path, read_utf8(path))
+    rows = csv_rows(path, read_text(path))
     line, names = next(rows, (1, []))
     places = _places(path, line, names)
     prompts = tuple(_prompt(path, line, row, places, len(names), n) for n, (line, row) in enumerate(rows))
