@@ -331,7 +331,10 @@ def test_a_folder_without_permission(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refused)
-    with pytest.raises(FolderError, match="out cannot be made: Permission denied. Choose another folder"):
+    with pytest.raises(
+        FolderError,
+        match="out cannot be made: Permission denied. Get permission to write there or choose another folder",
+    ):
         forgotten(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -583,8 +586,14 @@ def test_a_run_that_left_nothing_of_value_starts_anew(command, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("original.safetensors", "original.safetensors is damaged: .*Remove it, and it is made again"),
-        ("manifest.json", "manifest.json cannot be read: .*Remove it, and it is made again"),
+        (
+            "original.safetensors",
+            "original.safetensors is damaged.*Remove it, and untrain run out --resume makes it anew",
+        ),
+        (
+            "manifest.json",
+            "manifest.json cannot be read as JSON: .*Remove it, and `untrain run out --resume` makes it anew",
+        ),
         ("split.json", "split.json cannot be read as a split"),
         ("config.yaml", "is not empty and holds no run"),
     ],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from untrain.errors import DataError, StaleFile, UntrainError
 from untrain.io import hash_file, hash_json, hash_tensors, open_atomic, write_json, write_text
-from untrain.reading import open_regular, parse_json, read_text
+from untrain.reading import open_regular, parse_json, printable, read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,10 +59,10 @@ def read_sealed(
         if not isinstance(content, dict):
             raise ValueError("it must hold one JSON object")
     except (DataError, ValueError) as error:
-        raise unreadable(f"{path} cannot be read as {what}: {str(error).rstrip('.')}. {remedy}") from error
+        raise unreadable(f"{printable(path)} cannot be read as {what}: {str(error).rstrip('.')}. {remedy}") from error
     if not fits_seal(content):
         raise StaleFile(
-            f"{path} is damaged or was changed after it was written: its content does not fit its hash. {remedy}"
+            f"{printable(path)} is damaged or was changed after it was written: its content does not fit its hash. {remedy}"
         )
     return content
 
@@ -208,4 +208,6 @@ def check_listed(path: Path, listed: Mapping[str, Any], name: str, remedy: str) 
     except DataError as error:
         raise StaleFile(f"{error} {remedy}") from error
     if found != listed[name]:
-        raise StaleFile(f"{path} is damaged or of another run: its hash is not the one noted for it. {remedy}")
+        raise StaleFile(
+            f"{printable(path)} is damaged or of another run: its hash is not the one noted for it. {remedy}"
+        )

@@ -162,7 +162,8 @@ class Workers:
             worker = self.idle.pop() or ProcessPoolExecutor(
                 1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
             )
-            future = worker.submit(run_cell_safely, self.recipe, key)
+            with _deaf_to_interrupts():
+                future = worker.submit(run_cell_safely, self.recipe, key)
         self.busy[future] = worker
         return future
 
@@ -212,10 +213,22 @@ def _environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started inside the block never hears of an interrupt from the keyboard, which is its parent's affair.
+
+    It goes to all processes of a terminal, also to one that is still importing and would print where it was.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(threads: int) -> None:
     """What a worker does first."""
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's affair
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -90,7 +90,7 @@ class Split:
         """
         content = read_sealed(Path(path), "Make the split again.", "a split", DataError)
         if content is None:
-            raise DataError(f"{path} cannot be read as a split: there is no such file. Check the path.")
+            raise DataError(f"{printable(path)} cannot be read as a split: there is no such file. Check the path.")
         try:
             if content.get("kind") == SETS:
                 return cls._of_sets(content, path, source)
@@ -99,7 +99,7 @@ class Split:
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
             stored = content["hash"]
         except DAMAGED as error:
-            raise DataError(f"{path} cannot be read as a split: {error!r}. Make the split again.") from error
+            raise DataError(f"{printable(path)} cannot be read as a split: {error!r}. Make the split again.") from error
         if stored != split.hash:
             raise StaleFile(f"{path} was changed after it was written. Make the split again.")
         split._check_content(path, len(source))
