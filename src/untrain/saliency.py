@@ -166,7 +166,7 @@ def load_mask(path: str | Path, *, weights_hash: str) -> Params:
             notes = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         about = read_notes(notes, tensors) if NOTES in notes else {}
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, MemoryError) as error:
         raise DataError(f"the mask {path} cannot be read: {error}. Check the path, or make the mask again.") from error
     if about.get("kind") != _KIND:
         raise DataError(f"{path} is not a saliency mask. Give a file that save_mask() wrote.")

@@ -62,7 +62,8 @@ def read_sealed(
         raise unreadable(f"{printable(path)} cannot be read as {what}: {str(error).rstrip('.')}. {remedy}") from error
     if not fits_seal(content):
         raise StaleFile(
-            f"{printable(path)} is damaged or was changed after it was written: its content does not fit its hash. {remedy}"
+            f"{printable(path)} is damaged or was changed after it was written: its content does not fit its hash. "
+            f"{remedy}"
         )
     return content
 

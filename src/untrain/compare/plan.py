@@ -119,7 +119,6 @@ def group_recipe(recipe: Recipe, group: str) -> Recipe:
     return replace(
         recipe,
         **changes,
-        name=f"{recipe.name}: {group}",
         sections=_sections_of(recipe, forget, seed),
         seed=seed,
         compare=Comparison(),

@@ -102,9 +102,9 @@ class Split:
             raise DataError(f"{printable(path)} cannot be read as a split: {error!r}. Make the split again.") from error
         if stored != split.hash:
             raise StaleFile(f"{path} was changed after it was written. Make the split again.")
-        split._check_content(path, len(source))
         if split.data_hash != source.fingerprint():
             raise StaleFile(f"{path} was made of other data than what is loaded. Make the split again for this data.")
+        split._check_content(path, len(source))
         return split
 
     def _check_content(self, path: str | Path, count: int) -> None:

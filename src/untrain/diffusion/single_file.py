@@ -179,7 +179,7 @@ def _opened(path: Path) -> Iterator[_Original]:
         return
     try:
         file = safetensors.safe_open(path, framework="pt")
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged or is not a safetensors file: {error}. Get it again.") from error
     with file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no mapping

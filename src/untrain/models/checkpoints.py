@@ -170,7 +170,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
             notes = dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged or is not a safetensors file: {error}. Get it again.") from error
     if NOTES not in notes:
         return _without_prefixes(state), notes
