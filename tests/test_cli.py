@@ -102,7 +102,7 @@ def test_the_help_of_a_recipe_explains_every_field(recipe):
     ("words", "message"),
     [
         (["rum"], r"unknown command 'rum'. Did you mean 'run'\? Known: compare, evaluate, list"),
-        (["run", "none.yaml"], "none.yaml cannot be read.*Check the path"),
+        (["run", "none.yaml"], "none.yaml does not exist.*Check the path"),
         (["report"], "needs one run folder"),
         (["report", "nowhere"], "no run folder nowhere"),
         (["list", "more"], "takes nothing more"),

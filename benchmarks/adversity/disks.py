@@ -64,6 +64,8 @@ def _take_away(world: World, scenario: Scenario, place: Path, part: float) -> tu
     if late or not was_there:
         return told, ended.failed_badly() + ([f"exit {ended.code}: {ended.last_words}"] if ended.code else [])
     left = [name for name in names(out) if not is_temporary(name)] if out.exists() else []
+    if ended.code == 0 and {"config.yaml", "split.json"} <= {*left}:  # it had not begun yet, and made a run of its own
+        return told, ended.failed_badly()
     problems = ended.failed_badly() + [f"{name} is written into a new folder" for name in left]
     if ended.code not in (0, 1):
         problems.append(f"exit {ended.code}: {ended.last_words}")

@@ -186,7 +186,7 @@ class FullDisk:
 @pytest.mark.parametrize("room", [0, 2000, 1_000_000])
 def test_a_checkpoint_on_a_full_disk_says_so(room, tmp_path, monkeypatch):
     """Torch writes piece by piece and turns the error of the file into one of its own."""
-    monkeypatch.setattr(untrain.io, "open", lambda *args: FullDisk(room), raising=False)
+    monkeypatch.setattr(untrain.io, "open", lambda *args, **how: FullDisk(room), raising=False)
     with pytest.raises(FolderError, match=r"resume.pt cannot be written: No space left on device. Free some space"):
         run(
             make("finetune", {"steps": 2, "optimizer": SGD}),

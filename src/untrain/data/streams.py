@@ -34,6 +34,7 @@ class Stream:
         batch_size: samples per batch, over all processes; a set smaller than that is one batch.
         seed: of shuffling and of all that is drawn.
         workers: processes that read a data set which does not gather batches by itself.
+        alike: whether every batch must have the names and types of the first, as where losses are computed of them.
     """
 
     data: Any
@@ -42,6 +43,7 @@ class Stream:
     batch_size: int = 128
     seed: int = 0
     workers: int = 0
+    alike: bool = True
     _reader: tuple[int, Iterator[Batch]] | None = field(default=None, repr=False)
     _kinds: dict[str, torch.dtype] | None = field(default=None, repr=False)
 
@@ -130,7 +132,8 @@ class Stream:
             yield self.gather(indices, f"once-{k}")
 
     def _drawn(self, raw: Batch, task: Task, role: Role, k: object) -> Batch:
-        self._check_alike(raw)
+        if self.alike:
+            self._check_alike(raw)
         generator = generator_of(self.seed, self.name, role, "draw", k)
         with convert_errors(DataError, f"the task cannot use a batch of the {self.name} set"):
             return task.draw(self.engine.to_device(raw), generator, role)

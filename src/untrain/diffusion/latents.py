@@ -221,7 +221,7 @@ def encode_data(
     if isinstance(data, Source):
         return encode(vae, data, engine, mirrored=mirrored, batch_size=batch_size)
     _usable(vae)
-    stream = Stream(data, name, engine, batch_size=batch_size)
+    stream = Stream(data, name, engine, batch_size=batch_size, alike=False)  # pixels of any type come to one range
     batches = []
     with _working(vae, engine.device):
         given = stream.once(cast(Task, _AsItIs()), "evaluate")
