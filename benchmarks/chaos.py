@@ -53,12 +53,12 @@ class Kind:
 
 KINDS = {
     "kills": Kind(kills.kill, 100),
-    "disks": Kind(disks.fill, 50),
-    "flips": Kind(flips.flip, 150),
-    "pairs": Kind(pairs.meet, 50),
-    "recipes": Kind(inputs.recipe, 100),
-    "calls": Kind(inputs.call, 100),
-    "files": Kind(inputs.files, 10),
+    "disks": Kind(disks.fill, 100),
+    "flips": Kind(flips.flip, 100),
+    "pairs": Kind(pairs.meet, 100),
+    "recipes": Kind(inputs.recipe, 1000),
+    "calls": Kind(inputs.call, 1000),
+    "files": Kind(inputs.files, 2),
     "threads": Kind(threads.repeat, 6),
 }
 

@@ -16,12 +16,22 @@ SECONDS, MEMORY = 60, 12 << 30
 
 
 def recipe(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
-    """Runs a recipe by chance: it may be refused, but nothing unforeseen may happen."""
-    seed = rng.randrange(1 << 31)
+    """Runs a recipe by chance: it may be refused, but nothing unforeseen may happen.
+
+    Three of four have any values, with flags; where they are good, a file in the place of the run folder keeps them from
+    days of work. One of four is small, and runs to its end.
+    """
+    seed, drawn = rng.randrange(1 << 31), _helper("random_recipes")
     place.mkdir(parents=True)
-    path = place / "recipe.yaml"
-    path.write_text(_helper("random_recipes").random_recipe(seed))
-    ended = world.launcher.run(["run", str(path), "--out", str(place / "run")], place)
+    path, out = place / "recipe.yaml", place / "run"
+    if seed % 4:
+        out.touch()
+        text, flags = drawn.random_recipe(seed), drawn.random_flags(seed)
+    else:
+        text, flags = drawn.runnable_recipe(seed, out), []
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    words = [flag.replace("\0", "") for flag in flags]  # no command line can hold a NUL
+    ended = world.launcher.run(["run", str(path), *words, "--out", str(out)], place)
     problems = ended.failed_badly()
     if ended.code not in (0, 1, 2) and not problems:
         problems = [f"exit {ended.code}: {ended.last_words}"]
