@@ -18,7 +18,7 @@ SECONDS, MEMORY = 60, 12 << 30
 def recipe(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     """Runs a recipe by chance: it may be refused, but nothing unforeseen may happen.
 
-    Three of four have any values, with flags; where they are good, a file in the place of the run folder keeps them from
+    Three of four have any values, with flags; where they are good, a file in the place of the run folder spares them
     days of work. One of four is small, and runs to its end.
     """
     seed, drawn = rng.randrange(1 << 31), _helper("random_recipes")

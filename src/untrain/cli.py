@@ -243,7 +243,7 @@ def _report(words: Sequence[str], resume: bool) -> None:
     if len(words) != 1:
         raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
     folder = Path(words[0])
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FolderError(f"there is no run folder {folder}. Check the path.")
     from untrain.report import write_report
 

@@ -1,5 +1,6 @@
 """Real and generated images, and what a network sees in them: the features that distances between them rest on."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def inception_features(weights: str | Path | None = None) -> Features:
     Source: pooled features and unbiased logits as in torch-fidelity; spatial features: mixed_6/conv of the original
     graph, 7 × 17 × 17, as in Nash et al. 2021.
     """
-    if weights is not None and not Path(weights).is_file():
+    if weights is not None and not os.path.isfile(weights):
         raise CheckpointError(f"there are no Inception weights at {weights}. Give torch-fidelity's .pth file.")
     try:
         from torch_fidelity import FeatureExtractorInceptionV3

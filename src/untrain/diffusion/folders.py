@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,9 +26,9 @@ def local_folder(path: str | Path) -> Path:
         CheckpointError: if it is a file, if there is no such folder and the hub has it not either, or if it names code.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise CheckpointError(f"{folder} is a file: give the folder that diffusers saved.")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
             raise CheckpointError(f"{folder} does not exist. Give a folder that diffusers saved, or a hub id.")
         folder = _from_hub(str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import shutil
 import warnings
@@ -22,7 +23,7 @@ from untrain.errors import CheckpointError, FolderError, ModelError, SettingErro
 from untrain.folders import usual_mode
 from untrain.io import write_json, write_text
 from untrain.lazy import nn
-from untrain.models.pretrained import read_object, reason_of
+from untrain.models.pretrained import read_object, refusal_of
 
 
 def hush() -> None:
@@ -52,8 +53,8 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
         SettingError: if a configuration is given beside a folder, or must be given and is not.
     """
     path = Path(source)
-    if path.is_file() or (path.suffix in ENDINGS and not path.is_dir()):
-        if not path.is_file():
+    if os.path.isfile(path) or (path.suffix in ENDINGS and not os.path.isdir(path)):
+        if not os.path.isfile(path):
             raise CheckpointError(f"{path} does not exist. Check the path.")
         return load_single_file(path, config)
     if config is not None:
@@ -71,7 +72,7 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
     try:
         made = kind.from_pretrained(folder, trust_remote_code=False, **parts)
     except _UNREADABLE as error:
-        raise CheckpointError(f"the pipeline in {source} cannot be read: {reason_of(error)}") from error
+        raise CheckpointError(f"the pipeline in {source} cannot be read: {refusal_of(error)}") from error
     check_pipeline(made)
     return made
 
@@ -98,7 +99,7 @@ def _part(folder: Path, name: str, kind: Any) -> Any:
     try:
         made, found = kind.from_pretrained(folder / name, output_loading_info=True)
     except (safetensors.SafetensorError, *_UNREADABLE) as error:
-        raise CheckpointError(f"the {name} in {folder} cannot be read: {reason_of(error)}") from error
+        raise CheckpointError(f"the {name} in {folder} cannot be read: {refusal_of(error)}") from error
     wrong = [str(key) for flaw in ("missing_keys", "mismatched_keys") for key in found.get(flaw) or ()]
     if wrong:
         raise CheckpointError(
@@ -150,7 +151,7 @@ def save_diffusers(
             "trained: its pipelines' samples will differ a little from the ones made here.",
             stacklevel=2,
         )
-    if isinstance(original, str | Path) and Path(original).is_file():
+    if isinstance(original, str | Path) and os.path.isfile(original):
         raise CheckpointError(f"{original} is a single file: hand over the pipeline that was loaded from it.")
     source = local_folder(original) if isinstance(original, str | Path) else None
     if source is not None and source.resolve() == Path(target).resolve():

@@ -319,7 +319,7 @@ def _configuration(path: Path, kind: str, names: Sequence[str], config: str | Pa
     """The folder in which diffusers finds what the file lacks; one that is made for it is gone afterwards."""
     folder = None if config is None else Path(config)
     vocabulary = None
-    if folder is not None and folder.is_dir() and not (folder / INDEX).is_file():
+    if folder is not None and os.path.isdir(folder) and not (folder / INDEX).is_file():
         vocabulary = next((p.parent for p in _vocabularies(folder) if p.is_file()), None)
         if vocabulary is None:
             raise CheckpointError(f"{folder} holds no configuration: neither {INDEX} nor CLIP's vocab.json.")
@@ -334,7 +334,7 @@ def _configuration(path: Path, kind: str, names: Sequence[str], config: str | Pa
             _public_folder(kind, vocabulary, Path(place))
             yield Path(place)
         return
-    if folder is None or not folder.is_dir():
+    if folder is None or not os.path.isdir(folder):
         folder = _from_hub(path, kind, config)
     check_parts(folder)
     index = read_object(folder / INDEX)
@@ -383,7 +383,7 @@ def _window(kind: str) -> int:
 
 def _from_hub(path: Path, kind: str, config: str | Path | None) -> Path:
     """Configuration and tokenizer of a pipeline, from the hub or the copy of an earlier time."""
-    if config is not None and (Path(config).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(config))):
+    if config is not None and (os.path.exists(config) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(config))):
         raise CheckpointError(f"{config} is neither a folder nor a hub id: give one of a pipeline as config.")
     from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
     from huggingface_hub import snapshot_download

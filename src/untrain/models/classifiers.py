@@ -18,7 +18,7 @@ from annotated_types import Interval
 
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, UntrainError, unknown
 from untrain.lazy import nn, torch
-from untrain.models.pretrained import check_entries, fetch_folder, reason_of
+from untrain.models.pretrained import check_entries, fetch_folder, refusal_of
 from untrain.plugins import import_named
 from untrain.settings import Setting, arguments_of, read_arguments
 
@@ -185,7 +185,7 @@ def _explained(place: str, pretrained: bool) -> Iterator[None]:
         raise
     except Exception as error:  # the library raises what its models raise; the cause is passed on
         raise ModelError(
-            f"{place} cannot be built: {reason_of(error)} Give a folder with a config.json"
+            f"{place} cannot be built: {refusal_of(error)} Give a folder with a config.json"
             f"{' and weights' if pretrained else ''}, or the name of an image classifier on the hub."
         ) from error
 

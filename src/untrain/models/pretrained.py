@@ -6,7 +6,7 @@ another model, or to unpickle. What would do so is refused here, before a librar
 
 from __future__ import annotations
 
-import json
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from untrain.errors import CheckpointError, UntrainError
+from untrain.reading import read_json
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -35,8 +36,8 @@ def fetch_folder(source: str | Path, files: Sequence[str] = (CONFIG,), *, weight
         CheckpointError: if it is neither, or a configuration in it brings code.
     """
     folder = Path(source).expanduser()
-    folder = folder.parent if folder.name == CONFIG and folder.is_file() else folder
-    if not folder.is_dir():
+    folder = folder.parent if folder.name == CONFIG and os.path.isfile(folder) else folder
+    if not os.path.isdir(folder):
         folder = _snapshot(str(source), [*files, *WEIGHTS] if weights else files)
         if weights and not any(folder.glob("*.safetensors")):
             folder = _snapshot(str(source), [*files, *_PICKLED])
@@ -61,16 +62,13 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file cannot be read, or holds something else.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Get the folder again.") from error
+    value = read_json(path, CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object. Get the folder again.")
     return value
 
 
-def reason_of(error: Exception) -> str:
+def refusal_of(error: Exception) -> str:
     """Says why a library could not read a folder; PyTorch's own advice on pickles is to run them."""
     if isinstance(error, pickle.UnpicklingError):
         return "its weights are damaged, or a pickle that would run code. Get them as .safetensors."

@@ -5,6 +5,7 @@ wrong or leaves out counts as missing; a report says what is missing.
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -416,7 +417,7 @@ class Results:
             UntrainError: if it is neither, or a file that is there cannot be read.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise FolderError(f"there is no folder {folder}. Give one that `untrain run` or `untrain compare` wrote.")
         command = (
             f"untrain compare {folder} --resume" if (folder / COMPARISON).exists() else f"untrain evaluate {folder}"

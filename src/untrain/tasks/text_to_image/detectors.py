@@ -20,7 +20,7 @@ from untrain.diffusion.pipelines import class_named
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.models.checkpoints import state_hash
-from untrain.models.pretrained import fetch_folder, reason_of
+from untrain.models.pretrained import fetch_folder, refusal_of
 from untrain.models.recognition import Recognition
 from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.sections import Judge
@@ -313,7 +313,7 @@ def _read(source: str, kind: str, others: Sequence[str]) -> list[Any]:
         rest = [each.from_pretrained(folder, **more) for each, more in zip(classes[1:], own[1:], strict=True)]
     except (CheckpointError, pickle.UnpicklingError, OSError, ValueError, RuntimeError, LookupError) as error:
         raise CheckpointError(
-            f"{source} cannot be loaded as {kind}: {reason_of(error)} Give a folder that transformers saved, with the "
+            f"{source} cannot be loaded as {kind}: {refusal_of(error)} Give a folder that transformers saved, with the "
             f"model and all that prepares its inputs ({', '.join(others)}), or a hub id."
         ) from error
     lacking = sorted(loaded["missing_keys"])
