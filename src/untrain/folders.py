@@ -134,6 +134,12 @@ def check_held(path: Path) -> None:
             )
 
 
+def is_held(folder: Path) -> bool:
+    """Returns whether this process has a lock on a folder, or on something in it."""
+    place = Path(os.path.abspath(folder))
+    return any(held.lock and held.path == place for held in _held)
+
+
 def note_written(path: Path) -> None:
     """Notes that this process wrote a file, for the folder that it is at work in."""
     place = Path(os.path.abspath(path))

@@ -8,7 +8,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
-from untrain.folders import usual_mode
+from untrain.folders import check_held, exclusive_lock, is_held, usual_mode
 from untrain.io import write_json, write_text
 from untrain.lazy import nn
 from untrain.models.pretrained import read_object, refusal_of
@@ -195,30 +195,43 @@ def _keep_labels(pipeline: Any, folder: Path) -> None:
 
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
-    """A folder beside the target, which takes its place at the end of the block; nothing is left of it on an error."""
+    """A folder beside the target, which takes its place at the end of the block; nothing is left of it on an error.
+
+    No other process writes the same one for as long.
+    """
     if target.is_dir():
         names = {path.name for path in target.iterdir()}
         if names and not names & {INDEX, "config.json"}:
             raise FolderError(f"{target} holds other files than a model of diffusers: choose another folder.")
     elif target.exists():
         raise FolderError(f"{target} is a file: choose another folder.")
+    alone = nullcontext() if is_held(target.parent) else exclusive_lock(target.parent, name=target.name)
     temporary, old = (target.with_name(f".{target.name}.{ending}") for ending in ("tmp", "old"))
-    try:
-        for left in (temporary, old):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _open_to_readers(temporary)
-        if target.is_dir():
-            target.rename(old)
-        temporary.rename(target)
-    except OSError as error:
-        raise FolderError(f"{target} cannot be written: {error.strerror or error}. Choose another folder.") from error
-    finally:
-        if old.is_dir() and not target.exists():
-            old.rename(target)
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
+    with alone:
+        try:
+            _clear(target, temporary, old)  # what a process that was killed has left
+            check_held(target)
+            temporary.mkdir()
+            yield temporary
+            _open_to_readers(temporary)
+            if target.is_dir():
+                target.rename(old)
+            temporary.rename(target)
+        except OSError as error:
+            check_held(target)
+            raise FolderError(
+                f"{target} cannot be written: {error.strerror or error}. Choose another folder."
+            ) from error
+        finally:
+            _clear(target, temporary, old)
+
+
+def _clear(target: Path, temporary: Path, old: Path) -> None:
+    """Removes what is half-written; what was in the target's place is put back where nothing else is."""
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    for left in (temporary, old):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _open_to_readers(folder: Path) -> None:

@@ -23,13 +23,14 @@ from torch import nn
 
 from untrain.data.checks import content_hash
 from untrain.engine import Engine
-from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
+from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
 from untrain.folders import is_temporary, was_written
 from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
 from untrain.models.subject import Subject
+from untrain.reading import parse_json, read_text
 from untrain.runs.names import CONFIG, EVALUATION, HISTORY, MANIFEST, ORIGINAL, SPLIT
 from untrain.saliency import density, load_mask, save_mask
 from untrain.sealed import check_listed, read_sealed, write_sealed
@@ -202,7 +203,7 @@ class RunFolder:
             resolved = method if method is None else type(method).from_settings(facts["settings"])
         except (CheckpointError, SettingError, LookupError, TypeError, ValueError) as error:
             raise StaleFile(f"{path} does not hold what a run writes: {error} {again}") from error
-        self._check_files(name, facts)
+        check_files(self.path, name, facts, self.remake)
         self.facts[name], self.histories[name] = facts, self._history(name)
         return KeptModel(module.eval(), facts, resolved, None, self.histories[name])  # type: ignore[arg-type]
 
@@ -237,15 +238,6 @@ class RunFolder:
         """Which files of a model's own folder are gone."""
         listed = self.facts[name].get("files", {})
         return [file for file in listed if file.startswith(f"{name}/") and not (self.path / file).exists()]
-
-    def _check_files(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Compares what belongs to a model with the hashes that its weights' file notes; what is gone is said later."""
-        for file, digest in facts.get("files", {}).items():
-            path = self.path / file
-            if path.exists():
-                record = "Remove it to go on without it: it is a record, and the model is whole."
-                remedy = f"Remove the folder {self.path / name}, and {self.remake} writes it again."
-                check_listed(path, {file: digest}, file, remedy if file.startswith(f"{name}/") else record)
 
     def read_mask(self, name: str) -> Params | None:
         """Reads a model's mask; None where it has none."""
@@ -313,6 +305,26 @@ class RunFolder:
                 self.histories.setdefault(str(record.pop("model", "")), []).append(record)
 
 
+def check_files(folder: Path, name: str, facts: Mapping[str, Any], remake: str) -> None:
+    """Compares what belongs to a model, besides its weights, with the hashes noted for it; what is gone is said later.
+
+    Args:
+        folder: of the run.
+        name: of the model.
+        facts: what its weights' file, or the manifest, says of it.
+        remake: what makes anew what is missing.
+
+    Raises:
+        StaleFile: names the file.
+    """
+    for file, digest in facts.get("files", {}).items():
+        path = folder / file
+        if path.is_file():
+            record = "Remove it to go on without it: it is a record, and the model is whole."
+            remedy = f"Remove the folder {folder / name}, and {remake} writes it again."
+            check_listed(path, {file: digest}, file, remedy if file.startswith(f"{name}/") else record)
+
+
 def _records(path: Path, remedy: str) -> list[dict[str, Any]]:
     """The records of a history, one a line.
 
@@ -320,10 +332,10 @@ def _records(path: Path, remedy: str) -> list[dict[str, Any]]:
         StaleFile: if it is damaged.
     """
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        records = [parse_json(line) for line in read_text(path).splitlines()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a line is no record")
-    except (OSError, ValueError, RecursionError) as error:
+    except (DataError, ValueError) as error:
         raise StaleFile(f"{path} is damaged: {error}. {remedy}") from error
     return records
 

@@ -74,6 +74,18 @@ def kept_folders(folder: Path, marker: str) -> set[str]:
     return {path.parent.name for path in folder.glob(f"*/{marker}")}
 
 
+def checked_folder(folder: Path, name: str) -> Path:
+    """Returns the own folder of a run's model, compared with the hashes that were noted when it was written.
+
+    Raises:
+        StaleFile: names the file that is damaged.
+    """
+    from untrain.runs.folder import check_files, read_manifest
+
+    check_files(folder, name, read_manifest(folder).get("models", {}).get(name, {}), f"untrain run {folder} --resume")
+    return folder / name
+
+
 def open_model(folder: Path, name: str) -> tuple[Domain, nn.Module]:
     """Opens a finished model of a recipe's run folder, on the recipe's data.
 

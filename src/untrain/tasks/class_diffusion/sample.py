@@ -16,7 +16,15 @@ from untrain.engine import Engine, Precision
 from untrain.errors import CheckpointError, SettingError, UnknownName
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import state_hash
-from untrain.runs.models import choose_model, is_run, kept_folders, kept_weights, open_model, sample_place
+from untrain.runs.models import (
+    checked_folder,
+    choose_model,
+    is_run,
+    kept_folders,
+    kept_weights,
+    open_model,
+    sample_place,
+)
 from untrain.runs.python import read_python_run
 from untrain.sampling import Sampler, Spacing
 from untrain.tasks.class_diffusion.classes import class_number
@@ -126,7 +134,7 @@ def _open(source: Path, model: str | None, engine: Engine) -> _Generator:
         CheckpointError: if the source is neither.
     """
     if model is not None and read_python_run(source) is not None and model in _saved(source):
-        return _of_diffusers(source / model, engine)
+        return _of_diffusers(checked_folder(source, model), engine)
     if model is not None:
         return _of_run(source, model, engine)
     folder = local_folder(source)

@@ -7,7 +7,7 @@ from untrain.diffusion.folders import INDEX
 from untrain.diffusion.pipelines import hush, load_pipeline
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
-from untrain.runs.models import choose_model, is_run, kept_folders, sample_place
+from untrain.runs.models import checked_folder, choose_model, is_run, kept_folders, sample_place
 from untrain.runs.names import ORIGINAL
 from untrain.runs.python import read_python_run
 from untrain.runs.recipe import read
@@ -76,7 +76,7 @@ def sample_table(
     chosen = None
     if is_run(place):
         chosen = choose_model(place, model, among=kept_folders(place, INDEX) | {ORIGINAL})
-        origin = place / chosen
+        origin = checked_folder(place, chosen)
         if read_python_run(place) is None:
             sections: TextToImageSections = read(place).sections
             known = sections.generation.sampler
