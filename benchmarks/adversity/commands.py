@@ -133,9 +133,14 @@ class Launcher:
         with _STARTING:
             process = _server().Process(target=_call, args=told)
             process.start()
-        while process.exitcode is None and not logs.begun.exists():
+
+        def poll() -> int | None:
+            with _STARTING:  # starting another one asks for the codes of all: of two that ask at once, one gets none
+                return process.exitcode
+
+        while poll() is None and not logs.begun.exists():
             time.sleep(0.001)
-        running = Running(process.pid or 0, lambda: process.exitcode, logs)
+        running = Running(process.pid or 0, poll, logs)
         running.before = running.worked()
         return running
 
