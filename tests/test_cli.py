@@ -348,3 +348,59 @@ def test_an_unforeseen_failure_is_said_in_a_line_and_shown_with_debug(monkeypatc
     assert "unforeseen ZeroDivisionError: of something" in err
     with pytest.raises(ZeroDivisionError):
         untrain("run", recipe, "--debug")
+
+
+def starts(*words, **how):
+    """A command in a process of its own; its output is in `stdout` and `stderr`."""
+    text = {"capture_output": True, "text": True, "timeout": 120} | how
+    return subprocess.run([sys.executable, "-m", "untrain", *map(str, words)], **text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_end_a_run_with_a_sentence_and_a_state_to_go_on_from(recipe, finished, tmp_path, number):
+    words = ("run", recipe, "--out", tmp_path / "run", "--checkpoint_every", "0")
+    process = subprocess.Popen([sys.executable, "-m", "untrain", *map(str, words)], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run/original.resume.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "--resume goes on" in err and "Traceback" not in err
+    assert [name for name in files(tmp_path / "run") if name.startswith(".")] == []
+    assert untrain(*words, "--resume")[0] == 0
+    assert same(weights(tmp_path / "run"), weights(finished[0]))
+
+
+def test_a_hangup_that_is_ignored_stays_so(recipe, tmp_path):
+    """As under nohup."""
+    words = [sys.executable, "-m", "untrain", "run", str(recipe), "--out", str(tmp_path / "run")]
+    ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    process = subprocess.Popen(words, preexec_fn=ignore, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "run/original.resume.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(120) == 0
+
+
+def test_an_output_that_knows_few_signs_gets_others(finished):
+    done = starts("run", finished[0], "--resume", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and "Avg.D" in done.stdout and "report.html" in done.stdout
+
+
+def test_an_output_that_cannot_be_written_is_a_failure_in_words(finished):
+    with open("/dev/full", "w") as full:
+        done = starts("list", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and "output cannot be written: No space left" in done.stderr
+    done = starts("report", finished[0], capture_output=False, preexec_fn=partial(os.close, 1), stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_working_directory_that_is_gone(tmp_path):
+    (tmp_path / "gone").mkdir()
+    code = f"import os, sys; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir(os.getcwd())\n"
+    code += "from untrain.cli import main; sys.exit(main(['list']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "the working directory is gone" in done.stderr

@@ -78,6 +78,15 @@ def test_files_are_not_written_through_planted_links(tmp_path):
     assert (tmp_path / "victim").read_text() == "precious" and (tmp_path / "a.txt").read_text() == "new"
 
 
+def test_nothing_is_written_into_a_linked_folder_of_a_run(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/grids").symlink_to(tmp_path / "elsewhere")
+    with exclusive_lock(tmp_path / "run"), pytest.raises(FolderError, match="grids is a link"):
+        write_text(tmp_path / "run/grids/a.txt", "")
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
 def test_a_folder_that_was_made_for_nothing_is_removed_again(tmp_path):
     with pytest.raises(ValueError, match="wrong"), exclusive_lock(tmp_path / "runs/one"):
         raise ValueError("wrong")

@@ -70,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: a failure that was foreseen; 2: no command given; 3: one that was not; 129, 130, 143: ended by SIGHUP,
     an interrupt or SIGTERM; 141: nobody reads the output any more.
     """
-    for stream in (sys.stdout, sys.stderr):
-        use_known_signs(stream)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the command
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, for as long as the process
+        use_known_signs(getattr(sys, name))
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, resume = _take(words, "--debug"), _take(words, "--resume")
     if not words or words[0] in ("-h", "--help", "help"):
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stoppable(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            _check_place()
             if words[0] not in COMMANDS:
                 raise UnknownName(f"{unknown('command', words[0], COMMANDS)} See untrain --help.")
             COMMANDS[words[0]](words[1:], resume)
@@ -101,8 +104,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"untrain: {what}; {_GOING_ON.get(words[0], _RESUME)}", file=sys.stderr, flush=True)
         return 128 + number
     except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
+    except MemoryError:
+        if debug:
+            raise
+        print(_OUT_OF_MEMORY, file=sys.stderr)
+        return 1
+    except OSError as error:
+        if debug or error.filename is not None:
+            raise
+        _drop_output()
+        print(f"untrain: the output cannot be written: {error.strerror or error}. Print it elsewhere.", file=sys.stderr)
+        return 1
     except Exception as error:
         if debug:
             raise
@@ -111,6 +125,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 3
+
+
+_OUT_OF_MEMORY = (
+    "untrain: the memory of this machine, or what of it a process may have, is used up. Ask for smaller batches "
+    "(--batch_size), smaller images or a smaller model; --resume goes on from the last checkpoint."
+)
+
+
+def _check_place() -> None:
+    """Refuses to begin where no file can be found: libraries end the process then, in words of their own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise FolderError(f"the working directory is gone: {error.strerror}. Change to another one.") from error
+
+
+def _drop_output() -> None:
+    """Lets nothing more be written where writing fails, not even when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _RESUME = "--resume goes on from the last checkpoint."

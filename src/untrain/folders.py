@@ -120,18 +120,24 @@ def remove_empty(folders: list[Path]) -> None:
 
 
 def check_held(path: Path) -> None:
-    """Refuses to write into a folder that this process is at work in, but which is not there any more.
+    """Refuses to write into a folder that this process is at work in, but which is not there any more, or by a link.
 
     Raises:
-        FolderError: if it was removed, or another one has its name.
+        FolderError: if the folder was removed, or another one has its name; or if a folder in it is a link.
     """
     place = Path(os.path.abspath(path))
     for held in _held:
-        if place.is_relative_to(held.path) and _identity(held.path) != held.identity:
+        if not place.is_relative_to(held.path):
+            continue
+        if _identity(held.path) != held.identity:
             raise FolderError(
                 f"{held.path} is gone: it was removed, moved or its disk was unmounted during the run. Nothing more is "
                 "written there. Put it back and go on with --resume, or start anew."
             )
+        inside = [above for above in place.parents if above != held.path and above.is_relative_to(held.path)]
+        for above in inside:
+            if above.is_symlink():
+                raise FolderError(f"{above} is a link, and nothing is written through it. Remove it.")
 
 
 def is_held(folder: Path) -> bool:
