@@ -89,8 +89,6 @@ def attempt(world: World, kind: str, seed: int, keep: bool = False) -> Trial:
     place, began = world.folder / f"{kind}-{seed}", time.monotonic()
     try:
         about, problems = KINDS[kind].attempt(world, Random(f"{kind}:{seed}"), place)
-    except LookupError as error:
-        about, problems = "not tried", [str(error)]
     except Exception:
         about, problems = "the harness failed", [" ".join(traceback.format_exc().split())[-500:]]
     if not (problems and keep):

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from adversity.commands import Ended
-from adversity.worlds import TESTS, World, tests_helper
+from adversity.worlds import World, import_helper
 
 SECONDS, MEMORY = 60, 12 << 30
 """What one file or one call may take: seconds, and bytes of addresses."""
@@ -21,7 +21,7 @@ def recipe(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     Three of four have any values, with flags; where they are good, a file in the place of the run folder spares them
     days of work. One of four is small, and runs to its end.
     """
-    seed, drawn = rng.randrange(1 << 31), _helper("random_recipes")
+    seed, drawn = rng.randrange(1 << 31), import_helper("random_recipes")
     place.mkdir(parents=True)
     path, out = place / "recipe.yaml", place / "run"
     if seed % 4:
@@ -40,13 +40,11 @@ def recipe(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
 
 def call(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     """Calls the library by chance, in a process of its own."""
-    tests_helper("random_calls")
     return _apart(world, "try_call", rng, place)
 
 
 def files(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     """Has hostile files read, each in limited time and memory."""
-    tests_helper("hostile_files")
     return _apart(world, "try_files", rng, place)
 
 
@@ -72,7 +70,7 @@ def try_call(seed: int, place: str) -> int:
     from untrain.errors import UntrainError
 
     os.chdir(place)
-    description, thunk = _helper("random_calls").random_call(seed)
+    description, thunk = import_helper("random_calls").random_call(seed)
     print(f"ABOUT {' '.join(str(description).split())[:200]}", flush=True)
     return _try(thunk, str(description), UntrainError)
 
@@ -83,7 +81,7 @@ def try_files(seed: int, place: str) -> int:
 
     folder = Path(place) / "files"
     folder.mkdir()
-    given = _helper("hostile_files").hostile_files(folder, seed)
+    given = import_helper("hostile_files").hostile_files(folder, seed)
     print(f"ABOUT {len(given)} files", flush=True)
     return min(100, sum(_try(reader, str(name), UntrainError) for name, reader in given))
 
@@ -108,13 +106,3 @@ def _try(thunk: Any, name: str, refusal: type[Exception]) -> int:
     finally:
         signal.alarm(0)
     return 0
-
-
-def _helper(name: str) -> Any:
-    """A module of the tests' helpers."""
-    from importlib import import_module
-
-    tests_helper(name)
-    if str(TESTS) not in sys.path:
-        sys.path.insert(0, str(TESTS))
-    return import_module(f"helpers.{name}")

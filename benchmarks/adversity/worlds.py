@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,37 +18,11 @@ TESTS = Path(__file__).parents[2] / "tests"
 OUT = "run"
 """What the folder of a run is called in a trial's own folder; the same everywhere, as reports may tell it."""
 
-CLASSES = """\
-name: small
-data: {name: digits}
-forget: {fraction: 0.1, holdout: 0.1}
-model: {name: small-cnn, options: {width: 4}}
-train: {epochs: 2}
-methods:
-  finetune: {epochs: 1}
-  sfron: {epochs: 1, retain_steps: 2}
-compare: {seeds: [0]}
-batch_size: 64
-checkpoint_every: 0.05
-device: cpu
-"""
-GENERATOR = """\
-name: tiny
-task: class-diffusion
-data: {name: digits, limit: 120, test_limit: 30}
-forget: {classes: [3]}
-model: {name: unet-small, options: {block_out_channels: [8, 16], norm_num_groups: 4, attention_head_dim: 8}}
-diffusion: {timesteps: 20, beta_end: 0.3}
-train: {steps: 6, optimizer: {name: adam, lr: 0.002, momentum: 0, weight_decay: 0}, max_norm: 1, ema: 0.9}
-generation: {sampler: {steps: 3, guidance_scale: 1.5}, samples: 10, columns: 2}
-judge: {options: {width: 4}, train: {steps: 6}}
-evaluate_every: 2
-batch_size: 16
-checkpoint_every: 0.05
-methods:
-  sfron: {steps: 4, optimizer: {name: adam, lr: 0.001}}
-device: cpu
-"""
+RECIPES = {
+    "classes": ("command_line", "compare: {seeds: [0]}\ncheckpoint_every: 0.05\ndevice: cpu\n"),
+    "generator": ("tiny_recipes", "checkpoint_every: 0.05\n"),
+}
+"""Of each kind, the module of the tests' helpers whose RECIPE it is, and further fields."""
 PROMPTS = "prompt,case_number,evaluation_seed\na red circle,0,0\na red square,1,1\n"
 
 
@@ -151,7 +126,7 @@ class World:
     def _write_recipe(self, kind: str) -> Path:
         path = self.folder / f"{kind}.yaml"
         (self.folder / "prompts.csv").write_text(PROMPTS)
-        if kind == "text":  # a pipeline is made for it, in a process of its own: this one never loads torch
+        if kind == "text":  # a pipeline is made for it, in a process of its own
             code = "import sys, pathlib; from helpers.text_recipes import save_text_recipe as save"
             code += "; path = save(pathlib.Path(sys.argv[1])); path.rename(sys.argv[2])"
             (self.folder / "pipeline").mkdir()
@@ -160,7 +135,8 @@ class World:
             subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path_of_python})
             path.write_text(path.read_text() + "checkpoint_every: 0.05\n")
         else:
-            path.write_text({"classes": CLASSES, "generator": GENERATOR}[kind])
+            module, more = RECIPES[kind]
+            path.write_text(import_helper(module).RECIPE + more)
         return path
 
     def start(self, scenario: Scenario) -> Path | None:
@@ -196,13 +172,8 @@ class World:
         return place / OUT
 
 
-def tests_helper(name: str) -> Path:
-    """The file of a module of the tests' helpers.
-
-    Raises:
-        LookupError: if it is not there.
-    """
-    path = TESTS / "helpers" / f"{name}.py"
-    if not path.exists():
-        raise LookupError(f"tests/helpers/{name}.py is missing")
-    return path
+def import_helper(name: str) -> Any:
+    """Imports a module of the tests' helpers."""
+    if str(TESTS) not in sys.path:
+        sys.path.insert(0, str(TESTS))
+    return import_module(f"helpers.{name}")
