@@ -159,10 +159,11 @@ class Workers:
     def begin(self, key: str) -> "Future[Outcome]":
         """Gives a cell to an idle worker."""
         with _environment(self.threads):  # read when the worker is spawned, and what Python starts beside it
-            worker = self.idle.pop() or ProcessPoolExecutor(
-                1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
-            )
-            with _deaf_to_interrupts():
+            with _deaf_to_signals():  # its semaphores start a process, too
+                worker = self.idle.pop() or ProcessPoolExecutor(
+                    1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
+                )
+            with _deaf_to_signals():
                 future = worker.submit(run_cell_safely, self.recipe, key)
         self.busy[future] = worker
         return future
@@ -214,12 +215,13 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started inside the block never hears of an interrupt from the keyboard, which is its parent's affair.
+def _deaf_to_signals() -> Iterator[None]:
+    """What is started inside the block never hears of signals that ask to end: that is its parent's affair.
 
-    It goes to all processes of a terminal, also to one that is still importing and would print where it was.
+    They go to all processes of a terminal or job, also to one that is still importing and would print where it was, and
+    to the one that Python starts to look after semaphores, which others would miss. When the parent ends, all do.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     try:
         yield
     finally:
