@@ -240,7 +240,9 @@ def _compare(words: Sequence[str], resume: bool) -> None:
 def _sample(words: Sequence[str], resume: bool) -> None:
     from untrain.runs.sampling import sample_command
 
-    sample_command(words)
+    words = list(words)
+    permissions = _permissions(words)
+    sample_command(words, permissions)
 
 
 def _value(words: list[str], flag: str) -> str | None:

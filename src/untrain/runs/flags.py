@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.permissions import Permissions
 from untrain.reading import printable
 from untrain.runs.origin import parse
 from untrain.settings import (
@@ -159,7 +160,7 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
     Raises:
         SettingError: if something is unknown, missing or of another type.
     """
-    known, rest, given = arguments_of(function), list(words), {}
+    known, rest, given = _flags_of(function), list(words), {}
     first = _first(known)
     if first is not None:
         if not rest or rest[0].startswith("--"):
@@ -182,6 +183,16 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
     return values
 
 
+def _flags_of(function: Callable[..., Any]) -> dict[str, Setting]:
+    """The arguments that a command line can give; permissions are no values."""
+    return {name: setting for name, setting in arguments_of(function).items() if setting.hint is not Permissions}
+
+
+def takes_permissions(function: Callable[..., Any]) -> bool:
+    """Returns whether a function has an argument `permissions`: what the person at the keyboard allows."""
+    return "permissions" in arguments_of(function)
+
+
 def _first(known: Mapping[str, Setting]) -> str | None:
     """The argument that is given without a flag, if there is one."""
     name = next(iter(known), None)
@@ -190,7 +201,7 @@ def _first(known: Mapping[str, Setting]) -> str | None:
 
 def function_help(function: Callable[..., Any], command: str) -> str:
     """Returns the help of a command that is a function."""
-    known, meanings = arguments_of(function), meanings_of(function)
+    known, meanings = _flags_of(function), meanings_of(function)
     first = _first(known)
     needed = [f"{_flag(n)} {n.upper()}" for n, s in known.items() if s.default is REQUIRED and n != first]
     usage = [command, *([first.upper()] if first is not None else []), *needed, "[--key value …]"]

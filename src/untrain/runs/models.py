@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.errors import CheckpointError, FolderError, SettingError, UnknownName, unknown
+from untrain.permissions import NONE, Permissions
 from untrain.runs.names import CONFIG, ORIGINAL
 from untrain.runs.python import read_python_run
 from untrain.runs.recipe import read, read_config
@@ -86,7 +87,7 @@ def checked_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def open_model(folder: Path, name: str) -> tuple[Domain, nn.Module]:
+def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tuple[Domain, nn.Module]:
     """Opens a finished model of a recipe's run folder, on the recipe's data.
 
     Raises:
@@ -99,7 +100,7 @@ def open_model(folder: Path, name: str) -> tuple[Domain, nn.Module]:
         )
     from untrain.runs.stages import open_experiment, prepare_original
 
-    recipe = read(folder)
+    recipe = read(folder, permissions=permissions)
     experiment = open_experiment(replace(recipe, references=0, methods={}), fresh=False, write=False)
     domain = experiment.domain
     if name == ORIGINAL and domain.checkpoint is not None:

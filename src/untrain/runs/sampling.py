@@ -7,7 +7,8 @@ from typing import Any
 
 from untrain import registry
 from untrain.errors import SettingError
-from untrain.runs.flags import arguments, function_help
+from untrain.permissions import NONE, Permissions
+from untrain.runs.flags import arguments, function_help, takes_permissions
 from untrain.runs.models import is_run, task_name
 from untrain.runs.recipe import task_entry
 from untrain.settings import names_code
@@ -15,8 +16,12 @@ from untrain.settings import names_code
 COMMAND = "untrain sample"
 
 
-def sample_command(words: Sequence[str]) -> Path | None:
+def sample_command(words: Sequence[str], permissions: Permissions = NONE) -> Path | None:
     """Runs `untrain sample SOURCE [--flag value …]`; returns what was written.
+
+    Args:
+        words: what follows the command.
+        permissions: what the person at the keyboard allows.
 
     Raises:
         UntrainError: what is wrong with a flag, the source or the place to write to.
@@ -30,7 +35,8 @@ def sample_command(words: Sequence[str]) -> Path | None:
     if not words or words[0].startswith("--"):
         raise SettingError(f"give a SOURCE: the folder of a run, or a model that was saved. See {COMMAND} --help.")
     sampler = _choose(Path(words[0]), words[1:], task, samplers)
-    return sampler(**arguments(sampler, words, COMMAND))
+    given = arguments(sampler, words, COMMAND)
+    return sampler(**given, **({"permissions": permissions} if takes_permissions(sampler) else {}))
 
 
 def _take_task(words: Sequence[str]) -> tuple[list[str], str | None]:

@@ -16,6 +16,7 @@ from untrain.engine import Engine, Precision
 from untrain.errors import CheckpointError, SettingError, UnknownName
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import state_hash
+from untrain.permissions import NONE, Permissions
 from untrain.runs.models import (
     checked_folder,
     choose_model,
@@ -59,6 +60,7 @@ def sample_classes(
     out: str | None = None,
     device: str | None = None,
     precision: Precision = "no",
+    permissions: Permissions = NONE,
 ) -> Path:
     """Makes images of a generator's classes; what is there already of the same command is left.
 
@@ -80,6 +82,7 @@ def sample_classes(
         out: file or folder to write; null: samples/MODEL in a run folder, else samples/SOURCE here.
         device: cpu, cuda, cuda:1, …; null: a CUDA device where there is one, else the CPU.
         precision: no: as the weights are; bf16 and fp16: the model's passes at reduced precision.
+        permissions: what the person at the keyboard allows, such as code that the run's recipe names.
 
     Returns:
         What was written.
@@ -93,7 +96,7 @@ def sample_classes(
     place, engine = Path(source), Engine.start(device, precision)
     chosen = _choose(place, model)
     path = sample_place(place, chosen, _ENDINGS[form], out, form)
-    generator = _open(place, chosen, engine)
+    generator = _open(place, chosen, engine, permissions)
     given: dict[str, Any] = {"steps": steps, "eta": eta, "spacing": spacing, "guidance_scale": guidance_scale}
     sampler = replace(generator.sampler, **{name: value for name, value in given.items() if value is not None})
     numbers = _class_numbers(classes, generator.names)
@@ -127,7 +130,7 @@ def _choose(source: Path, model: str | None) -> str | None:
     return None
 
 
-def _open(source: Path, model: str | None, engine: Engine) -> _Generator:
+def _open(source: Path, model: str | None, engine: Engine, permissions: Permissions) -> _Generator:
     """The generator of a run folder, or of a folder that diffusers saved.
 
     Raises:
@@ -136,7 +139,7 @@ def _open(source: Path, model: str | None, engine: Engine) -> _Generator:
     if model is not None and read_python_run(source) is not None and model in _saved(source):
         return _of_diffusers(checked_folder(source, model), engine)
     if model is not None:
-        return _of_run(source, model, engine)
+        return _of_run(source, model, engine, permissions)
     folder = local_folder(source)
     if any((folder / name).is_file() for name in ("config.json", INDEX)):
         return _of_diffusers(folder, engine)
@@ -151,9 +154,9 @@ def _saved(folder: Path) -> set[str]:
     return kept_folders(folder, INDEX) | kept_folders(folder, "config.json")
 
 
-def _of_run(folder: Path, name: str, engine: Engine) -> _Generator:
+def _of_run(folder: Path, name: str, engine: Engine, permissions: Permissions) -> _Generator:
     """A model of a run folder, with the classes and the task of its recipe."""
-    opened, module = open_model(folder, name)
+    opened, module = open_model(folder, name, permissions)
     domain: ClassDiffusionDomain = opened  # type: ignore[assignment]
     sampler = domain.sections.generation.sampler
     model = module.to(engine.device)

@@ -7,6 +7,7 @@ from untrain.diffusion.folders import INDEX
 from untrain.diffusion.pipelines import hush, load_pipeline
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
+from untrain.permissions import NONE, Permissions
 from untrain.runs.models import checked_folder, choose_model, is_run, kept_folders, sample_place
 from untrain.runs.names import ORIGINAL
 from untrain.runs.python import read_python_run
@@ -32,6 +33,7 @@ def sample_table(
     config: str | None = None,
     device: str | None = None,
     precision: Precision = "no",
+    permissions: Permissions = NONE,
 ) -> Path:
     """Makes images of a table's prompts, CASE_NUMBER.png; what is there already of the same command is left.
 
@@ -53,6 +55,7 @@ def sample_table(
         config: where configuration and tokenizer are, for a pipeline in one file; a folder or hub id.
         device: cpu, cuda, cuda:1, …; null: a CUDA device where there is one, else the CPU.
         precision: no: as the weights are; bf16 and fp16: the model's passes at reduced precision.
+        permissions: what the person at the keyboard allows, such as code that the run's recipe names.
 
     Returns:
         What was written.
@@ -78,7 +81,7 @@ def sample_table(
         chosen = choose_model(place, model, among=kept_folders(place, INDEX) | {ORIGINAL})
         origin = checked_folder(place, chosen)
         if read_python_run(place) is None:
-            sections: TextToImageSections = read(place).sections
+            sections: TextToImageSections = read(place, permissions=permissions).sections
             known = sections.generation.sampler
             given = {"steps": known.steps, "guidance_scale": known.guidance_scale} | given
             if chosen == ORIGINAL:
