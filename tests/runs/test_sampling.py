@@ -3,7 +3,7 @@
 import pytest
 
 from untrain.errors import SettingError
-from untrain.permissions import Permissions
+from untrain.permissions import NONE, Permissions
 from untrain.runs import sampling
 from untrain.runs.flags import arguments, function_help, takes_permissions
 from untrain.tasks.class_diffusion.sample import sample_classes
@@ -20,7 +20,7 @@ def test_permissions_are_no_values_of_a_command_line(sampler):
 def test_they_reach_samplers_that_take_them(monkeypatch):
     heard = []
 
-    def with_permissions(source: str, permissions: Permissions = Permissions()) -> None:
+    def with_permissions(source: str, permissions: Permissions = NONE) -> None:
         """Samples with them."""
         heard.append((source, permissions))
 
