@@ -49,7 +49,7 @@ class Diverged(UntrainError):
 
 
 class StaleFile(UntrainError):
-    """A stored file (mask, Fisher, split, checkpoint) was made from other inputs."""
+    """A stored file (weights, mask, split, checkpoint, …) is damaged, of another run, or was made from other inputs."""
 
 
 class FolderError(UntrainError):
