@@ -248,10 +248,17 @@ def read_json(path: str | Path, error: ErrorKind = DataError, limit: int = TEXT_
 # ── folders and links ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_inside(path: Path, folder: Path, links: bool, error: ErrorKind = DataError) -> None:
-    """Checks that a path in a folder is not led out of it by a link.
+def lies_in(path: Path, folder: Path) -> bool:
+    """Returns whether a path leads to something in a folder, or among the files of the hub's copy that it belongs to.
 
-    A folder of the Hugging Face hub's cache, REPOSITORY/snapshots/REVISION, links to REPOSITORY/blobs: that is inside.
+    A folder of the Hugging Face hub's cache, REPOSITORY/snapshots/REVISION, links to REPOSITORY/blobs.
+    """
+    target, home = os.path.realpath(path), os.path.realpath(folder)
+    return _below(target, home) or _below(target, _blobs(home))
+
+
+def check_inside(path: Path, folder: Path, links: bool, error: ErrorKind = DataError) -> None:
+    """Checks that a path in a folder is not led out of it by a link; see `lies_in`.
 
     Args:
         path: a file or folder below the folder.
@@ -263,7 +270,8 @@ def check_inside(path: Path, folder: Path, links: bool, error: ErrorKind = DataE
         UntrainError: names the link and where it leads; also if it leads nowhere, or in a circle.
     """
     try:
-        target, home = os.path.realpath(path, strict=True), os.path.realpath(folder, strict=True)
+        target = os.path.realpath(path, strict=True)
+        os.path.realpath(folder, strict=True)
     except (OSError, ValueError) as cause:
         what = (
             "is a link that leads nowhere, or" if os.path.islink(path) else "cannot be read, or lies behind a link that"
@@ -271,7 +279,7 @@ def check_inside(path: Path, folder: Path, links: bool, error: ErrorKind = DataE
         raise error(
             f"{printable(path)} {what} cannot be followed: {reason_of(cause)}. Restore what is missing, or remove it."
         ) from cause
-    if links or _below(target, home) or _below(target, _blobs(home)):
+    if links or lies_in(path, folder):
         return
     raise error(
         f"{printable(path)} is or lies behind a link that leads out of {printable(folder)}, to {printable(target)}. "

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from untrain.errors import CheckpointError
-from untrain.models.pretrained import check_entries, check_folder, lies_in, read_object
+from untrain.models.pretrained import check_entries, check_folder, read_object
 from untrain.permissions import flag_of
+from untrain.reading import lies_in
 
 INDEX = "model_index.json"
 """In every folder that holds a whole pipeline."""

@@ -157,15 +157,3 @@ _HARMFUL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model_args": (bool, "is handed to timm, which reads files that it names as pickles. Remove the entry"),
 }
 """Entries by a pattern of their names: which values do harm, and what to say of them."""
-
-
-# ── links ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def lies_in(path: Path, folder: Path) -> bool:
-    """Returns whether a path leads to something in a folder, or among the files of the hub's copy that it belongs to.
-
-    The hub's client keeps `snapshots/REVISION/…` as links into `blobs` beside it.
-    """
-    root, real = folder.resolve(), path.resolve()
-    return real.is_relative_to(root) or (root.parent.name == "snapshots" and real.parent == root.parents[1] / "blobs")

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from untrain.errors import DataError
-from untrain.models.pretrained import lies_in
+from untrain.reading import lies_in
 from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 
 CARD = "README.md"
