@@ -101,7 +101,11 @@ def _tensors(data: bytes) -> Any:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
-    if len(data) != 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0):
+    try:
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (LookupError, TypeError) as error:
+        raise ValueError("an entry of its header is none of a tensor") from error
+    if len(data) != 8 + length + end:
         raise ValueError("it has another length than its header says")
     return header, hashlib.sha256(data[8 + length :]).hexdigest()
 

@@ -212,13 +212,13 @@ class RunFolder:
         before, now = facts.get("made_from", {}), _short_hashes(inputs)
         changed = [_WORDS.get(key, key) for key in now if before.get(key) != now[key]]
         what = "other inputs" if not before else f"other {' and '.join(dict.fromkeys(changed))}"
-        more = ""
-        if "weights" in now and before.get("weights") != now["weights"] and name != ORIGINAL:
-            more = f" The model that it began from has changed since: {ORIGINAL}.safetensors, or the checkpoint given."
-        return (
-            f"{self.weights(name)} was made from {what} than what is asked for now.{more} Ask for the same, choose "
-            "another folder with --out, or remove it to have it made anew."
-        )
+        remedy = "Ask for the same, choose another folder (--out; out= in Python), or remove it to have it made anew."
+        if before and before.get("weights") != now.get("weights") and name != ORIGINAL:
+            remedy = (
+                f"The model that it began from has changed since: put {ORIGINAL}.safetensors, or the checkpoint given, "
+                "back as it was, or choose another folder (--out; out= in Python)."
+            )
+        return f"{self.weights(name)} was made from {what} than what is asked for now. {remedy}"
 
     # What belongs to a model besides its weights.
 
