@@ -258,8 +258,8 @@ def _take(folder: Path, name: str, wait: bool, *, shared: bool, made: list[Path]
             os.close(file)
         if not wait and (ours or _is_taken(folder / name)):
             raise FolderError(
-                f"another process is at work in {folder}. Wait for it, stop it, or choose another folder (--out; out= in "
-                "Python)."
+                f"another process is at work in {folder}. Wait for it, stop it, or choose another folder (--out; "
+                "out= in Python)."
             )
         time.sleep(0.02)  # whoever had it may have just removed the file
 
