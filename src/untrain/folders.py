@@ -330,7 +330,7 @@ _SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 
 def usual_mode(folder: Path) -> int:
     """Returns the mode of files that this process makes in a folder, which the user's umask decides."""
-    path = folder / temporary_name("mode", secrets.token_hex(4))
+    path = folder / temporary_name("mode")
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     os.unlink(path)
     try:
@@ -339,6 +339,6 @@ def usual_mode(folder: Path) -> int:
         os.close(file)
 
 
-def temporary_name(name: str, token: str) -> str:
-    """Returns a name for what is written for a moment beside a file of that name."""
-    return f".{name[:_LONGEST]}.{token}.tmp"
+def temporary_name(name: str) -> str:
+    """Draws a name for what is written for a moment beside a file of that name; nobody can foresee it."""
+    return f".{name[:_LONGEST]}.{secrets.token_hex(4)}.tmp"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,7 +36,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 def open_atomic(path: str | Path) -> Iterator[BinaryIO]:
     """Opens a file to write piece by piece, for what is too large for `write_bytes`; whole or not at all, as there."""
     path = Path(path)
-    temporary = path.with_name(temporary_name(path.name, secrets.token_hex(4)))
+    temporary = path.with_name(temporary_name(path.name))
     try:
         make_missing(path.parent)
         with open(temporary, "xb", opener=_open_new) as file:

@@ -1,7 +1,6 @@
 """What one cell does: it opens its run folder and makes one product there, with the stages of an ordinary run."""
 
 import os
-import secrets
 import shutil
 from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
@@ -130,7 +129,7 @@ def reuse_original(experiment: Experiment, folders: Sequence[Path]) -> None:
 
 def _link(source: Path, target: Path) -> None:
     """A second name for a file, or a copy of it where the file system has no links; whole or not at all."""
-    temporary = target.with_name(temporary_name(target.name, secrets.token_hex(4)))
+    temporary = target.with_name(temporary_name(target.name))
     try:
         os.link(source, temporary)
     except OSError:
