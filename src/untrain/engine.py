@@ -7,6 +7,7 @@ are with one process. `accelerate launch` starts the processes, on one machine o
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -69,7 +70,10 @@ class Engine:
 
         try:
             on_cpu = not torch.accelerator.is_available() or (device is not None and torch.device(device).type == "cpu")
+            joined_before = torch.distributed.is_available() and torch.distributed.is_initialized()
             state = PartialState(cpu=on_cpu)
+            if state.num_processes > 1 and not joined_before:
+                atexit.register(_leave)
             chosen = torch.device(device) if device is not None else state.device
             torch.empty(0, device=chosen)
         except Exception as error:  # each backend that is not there raises something else
@@ -254,3 +258,9 @@ def _sum_flat(gradients: list[Tensor]) -> None:
         torch.distributed.all_reduce(flat)
         for gradient, part in zip(same, flat.split([g.numel() for g in same]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+
+def _leave() -> None:
+    """Leaves the group of processes before the interpreter ends, which the group's threads do not outlive safely."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
