@@ -10,7 +10,6 @@ from untrain import UntrainError
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe
 
-
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])
 RANDOM = randoms(use_true_random=False)
 
