@@ -1,0 +1,221 @@
+"""From signals and coins to findings: numbers alone, whatever model they are of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from untrain.audit.attack import Attack, Shadowed, other_fold, other_twins
+from untrain.audit.coins import Coins, are_usable
+from untrain.audit.findings import (
+    EXPOSED,
+    OUTPUTS,
+    SIGNALS,
+    Control,
+    Findings,
+    Group,
+    Mean,
+)
+from untrain.audit.statistics import (
+    Resamples,
+    auc_of_models,
+    epsilon_bound,
+    hits_at,
+    holm,
+    mean_auc,
+    mean_interval,
+    p_of_redrawn_coins,
+    p_of_redrawn_labels,
+    percentiles,
+)
+from untrain.errors import DataError, SettingError, UnknownName, unknown
+
+Signals = Mapping[str, np.ndarray]
+"""Name → one number for each twin and sample, [K, N]."""
+CONFIDENCE = SIGNALS[OUTPUTS][0]
+REDRAWS, DRAWS = 499, 1000
+"""Redrawn coins for a p, and resamples for an interval."""
+FEWEST_TWINS, FEWEST_SAMPLES, FEWEST_FOR_EXPOSED = 4, 100, 8
+SEEN = 0.51
+"""The originals' AUC must lie above this, at 95 %, for a share of their advantage to mean something."""
+TENTH = 10
+FPRS = ((0.01, 0), (0.001, 10_000))
+"""Shares of false alarms, and how many never-seen samples each takes, over all models."""
+
+
+class Audited:
+    """Signals of one kind of model, held against coins.
+
+    Args:
+        signals: of the models.
+        coins: of the twins, [K, N].
+        originals: signals of the models before unlearning; None: these are the originals.
+        seed: of redraws and resamples.
+        redraws: how often coins are redrawn for a p.
+        draws: resamples for an interval.
+    """
+
+    def __init__(
+        self,
+        signals: Signals,
+        coins: Coins,
+        originals: "Audited | None" = None,
+        *,
+        seed: int = 0,
+        redraws: int = REDRAWS,
+        draws: int = DRAWS,
+    ) -> None:
+        self.signals = check_signals(signals, coins)
+        self.coins = coins
+        self.originals = originals
+        self.seed, self.redraws = seed, redraws
+        self.resamples = Resamples.draw(self._rng(0), *coins.shape, draws) if originals is None else originals.resamples
+        self.attacks = {name: Attack(signal, other_twins(len(coins))) for name, signal in self.signals.items()}
+        self.draws: dict[str, np.ndarray] = {}
+
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, purpose])
+
+    def scores(self, names: Sequence[str], coins: Coins) -> np.ndarray:
+        """Computes the mean of the signals' scores by the other twins, [..., K, N]."""
+        return sum(self.attacks[name].scores(coins) for name in names) / len(names)  # type: ignore[return-value]
+
+    def group(self, name: str) -> Group:
+        """Finds how well a group of signals tells forgotten samples apart."""
+        names = [each for each in SIGNALS[name] if each in self.signals]
+        if not names:
+            return Group(missing="no such signal was given")
+        auc, p, null_sd = p_of_redrawn_coins(
+            lambda coins: mean_auc(self.scores(names, coins), coins), self.coins, self._rng(1), self.redraws
+        )
+        scores = self.scores(names, self.coins)
+        alone = {each: float(mean_auc(self.attacks[each].scores(self.coins), self.coins)) for each in names}
+        return self._with_left(name, Group(auc, p=p, null_sd=null_sd, signals=alone), scores, None)
+
+    def _with_left(self, name: str, group: Group, scores: np.ndarray, chosen: np.ndarray | None) -> Group:
+        """The group with its interval, and with what is left of the originals' advantage."""
+        draws = self.draws[name] = self.resamples.mean_aucs(scores, self.coins, chosen)
+        group = replace(group, auc_ci=percentiles(draws))
+        before = None if self.originals is None else self.originals.draws.get(name)
+        if before is None or percentiles(before)[0] <= SEEN or group.auc is None or self.originals is None:
+            return group
+        first = self.originals.found[name].auc
+        assert first is not None, "draws are of a group that was found"
+        left = (group.auc - 0.5) / (first - 0.5)
+        return replace(group, left=left, left_ci=percentiles((draws - 0.5) / (before - 0.5)))
+
+    def by_other_fold(self) -> np.ndarray:
+        """Scores outputs by shadows of the other fold, [K, N]."""
+        names = [name for name in SIGNALS[OUTPUTS] if name in self.signals]
+        shadows = other_fold(len(self.coins))
+        return sum(Attack(self.signals[name], shadows).scores(self.coins) for name in names) / len(names)  # type: ignore[return-value]
+
+    def exposed(self) -> Group:
+        """Finds how well outputs tell apart the tenth of the pool that shows most in the originals of the other fold."""
+        first = self.signals if self.originals is None else self.originals.signals
+        reason = self._no_exposed(first)
+        if reason is not None:
+            return Group(missing=reason)
+        shadows = other_fold(len(self.coins))
+        exposure = Shadowed(first[CONFIDENCE], shadows).effect(self.coins).exposure
+        most = np.argsort(-exposure, axis=1, kind="stable")[:, : self.coins.shape[1] // TENTH]
+        chosen = np.zeros(self.coins.shape, dtype=bool)
+        np.put_along_axis(chosen, most, True, axis=1)
+        scores, rng = self.by_other_fold(), self._rng(2)
+        folds = [p_of_redrawn_labels(scores[f::2], self.coins[f::2], rng, self.redraws, chosen[f::2]) for f in (0, 1)]
+        auc = float(np.nanmean(auc_of_models(scores, self.coins, chosen)))
+        p = min(1.0, 2 * min(fold[1] for fold in folds))
+        null_sd = float(np.hypot(folds[0][2], folds[1][2]) / 2)
+        return self._with_left(EXPOSED, Group(auc, p=p, null_sd=null_sd), scores, chosen)
+
+    def _no_exposed(self, first: Signals) -> str | None:
+        if len(self.coins) < FEWEST_FOR_EXPOSED:
+            return f"it takes {FEWEST_FOR_EXPOSED} twins"
+        if CONFIDENCE not in first or not any(name in self.signals for name in SIGNALS[OUTPUTS]):
+            return f"it takes the signal {CONFIDENCE}"
+        return None
+
+    def find(self, retrained: Signals | None = None) -> Findings:
+        """Finds all that signals and coins tell.
+
+        Args:
+            retrained: signals of models that never saw the pool, [R, N] each, in the places of the first twins.
+        """
+        groups = {name: self.group(name) for name in SIGNALS}
+        groups[EXPOSED] = self.exposed()
+        adjusted = holm({name: group.p for name, group in groups.items() if group.p is not None})
+        self.found = {name: replace(group, p_holm=adjusted.get(name)) for name, group in groups.items()}
+        outputs = [name for name in SIGNALS[OUTPUTS] if name in self.signals]
+        return Findings(
+            self.found,
+            self._hits(outputs),
+            epsilon_bound(self.by_other_fold(), self.coins) if outputs else None,
+            self._direction(),
+            control=None if retrained is None else self.control(retrained),
+        )
+
+    def _hits(self, names: Sequence[str]) -> tuple:  # type: ignore[type-arg]
+        if not names:
+            return ()
+        scores = self.scores(names, self.coins)
+        found = [(hits_at(scores, self.coins, fpr), fewest) for fpr, fewest in FPRS]
+        return tuple(hits for hits, fewest in found if hits is not None and hits.n_out >= fewest)
+
+    def _direction(self) -> Mean | None:
+        if CONFIDENCE not in self.signals:
+            return None
+        values = self.signals[CONFIDENCE]
+        each = [row[coins].mean() - row[~coins].mean() for row, coins in zip(values, self.coins, strict=True)]
+        return Mean(*mean_interval(np.array(each)))
+
+    def control(self, retrained: Signals) -> Control:
+        """Attacks retrained models in the places of the first twins, with these twins' coins."""
+        aucs, p = {}, {}
+        for group, names in SIGNALS.items():
+            there = [name for name in names if name in retrained and name in self.signals]
+            if not there:
+                continue
+            count = min(len(retrained[there[0]]), len(self.coins))
+            scores = sum(self._scores_of(name, retrained[name][:count]) for name in there) / len(there)
+            aucs[group], p[group], _ = p_of_redrawn_labels(scores, self.coins[:count], self._rng(3), self.redraws)
+        return Control(aucs, p)
+
+    def _scores_of(self, name: str, others: np.ndarray) -> np.ndarray:
+        """Scores of other models in the places of the first twins, [R, N]."""
+        targets = self.signals[name].copy()
+        targets[: len(others)] = others
+        return Attack(self.signals[name], other_twins(len(self.coins)), targets).scores(self.coins)[: len(others)]
+
+
+def check_signals(signals: Signals, coins: Coins) -> dict[str, np.ndarray]:
+    """Checks signals against coins; returns them as float64.
+
+    Raises:
+        UnknownName: if a signal is none that there is. SettingError: if twins or samples are too few.
+        DataError: if shapes differ, a signal is not finite, or coins are no coins.
+    """
+    coins = np.asarray(coins)
+    if coins.dtype != bool or coins.ndim != 2:
+        raise DataError(f"coins must be true and false, [twins, samples], not {coins.dtype} {list(coins.shape)}.")
+    if len(coins) < FEWEST_TWINS or coins.shape[1] < FEWEST_SAMPLES:
+        raise SettingError(
+            f"an audit takes at least {FEWEST_TWINS} twins and {FEWEST_SAMPLES} samples, not {len(coins)} and "
+            f"{coins.shape[1]}: with fewer, chance looks like a trace."
+        )
+    if not are_usable(coins):
+        raise DataError("a twin has less than a quarter of the samples, or more than three. Draw the coins anew.")
+    known = [name for names in SIGNALS.values() for name in names]
+    found = {}
+    for name, signal in signals.items():
+        if name not in known:
+            raise UnknownName(unknown("signal", name, known))
+        values = np.asarray(signal)
+        if values.shape != coins.shape or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise DataError(
+                f"the signal {name} must hold finite numbers {list(coins.shape)}, one a twin and sample, not "
+                f"{values.dtype} {list(values.shape)}."
+            )
+        found[name] = values.astype(np.float64)
+    if not found:
+        raise DataError(f"there is no signal. Give one or more of {', '.join(known)}.")
+    return found
