@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -117,6 +118,23 @@ class EvaluationSettings:
     batch_size: int = 256
     workers: int = 0
     classes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a model tells an audit of samples.
+
+    Attributes:
+        signals: name → one number for each sample, float64 [N]; see `untrain.audit.findings.SIGNALS`.
+        correct: whether each is recognised, bool [N]; None where that has no meaning.
+        scores: accuracy in percent on "base", what all twins keep, and on "test" data.
+        notes: what could not be asked, and why.
+    """
+
+    signals: Mapping[str, np.ndarray]
+    correct: np.ndarray | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 class UserModel:
@@ -482,6 +500,24 @@ class Domain(ABC):
             DataError: if too little is left to judge by.
         """
         return [LossObjective(part, judged, self) for part, judged in share_heldout(self, division, own)]
+
+    # An audit.
+
+    def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
+        """Asks a model for the audit's signals of some samples; by default it refuses.
+
+        Args:
+            module: on the engine's device.
+            division: of the model's own run: what it keeps and is tested on.
+            pool: positions in the source, int64 [N].
+            rate: learning rate at which a copy is trained a little on what is kept; None: not known.
+
+        Raises:
+            SettingError: if there are none for this kind of model.
+        """
+        raise SettingError(
+            f"models of the task {self.name} tell nothing of single samples yet: they cannot be audited."
+        )
 
     # The Python interface and the command line.
 

@@ -307,3 +307,14 @@ def test_small_parts_against_scipy_and_by_hand():
 def test_what_cannot_be_audited_is_named(signals, coins, error):
     with pytest.raises(error):
         Audited(signals, coins)
+
+
+def test_the_control_raises_no_false_alarm():
+    """Over 200 audits of methods without a trace, retrained models that differ from twins alike: p is uniform."""
+    found = []
+    for seed in range(200):
+        coins, rng = draw_coins(seed, 6, 150), np.random.default_rng(seed)
+        audited = Audited({"confidence": rng.normal(size=(6, 150))}, coins, seed=seed, redraws=99, draws=2)
+        apart = 2 * rng.normal(size=150)
+        found.append(audited.control({"confidence": apart + 0.3 * rng.normal(size=(3, 150))}).p[OUTPUTS])
+    assert stats.kstest(found, "uniform").pvalue > 0.01

@@ -169,22 +169,28 @@ class Audited:
         return Mean(*mean_interval(np.array(each)))
 
     def control(self, retrained: Signals) -> Control:
-        """Attacks retrained models in the places of the first twins, with these twins' coins."""
+        """Attacks retrained models in the places of the first twins, with these twins' coins.
+
+        Their shadows are the other twins alone. Were they each other's shadows too, one's coins would enter another's
+        score, and redrawing labels would not be exact.
+        """
         aucs, p = {}, {}
         for group, names in SIGNALS.items():
             there = [name for name in names if name in retrained and name in self.signals]
             if not there:
                 continue
-            count = min(len(retrained[there[0]]), len(self.coins))
+            count = min(len(retrained[there[0]]), len(self.coins) // 2)
             scores = sum(self._scores_of(name, retrained[name][:count]) for name in there) / len(there)
             aucs[group], p[group], _ = p_of_redrawn_labels(scores, self.coins[:count], self._rng(3), self.redraws)
         return Control(aucs, p)
 
     def _scores_of(self, name: str, others: np.ndarray) -> np.ndarray:
         """Scores of other models in the places of the first twins, [R, N]."""
-        targets = self.signals[name].copy()
+        targets, shadows = self.signals[name].copy(), other_twins(len(self.coins))
         targets[: len(others)] = others
-        return Attack(self.signals[name], other_twins(len(self.coins)), targets).scores(self.coins)[: len(others)]
+        shadows[:, : len(others)] = False
+        shadows[:, -1] = True  # of the last twin itself, whose score nobody asks for, where it would have none
+        return Attack(self.signals[name], shadows, targets).scores(self.coins)[: len(others)]
 
 
 def check_signals(signals: Signals, coins: Coins) -> dict[str, np.ndarray]:

@@ -2,10 +2,9 @@
 
 import os
 import shutil
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -22,6 +21,7 @@ from untrain.compare.plan import (
     trains_original,
     tuned,
 )
+from untrain.compare.pool import Cache
 from untrain.errors import SettingError, lookup
 from untrain.folders import temporary_name, watched
 from untrain.models.checkpoints import load_state
@@ -31,9 +31,6 @@ from untrain.runs.names import HISTORY, ORIGINAL, RETRAINED, SPLIT
 from untrain.runs.recipe import Recipe, write_config
 from untrain.runs.spaces import with_settings
 from untrain.runs.stages import Experiment, reference_names
-
-Cache = MutableMapping[str, Any]
-"""What the cells of one process share, such as the data that were loaded last."""
 
 
 def run_cell(recipe: Recipe, key: str, cache: Cache | None = None) -> None:

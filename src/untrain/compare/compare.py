@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from untrain.compare.cells import Cache, find_cell, finished_cells, folder_of, open_group, run_cell
+from untrain.compare.cells import find_cell, finished_cells, folder_of, open_group, run_cell
 from untrain.compare.plan import Cell, comparison_recipe, groups, plan, trains_original, tuned
-from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
+from untrain.compare.pool import Cache, Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
 from untrain.compare.search import check_optuna
 from untrain.compare.summary import compare_results
 from untrain.engine import Bar, Engine
@@ -161,7 +161,7 @@ def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int) -> Poo
         return Cluster(command, cluster)
     if processes > 1:
         return Commands(replace(command, threads=threads_of(jobs * processes)), jobs)
-    return Workers(recipe, jobs)
+    return Workers(partial(run_cell, recipe), jobs)
 
 
 def _failure_file(recipe: Recipe, cell: Cell) -> Path:

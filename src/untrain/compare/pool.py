@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -27,10 +27,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from untrain.compare.cells import Cache, run_cell
 from untrain.compare.plan import Cell
 from untrain.errors import SettingError, UntrainError
-from untrain.runs.recipe import Recipe
+
+Cache = MutableMapping[str, Any]
+"""What the cells of one process share, such as the data that were loaded last."""
+RunCell = Callable[[str, Cache], None]
+"""Runs the cell of a key; it can be pickled."""
 
 TETHER = "UNTRAIN_TETHER"
 """Set for a command that must end with the process which holds the other end of its standard input."""
@@ -146,8 +149,8 @@ class Workers:
     Every worker is an executor of its own: where one process of a shared executor dies, all its cells are lost.
     """
 
-    def __init__(self, recipe: Recipe, jobs: int) -> None:
-        self.recipe = recipe
+    def __init__(self, run: RunCell, jobs: int) -> None:
+        self.run = run
         self.threads = threads_of(jobs)
         self.idle: list[ProcessPoolExecutor | None] = [None] * jobs
         self.busy: dict[Future[Outcome], ProcessPoolExecutor] = {}
@@ -164,7 +167,7 @@ class Workers:
                     1, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(self.threads,)
                 )
             with _deaf_to_signals():
-                future = worker.submit(run_cell_safely, self.recipe, key)
+                future = worker.submit(run_cell_safely, self.run, key)
         self.busy[future] = worker
         return future
 
@@ -248,14 +251,14 @@ def _cache() -> Cache:
     return {}
 
 
-def run_cell_safely(recipe: Recipe, key: str) -> Outcome:
+def run_cell_safely(run: RunCell, key: str) -> Outcome:
     """Runs one cell in this process. What it says is kept from the terminal, where the bar of all cells stands."""
     began = time.perf_counter()
     error, trace = None, ""
     with warnings.catch_warnings(record=True) as heard, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("default")
         try:
-            run_cell(recipe, key, _cache())
+            run(key, _cache())
         except Exception as failure:  # a cell must not take others with it
             error, trace = one_line(failure), traceback.format_exc()
     said = tuple(dict.fromkeys(str(warning.message) for warning in heard))
@@ -275,11 +278,12 @@ class Command:
     """How a cell runs as a command of its own.
 
     Attributes:
-        folder: the comparison's.
+        folder: the comparison's, or the audited run's.
         here: the folder that relative paths start from.
         processes: as how many processes each cell runs.
         threads: of each process; None: as the environment says.
         flags: that name code, which no recipe can.
+        verb: what runs a cell, "compare" or "audit".
     """
 
     folder: str
@@ -287,12 +291,13 @@ class Command:
     processes: int = 1
     threads: int | None = None
     flags: tuple[str, ...] = ()
+    verb: str = "compare"
 
     def words(self, key: str) -> list[str]:
         """The command line. torchrun starts several processes on CPUs too, which `accelerate launch` does not."""
         several = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(self.processes), "-m"]
         launcher = several if self.processes > 1 else []
-        return [sys.executable, "-m", *launcher, "untrain", "compare", self.folder, "--cell", key, *self.flags]
+        return [sys.executable, "-m", *launcher, "untrain", self.verb, self.folder, "--cell", key, *self.flags]
 
     def start(self, key: str) -> "subprocess.Popen[str]":
         """Starts it, tied to this process: when the pipe to it closes, it ends."""

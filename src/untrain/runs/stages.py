@@ -4,7 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -131,6 +131,7 @@ def open_experiment(
     write: bool = True,
     cache: MutableMapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
+    divide: Callable[[Domain], Division] = lambda domain: domain.divide(),
 ) -> Experiment:
     """Loads the data, makes or checks the split, tries the model, and only then opens the run folder.
 
@@ -141,6 +142,7 @@ def open_experiment(
         write: whether recipe and split are written; False where another process does that.
         cache: what experiments of one process share, such as data that were loaded before.
         callbacks: hear of steps and stages.
+        divide: says what is forgotten, kept and held out; by default what the recipe asks for.
 
     Raises:
         UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
@@ -159,7 +161,7 @@ def open_experiment(
         recipe.permissions,
     )
     domain = recipe.domain(recipe.sections, context)
-    division = domain.divide()
+    division = divide(domain)
     for method in recipe.methods.values():
         check_runs(method, domain.task)
     domain.check(division)

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Source
+from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.domain import (
     Division,
@@ -16,6 +18,7 @@ from untrain.domain import (
     EvaluationSettings,
     Measurement,
     SearchObjective,
+    Told,
     UserModel,
     beside_each_other,
 )
@@ -27,6 +30,7 @@ from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
 from untrain.tasks.classification.presentation import ClassificationPresentation
 from untrain.tasks.classification.search import heldout_objectives
 from untrain.tasks.classification.sections import ClassificationSections
+from untrain.tasks.classification.signals import ASKED_AT_ONCE, RELEARNING_BATCH, ask_classifier
 from untrain.tasks.classification.task import Classification
 
 
@@ -101,6 +105,18 @@ class ClassificationDomain(Domain):
     def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
         """Shares the held-out data out: to the methods, and in two halves to the score; for each forget set."""
         return heldout_objectives(self, division, own)
+
+    def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
+        """Asks a classifier for its confidence, its features, and what it relearns; see `Domain.ask`."""
+        engine, seed = self.context.engine, self.context.seed
+        kept = Subset(self.data, division.split.retain)
+        sets = {
+            "pool": Stream(Subset(self.data, torch.from_numpy(pool)), "pool", engine, ASKED_AT_ONCE, seed),
+            "base": Stream(kept, "retain", engine, RELEARNING_BATCH, seed),
+        }
+        if len(division.test):
+            sets["test"] = Stream(division.test, "test", engine, ASKED_AT_ONCE, seed)
+        return ask_classifier(module, self.task, sets, engine, num_classes=len(self.source.classes), rate=rate)
 
     @classmethod
     def evaluate(
