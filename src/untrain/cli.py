@@ -28,6 +28,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
   evaluate  measure every model that the run folder holds, and report
   compare   every method on several seeds and forget sets; see untrain compare --help
+  audit     whether forgotten samples can still be told from never-seen ones; see untrain audit --help
   sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
   list      known tasks, methods, data sources, models, and the recipes of this folder
@@ -61,6 +62,26 @@ two retrained models, and reports mean, spread, confidence, noise floor and rank
   --resume           go on with the comparison that the folder holds
 
 Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.seeds '[0, 1]': untrain run --help.
+"""
+
+AUDIT_USAGE = """\
+untrain audit FOLDER [flags]: whether forgotten samples can still be told from samples that were never seen
+
+FOLDER is a finished run whose recipe trains its original, or a cell's folder of a comparison. Twins of the original are
+trained on coins' choice of the samples, every method is told to forget these, and an attack tries to tell them from
+the others. The answer is a card and a verdict for each method, and FOLDER/audit/audit.json.
+
+  --methods A,B      these methods of the run; all without it
+  --twins N          so many twins; 16 without it, at least 4. More of them find less
+  --references N     so many models retrained without the samples, which must show nothing; 4 without it
+  --seed N           of samples, coins and twins; 0 without it
+  --keep             keep the twins' weights once they were asked
+  --jobs N           N cells side by side on this machine
+  --processes N      each cell as N processes, on CPUs or as many GPUs
+  --cluster ADDRESS  a Dask scheduler runs the cells
+  --cell KEY         run this one cell here, such as twins/twin-03/sfron
+  --resume           go on with the audit that the folder holds
+  --self-test        simulate models with known traces, half a minute, and say what the audit finds
 """
 
 
@@ -245,6 +266,40 @@ def _sample(words: Sequence[str], resume: bool) -> None:
     sample_command(words, permissions)
 
 
+def _audit(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if any(word in ("-h", "--help") for word in words):
+        print(AUDIT_USAGE)
+        return
+    if _take(words, "--self-test"):
+        from untrain.audit.command import run_self_test
+
+        run_self_test()
+        return
+    permissions = _permissions(words)
+    cell, cluster, methods = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods"))
+    jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
+    twins, references, seed = (
+        _count(words, flag, default, least)
+        for flag, default, least in (("--twins", 16, 1), ("--references", 4, 0), ("--seed", 0, 0))
+    )
+    plan: dict[str, Any] = {"twins": twins, "references": references, "seed": seed, "keep": _take(words, "--keep")}
+    if methods is not None:
+        plan["methods"] = methods.split(",")
+    if len(words) != 1 or words[0].startswith("-"):
+        raise SettingError("untrain audit needs one run folder: untrain audit FOLDER. See untrain audit --help.")
+    if not os.path.isdir(words[0]):
+        raise FolderError(f"there is no run folder {words[0]}. Check the path.")
+    if cell is not None:
+        from untrain.compare.pool import end_with_parent
+
+        end_with_parent()
+    from untrain.audit.command import audit_folder
+
+    how: dict[str, Any] = {"jobs": jobs, "processes": processes, "cluster": cluster, "resume": resume, "cell": cell}
+    audit_folder(Path(words[0]), permissions, plan, **how)
+
+
 def _value(words: list[str], flag: str) -> str | None:
     """Takes `--flag value` or `--flag=value` out of the words; None where it is not there.
 
@@ -262,11 +317,11 @@ def _value(words: list[str], flag: str) -> str | None:
     return None
 
 
-def _count(words: list[str], flag: str) -> int:
+def _count(words: list[str], flag: str, default: int = 1, least: int = 1) -> int:
     value = _value(words, flag)
-    if value is not None and not (value.isdecimal() and int(value)):
-        raise SettingError(f"{flag} must be a whole number from 1, not {value!r}.")
-    return 1 if value is None else int(value)
+    if value is not None and not (value.isdecimal() and least <= int(value) < 1 << 63):
+        raise SettingError(f"{flag} must be a whole number from {least}, not {value!r}.")
+    return default if value is None else int(value)
 
 
 def _report(words: Sequence[str], resume: bool) -> None:
@@ -329,6 +384,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "unlearn": _unlearn,
     "evaluate": _evaluate,
     "compare": _compare,
+    "audit": _audit,
     "sample": _sample,
     "report": _report,
     "list": _list,

@@ -29,7 +29,7 @@ NAMES = ("confidence", "refit", "relearned")
 
 def slow_scores(signal, coins, shadows):
     """The attack as it is written down, target by target and sample by sample."""
-    level, twins, samples = signal.astype(float), *signal.shape
+    level, twins = signal.astype(float), len(signal)
 
     def moments(k):
         seen = level[shadows[k]]
@@ -100,7 +100,7 @@ def test_nothing_is_found_where_nothing_is():
     aucs, covered, refuted = [], 0, 0
     for seed in range(200):
         coins, signal = draw_coins(seed, 16, 300), without_trace(seed)
-        audited = Audited({"confidence": signal}, coins, seed=seed, redraws=2)
+        audited = Audited({"confidence": signal}, coins, seed=seed, redraws=2, draws=200)
         group = audited.group(OUTPUTS)
         aucs.append(group.auc)
         covered += group.auc_ci[0] <= 0.5 <= group.auc_ci[1]
@@ -191,7 +191,7 @@ def test_the_bound_on_epsilon_holds_and_is_near(epsilon):
 
 
 def test_coins_must_not_be_balanced():
-    """With per-sample variances, which have no prior, balanced coins make models without a trace look better than chance."""
+    """With variances of single samples, balanced coins make models without a trace look worse than chance."""
 
     def plain(signal, coins):
         """Differences and variances of single samples, by the other twins."""

@@ -14,11 +14,12 @@ from rich.console import Console
 from untrain.audit.cells import is_done, mark_of, read_signals, run_cell
 from untrain.audit.findings import Findings, Kept, Mean
 from untrain.audit.score import REDRAWS, Audited
-from untrain.audit.statistics import detectable_auc, mean_interval, welch
+from untrain.audit.statistics import detectable_auc, welch
 from untrain.audit.twins import BASE, Plan, Pool, facts_of, make_pool, open_run, plan_of
 from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, Verdict, judge
 from untrain.compare.plan import Cell
-from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool as Workplace, Workers, run_cells, threads_of
+from untrain.compare.pool import Cluster, Command, Commands, Outcome, Workers, run_cells, threads_of
+from untrain.compare.pool import Pool as Workplace
 from untrain.domain import Told
 from untrain.engine import Engine
 from untrain.errors import FolderError, SettingError, UntrainError
@@ -228,6 +229,3 @@ def _kept(told: Sequence[Told], retrained: Sequence[Told], pool: Pool) -> Kept |
         return Mean(*welch(np.array(one), np.array(other)))
 
     return Kept(apart("base"), apart("test"), Mean(*welch(np.array(unseen), np.array(whole))))
-
-
-__all__ = ["Audit", "audit_recipe", "mean_interval", "score_audit"]

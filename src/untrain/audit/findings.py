@@ -83,7 +83,8 @@ class Findings:
     """What is found of one method.
 
     Attributes:
-        groups: by name, see `SIGNALS`, and `exposed`: outputs on the tenth of the pool that most shows in the originals.
+        groups: by name, see `SIGNALS`, and `exposed`: outputs on the tenth of the pool that shows most in the
+            originals.
         tpr: hits at few false alarms.
         epsilon: what is refuted.
         direction: confidence of forgotten less that of never-seen samples, nats.

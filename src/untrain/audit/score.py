@@ -111,7 +111,7 @@ class Audited:
         return sum(Attack(self.signals[name], shadows).scores(self.coins) for name in names) / len(names)  # type: ignore[return-value]
 
     def exposed(self) -> Group:
-        """Finds how well outputs tell apart the tenth of the pool that shows most in the originals of the other fold."""
+        """Finds how well outputs tell apart the tenth of the pool that shows most in the other fold's originals."""
         first = self.signals if self.originals is None else self.originals.signals
         reason = self._no_exposed(first)
         if reason is not None:

@@ -121,7 +121,7 @@ def percentiles(values: np.ndarray) -> Interval:
 
 
 def p_of(observed: float, redrawn: np.ndarray) -> float:
-    """Computes p = (1 + the redrawn values that are as large) / (1 + all of them): exact where redraws are as likely."""
+    """Computes p = (1 + the redrawn values that are as large) / (1 + all): exact where each is as likely."""
     return float((1 + (redrawn >= observed).sum()) / (1 + len(redrawn)))
 
 

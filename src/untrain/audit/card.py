@@ -1,0 +1,116 @@
+"""The card of an audit: one row a question, with its value, interval, target and the original's value beside it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from untrain.audit.findings import EXPOSED, INSIDE, OUTPUTS, RELEARNED, Findings, Mean
+from untrain.audit.statistics import Interval
+from untrain.audit.verdict import CONTROL_P, was_seen
+
+NOTHING = "–"
+"""In place of a value that there is not."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the card.
+
+    Attributes:
+        name: what is asked.
+        value: the answer, with its unit.
+        interval: 95 %.
+        target: what a model without a trace would have.
+        original: the originals' value.
+        meaning: the row in one sentence.
+    """
+
+    name: str
+    value: str
+    interval: str
+    target: str
+    original: str
+    meaning: str
+
+
+def card_rows(found: Findings, original: Findings) -> Iterator[Row]:
+    """Yields the rows of a method's card.
+
+    Args:
+        found: of the method.
+        original: of the originals.
+    """
+    yield _control(found, original)
+    yield _group("told apart", OUTPUTS, found, original, "How often an attack tells a forgotten from an unseen sample.")
+    yield _hits(found, original)
+    yield _group("most exposed tenth", EXPOSED, found, original, "The same, for samples that the originals show most.")
+    yield _group("dormant", RELEARNED, found, original, "The same, after a little training on other data.")
+    yield _group("inside", INSIDE, found, original, "The same, by what the last layer is given.")
+    yield _epsilon(found, original)
+    yield from _kept(found, original)
+
+
+def _control(found: Findings, original: Findings) -> Row:
+    seen = "original seen" if was_seen(original.groups[OUTPUTS]) else "original not seen"
+    control = "no retrained model"
+    if found.control is not None:
+        clean = all(p > CONTROL_P for p in found.control.p.values())
+        control = "retrained not seen" if clean else "retrained seen"
+    meaning = "Whether the audit works here: it must see the originals, and nothing in retrained models."
+    return Row("control", f"{seen}, {control}", NOTHING, "original seen, retrained not seen", NOTHING, meaning)
+
+
+def _group(name: str, key: str, found: Findings, original: Findings, meaning: str) -> Row:
+    group, before = found.groups[key], original.groups[key]
+    if group.auc is None:
+        return Row(name, NOTHING, group.missing or NOTHING, "0.500", _number(before.auc), meaning)
+    left = "" if group.left is None else f", {100 * max(0.0, group.left):.0f} % left"
+    p = "" if group.p_holm is None else f", p {group.p_holm:.3f}"
+    return Row(name, f"{group.auc:.3f}{left}{p}", _interval(group.auc_ci), "0.500", _number(before.auc), meaning)
+
+
+def _hits(found: Findings, original: Findings) -> Row:
+    name, meaning = "at 1 % false alarms", "Share of forgotten samples that are found with certainty, nearly."
+    if not found.tpr:
+        return Row(name, NOTHING, "too few never-seen samples", "1.0 %", NOTHING, meaning)
+    hits = found.tpr[0]
+    low, high = hits.tpr_ci
+    before = f"{100 * original.tpr[0].tpr:.1f} %" if original.tpr else NOTHING
+    value = f"{100 * hits.tpr:.1f} % at {100 * hits.fpr_realised:.1f} %"
+    return Row(name, value, f"{100 * low:.1f} to {100 * high:.1f} %, approximate", "1.0 %", before, meaning)
+
+
+def _epsilon(found: Findings, original: Findings) -> Row:
+    values = [NOTHING if each.epsilon is None else f"{each.epsilon.lower:.2f}" for each in (found, original)]
+    meaning = "Forgetting that is certified with a smaller ε is refuted, with 95 % confidence."
+    return Row("ε at least", values[0], NOTHING, "0", values[1], meaning)
+
+
+def _kept(found: Findings, original: Findings) -> Iterator[Row]:
+    names: Mapping[str, Callable[[Findings], Mean | None]] = {
+        "kept data": lambda each: each.kept and each.kept.base,
+        "test data": lambda each: each.kept and each.kept.test,
+        "never-seen data": lambda each: each.kept and each.kept.never_seen,
+    }
+    for name, get in names.items():
+        mean, before = get(found), get(original)
+        value = NOTHING if mean is None else f"{mean.value:+.1f} points"
+        ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
+        meaning = f"Accuracy on {name}, less that of retrained models."
+        yield Row(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def _interval(ci: Interval | None) -> str:
+    return NOTHING if ci is None else f"{ci[0]:.3f} to {ci[1]:.3f}"
+
+
+def direction_of(found: Findings) -> str:
+    """Says whether forgotten samples are more or less certain than never-seen ones."""
+    if found.direction is None:
+        return ""
+    mean, ci = found.direction.value, found.direction.ci
+    interval = "" if ci is None else f" ({ci[0]:+.2f} to {ci[1]:+.2f})"
+    return f"direction: {mean:+.2f} nats{interval}; above 0: still known, below: pushed away"

@@ -1,0 +1,85 @@
+"""The command `untrain audit`: the card in a terminal."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from untrain.audit.audit import AUDIT_FILE, Audit, audit_recipe
+from untrain.audit.card import card_rows, direction_of
+from untrain.audit.cells import run_cell
+from untrain.audit.findings import Findings
+from untrain.audit.selftest import self_test
+from untrain.audit.twins import AUDIT, plan_of
+from untrain.engine import Engine
+from untrain.errors import UntrainError
+from untrain.permissions import Permissions
+from untrain.runs.recipe import read
+
+WIDE = 100
+"""Columns of a terminal in which the whole table fits."""
+
+
+def audit_folder(
+    folder: Path, permissions: Permissions, plan: Mapping[str, Any], *, cell: str | None = None, **how: Any
+) -> None:
+    """Audits a run folder and prints each method's card, or runs one cell of its audit.
+
+    Args:
+        folder: the run's.
+        permissions: what the person at the keyboard allows.
+        plan: arguments of `plan_of`.
+        cell: the only cell to run; None: all, and the cards.
+        how: where the cells run, arguments of `audit_recipe`.
+    """
+    recipe = read(folder, permissions=permissions)
+    if cell is not None:
+        Engine.start(recipe.device, recipe.precision)
+        run_cell(plan_of(recipe, **plan), cell)
+        return
+    audit = audit_recipe(recipe, **plan, **how)
+    print_cards(audit)
+    say = partial(Console().print, highlight=False, soft_wrap=True)
+    say(f"audit: {folder / AUDIT / AUDIT_FILE}")
+
+
+def print_cards(audit: Audit) -> None:
+    """Prints the card of every method, its verdict last."""
+    console = Console()
+    wide = console.width >= WIDE
+    for name, found in audit.methods.items():
+        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        for column in ("", "value", "95 % interval", "target", *(("original",) if wide else ())):
+            table.add_column(column, overflow="fold")
+        for row in card_rows(found, audit.original):
+            table.add_row(row.name, row.value, row.interval, row.target, *((row.original,) if wide else ()))
+        console.print(table)
+        console.print(_below(audit, found), highlight=False)
+        verdict = audit.verdicts[name]
+        kind = verdict.kind if verdict.subkind is None else f"{verdict.kind}, {verdict.subkind}"
+        console.print(f"[bold]{kind}[/bold]: {verdict.sentence}\n", highlight=False)
+
+
+def _below(audit: Audit, found: Findings) -> str:
+    facts = audit.facts
+    sizes = f"{facts['twins']} twins, {facts['pool']['size']} samples, {facts['references']} retrained models"
+    return f"{direction_of(found)}\n{sizes}; an AUC of {facts['detectable_auc']:.3f} would have been found"
+
+
+def run_self_test() -> None:
+    """Prints what the audit says of models whose traces are known.
+
+    Raises:
+        UntrainError: if it says anything wrong.
+    """
+    failed = []
+    for check in self_test():
+        print(
+            f"{'ok   ' if check.passed else 'WRONG'}  {check.name} {check.found} (must be {check.wanted})", flush=True
+        )
+        failed += [] if check.passed else [check.name]
+    if failed:
+        raise UntrainError(f"the audit is wrong on this machine: {'; '.join(failed)}. Do not use it; report it.")
