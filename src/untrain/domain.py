@@ -49,6 +49,7 @@ class Context:
         evaluate_every: steps between two looks at a model that is being made; 0: none.
         cache: what runs of one process share, such as data that were loaded before.
         permissions: what the person at the keyboard allows.
+        data_seed: of which samples there are, where they are limited in number; None: `seed`.
     """
 
     engine: Engine
@@ -60,6 +61,12 @@ class Context:
     evaluate_every: int = 0
     cache: MutableMapping[str, Any] = field(default_factory=dict)
     permissions: Permissions = NONE
+    data_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Fills the seed of the data in."""
+        if self.data_seed is None:
+            object.__setattr__(self, "data_seed", self.seed)
 
 
 @dataclass(frozen=True, eq=False)

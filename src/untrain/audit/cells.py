@@ -1,6 +1,6 @@
 """What one cell of an audit does: it opens its run folder and makes a model there, or asks its models for signals."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +80,19 @@ def mark_of(plan: Plan, pool: Pool, group: str, name: str) -> str:
 
 
 def is_done(plan: Plan, pool: Pool, cell: Cell) -> bool:
-    """Returns whether a cell's product is there, or the signals that it was for.
+    """Returns whether the signals that a cell is for are there; an original is for those of every method.
 
     Raises:
         StaleFile: if signals are there that were made from other inputs, or are damaged.
     """
-    names = plan.models(cell.group) if cell.name == SIGNALS_OF else [cell.name]
-    return all(read_signals(plan, pool, cell.group, name) is not None for name in names)
+    whole = cell.name in (SIGNALS_OF, ORIGINAL)
+    names = plan.models(cell.group) if whole else [cell.name]
+    return not _unasked(plan, pool, cell.group, names)
+
+
+def _unasked(plan: Plan, pool: Pool, group: str, names: Sequence[str]) -> list[str]:
+    """Names the models whose signals are not there."""
+    return [name for name in names if read_signals(plan, pool, group, name) is None]
 
 
 def read_signals(plan: Plan, pool: Pool, group: str, name: str) -> Told | None:
@@ -113,11 +119,8 @@ def read_signals(plan: Plan, pool: Pool, group: str, name: str) -> Told | None:
 
 def _ask_models(plan: Plan, pool: Pool, experiment: Experiment, group: str) -> None:
     """Asks every model of a group that was not asked yet; then its weights go, unless they are to be kept."""
-    models = _models(experiment, group)
     rate = stages.peak_lr(experiment)
-    for name, module in models.items():
-        if read_signals(plan, pool, group, name) is not None:
-            continue
+    for name, module in _models(experiment, group, _unasked(plan, pool, group, plan.models(group))).items():
         with on_device(experiment.engine.device, module):
             told = experiment.domain.ask(
                 module, experiment.division, pool.samples, None if rate is None else RELEARNING * rate
@@ -129,11 +132,12 @@ def _ask_models(plan: Plan, pool: Pool, experiment: Experiment, group: str) -> N
         _remove_weights(experiment.folder.path)
 
 
-def _models(experiment: Experiment, group: str) -> Mapping[str, nn.Module]:
+def _models(experiment: Experiment, group: str, names: Sequence[str]) -> dict[str, nn.Module]:
     if group == BASE:
-        return stages.train_references(experiment)
+        return stages.train_references(experiment, names)
     start = stages.prepare_original(experiment)
-    return {ORIGINAL: start, **stages.unlearn_methods(experiment, start)}
+    models = stages.unlearn_methods(experiment, start, [name for name in names if name != ORIGINAL])
+    return {ORIGINAL: start, **models} if ORIGINAL in names else models
 
 
 def _write(path: Path, told: Told, mark: str) -> None:

@@ -217,7 +217,12 @@ def open_group(plan: Plan, pool: Pool, group: str, cache: Cache | None = None) -
     )
     there = (recipe.folder / SPLIT).exists()
     experiment = stages.open_experiment(
-        recipe, fresh=False, write=not there, cache=cache, divide=lambda domain: pool.division_of(k, plan.seed)
+        recipe,
+        fresh=False,
+        write=not there,
+        cache=cache,
+        divide=lambda domain: pool.division_of(k, plan.seed),
+        data_seed=plan.recipe.seed,
     )
     experiment.folder.command = f"untrain audit {plan.recipe.folder} --resume"
     if there:

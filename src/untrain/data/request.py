@@ -19,7 +19,7 @@ from untrain.io import hash_json
 
 
 def load_data(
-    section: Data, seed: int, cache: MutableMapping[str, Any], *, links: bool = False
+    section: Data, seed: int | None, cache: MutableMapping[str, Any], *, links: bool = False
 ) -> tuple[Source, Source]:
     """Loads training and test samples.
 

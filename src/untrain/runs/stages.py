@@ -132,6 +132,7 @@ def open_experiment(
     cache: MutableMapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     divide: Callable[[Domain], Division] = lambda domain: domain.divide(),
+    data_seed: int | None = None,
 ) -> Experiment:
     """Loads the data, makes or checks the split, tries the model, and only then opens the run folder.
 
@@ -143,6 +144,7 @@ def open_experiment(
         cache: what experiments of one process share, such as data that were loaded before.
         callbacks: hear of steps and stages.
         divide: says what is forgotten, kept and held out; by default what the recipe asks for.
+        data_seed: of which samples there are, where they are limited in number; None: the recipe's seed.
 
     Raises:
         UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
@@ -159,6 +161,7 @@ def open_experiment(
         recipe.evaluate_every,
         {} if cache is None else cache,
         recipe.permissions,
+        data_seed,
     )
     domain = recipe.domain(recipe.sections, context)
     division = divide(domain)

@@ -140,7 +140,7 @@ class ClassDiffusionDomain(Domain):
         origin = self.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
         source, test = load_data(
-            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+            self.sections.data, self.context.data_seed, self.context.cache, links=self.context.permissions.links
         )
         self.named = None if self.origin is None else class_names(self.origin, source)
         vae = self.sections.model.vae

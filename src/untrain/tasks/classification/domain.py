@@ -55,7 +55,7 @@ class ClassificationDomain(Domain):
     def load(self) -> tuple[Source, Source]:
         """Loads the recipe's images."""
         return load_data(
-            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+            self.sections.data, self.context.data_seed, self.context.cache, links=self.context.permissions.links
         )
 
     def make_task(self) -> Classification:

@@ -227,7 +227,7 @@ class TextToImageDomain(Domain):
         if section is None:
             raise SettingError("concepts named by containing are words of captions: say where these are, under data.")
         links = self.context.permissions.links
-        train, test = load_data(section, self.context.seed, self.context.cache, links=links)
+        train, test = load_data(section, self.context.data_seed, self.context.cache, links=links)
         asked = self.sections.judge.attributes
         return Captioned(train, test, read_attributes(section, train.classes, asked, links=links))
 
