@@ -53,13 +53,16 @@ def audited(folder, tmp_path_factory):
 
 
 def test_real_networks_get_the_verdicts_that_are_due(audited):
-    """The identity's interval of what is left holds 1; retraining leaves no trace; a new head alone does."""
+    """The identity's interval of what is left holds 1; retraining leaves no trace; a new head alone does.
+
+    Of one audit in twenty, p falls under 5 % by chance: retraining is held to 1 %.
+    """
     _, out, found = audited
     original, methods = found["controls"]["original"], found["methods"]
     assert original[OUTPUTS]["p"] <= 0.01 and original[OUTPUTS]["auc_ci"][0] > 0.51
     low, high = methods["identity"][OUTPUTS]["left_ci"]
     assert low <= 1 <= high and methods["identity"]["verdict"]["kind"] == "trace"
-    assert methods["retrain"]["verdict"]["kind"] in ("passed", "weak")
+    assert min(methods["retrain"][name]["p"] for name in (OUTPUTS, INSIDE, RELEARNED)) > 0.01
     cheat = methods["head-only"]
     assert min(cheat[name]["p_holm"] for name in (OUTPUTS, INSIDE, RELEARNED)) <= 0.05
     assert cheat["verdict"]["kind"] == "trace"
