@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from untrain.engine import tensor_attributes
 from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
@@ -33,7 +35,7 @@ class Subject:
 
     def copy(self) -> Subject:
         """The same subject around a deep copy of the module; gradients do not come along."""
-        return Subject(copy.deepcopy(self.module), init=self.init, peak_lr=self.peak_lr)
+        return Subject(copy_module(self.module), init=self.init, peak_lr=self.peak_lr)
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with new weights, on the same device, in training mode.
@@ -63,7 +65,7 @@ class Subject:
                 module = kind.from_config(copy.deepcopy(self.module.config)).to(self.module.dtype)
             else:
                 with convert_errors(ModelError, "the model cannot be copied and renewed; pass init="):
-                    module = _renewed(copy.deepcopy(self.module))
+                    module = _renewed(copy_module(self.module))
         return module.to(device).train()
 
     def _check_alike(self, module: nn.Module) -> None:
@@ -106,9 +108,29 @@ class Subject:
         return float(f"{3e-4 * min(1.0, (1e6 / weights) ** 0.5):.2g}")
 
 
+def copy_module(module: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Module:
+    """A deep copy of a module, hooks and all.
+
+    Tensors that hooks computed of parameters, such as the weight of a pruned layer, are copied by their values: the
+    copy's own hooks compute them anew.
+
+    Args:
+        module: any.
+        shared: parameters of it that the copy has in common with it.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in shared}
+    for layer in module.modules():
+        memo |= {id(tensor): tensor.detach().clone() for _, tensor in tensor_attributes(layer) if not tensor.is_leaf}
+    return copy.deepcopy(module, memo)
+
+
 def _renewed(module: nn.Module) -> nn.Module:
-    """Resets every layer that can; an error names the parameters of those that cannot."""
+    """Resets every layer that can, of which all is trained then; an error names parameters that stay as they were."""
     stuck = []
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.fill_(math.nan)  # to see which are reached
     for name, layer in module.named_modules():
         if callable(getattr(layer, "reset_parameters", None)):
             layer.reset_parameters()
@@ -118,9 +140,12 @@ def _renewed(module: nn.Module) -> nn.Module:
             own = [p for p, _ in layer.named_parameters(recurse=False)]
             own += [b for b, _ in layer.named_buffers(recurse=False)]
             stuck += [f"{name}.{p}" if name else p for p in own]
+    stuck += [n for n, p in module.named_parameters() if n not in stuck and bool(p.isnan().any())]
     if stuck:
         raise ModelError(
             f"cannot make this architecture with new weights: no reset_parameters renews {', '.join(stuck[:8])}"
             f"{' …' if len(stuck) > 8 else ''}. Pass init=, a function that returns a new model."
         )
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     return module
