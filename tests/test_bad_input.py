@@ -291,8 +291,11 @@ def test_what_is_no_model(attempt):
 
 def test_a_model_that_cannot_be_copied(attempt):
     model = network()
-    model.kept = model(torch.zeros(1, 6))  # deepcopy refuses tensors with a history
-    attempt(ModelError, "the model cannot be copied by copy.deepcopy.*Pass inplace=True", model=model)
+    model.kept = [model(torch.zeros(1, 6))]  # deepcopy refuses tensors with a history
+    attempt(ModelError, "the model cannot be copied by copy.deepcopy.*inplace=True", model=model)
+    attempt(ModelError, "the model cannot be copied by copy.deepcopy", model=model, method="scrub", inplace=True)
+    sets = {"forget": tensors(20, 1), "retain": tensors(60, 2), "device": "cpu"}
+    untrain.unlearn(model, **sets, steps=2, optimizer=SGD, inplace=True)
 
 
 # ── folders and files, from Python ──────────────────────────────────────────────────────────────────────────────

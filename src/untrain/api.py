@@ -16,7 +16,7 @@ from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, ModelError, SettingError, convert_errors, message_of, unknown
+from untrain.errors import DataError, ModelError, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
@@ -137,7 +137,7 @@ def unlearn(
         size = user.batch_size(sets) if batch_size is None else batch_size
         streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
         check_sets(sets, streams)
-        working = subject if inplace else _copy(subject)
+        working = subject if inplace else subject.copy()
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
@@ -203,7 +203,7 @@ def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[st
 
 def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
     """Only now are images made and samples looked at."""
-    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
+    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
     ready.notes[:] = problem.notes
     check_samples(ready.task, streams)
     return ready
@@ -267,16 +267,6 @@ def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str]
     data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
     own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
     return {**own, "parts": parts, "manifest": {**own, "data": data}}
-
-
-def _copy(subject: Subject) -> Subject:
-    try:
-        return subject.copy()
-    except Exception as error:  # a module of the user's own can refuse in any way
-        raise ModelError(
-            f"the model cannot be copied by copy.deepcopy: {message_of(error)}. Pass inplace=True to change "
-            "the model itself."
-        ) from error
 
 
 @check_arguments

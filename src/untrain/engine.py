@@ -233,7 +233,7 @@ def preserve_state(module: nn.Module) -> Iterator[nn.Module]:
     Also tensors that are attributes of layers: hooks of pruning and of weight normalisation put a layer's weight there.
     """
     buffers = [
-        (layer, name, buffer, buffer._version, buffer.clone())
+        (layer, name, buffer, buffer.clone())
         for layer in module.modules()
         for name, buffer in layer._buffers.items()
         if buffer is not None
@@ -244,9 +244,9 @@ def preserve_state(module: nn.Module) -> Iterator[nn.Module]:
         try:
             yield module
         finally:
-            for layer, name, buffer, version, copy in buffers:
+            for layer, name, buffer, copy in buffers:
                 layer._buffers[name] = buffer
-                if buffer._version != version:
+                if not torch.equal(buffer, copy):  # by content: batch norm moves its statistics under no version
                     with torch.no_grad():
                         buffer.copy_(copy)
             for layer, name, tensor in tensors:

@@ -431,7 +431,9 @@ def masked_by_hook(layer: nn.Module) -> nn.Module:
 
 def shadowed(layer: nn.Module) -> nn.Module:
     """A plain attribute hides the parameter of the same name."""
-    layer.register_forward_pre_hook(lambda module, args: vars(module).update(weight=module._parameters["weight"].tanh()))
+    layer.register_forward_pre_hook(
+        lambda module, args: vars(module).update(weight=module._parameters["weight"].tanh())
+    )
     return layer
 
 

@@ -19,6 +19,7 @@ from untrain.diffusion.folders import local_folder
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
+from untrain.models.kinds import plain_module
 from untrain.models.pretrained import check_folder, read_object
 from untrain.settings import Setting, arguments_of, read_arguments
 
@@ -145,7 +146,7 @@ def fresh_denoiser(module: nn.Module) -> nn.Module:
     Raises:
         ModelError: if the module has no configuration of diffusers.
     """
-    plain: Any = _plain(module)
+    plain: Any = plain_module(module)
     if not (hasattr(plain, "config") and hasattr(type(plain), "from_config")):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: pass init=, which makes a new one.")
     known = inspect.signature(type(plain).__init__).parameters
@@ -222,14 +223,9 @@ def denoiser_name(parts: Mapping[str, Any], owner: str) -> str:
 # ── diffusers' classes ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """The module under torch.compile."""
-    return getattr(module, "_orig_mod", module)
-
-
 def _computing(module: nn.Module) -> dict[str, Any]:
     """The settings that decide what a module computes of its weights, and its class."""
-    plain: Any = _plain(module)
+    plain: Any = plain_module(module)
     kind = next((kind for kind, name in _CLASSES.items() if name == type(plain).__name__), None)
     if kind is None:
         return {"class": type(plain).__name__}
@@ -350,7 +346,7 @@ def _with_frequencies(module: Any, frequencies: str) -> Any:
 
 
 def _time_embeddings(module: nn.Module) -> list[Any]:
-    return [block.norm1.emb.time_proj for block in getattr(_plain(module), "transformer_blocks", [])]
+    return [block.norm1.emb.time_proj for block in getattr(plain_module(module), "transformer_blocks", [])]
 
 
 # ── the original DiT's weights ──────────────────────────────────────────────────────────────────────────────────
@@ -430,7 +426,7 @@ def _check_fits(state: Mapping[str, Tensor], module: nn.Module) -> None:
             "weights of the original DiT expect its own sinusoids of timesteps, and the model has those of diffusers: "
             f"build it as dit-xl-2 (dit-l-2, …), or with {FREQUENCIES}: original."
         )
-    table: Any = getattr(getattr(_plain(module), "pos_embed", None), "pos_embed", None)
+    table: Any = getattr(getattr(plain_module(module), "pos_embed", None), "pos_embed", None)
     if "pos_embed" not in state or table is None:
         return
     theirs, own = state["pos_embed"].squeeze(0), table.squeeze(0).cpu()

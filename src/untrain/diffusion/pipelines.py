@@ -23,6 +23,7 @@ from untrain.errors import CheckpointError, FolderError, ModelError, SettingErro
 from untrain.folders import check_held, exclusive_lock, is_held, usual_mode
 from untrain.io import write_json, write_text
 from untrain.lazy import nn
+from untrain.models.kinds import plain_module
 from untrain.models.pretrained import read_object, refusal_of
 
 
@@ -117,7 +118,7 @@ def with_denoiser(pipeline: Any, module: nn.Module) -> Any:
     """
     name = denoiser_name(pipeline.components, type(pipeline).__name__)
     twin = copy.copy(pipeline)  # not by its constructor: what is no part, such as labels, comes along too
-    twin.register_modules(**{name: getattr(module, "_orig_mod", module)})
+    twin.register_modules(**{name: plain_module(module)})
     return twin
 
 
@@ -142,7 +143,7 @@ def save_diffusers(
             of its folder.
         SettingError: if the target is the original's folder.
     """
-    plain: Any = getattr(module, "_orig_mod", module)
+    plain: Any = plain_module(module)
     if not hasattr(plain, "save_pretrained") or not hasattr(plain, "config"):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: save its state_dict instead.")
     if plain.config.get(FREQUENCIES) == "original":

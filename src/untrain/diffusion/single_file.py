@@ -25,6 +25,7 @@ from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
+from untrain.models.kinds import plain_module
 from untrain.models.pretrained import read_object
 from untrain.reading import DAMAGED, check_regular
 
@@ -112,7 +113,7 @@ def save_single_file(
         raise SettingError(f"{target} must end in .safetensors.")
     if target.exists() and target.resolve() == original.resolve():
         raise SettingError(f"{target} is the original, which would be lost: choose another name.")
-    plain = getattr(unet, "_orig_mod", unet)
+    plain = plain_module(unet)
     with _opened(original) as old:
         _kind(original, old.shapes)
         state = plain.state_dict()

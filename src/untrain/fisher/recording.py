@@ -136,7 +136,9 @@ def recorder(model: nn.Module, wanted: Mapping[int, str]) -> Iterator[Recorder]:
     # Hooks set for all modules at once run before ours and may change outputs; then nothing is recorded.
     tampered = bool(torch.nn.modules.module._global_forward_hooks)
     for name, module in model.named_modules():
-        own = {n: (wanted[id(p)], p) for n, p in module._parameters.items() if p is not None and _is_plain(n, p, wanted)}
+        own = {
+            n: (wanted[id(p)], p) for n, p in module._parameters.items() if p is not None and _is_plain(n, p, wanted)
+        }
         if own and not tampered and layers.gradient_of(module) is not None:
             hook = partial(record.called, name, own)
             handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))

@@ -189,7 +189,7 @@ def _try_model(experiment: Experiment) -> None:
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
-    domain.task = prepare_task(domain.task, module, {"train": few})
+    domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
 
 def write_inputs(experiment: Experiment, going_on: bool) -> None:
@@ -363,7 +363,7 @@ def unlearn_methods(
     sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
         check_sets({name: stream.data for name, stream in sets.items()}, sets)
-        prepare_task(domain.task, start, sets)
+        prepare_task(domain.task, start, sets, training=True)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
 

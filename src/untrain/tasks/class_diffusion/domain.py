@@ -109,13 +109,13 @@ class GeneratorModel(UserModel):
         """Writes a folder that diffusers loads, where the module is one of its kind."""
         if hasattr(module, "save_pretrained"):
             save_diffusers(self.model, module, folder)
-            if self.model is self.module:  # a pipeline has its own
+            if isinstance(self.model, nn.Module):  # a pipeline has its own
                 save_schedule(cast(ClassDiffusion, self.task), folder)
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
-        if self.model is self.module:
-            return module
+        if isinstance(self.model, nn.Module):
+            return super().whole(module)
         return self.model if module is self.module else with_denoiser(self.model, module)
 
 

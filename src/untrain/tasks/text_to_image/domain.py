@@ -106,7 +106,7 @@ class PipelineModel(UserModel):
     @property
     def is_whole(self) -> bool:
         """Whether the user gave the whole pipeline, so that concepts can be asked for."""
-        return self.model is not self.module
+        return not isinstance(self.model, nn.Module)
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         super().__init__(model, task)
