@@ -58,24 +58,25 @@ class Subject:
                     module = self.init()
                 if not isinstance(module, nn.Module):
                     raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
-                self._check_alike(module)
+                self._check_alike(module, "init= returned", "It must build the model as it was built for training.")
             elif hasattr(self.module, "config") and hasattr(kind, "_from_config"):  # of transformers
                 module = kind._from_config(copy.deepcopy(self.module.config))
+                self._check_alike(module, "its configuration builds", _BUILT)
             elif hasattr(self.module, "config") and hasattr(kind, "from_config"):  # of diffusers
                 module = kind.from_config(copy.deepcopy(self.module.config)).to(self.module.dtype)
+                self._check_alike(module, "its configuration builds", _BUILT)
             else:
                 with convert_errors(ModelError, "the model cannot be copied and renewed; pass init="):
                     module = _renewed(copy_module(self.module))
         return module.to(device).train()
 
-    def _check_alike(self, module: nn.Module) -> None:
-        """The same parameters and buffers, by name and shape."""
+    def _check_alike(self, module: nn.Module, what: str, remedy: str) -> None:
+        """The same parameters and buffers, by name and shape; what a message begins and ends with."""
         own, new = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (self.module, module))
         other = [name for name in {**own, **new} if own.get(name) != new.get(name)]
         if other:
             raise ModelError(
-                f"init= returned another architecture: {', '.join(other[:5])}{' …' if len(other) > 5 else ''} differ. "
-                "It must build the model as it was built for training."
+                f"{what} another architecture: {', '.join(other[:3])}{' …' if len(other) > 3 else ''} differ. {remedy}"
             )
 
     def save(self, path: Path | str, metadata: dict[str, Any] | None = None, *, content: str | None = None) -> None:
@@ -106,6 +107,9 @@ class Subject:
             return 3e-4
         weights = sum(parameter.numel() for parameter in self.module.parameters())
         return float(f"{3e-4 * min(1.0, (1e6 / weights) ** 0.5):.2g}")
+
+
+_BUILT = "Merge what was added to the model, such as adapters, or pass init=, a function that returns a new model."
 
 
 def copy_module(module: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Module:
