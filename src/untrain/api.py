@@ -23,6 +23,7 @@ from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
 from untrain.models.checkpoints import load_into
 from untrain.models.parts import trained
+from untrain.models.precision import widen_
 from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
 from untrain.report import write_report
@@ -138,6 +139,7 @@ def unlearn(
         streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
         check_sets(sets, streams)
         working = subject if inplace else subject.copy()
+        rounding = widen_(working.module, keep=True)
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
@@ -150,8 +152,12 @@ def unlearn(
                     result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
                 else:
                     about = _describe(domain, problem, parts)
-                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, user, inplace)
+                    save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
+                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, save, target)
+            result.notes.extend(rounding.describe(result.model))
+            rounding.restore_(result.model)
         finally:
+            rounding.restore_(working.module)
             working.module.to(home)
     result.model.to(home)
     engine.wait()
@@ -236,8 +242,8 @@ def _run_in(
     resume: bool,
     about: Mapping[str, Any],
     callbacks: Sequence[Callback],
-    user: UserModel,
-    inplace: bool,
+    save: Callable[[nn.Module], None],
+    model: nn.Module | None,
 ) -> Result:
     """The same in a run folder: read where it is finished, else made there and kept."""
     folder = RunFolder(path, engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
@@ -251,11 +257,10 @@ def _run_in(
             sets = {name: stream.data for name, stream in streams.items()}
             write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
     name = method.name
-    save = lambda module: user.save(path / name, module)  # noqa: E731
     kept = folder.make_model(name, method, problem, inputs=inputs, save=save, resume=resume, callbacks=callbacks)
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
-    facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)
+    facts, module = kept.facts, _take_over(kept.module, model)
     return Result(
         module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], list(facts["notes"])
     )

@@ -15,7 +15,7 @@ from helpers.references import REFERENCE, fisher_of_batch_means, fisher_sample_b
 from untrain.errors import DataError, Diverged, EmptySet, InexactFisher, ModelError, SettingError
 from untrain.fisher import fisher_diagonal, layers, samples
 from untrain.fisher.fallback import Fallback
-from untrain.models.subject import copy_module
+from untrain.models.copies import copy_module
 
 CLASSES = 5
 

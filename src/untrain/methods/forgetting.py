@@ -16,8 +16,8 @@ from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, State
 from untrain.methods.calibration import FEWEST, statistics
 from untrain.methods.steps import for_share
+from untrain.models.copies import copy_module
 from untrain.models.modes import set_training
-from untrain.models.subject import copy_module
 from untrain.types import Batch, Task
 
 if TYPE_CHECKING:

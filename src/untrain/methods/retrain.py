@@ -8,7 +8,7 @@ from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.descent import Descent
 from untrain.methods.steps import average
-from untrain.models.subject import copy_module
+from untrain.models.copies import copy_module
 from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 

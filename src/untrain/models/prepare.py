@@ -81,16 +81,10 @@ def check_trainable(module: nn.Module) -> None:
     """Refuses weights that an optimiser would ruin.
 
     Raises:
-        ModelError: if a trained parameter is in half precision, or complex.
+        ModelError: if a trained parameter is complex.
     """
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and parameter.is_complex():
             raise ModelError(
                 f"{name} is complex: only real weights are trained here. Freeze it: requires_grad_(False)."
             )
-    half = [name for name, p in module.named_parameters() if p.requires_grad and p.dtype == torch.float16]
-    if half:
-        raise ModelError(
-            f"{len(half)} parameters are in float16, such as {half[0]}: small steps vanish in it and large ones "
-            'overflow. Load the model in float32, and save memory by precision="fp16" or "bf16".'
-        )

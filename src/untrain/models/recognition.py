@@ -10,6 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from untrain.errors import ModelError, SettingError
+from untrain.models.precision import fit, widen
 from untrain.types import Batch, Role, Variant
 
 
@@ -96,8 +97,8 @@ class Recognition:
         return images.contiguous(memory_format=torch.channels_last)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits [B, C] that the model gives, also under the name "logits"; see `read_logits`."""
-        return read_logits(model(batch["input"]), len(batch["input"]))
+        """Logits [B, C] that the model gives, also under the name "logits"; see `read_logits`. In float32 or wider."""
+        return widen(read_logits(model(fit(batch["input"], model)), len(batch["input"])))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy −log p_y in nats, [B]."""

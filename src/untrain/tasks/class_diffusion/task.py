@@ -16,6 +16,7 @@ from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.lazy import nn, torch
+from untrain.models.precision import fit, widen
 from untrain.settings import check_arguments
 from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
@@ -125,7 +126,7 @@ class ClassDiffusion(DiffusionProcess):
             flipped = torch.rand(len(first), generator=generator) < 0.5
         chosen = flipped.to(first.device)[:, None, None, None]
         if "input" in batch:
-            images = batch["input"]
+            images = widen(batch["input"])
             if images.dtype == torch.uint8:
                 images = images.to(torch.get_default_dtype()) / 127.5 - 1
             return torch.where(chosen, images.flip(-1), images)
@@ -150,8 +151,9 @@ class ClassDiffusion(DiffusionProcess):
         for module in model.modules():
             if type(module).__name__ == "LabelEmbedding":  # of diffusers; it would drop classes by itself, unseeded
                 module.training = False
-        result: Any = model(self.noisy(batch), batch["timestep"], class_labels=condition)
-        return getattr(result, "sample", result)
+        x = fit(self.noisy(batch), model)
+        result: Any = model(x, batch["timestep"], class_labels=condition)
+        return widen(getattr(result, "sample", result))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The predicted noise, [B, C, H, W]."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError, convert_errors
 from untrain.models.once_per_batch import OncePerBatch
+from untrain.models.precision import widen
 from untrain.models.recognition import Recognition, describe_result
 from untrain.settings import Seed, check_arguments
 from untrain.types import Batch, Role, Variant
@@ -75,6 +76,8 @@ class Classification(Recognition):
         batch = {self.names.get(key, key): value for key, value in batch.items()}
         if "label" in batch:
             batch["label"] = self._checked(batch["label"], batch)
+        if "input" in batch:
+            batch["input"] = widen(batch["input"])
         if self.mean is None or "input" not in batch:
             return batch
         images = batch["input"]
