@@ -25,6 +25,7 @@ from untrain.models.checkpoints import load_into
 from untrain.models.parts import trained
 from untrain.models.precision import widen_
 from untrain.models.prepare import check_trainable, prepare_task
+from untrain.models.saving import check_names, check_saved
 from untrain.models.subject import Subject
 from untrain.report import write_report
 from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest
@@ -130,6 +131,7 @@ def unlearn(
     chosen = make(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
+    check_names(user.module)
     subject = Subject(user.module, init=init or _init_of(user))
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
@@ -144,6 +146,7 @@ def unlearn(
             working.module.to(engine.device)
             with trained(working.module, parts):
                 check_trainable(working.module)
+                check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
                 if method is None:
                     problem.note(f"method: {chosen.name}, the default")

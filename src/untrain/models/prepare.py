@@ -81,8 +81,13 @@ def check_trainable(module: nn.Module) -> None:
     """Refuses weights that an optimiser would ruin.
 
     Raises:
-        ModelError: if a trained parameter is complex.
+        ModelError: if nothing is trained, or a trained parameter is complex.
     """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ModelError(
+            "the model has no parameter with requires_grad: there is nothing to change. Unfreeze it by "
+            'requires_grad_(True), or say what to train: parts="full".'
+        )
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and parameter.is_complex():
             raise ModelError(
