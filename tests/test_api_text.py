@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -252,6 +253,17 @@ def test_what_cannot_be_asked(
 def test_another_task_does_not_take_a_pipeline(pipe: Any) -> None:
     with pytest.raises(ModelError, match="StableDiffusionPipeline"):
         untrain.unlearn(pipe, **SETS, steps=2, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline"])
+@pytest.mark.parametrize("task", ["text-to-image", "class-diffusion"])
+def test_other_pipelines_are_refused(kind: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what they are, before any set is looked at."""
+    parts = {name: nn.Linear(2, 2) for name in ("transformer", "text_encoder", "vae", "scheduler")}
+    monkeypatch.setattr(getattr(diffusers, kind), "components", parts)
+    pipeline = object.__new__(getattr(diffusers, kind))
+    with pytest.raises(ModelError, match=f"{kind}.*StableDiffusionPipeline and StableDiffusionXLPipeline"):
+        untrain.unlearn(pipeline, **SETS, task=task, steps=2, device="cpu")
 
 
 # Evaluation.

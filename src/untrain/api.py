@@ -128,7 +128,7 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    chosen = make(method or DEFAULT_METHOD, settings)
+    chosen = _make_method(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
     check_names(user.module)
@@ -183,11 +183,38 @@ DEFAULT_METHOD = "sfron"
 """What is best for any request so far; the paper's own."""
 
 
+_MEANT = {
+    **dict.fromkeys(("lr", "learning_rate"), 'optimizer=untrain.Optimizer("adam", lr=…)'),
+    **dict.fromkeys(
+        ("momentum", "weight_decay"), 'optimizer=untrain.Optimizer("sgd", lr=…, momentum=…, weight_decay=…)'
+    ),
+    **dict.fromkeys(("criterion", "loss", "loss_fn"), "task=, an object whose loss it is"),
+    "num_steps": "steps=",
+    "num_epochs": "epochs=",
+    "num_workers": "workers=",
+}
+"""What others call a setting → what it is here."""
+
+
+def _make_method(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Method:
+    """The method with its settings; names that other libraries have for a setting are refused with its own."""
+    try:
+        return make(method, settings)
+    except SettingError as error:
+        meant = next((name for name in settings if name in _MEANT and repr(name) in str(error)), None)
+        if meant is None:
+            raise
+        raise SettingError(f"unlearn has no argument {meant!r}: give {_MEANT[meant]}.") from error
+
+
 def _given_sets(**sets: Any) -> dict[str, Any]:
     """The sets that are there, of which forget and retain must be."""
     for name in ("forget", "retain"):
         if sets[name] is None:
-            raise DataError(f"the {name} set is None: give a data set, or a list of ready batches.")
+            raise DataError(
+                f"the {name} set is None: give a data set, or a list of ready batches. Every method is given both; "
+                "of what to keep, a part will do, and gradient-ascent alone takes no step on it."
+            )
     return {name: data for name, data in sets.items() if data is not None}
 
 

@@ -220,8 +220,11 @@ class ClassDiffusionDomain(Domain):
         return from_dit(state, module) if is_dit_layout(state) else state
 
     def save(self, name: str, module: nn.Module) -> None:
-        """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
-        if self.context.engine.is_main:
+        """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one.
+
+        Of a module of the user's own, the weights are all that is kept.
+        """
+        if self.context.engine.is_main and hasattr(module, "save_pretrained"):
             links = self.context.permissions.links
             save_diffusers(self.origin or module, module, self.context.folder / name, links=links)
 
