@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,9 +56,10 @@ class Classification(Recognition):
         with torch.no_grad(), convert_errors(ModelError, f"the model cannot run on a batch of shape {shape}"):
             once = OncePerBatch(model)
             logits = self.outputs(once, batch)
-        if once.last is not None and isinstance(once.last[1], tuple | list):
+        result: Any = None if once.last is None else once.last[1]
+        if isinstance(result, tuple | list) and not hasattr(result, "logits"):
             warnings.warn(
-                f"the model returns {describe_result(once.last[1])}: its one entry [B, classes] is taken for logits.",
+                f"the model returns {describe_result(result)}: its one entry [B, classes] is taken for logits.",
                 stacklevel=2,
             )
         if logits.ndim != 2 or len(logits) != len(batch["input"]) or not logits.is_floating_point():
