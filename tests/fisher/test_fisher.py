@@ -471,7 +471,8 @@ def test_weights_that_are_made_of_parameters(name, kind, fallback_names):
     for mask in [key for key in states if key.endswith("_mask")]:
         assert not found[mask.replace("_mask", "_orig")][states[mask] == 0].any(), "a pruned weight has Fisher 0"
     assert all(torch.equal(value, states[key]) for key, value in model.state_dict().items())
-    copy_module(model)
+    if name != "masked by a hook":  # which closes over the parameter
+        copy_module(model)
 
 
 def test_forward_replaced_in_the_class(monkeypatch):
