@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import untrain
@@ -253,6 +254,19 @@ def test_what_cannot_be_asked(
 def test_another_task_does_not_take_a_pipeline(pipe: Any) -> None:
     with pytest.raises(ModelError, match="StableDiffusionPipeline"):
         untrain.unlearn(pipe, **SETS, steps=2, device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:weights of float16")
+def test_a_pipeline_in_half_precision(pipe: Any, tmp_path: Path) -> None:
+    narrow = copy.deepcopy(pipe).to(torch.float16)
+    before = bits(narrow.unet)
+    result = untrain.unlearn(narrow, **SETS, **QUICK, out=tmp_path / "run")
+    assert {tensor.dtype for tensor in bits(result.model.unet).values()} == {torch.float16}
+    assert moved(before, bits(result.model.unet))
+    assert moved(before, bits(narrow.unet)) == set()
+    assert {part.dtype for part in (narrow.vae, narrow.text_encoder, narrow.unet)} == {torch.float16}
+    stored = load_file(tmp_path / "run/sfron/unet/diffusion_pytorch_model.safetensors")
+    assert moved(stored, bits(result.model.unet)) == set()
 
 
 @pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline"])
