@@ -56,20 +56,13 @@ class Rounding:
         """
         if not self.types:
             return []
-        moved = kept = 0
         now = dict(module.named_parameters())
-        for name, before in self.before.items():
-            after = now[name].detach().cpu()
-            moved += int((after != before.to(after.dtype)).sum())
-            kept += int((after.to(before.dtype) != before).sum())
+        moved, kept = count_changes((before, now[name].detach().cpu()) for name, before in self.before.items())
         text = (
             f"weights of {self.kinds} were trained in float32; of the {moved:,} that changed, {kept:,} still differ "
             f"when they are rounded back"
         )
-        if kept < moved / 2:
-            warnings.warn(
-                f"{text}: most of the change is lost. Give the model in float32, where it is whole.", stacklevel=2
-            )
+        warn_of_loss(text, moved, kept)
         return [text]
 
 
@@ -86,6 +79,27 @@ def widen_(module: nn.Module, *, keep: bool = False) -> Rounding:
     before = {name: parameter.detach().cpu().clone() for name, parameter in trained}
     _cast_(module, dict.fromkeys(types, torch.float32))
     return Rounding(types, before)
+
+
+def count_changes(weights: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:
+    """Counts the weights that changed, and those of them that still differ when they are rounded.
+
+    Args:
+        weights: pairs of a weight as it came, and what became of it in a wider type.
+    """
+    moved = kept = 0
+    for before, after in weights:
+        moved += int((after != before.to(after.dtype)).sum())
+        kept += int((after.to(before.dtype) != before).sum())
+    return moved, kept
+
+
+def warn_of_loss(text: str, moved: int, kept: int) -> None:
+    """Warns where rounding leaves less than half of what changed."""
+    if kept < moved / 2:
+        warnings.warn(
+            f"{text}: most of the change is lost. Give the model in float32, where it is whole.", stacklevel=3
+        )
 
 
 def is_narrow(tensor: Tensor) -> bool:
