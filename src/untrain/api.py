@@ -22,6 +22,7 @@ from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
 from untrain.models.checkpoints import load_into
+from untrain.models.kinds import check_kind
 from untrain.models.parts import trained
 from untrain.models.precision import widen_
 from untrain.models.prepare import check_trainable, prepare_task
@@ -131,6 +132,7 @@ def unlearn(
     chosen = _make_method(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
+    check_kind(user.module)
     check_names(user.module)
     subject = Subject(user.module, init=init or _init_of(user))
     path = None if out is None else Path(out)
@@ -430,7 +432,9 @@ def fisher_diagonal(
         EmptySet: if there is no sample.
         InexactFisher: if a parameter is used in a way that cannot be done exactly.
     """
-    device = next((p.device for p in check_module(model).parameters()), torch.device("cpu"))
+    model = check_module(model)
+    check_kind(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     data = batches
     if isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
         with convert_errors(DataError, "the batches cannot be read"):

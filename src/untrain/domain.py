@@ -27,7 +27,7 @@ from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses
 from untrain.models import checkpoints
-from untrain.models.kinds import check_kind, plain_module
+from untrain.models.kinds import plain_module
 from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.permissions import NONE, Permissions
@@ -192,8 +192,7 @@ def check_module(model: Any, name: str = "model") -> nn.Module:
     """Returns the module that a user gives; of a compiled one what was compiled.
 
     Raises:
-        ModelError: if it is something else, of a kind that cannot be trained, or its weights have no values; see
-            `check_kind` and `check_weights`.
+        ModelError: if it is something else, or its weights have no values; see `check_weights`.
     """
     if hasattr(model, "model") and hasattr(model, "history"):
         raise ModelError(f"{name} is a Result: pass its .model.")
@@ -204,9 +203,7 @@ def check_module(model: Any, name: str = "model") -> nn.Module:
             f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: "
             "pass task=, one of untrain.tasks()."
         )
-    plain = plain_module(model)
-    check_kind(plain, name)
-    return check_weights(plain, name)
+    return check_weights(plain_module(model), name)
 
 
 @dataclass(frozen=True)

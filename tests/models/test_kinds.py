@@ -78,6 +78,16 @@ def test_what_cannot_be_trained(name):
             unlearn(make(), inplace=inplace)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("name", ["scripted", "traced", "quantised", "parallel"])
+def test_they_are_measured_all_the_same(name):
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(96, 6, generator=generator), torch.arange(96) % 4)
+    sets = {part: Subset(data, range(i, i + 32)) for part, i in (("forget", 0), ("retain", 32), ("test", 64))}
+    found = untrain.evaluate(REFUSED[name][0](), **sets, device="cpu")
+    assert found.FA == pytest.approx(untrain.evaluate(net(), **sets, device="cpu").FA, abs=10), "8 bits are not exact"
+
+
 def test_what_can():
     for module in (net(), torch.fx.symbolic_trace(net()), nn.Linear(6, 4).to(torch.bfloat16)):
         check_kind(module)
