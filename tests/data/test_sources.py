@@ -326,11 +326,8 @@ def test_one_corrupt_image_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     check(load("folder", "test", path=folder))
 
 
-def test_images_that_would_be_decoded_wrongly_or_dangerously(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_would_be_decoded_dangerously(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a" / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png has .* more than 8 bits"):
-        load("folder", "train", path=tmp_path)
     (tmp_path / "a" / "deep.png").write_bytes(encoded(picture(0, (40, 40))))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"deep\.png is too large to be decoded safely"):

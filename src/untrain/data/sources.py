@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from untrain.data.captions import captions
 from untrain.data.columns import numbered_classes
+from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
@@ -36,9 +37,6 @@ from untrain.reading import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-"""Files of a class folder that are samples; other files are not looked at."""
 
 _FASHION_CLASSES = (
     "T-shirt/top",

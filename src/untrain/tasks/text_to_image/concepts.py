@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from untrain.data.decoding import IMAGE_SUFFIXES, Remarks, to_tensor
 from untrain.data.encoded import FileRows
 from untrain.data.samples import Arrays, Images, Source
 from untrain.data.splits import Subset
@@ -43,7 +44,6 @@ CACHE = ".concepts.tmp"
 """Folder of images and latents within a run's; by its name a temporary one, which is no part of a run."""
 PIXELS = 1 << 18
 """So many are encoded at once: one image of 512 × 512, or many small ones."""
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @check_arguments
@@ -107,7 +107,7 @@ def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: boo
         folder = expand(given)
         if not os.path.isdir(folder):
             raise DataError(f"{about}: {printable(folder)} is no folder. Give one, or a list of files.")
-        given = find_files(folder, folder, ENDINGS, links=links or concept.links, deep=False)
+        given = find_files(folder, folder, IMAGE_SUFFIXES, links=links or concept.links, deep=False)
     if isinstance(given, Tensor):
         if given.ndim != 4 or given.shape[1] != 3:
             raise DataError(f"{about} must be [N, 3, H, W], not {list(given.shape)}.")
@@ -115,7 +115,7 @@ def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: boo
     if not isinstance(given, Sequence):
         raise DataError(f"{about} are a {type(given).__name__}: give a folder, a list of files or images, or a tensor.")
     if not given:
-        raise EmptySet(f"{about}: there is none. Files must end in {', '.join(ENDINGS)}.")
+        raise EmptySet(f"{about}: there is none. Files must end in {', '.join(IMAGE_SUFFIXES)}.")
     labels = torch.full((len(given),), number)
     if all(isinstance(each, str | Path) for each in given):
         source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts)
@@ -124,22 +124,15 @@ def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: boo
         return source
     if not all(isinstance(each, Image.Image) for each in given):
         raise DataError(f"{about} must all be files, or all PIL images.")
-    sizes = [image.size for image in given]
-    other = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
+    remarks = Remarks()
+    pixels = [to_tensor(image, f"{about}, number {i}", remarks=remarks) for i, image in enumerate(given)]
+    other = next((i for i, image in enumerate(pixels) if image.shape != pixels[0].shape), None)
     if other is not None:
-        unlike = "×".join(map(str, sizes[other]))
+        unlike, first = ("×".join(map(str, pixels[i].shape[:0:-1])) for i in (other, 0))
         raise DataError(
-            f"{about} are of mixed size: number 0 has {sizes[0][0]}×{sizes[0][1]} pixels, number {other} {unlike}. "
-            "Resize them to one."
+            f"{about} are of mixed size: number 0 has {first} pixels, number {other} {unlike}. Resize them to one."
         )
-    return Arrays(torch.stack([_bytes_of(image) for image in given]), labels, texts)
-
-
-def _bytes_of(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W]."""
-    plain = image.convert("RGB")
-    data = torch.frombuffer(bytearray(plain.tobytes()), dtype=torch.uint8)
-    return data.view(plain.height, plain.width, 3).permute(2, 0, 1).contiguous()
+    return Arrays(torch.stack(pixels), labels, texts)
 
 
 def make_images(maker: ImageMaker, pipeline: Any, prompts: Prompts, number: int, count: int, place: Path) -> Source:
