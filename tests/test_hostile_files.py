@@ -135,6 +135,7 @@ def test_links_that_stay_inside_are_followed_and_those_that_lead_out_where_that_
     assert count(tmp_path / "link", links=True) == 4 + 4 + 3
 
 
+@pytest.mark.filterwarnings("ignore:left out of the samples")
 def test_the_permission_reaches_every_reader_of_a_folder(tmp_path):
     real = images(tmp_path / "real", 1)
     folder = images(tmp_path / "data", 1)

@@ -18,7 +18,7 @@ from untrain.data.sections import Data
 from untrain.data.tables import IMAGES, find_column, parquet_files, read_columns, read_schema
 from untrain.data.text_tables import read_records
 from untrain.errors import DataError, EmptySet, SettingError
-from untrain.reading import check_all_inside, check_inside, expand, printable
+from untrain.reading import HIDDEN, LeftOut, check_all_inside, check_inside, expand, is_hidden, printable
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 """What the table in a folder of images may be called."""
@@ -225,9 +225,13 @@ class FileTable:
             EmptySet: if there is no row.
         """
         lines: dict[Path, int] = {}
-        kept = []
+        kept, left_out = [], LeftOut(root)
         for line, record in read_records(path):
-            file = path.parent / _relative(f"{path}, line {line}", record)
+            name = _relative(f"{path}, line {line}", record)
+            file = path.parent / name
+            if any(map(is_hidden, name.split("/"))):
+                left_out.add(HIDDEN, file)
+                continue
             if file in lines:
                 raise DataError(f"{path}, line {line}: line {lines[file]} names {record[NAME]!r} too. Remove one.")
             lines[file] = line
@@ -235,6 +239,7 @@ class FileTable:
                 kept.append((line, record, file))
         if not kept:
             raise EmptySet(f"{path} names no image in {folder}: write a line for each, with a {NAME} and a text.")
+        left_out.warn()
         found, records, files = zip(*kept, strict=True)
         return cls(path, root, found, records, files, links)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from untrain.data.columns import numbered_classes
+from untrain.data.columns import label_numbers, names_in, numbered_classes
 from untrain.data.encoded import HubRows, ParquetRows, open_parquet
 from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
-from untrain.errors import DataError, SettingError, UnknownName, unknown
+from untrain.errors import DataError, SettingError
 from untrain.lazy import np
-from untrain.reading import check_all_inside, check_unpacked, parse_json
+from untrain.reading import check_all_inside, check_unpacked, is_hidden, parse_json
 
 IMAGES = ("image", "img")
 """What the column of images is usually called."""
@@ -33,7 +33,7 @@ def parquet(request: Request) -> Source:
 
     def build(part: Part) -> Source:
         rows = ParquetRows(tuple(files[part]), image, request.links)
-        numbers, size = _numbers(labels[part], classes, label), request.image_size
+        numbers, size = label_numbers(labels[part], classes, f"column {label!r}"), request.image_size
         return Images(rows, numbers, classes, rows.ids(part), image_size=size, grayscale=request.grayscale)
 
     return part_of(request, lambda part: bool(files[part]), build)
@@ -52,7 +52,7 @@ def parquet_files(root: Path, names: Sequence[str], *, links: bool = False) -> l
     """
     for name in names:
         for pattern in (f"{name}-*.parquet", f"{name}.parquet", f"data/{name}-*.parquet", f"*/{name}-*.parquet"):
-            found = sorted(root.glob(pattern))
+            found = sorted(path for path in root.glob(pattern) if not _is_hidden_in(path, root))
             folders = sorted({str(path.parent) for path in found})
             if len(folders) > 1:
                 raise DataError(f"{root} holds several sets: point path at one of {', '.join(folders)}.")
@@ -60,6 +60,10 @@ def parquet_files(root: Path, names: Sequence[str], *, links: bool = False) -> l
                 check_all_inside(found, root, links)
                 return found
     return []
+
+
+def _is_hidden_in(path: Path, root: Path) -> bool:
+    return any(map(is_hidden, path.relative_to(root).parts))
 
 
 def _columns(file: Path, request: Request) -> tuple[str, str, list[str] | None]:
@@ -164,23 +168,10 @@ def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None)
     if "train" not in labels:
         raise DataError("the table does not name its classes: load it as hub:OWNER/NAME, or give path=.")
     if labels["train"].dtype.kind in "US":
-        return tuple(np.unique(labels["train"]).tolist())
+        return names_in(labels["train"])
     if not all(values.dtype.kind in "iub" for values in labels.values()):
         raise DataError("labels must be integers or strings, in training and test part the same.")
     return numbered_classes(max(int(values.max(initial=0)) + 1 for values in labels.values()))
-
-
-def _numbers(labels: np.ndarray, classes: Sequence[str], column: str) -> np.ndarray:
-    """Labels as class numbers; strings are looked up among the class names."""
-    if labels.dtype.kind in "iub":
-        return labels
-    if labels.dtype.kind not in "US":
-        raise DataError(f"labels must be integers or strings; column {column!r} holds {labels.dtype}.")
-    numbers = {name: number for number, name in enumerate(classes)}
-    for name in np.unique(labels).tolist():
-        if name not in numbers:
-            raise UnknownName(f"column {column!r}: {unknown('class', name, classes)}")
-    return np.array([numbers[name] for name in labels.tolist()], np.int64)
 
 
 @dataclass(frozen=True)
@@ -232,7 +223,7 @@ def hub(request: Request, parts: Mapping[Part, str] | None = None) -> Source:
 
     def build(part: Part) -> Source:
         rows = HubRows(tables[part], image, f"{place} ({part})")
-        numbers, size = _numbers(labels[part], classes, label), request.image_size
+        numbers, size = label_numbers(labels[part], classes, f"column {label!r}"), request.image_size
         return Images(rows, numbers, classes, image_size=size, grayscale=request.grayscale)
 
     if parts is not None:

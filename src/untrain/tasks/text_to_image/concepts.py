@@ -34,7 +34,7 @@ from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
 from untrain.folders import ensure_dir, exclusive_lock
 from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
-from untrain.reading import expand, find_files, printable
+from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
@@ -107,7 +107,9 @@ def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: boo
         folder = expand(given)
         if not os.path.isdir(folder):
             raise DataError(f"{about}: {printable(folder)} is no folder. Give one, or a list of files.")
-        given = find_files(folder, folder, IMAGE_SUFFIXES, links=links or concept.links, deep=False)
+        left_out, follow = LeftOut(folder), links or concept.links
+        given = find_files(folder, folder, IMAGE_SUFFIXES, links=follow, deep=False, left_out=left_out)
+        left_out.warn()
     if isinstance(given, Tensor):
         if given.ndim != 4 or given.shape[1] != 3:
             raise DataError(f"{about} must be [N, 3, H, W], not {list(given.shape)}.")
