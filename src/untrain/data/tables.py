@@ -12,6 +12,7 @@ from untrain.data.columns import label_numbers, names_in, numbered_classes
 from untrain.data.encoded import HubRows, ParquetRows, open_parquet
 from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
+from untrain.data.text_tables import match_columns
 from untrain.errors import DataError, SettingError
 from untrain.lazy import np
 from untrain.reading import check_all_inside, check_unpacked, is_hidden, parse_json
@@ -94,7 +95,7 @@ def read_schema(file: Path) -> Any:
 
 
 def find_column(given: str | None, usual: Sequence[str], present: Sequence[str], table: object, setting: str) -> str:
-    """Finds a column by its given name, else by its usual ones.
+    """Finds a column by its given name, else by its usual ones; see `match_columns` for what comes close.
 
     Args:
         given: by the user; None: not.
@@ -107,9 +108,9 @@ def find_column(given: str | None, usual: Sequence[str], present: Sequence[str],
         DataError: lists the table's columns.
     """
     wanted = usual if given is None else (given,)
-    for name in wanted:
-        if name in present:
-            return name
+    found = match_columns(table, present, {setting: wanted}).get(setting)
+    if found is not None:
+        return found
     raise DataError(
         f"{table} has no column {' or '.join(map(repr, wanted))}: give {setting}, one of {', '.join(present)}."
     )
