@@ -1,4 +1,4 @@
-"""A name of 300 letters where runs/ is there already: refused in words, not by the file system as an unforeseen error."""
+"""A name of 300 letters where runs/ is there already: refused in words, and not by the file system as unforeseen."""
 
 from _common import cli, done, tmp
 

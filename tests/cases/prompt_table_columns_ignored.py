@@ -1,4 +1,4 @@
-"""Seeds of a table whose header nearly has the known names (unified-concept-editing#35: backslashes at the ends of lines).
+"""Seeds of a table whose header nearly has the known names (unified-concept-editing#35: lines that end in backslashes).
 
 They are used, or it is said that they are not; never is a seed dropped without a word.
 """

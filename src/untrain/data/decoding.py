@@ -102,16 +102,17 @@ def decode(
 
 
 def to_tensor(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     name: str,
     image_size: int | None = None,
     grayscale: bool = False,
     remarks: Remarks | None = None,
 ) -> Tensor:
-    """Returns the pixels of a Pillow image, which stays as it is.
+    """Returns the pixels of a Pillow image, which stays as it is, or of an array.
 
     Args:
-        image: of any mode; of several frames the one it stands at, which is the first where nobody moved on.
+        image: of any mode; of several frames the one it stands at, which is the first where nobody moved on. Or uint8
+            [H, W] or [H, W, 1, 2, 3 or 4], the last of 2 and 4 being alpha, or uint16 [H, W].
         name: in messages.
         image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None: as it is.
         grayscale: one channel instead of red, green and blue.
@@ -126,9 +127,20 @@ def to_tensor(
     """
     remarks = remarks or Remarks()
     with _naming(name):
+        image = _of_array(image, name) if isinstance(image, np.ndarray) else image
         pixels = np.array(_fitted(_flatten(image, name, grayscale, remarks), image_size))
     remarks.warn()
     return _channels_first(pixels)
+
+
+def _of_array(pixels: np.ndarray, name: str) -> Image.Image:
+    plain = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    grey, colours = plain.ndim == 2, plain.ndim == 3 and plain.shape[2] in (2, 3, 4)
+    if not (plain.dtype == np.uint8 and (grey or colours)) and not (plain.dtype == np.uint16 and grey):
+        raise DataError(
+            f"{name} is an array {list(pixels.shape)} of {pixels.dtype}: give uint8 [H, W, 3], or [H, W, 4] with alpha."
+        )
+    return Image.fromarray(np.ascontiguousarray(plain))
 
 
 @contextmanager

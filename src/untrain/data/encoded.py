@@ -96,7 +96,7 @@ class ParquetRows:
     def _row(self, i: int) -> bytes:
         group = bisect_right(self.starts, i) - 1
         value = self._group(group)[i - self.starts[group]].as_py()
-        return _row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
+        return row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
 
     def _group(self, number: int) -> Any:
         import pyarrow
@@ -149,7 +149,7 @@ class HubRows:
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The images' bytes."""
         values = self.table[list(indices)][self.column]
-        return [_row_bytes(value, self.name(i), None) for i, value in zip(indices, values, strict=True)]
+        return [row_bytes(value, self.name(i), None) for i, value in zip(indices, values, strict=True)]
 
     def name(self, i: int) -> str:
         """The set and the row in it."""
@@ -201,7 +201,18 @@ MANY_ROWS = 1 << 20
 """Rows that a parquet file may tell of; beyond them it needs a byte for each, and any image takes far more."""
 
 
-def _row_bytes(value: Any, name: str, folder: Path | None, links: bool = False) -> bytes:
+def row_bytes(value: Any, name: str, folder: Path | None, links: bool = False) -> bytes:
+    """Returns the encoded image in a cell of a table: its bytes, or a mapping with "bytes" or "path".
+
+    Args:
+        value: the cell.
+        name: of the image, in messages.
+        folder: that paths lie in; None: they are whole.
+        links: whether links may lead out of it.
+
+    Raises:
+        DataError: if there is none, or its file cannot be read.
+    """
     if isinstance(value, bytes):
         return value
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):

@@ -108,7 +108,7 @@ class TestNudeNet:
         assert (eye.name, eye.kind, eye.threshold, len(eye.hash)) == ("NudeNet", "nudity", 0.6, 64)
 
     def test_it_is_what_nudenet_says_of_the_file(self, tmp_path):
-        """So no axis is turned on the way. NudeNet 3.4 swaps red and blue of a file, which is undone here beforehand."""
+        """So no axis is turned on the way. Of a file NudeNet 3.4 swaps red and blue, which is undone beforehand."""
         from nudenet import NudeDetector
         from skimage.data import astronaut
 
