@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader
 
 from helpers.documents import ROOT
 from untrain.data import samples, sources
+from untrain.data.request import request_name
+from untrain.data.sections import Forget
 from untrain.data.sources import SOURCES, Arrays, Images, Source, balanced, channel_statistics, check, load
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName
+from untrain.folders import is_name
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -651,3 +654,11 @@ def test_check_looks_under_views(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DataError, match=r"dog/2\.png"):
         check(Subset(source, [0, 6]))
     sources.check(load("digits", "test"))
+
+
+def test_a_request_for_many_classes_has_a_name_that_a_folder_takes() -> None:
+    few, many = Forget(classes=["a b", 3]), [Forget(classes=[f"class {i}" for i in range(n)]) for n in (50, 60)]
+    assert request_name(few) == "a-b-3"
+    names = [request_name(each) for each in many]
+    assert len({*names}) == 2 and all(is_name(name) and len(name) <= 100 for name in names)
+    assert is_name(request_name(Forget(ids=f"{'x' * 240}.csv")))
