@@ -55,6 +55,10 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
 
 
+MOST_UNREAD = 200
+"""Columns that are compared with the known names: nobody's table of prompts or captions has more."""
+
+
 def plain_name(name: str) -> str:
     """Returns a column's name as it is compared: small letters, words joined by _, no quotes and backslashes."""
     shown = name.strip("\ufeff\u200b \t\r\n\xa0\\\"'")
@@ -85,21 +89,25 @@ def match_columns(
         DataError: if two columns are called the same, or are both close to a name that no column has.
     """
     names = {field: (*usual, *(others or {}).get(field, ())) for field, usual in known.items()}
-    found = {field: _column(place, present, called) for field, called in names.items()}
+    close: dict[str, list[str]] = {}
+    for column in present:
+        close.setdefault(plain_name(column), []).append(column)
+    found = {field: _column(place, close, called) for field, called in names.items()}
     for field, column in found.items():
         if column is not None and column not in known[field]:
             warnings.warn(f"{place}: the column {column!r} is read as {known[field][0]}.", stacklevel=2)
-    for column in present:
-        if column not in found.values():
-            _warn_of_unread(place, column, names, found, words)
+    unread = [column for column in present if column not in found.values()]
+    for column in unread[:MOST_UNREAD]:
+        _warn_of_unread(place, column, names, found, words)
     return {field: column for field, column in found.items() if column is not None}
 
 
-def _column(place: object, present: Sequence[str], names: Sequence[str]) -> str | None:
+def _column(place: object, close: Mapping[str, Sequence[str]], names: Sequence[str]) -> str | None:
     """The column with the first of these names that is there as it is; else the one that comes close to one."""
-    for same in (str, plain_name):
+    for exact in (True, False):
         for name in names:
-            called = [column for column in present if same(column) == same(name)]
+            columns = close.get(plain_name(name), ())
+            called = [column for column in columns if column == name or not exact]
             if len(called) > 1:
                 raise DataError(f"{place}: {len(called)} columns are called {name[:80]}. Keep one.")
             if called:
@@ -115,7 +123,7 @@ def _warn_of_unread(
     words: Collection[str],
 ) -> None:
     """Warns of a column that is not read, if it looks like one that would be."""
-    plain = plain_name(column)
+    plain = plain_name(column)[:80]
     fields = {plain_name(name): field for field, called in names.items() for name in called}
     close = get_close_matches(plain, fields, 1, 0.85)
     if close:
@@ -125,7 +133,7 @@ def _warn_of_unread(
         said = f"read are {', '.join(fields)}."
     else:
         return
-    warnings.warn(f"{place}: the column {column!r} is not read: {said}", stacklevel=3)
+    warnings.warn(f"{place}: the column {column[:80]!r} is not read: {said}", stacklevel=3)
 
 
 def check_cells(place: str, row: list[str], columns: int) -> None:
