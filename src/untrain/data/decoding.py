@@ -49,7 +49,7 @@ _WITH_KEY = ("1", "L", "P", "RGB")
 """Modes of which one colour, or each colour of a palette, may be transparent."""
 _KEY = "transparency"
 """Where Pillow keeps which."""
-_OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
 
 @dataclass
@@ -122,8 +122,7 @@ def to_tensor(
         uint8 [3 or 1, H, W].
 
     Raises:
-        DataError: if it is damaged, or has pixels whose range or colours are not known: integers of 32 bits, floats,
-            L*a*b*.
+        DataError: if it is damaged, or has pixels of which it is not known what is white: integers of 32 bits, floats.
     """
     remarks = remarks or Remarks()
     with _naming(name):
@@ -193,7 +192,7 @@ def _flatten(image: Image.Image, name: str, grayscale: bool, remarks: Remarks) -
     elif _is_transparent(image):
         flat = _over_white(image, name, depth)
     elif image.mode in _OPAQUE:
-        flat = image
+        flat = image.convert("RGB") if image.mode == "LAB" else image  # which has no way to L
     else:
         raise DataError(f"{name} has {image.mode!r} pixels, whose colours are not known here: save it as RGB.")
     flat = flat.convert("L" if grayscale else "RGB")
