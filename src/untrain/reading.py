@@ -385,7 +385,7 @@ class LeftOut:
     def warn(self) -> None:
         """Says what was left out, if anything: how many for each reason, and the first."""
         parts = [
-            f"{len(paths)} that {reason} ({printable(paths[0].relative_to(self.root).as_posix())}"
+            f"{len(paths)} {reason} ({printable(paths[0].relative_to(self.root).as_posix())}"
             f"{', …' if len(paths) > 1 else ''})"
             for reason, paths in self.found.items()
         ]
@@ -393,7 +393,7 @@ class LeftOut:
             warnings.warn(f"left out of the samples in {printable(self.root)}: {'; '.join(parts)}.", stacklevel=2)
 
 
-HIDDEN = "is hidden, a backup or removed, by its name"
+HIDDEN = "hidden, a backup or removed, by the name"
 """Why something is left out that is hidden."""
 
 
@@ -417,14 +417,14 @@ def find_folders(
     for entry in _entries(folder):
         path = folder / entry.name
         if is_hidden(entry.name):
-            if entry.is_dir():
+            if os.path.isdir(path):
                 left_out.add(HIDDEN, path)
         elif _leads_to_folder(entry, root, links):
             if entry.is_symlink():
                 check_inside(path, root, links)
             found.append(check_name(path))
         elif path.suffix.lower() in beside:
-            left_out.add("lies beside the folders", path)
+            left_out.add("beside the folders", path)
     return found
 
 
@@ -463,14 +463,14 @@ def find_files(
             path, fits = place / entry.name, Path(entry.name).suffix.lower() in suffixes
             reason = None
             if is_hidden(entry.name):
-                reason = HIDDEN if fits or entry.is_dir() else None  # .DS_Store was never meant
+                reason = HIDDEN if fits or os.path.isdir(path) else None  # .DS_Store was never meant
             elif _leads_to_folder(entry, root, links):
                 waiting += [path] if deep else []
-                reason = None if deep else "is a folder below it"
+                reason = None if deep else "folder below, which is not looked into"
             elif fits:
                 found.append(_checked_file(path, entry, root, links))
             elif entry.name.lower() not in _SYSTEM_FILES:
-                reason = f"does not end in {', '.join(sorted(suffixes))}"
+                reason = f"of another ending than {', '.join(sorted(suffixes))}"
             if reason is not None:
                 left_out.add(reason, path)
     return sorted(found)
@@ -573,7 +573,7 @@ def _array(file: Any, size: int) -> np.ndarray:
         raise ValueError(f"version {version} of the format holds records, not numbers")
     shape, fortran, dtype = readers[version](file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+        raise ValueError("it holds Python objects (texts become strings by .astype(str))")
     if dtype.itemsize == 0 or dtype.subdtype is not None or any(length < 0 for length in shape):
         raise ValueError(f"its header tells of no numbers: {dtype}, {list(shape)}")
     count = 1

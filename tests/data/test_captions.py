@@ -414,7 +414,7 @@ def test_hidden_images_of_a_table_are_left_out(tmp_path: Path) -> None:
     write_images(tmp_path, 6)
     write_images(tmp_path / ".cache", 6)
     write_csv(tmp_path, [*rows("train"), *rows("train", prefix=".cache/")])
-    with pytest.warns(UserWarning, match=r"6 that is hidden.*\.cache/0\.png"):
+    with pytest.warns(UserWarning, match=r"6 hidden.*\.cache/0\.png"):
         assert len(load("captions", "train", path=tmp_path)) == 6
 
 

@@ -269,6 +269,14 @@ def test_an_upright_object_is_not_turned_again_and_stays_as_it_is():
     assert lying.size == SIZE and lying.getexif()[0x0112] == 6
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "JPEG"])
+def test_an_object_that_was_read_before_its_file_was_closed(kind, tmp_path):
+    Image.fromarray(noise(3)).save(tmp_path / "x", kind)
+    with Image.open(tmp_path / "x") as image:
+        image.load()
+    assert np.array_equal(array(to_tensor(image, "x")), array(decode((tmp_path / "x").read_bytes(), "x")))
+
+
 def test_the_orientation_of_transparent_and_deep_images():
     tags = Image.Exif()
     tags[0x0112] = 8

@@ -130,4 +130,4 @@ def test_what_is_left_out_of_the_data_is_said_once_and_stands_in_the_manifest(re
         code, _, err = untrain("train", recipe, "--out", tmp_path / "run")
     assert code == 0 and err.count("left out of the samples") == 1, err
     (note,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["notes"]
-    assert "2 that is hidden" in note and "cat/.0.png" in note
+    assert "2 hidden" in note and "cat/.0.png" in note

@@ -182,7 +182,7 @@ def _fitted(image: Image.Image, size: int | None) -> Image.Image:
 
 def _flatten(image: Image.Image, name: str, grayscale: bool, remarks: Remarks) -> Image.Image:
     """The image upright, in mode RGB, or L if grayscale, over white where it is transparent."""
-    if getattr(image, "is_animated", False) and image.tell() == 0 and image.format != "MPO":  # MPO: previews of a photo
+    if _has_other_frames(image):
         remarks.add("frames", f"{name} has several frames: the first is read, and so of other images.")
     depth = _depth(image)
     image.load()
@@ -197,6 +197,16 @@ def _flatten(image: Image.Image, name: str, grayscale: bool, remarks: Remarks) -
         raise DataError(f"{name} has {image.mode!r} pixels, whose colours are not known here: save it as RGB.")
     flat = flat.convert("L" if grayscale else "RGB")
     return flat if turn is None else flat.transpose(Image.Transpose[turn])
+
+
+def _has_other_frames(image: Image.Image) -> bool:
+    """Whether further frames follow the one it stands at, the first; those of MPO are previews of a photograph."""
+    if image.format == "MPO" or image.tell() > 0:
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except (ValueError, OSError):  # its file is closed, and cannot be asked any more
+        return False
 
 
 def _orientation(image: Image.Image, name: str, remarks: Remarks) -> int:
