@@ -92,14 +92,15 @@ def match_columns(
     close: dict[str, list[str]] = {}
     for column in present:
         close.setdefault(plain_name(column), []).append(column)
-    found = {field: _column(place, close, called) for field, called in names.items()}
+    looked_for = {field: _column(place, close, called) for field, called in names.items()}
+    found = {field: column for field, column in looked_for.items() if column is not None}
     for field, column in found.items():
-        if column is not None and column not in known[field]:
+        if column not in known[field]:
             warnings.warn(f"{place}: the column {column!r} is read as {known[field][0]}.", stacklevel=2)
     unread = [column for column in present if column not in found.values()]
     for column in unread[:MOST_UNREAD]:
         _warn_of_unread(place, column, names, found, words)
-    return {field: column for field, column in found.items() if column is not None}
+    return found
 
 
 def _column(place: object, close: Mapping[str, Sequence[str]], names: Sequence[str]) -> str | None:
@@ -119,7 +120,7 @@ def _warn_of_unread(
     place: object,
     column: str,
     names: Mapping[str, Sequence[str]],
-    found: Mapping[str, str | None],
+    found: Mapping[str, str],
     words: Collection[str],
 ) -> None:
     """Warns of a column that is not read, if it looks like one that would be."""
@@ -127,7 +128,7 @@ def _warn_of_unread(
     fields = {plain_name(name): field for field, called in names.items() for name in called}
     close = get_close_matches(plain, fields, 1, 0.85)
     if close:
-        instead = found[fields[close[0]]]
+        instead = found.get(fields[close[0]])
         said = f"did you mean {close[0]}?" if instead is None else f"{instead!r} is."
     elif plain.rpartition("_")[2] in words:
         said = f"read are {', '.join(fields)}."
