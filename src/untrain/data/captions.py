@@ -5,12 +5,13 @@ Every caption is a class, so that splits, streams and labels work on captions as
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows, ParquetRows, Rows
 from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
@@ -32,7 +33,7 @@ def captions(request: Request) -> Source:
     """Loads captioned images; classes are the training captions in order of first appearance, ids the files' paths.
 
     `path` is a folder with metadata.jsonl or metadata.csv and the images that it names, or with a folder train/ and a
-    folder test/ of that kind; or one of parquet files as the hub lays them out. Images that no row names are not read.
+    folder test/ of that kind; or one of parquet files as the hub lays them out. Images that no row names are left out, which is said.
 
     Raises:
         DataError: names file, line and remedy. EmptySet: if a table has no row.
@@ -203,6 +204,7 @@ class FileTable:
         lines: where each row stands.
         records: what each row says.
         files: each row's image.
+        left_out: hidden images, and those that no row names.
         links: whether links may lead out of the root.
     """
 
@@ -211,6 +213,7 @@ class FileTable:
     lines: tuple[int, ...]
     records: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...]
+    left_out: LeftOut
     links: bool = False
 
     @classmethod
@@ -239,9 +242,11 @@ class FileTable:
                 kept.append((line, record, file))
         if not kept:
             raise EmptySet(f"{path} names no image in {folder}: write a line for each, with a {NAME} and a text.")
-        left_out.warn()
+        for file in _images_in(folder):
+            if file not in lines:
+                left_out.add("named by no row of the table", file)
         found, records, files = zip(*kept, strict=True)
-        return cls(path, root, found, records, files, links)
+        return cls(path, root, found, records, files, left_out, links)
 
     @property
     def name(self) -> str:
@@ -262,17 +267,26 @@ class FileTable:
         return f"{self.path}, line {self.lines[i]}"
 
     def rows(self) -> FileRows:
-        """The files, each of which must be there."""
+        """The files, each of which must be there; what is left out is said."""
         for i, file in enumerate(self.files):
             if not os.path.isfile(file):
                 why = "is not a file" if os.path.exists(file) else "does not exist"
                 raise DataError(f"{self.place(i)}: {printable(file)} {why}. Restore the image, or remove the row.")
         check_all_inside(self.files, self.root, self.links)
+        self.left_out.warn()
         return FileRows(self.files)
 
     def ids(self) -> tuple[str, ...]:
         """The images' paths in the data's folder."""
         return tuple(file.relative_to(self.root).as_posix() for file in self.files)
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    """The images below a folder, but for hidden ones and those behind links to folders."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        shown = (Path(place, name) for name in sorted(names) if not is_hidden(name))
+        yield from (path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _relative(place: str, record: Mapping[str, Any], column: str) -> str:
