@@ -33,7 +33,8 @@ def captions(request: Request) -> Source:
     """Loads captioned images; classes are the training captions in order of first appearance, ids the files' paths.
 
     `path` is a folder with metadata.jsonl or metadata.csv and the images that it names, or with a folder train/ and a
-    folder test/ of that kind; or one of parquet files as the hub lays them out. Images that no row names are left out, which is said.
+    folder test/ of that kind; or one of parquet files as the hub lays them out. Images that no row names are left out,
+    and that is said.
 
     Raises:
         DataError: names file, line and remedy. EmptySet: if a table has no row.
