@@ -1,4 +1,4 @@
-"""Situations from public reports about other tools, each a script in `cases/` that exits with 1 where the fault is there.
+"""Situations from public reports about other tools: scripts in `cases/` that exit with 1 where the fault is there.
 
 Each runs by itself too: `python tests/cases/NAME.py`.
 """
