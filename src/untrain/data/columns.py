@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from untrain.data.source import Source
 from untrain.data.streams import check_map_style, gather, size_of
 from untrain.errors import DataError, EmptySet
 from untrain.io import hash_json, hash_tensors
@@ -20,7 +21,7 @@ MOST_CLASSES = 1_000_000
 """Classes that labels may count up to: ImageNet-21k has 21,841, and labels that are hashes or times make billions."""
 
 
-class Columns:
+class Columns(Source):
     """A source whose samples are rows of named tensors in memory: tokens and a mask, a table's features and targets.
 
     Args:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, TensorDataset
 from torch.utils.data import Subset as TorchSubset
 
 from untrain.data.columns import Columns
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
 from untrain.io import hash_file, hash_json
@@ -169,7 +169,7 @@ def _key(name: Any) -> str:
     return hashlib.sha256(str(name).encode()).hexdigest()[:32]
 
 
-class Subset(Dataset[Batch]):
+class Subset(Source, Dataset[Batch]):
     """A view of a source: some of its samples, which keep the source's numbers in "index".
 
     Args:
@@ -212,6 +212,11 @@ class Subset(Dataset[Batch]):
     def fingerprint(self) -> str:
         """A hash of the source and of what is seen of it."""
         return hash_json([self.source.fingerprint(), self.indices.tolist()])
+
+    def root(self) -> tuple[Source, Tensor]:
+        """The source under nested views, and the positions there."""
+        below, positions = self.source.root()
+        return below, positions[self.indices]
 
 
 def make_split(

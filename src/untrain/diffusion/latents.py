@@ -30,7 +30,7 @@ MIRRORED = ("mirrored_mean", "mirrored_std")
 """The same of its mirror image."""
 
 
-class Latents(Dataset[Batch]):
+class Latents(Source, Dataset[Batch]):
     """A source of latents in memory: batches have "latent_mean" and "latent_std", and of mirror images likewise.
 
     An image of 256 × 256 pixels takes 32 KiB, with its mirror image 64 KiB.
