@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from untrain.data.datasets import size_of, unwrap
 from untrain.data.source import Source
-from untrain.data.streams import check_map_style, gather, size_of
+from untrain.data.streams import gather
 from untrain.errors import DataError, EmptySet
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -76,8 +77,7 @@ class Columns(Source):
         Raises:
             DataError: if it is of another kind, or a sample cannot be read.
         """
-        check_map_style(data, "training")
-        size = size_of(data, "training")
+        size = size_of(unwrap(data, "training").data, "training")
         if size == 0:
             raise EmptySet("the data holds no sample.")
         rows = gather(data, torch.arange(size), "training")

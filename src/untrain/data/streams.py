@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
+from untrain.data.datasets import bases_of, is_plain, is_table, size_of, unwrap
+from untrain.data.keys import LABELS
+from untrain.data.source import Source
 from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import DataError, EmptySet, SettingError, UntrainError, convert_errors, message_of
 from untrain.lazy import np, torch
@@ -28,7 +31,7 @@ class Stream:
 
     Attributes:
         data: a list of ready batches, used as they are, in their order, again from the first when they run out;
-            or a map-style data set of `(x, y)` or dicts, shuffled by the seed.
+            or a map-style data set of `(x, y)` or dicts, or a DataLoader of one, shuffled by the seed.
         name: what the set is called in messages and in seeds ("forget", "retain", …).
         engine: where batches go.
         batch_size: samples per batch, over all processes; a set smaller than that is one batch.
@@ -54,13 +57,23 @@ class Stream:
         if self.workers < 0:
             raise SettingError(f"workers must be at least 0, not {self.workers}.")
         self.ready = isinstance(self.data, list)
+        self._left_out: dict[str, None] = {}
+        self._said: tuple[str, ...] = ()
+        self._collate: Callable[[list[Any]], Any] | None = None
+        self._names: Mapping[str, str] = {}
         if self.ready:
-            self.data = _ready_batches(self.data, self.name)
+            self.data = _ready_batches(self.data, self.name, self._left_out)
             self.size = sum(_rows(batch) for batch in self.data)
         else:
-            check_map_style(self.data, self.name)
-            _check_content(self.data, self.name)
-            self.data = self.data.to(self.engine.device) if _gathers(self.data) else self.data
+            given = unwrap(self.data, self.name)
+            self._collate, self._names, self._said = given.collate, given.names, given.notes
+            if given.batch_size is not None:
+                other = "as in" if given.batch_size == self.batch_size else f"not of {given.batch_size} as in"
+                self._said = (*self._said, f"{self.name}: batches of {self.batch_size}, {other} the DataLoader")
+            _check_indices(given.data, self.name)
+            _check_finite(given.data, self.name)
+            moves = isinstance(given.data, Source)
+            self.data = given.data.to(self.engine.device) if moves else given.data
             self.size = size_of(self.data, self.name)
         if self.size == 0:
             raise EmptySet(f"the {self.name} set is empty: give it at least one sample.")
@@ -72,11 +85,13 @@ class Stream:
     @property
     def in_memory(self) -> bool:
         """Whether the samples are tensors in memory, so that looking at all of them costs next to nothing."""
-        return (
-            self.ready
-            or _is_plain(_under(self.data), torch.utils.data.TensorDataset)
-            or getattr(self.data, "in_memory", False)
-        )
+        return self.ready or (self._collate is None and all(map(_lies_in_memory, bases_of(self.data))))
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the set is not used, as far as it has been read."""
+        left = ", ".join(map(repr, self._left_out))
+        return [*self._said, *([f"{self.name}: {left} of each sample is no number and was left out"] if left else [])]
 
     @property
     def rows(self) -> int:
@@ -135,7 +150,7 @@ class Stream:
         if self.alike:
             self._check_alike(raw)
         generator = generator_of(self.seed, self.name, role, "draw", k)
-        with convert_errors(DataError, f"the task cannot use a batch of the {self.name} set"):
+        with _naming(self.name), convert_errors(DataError, f"the task cannot use a batch of the {self.name} set"):
             return task.draw(self.engine.to_device(raw), generator, role)
 
     def _check_alike(self, batch: Batch) -> None:
@@ -163,7 +178,7 @@ class Stream:
         return torch.cat(parts)
 
     def _read(self, k: int) -> Batch:
-        if self.workers == 0 or getattr(self.data, "in_memory", False):
+        if self.workers == 0 or (isinstance(self.data, Source) and self.data.in_memory):
             return self.gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
             loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
@@ -183,14 +198,15 @@ class Stream:
 
     def gather(self, indices: Tensor, k: object) -> Batch:
         """Gathers the samples at these positions of the set; `k` seeds what a data set may draw when it is read."""
-        return gather(self.data, indices, self.name, seed_of(self.seed, self.name, "read", k))
+        seed = seed_of(self.seed, self.name, "read", k)
+        return _gather(self.data, indices, self.name, seed, self._collate, self._names, self._left_out)
 
 
 def gather(data: Any, indices: Tensor, name: str, seed: int = 0) -> Batch:
-    """Gathers samples of a map-style data set into one batch, with their positions as "index".
+    """Gathers samples of a data set into one batch, with their positions as "index".
 
     Args:
-        data: gives `(x, y)` or dicts.
+        data: gives `(x, y)` or dicts; or a DataLoader of that.
         indices: positions, int64 [B].
         name: what the set is called in messages.
         seed: of what the data set may draw when it is read.
@@ -198,18 +214,61 @@ def gather(data: Any, indices: Tensor, name: str, seed: int = 0) -> Batch:
     Raises:
         DataError: if it is of another kind, a sample cannot be read, or one holds NaN or infinity.
     """
-    check_map_style(data, name)
+    given = unwrap(data, name)
+    return _gather(given.data, indices, name, seed, given.collate, given.names, {})
+
+
+def _gather(
+    data: Any,
+    indices: Tensor,
+    name: str,
+    seed: int,
+    collate: Callable[[list[Any]], Any] | None,
+    names: Mapping[str, str],
+    left_out: dict[str, None],
+) -> Batch:
+    """As `gather`, of a set that is unwrapped; `left_out` takes the keys that hold no numbers."""
     base, positions = _base(data, indices)
-    if _gathers(base):
-        batch = base.batch(positions)
-    elif _is_plain(base, torch.utils.data.TensorDataset):
-        batch = _named(tuple(tensor[positions] for tensor in base.tensors), name)
-    else:
+    batch = _gather_tensors(base, positions, name) if collate is None else None
+    if batch is None:
         with _seeded(seed):
-            samples = [_sample(base, int(i), name) for i in positions]
-        batch = _named(_collated(samples, name), name)
+            samples = _samples(base, positions, name)
+            batch = _named(_collated(samples, name, collate), name, left_out)
+        batch = {names.get(key, key): value for key, value in batch.items()}
     batch.setdefault("index", positions)
     return _finite(batch, name)
+
+
+def _gather_tensors(base: Any, positions: Tensor, name: str) -> Batch | None:
+    """The batch of a set that lies in memory or gathers by itself; None of any other."""
+    if isinstance(base, Source):
+        return base.batch(positions)
+    if is_plain(base, torch.utils.data.TensorDataset):
+        return _named(tuple(tensor[positions] for tensor in base.tensors), name)
+    if is_plain(base, torch.utils.data.ConcatDataset):
+        return _gather_parts(base, positions, name)
+    return None
+
+
+def _gather_parts(base: Any, positions: Tensor, name: str) -> Batch | None:
+    """The same of sets one after another, of one kind; "index" is the position in the whole."""
+    ends = torch.tensor(base.cumulative_sizes)
+    owners = torch.searchsorted(ends, positions, right=True)
+    places, batches = [], []
+    for owner in owners.unique().tolist():
+        place = (owners == owner).nonzero().flatten()
+        start = base.cumulative_sizes[owner - 1] if owner else 0
+        part = _gather_tensors(*_base(base.datasets[owner], positions[place] - start), name)
+        if part is None:
+            return None
+        places.append(place)
+        batches.append({key: value for key, value in part.items() if key != "index"})
+    kinds = {tuple((key, value.dtype, value.shape[1:]) for key, value in batch.items()) for batch in batches}
+    if len(kinds) > 1:
+        return None
+    back = torch.cat(places).argsort()
+    whole = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    return {**{key: value[back.to(value.device)] for key, value in whole.items()}, "index": positions}
 
 
 @dataclass
@@ -233,47 +292,75 @@ class _Batches:
 
 def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
     """The data set under nested torch Subsets, and the positions there."""
-    while _is_plain(data, torch.utils.data.Subset):
+    while is_plain(data, torch.utils.data.Subset):
         indices = torch.as_tensor(data.indices, dtype=torch.int64)[indices]
         data = data.dataset
     return data, indices
 
 
-def _under(data: Any) -> Any:
-    """The data set under nested torch Subsets."""
-    while _is_plain(data, torch.utils.data.Subset):
-        data = data.dataset
-    return data
+def _lies_in_memory(base: Any) -> bool:
+    """Whether a data set's samples are tensors in memory."""
+    return base.in_memory if isinstance(base, Source) else is_plain(base, torch.utils.data.TensorDataset)
 
 
-def _is_plain(data: Any, kind: type) -> bool:
-    """Whether a data set is of a class of torch's, and gives samples as that does."""
-    return isinstance(data, kind) and getattr(type(data), "__getitem__", None) is kind.__dict__["__getitem__"]
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Says first which set it is that a task cannot use."""
+    try:
+        yield
+    except DataError as error:
+        raise type(error)(f"{name} set: {error}") from error
 
 
-def _gathers(data: Any) -> bool:
-    """Whether a data set gathers batches by itself, as `Source` says; others have something else by this name."""
-    return all(callable(getattr(data, name, None)) for name in ("batch", "to"))
+def _samples(base: Any, positions: Tensor, name: str) -> list[Any]:
+    """Reads samples one by one; of a table, together."""
+    if not is_table(base):
+        return [_sample(base, int(i), name) for i in positions]
+    try:
+        return base.__getitems__(positions.tolist())
+    except Exception as error:
+        raise DataError(
+            f"samples of the {name} set could not be read (first: {int(positions[0])}): {type(error).__name__}: "
+            f"{message_of(error)}"
+        ) from error
 
 
-def size_of(data: Any, name: str) -> int:
-    """How many samples a data set says that it has.
-
-    Raises:
-        DataError: if it says no number, or fails.
-    """
-    with convert_errors(DataError, f"the {name} set does not say how many samples it has"):
-        return len(data)
-
-
-def _collated(samples: list[Any], name: str) -> Any:
+def _collated(samples: list[Any], name: str, collate: Callable[[list[Any]], Any] | None) -> Any:
+    """One batch of samples: by the user's function, or stacked."""
+    if collate is not None:
+        with convert_errors(DataError, f"the collate function of the {name} set fails"):
+            return collate(samples)
+    samples = [_with_blanks(sample) for sample in samples]
+    picture = next((key for key, value in _items(samples[0]) if type(value).__module__.startswith("PIL.")), None)
+    if picture is not None:
+        raise DataError(
+            f"{picture!r} of the {name} set is an image of PIL: make it the tensor that the model takes, by the data "
+            "set's transform (of Hugging Face: data.with_transform(function))."
+        )
     try:
         return torch.utils.data.default_collate(samples)
     except Exception as error:  # samples can be of any type
         raise DataError(
             f"samples of the {name} set cannot be put into one batch: {message_of(error)}. Each must have "
-            "tensors (or numbers) of the same shape: convert them in the data set."
+            "tensors (or numbers) of the same shape: convert them in the data set, pad texts to one length, or pass a "
+            "DataLoader whose collate_fn does."
         ) from error
+
+
+def _items(sample: Any) -> list[tuple[Any, Any]]:
+    """The values of a sample with what they are called."""
+    return [*sample.items()] if isinstance(sample, Mapping) else [*zip(("input", "label"), _pair(sample))]
+
+
+def _pair(sample: Any) -> Sequence[Any]:
+    return sample if isinstance(sample, (tuple, list)) else ()
+
+
+def _with_blanks(sample: Any) -> Any:
+    """A sample with empty texts in place of what is missing (None), so that it is left out as texts are."""
+    if isinstance(sample, Mapping) and any(value is None for value in sample.values()):
+        return {key: "" if value is None else value for key, value in sample.items()}
+    return sample
 
 
 def _sample(data: Any, i: int, name: str) -> Any:
@@ -300,65 +387,59 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(states[2])
 
 
-def check_map_style(data: Any, name: str) -> None:
-    """Refuses what is no map-style data set.
+def check_given(data: Any, name: str) -> None:
+    """Refuses a data set that no batches can be cut from; nothing of it is read.
 
     Raises:
-        DataError: says what it is, and what to give instead.
+        DataError: if it is of another kind, or a Subset's indices do not fit.
     """
-    if isinstance(data, torch.utils.data.DataLoader):
-        raise DataError(
-            f"the {name} set is a DataLoader: pass its .dataset. Batches are cut and shuffled here, by batch_size "
-            "and seed; to have yours used as they are, pass list(loader)."
-        )
-    if isinstance(data, torch.utils.data.IterableDataset):
-        raise DataError(
-            f"the {name} set is an IterableDataset, whose samples have no numbers: they cannot be shuffled by a seed, "
-            "nor named as forgotten. Give a map-style data set (with __len__ and __getitem__), or a list of ready "
-            "batches, list(DataLoader(data, batch_size))."
-        )
-    if isinstance(data, (torch.Tensor, np.ndarray, str, bytes, Mapping)) or not (
-        hasattr(data, "__len__") and hasattr(data, "__getitem__")
-    ):
-        raise DataError(
-            f"the {name} set is a {type(data).__name__}: give a map-style data set of (x, y) or dicts "
-            "(with __len__ and __getitem__), or a list of ready batches."
-        )
+    if not isinstance(data, list):
+        _check_indices(unwrap(data, name).data, name)
 
 
-def _check_content(data: Any, name: str) -> None:
-    """Refuses indices of a torch Subset that are out of range or come twice, and tensors that are not finite."""
-    view = data
-    while _is_plain(view, torch.utils.data.Subset):
-        indices, size = _indices(view, name), size_of(view.dataset, name)
+def _check_indices(data: Any, name: str) -> None:
+    """Refuses indices of a torch Subset that are out of range or come twice."""
+    if is_plain(data, torch.utils.data.Subset):
+        indices, size = _indices(data, name), size_of(data.dataset, name)
         outside = indices[(indices < 0) | (indices >= size)]
         if len(outside):
             raise DataError(f"index {int(outside[0])} of the {name} set is out of range, which is 0 to {size - 1}.")
         found, counts = indices.unique(return_counts=True)
         if len(found) < len(indices):
             raise DataError(f"index {int(found[counts > 1][0])} comes twice in the {name} set. Leave it in once.")
-        view = view.dataset
-    if _is_plain(view, torch.utils.data.TensorDataset) and len(data):
-        _named(view.tensors, name)
-        for positions in _base(data, torch.arange(len(data)))[1].split(4096):
-            _finite({**_named(tuple(tensor[positions] for tensor in view.tensors), name), "index": positions}, name)
+        _check_indices(data.dataset, name)
+    elif is_plain(data, torch.utils.data.ConcatDataset):
+        for part in data.datasets:
+            _check_indices(part, name)
+
+
+def _check_finite(data: Any, name: str) -> None:
+    """Refuses tensors in memory that are not finite; only samples of the set are looked at."""
+    if len(data) and all(is_plain(base, torch.utils.data.TensorDataset) for base in bases_of(data)):
+        for positions in torch.arange(len(data)).split(4096):
+            gather(data, positions, name)
 
 
 def _indices(view: torch.utils.data.Subset[Any], name: str) -> Tensor:
     """Positions of a torch Subset, int64 [N]."""
     with convert_errors(DataError, f"the indices of the {name} set, a Subset, are no whole numbers"):
         indices = torch.as_tensor(view.indices)
-    if indices.ndim != 1 or (len(indices) and (indices.is_floating_point() or indices.dtype == torch.bool)):
+    if indices.dtype == torch.bool:
+        raise DataError(
+            f"the indices of the {name} set, a Subset, are a mask of true and false, which would stand for positions 1 "
+            "and 0: give the positions, torch.as_tensor(mask).nonzero().flatten()."
+        )
+    if indices.ndim != 1 or (len(indices) and indices.is_floating_point()):
         raise DataError(f"the indices of the {name} set, a Subset, must be whole numbers [N], one a sample.")
     return indices.long()
 
 
-def _ready_batches(batches: list[Any], name: str) -> list[Batch]:
+def _ready_batches(batches: list[Any], name: str, left_out: dict[str, None]) -> list[Batch]:
     """Ready batches as dicts whose samples are numbered through; a list of single samples is refused."""
     named: list[Batch] = []
     first = 0
     for k, batch in enumerate(batches):
-        entry = _named(batch, name)
+        entry = _named(batch, name, left_out)
         lengths = {key: value.shape[0] if value.ndim else None for key, value in entry.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
             raise DataError(
@@ -377,8 +458,8 @@ def _ready_batches(batches: list[Any], name: str) -> list[Batch]:
     return [batch for batch in named if _rows(batch)]
 
 
-def _named(batch: Any, name: str) -> Batch:
-    """`(x, y)` → {"input": x, "label": y}; a dict stays as it is."""
+def _named(batch: Any, name: str, left_out: dict[str, None] | None = None) -> Batch:
+    """`(x, y)` → {"input": x, "label": y}; a dict stays as it is, but for texts, whose keys `left_out` takes."""
     if isinstance(batch, Mapping):
         named = dict(batch)
     elif isinstance(batch, (tuple, list)) and len(batch) == 2:
@@ -387,7 +468,17 @@ def _named(batch: Any, name: str) -> Batch:
         raise DataError(f"the {name} set gives {_described(batch)}: it must give (x, y) or a dict of tensors.")
     if not named or not all(isinstance(key, str) for key in named):
         raise DataError(f"the {name} set gives a dict without names: it must give (x, y) or a dict of tensors by name.")
-    return {key: _tensor(value, f"{key!r} of the {name} set") for key, value in named.items()}
+    texts = [key for key, value in named.items() if key not in (*LABELS, "input") and _is_text(value)]
+    if left_out is not None:
+        left_out.update(dict.fromkeys(texts))
+    return {key: _tensor(value, f"{key!r} of the {name} set") for key, value in named.items() if key not in texts}
+
+
+def _is_text(value: Any) -> bool:
+    """Whether values are texts, bytes or missing, one a sample, and so nothing that a model computes with."""
+    if isinstance(value, (tuple, list)) and value:
+        return all(each is None or isinstance(each, (str, bytes)) for each in value)
+    return value is None or isinstance(value, (str, bytes))
 
 
 def _tensor(value: Any, what: str) -> Tensor:
@@ -395,6 +486,8 @@ def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, (int, float, np.ndarray, np.generic)):
         with convert_errors(DataError, f"{what} cannot become a tensor"):
             value = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+    if _is_text(value):
+        raise DataError(f"{what} is text, not a tensor: number the classes from 0, tokenise texts, in the data set.")
     if not isinstance(value, torch.Tensor):
         raise DataError(f"{what} is a {type(value).__name__}, not a tensor: convert it in the data set.")
     odd = next((word for word, holds in _ODD.items() if holds(value)), None)
