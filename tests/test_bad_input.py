@@ -220,10 +220,40 @@ def test_labels_outside_the_models_outputs(attempt):
         fisher_diagonal(network(), "classification", TensorDataset(x, y))
 
 
-def test_labels_that_are_no_class_numbers(attempt):
-    x = torch.randn(20, 6)
-    attempt(DataError, "labels must be whole numbers", forget=TensorDataset(x, torch.rand(20)))
-    attempt(DataError, "labels must be whole numbers", forget=TensorDataset(x, torch.zeros(20, 3, dtype=torch.int64)))
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (torch.rand(20), "Regression"),
+        (torch.rand(20, 1), "Regression"),
+        (torch.rand(20, 3), r"argmax\(1\).*Regression"),
+        (torch.arange(20.0) % 3, r"label\.long\(\)"),
+        (torch.arange(20)[:, None] % 3, r"squeeze\(1\)\.long\(\)"),
+        (torch.eye(3)[torch.arange(20) % 3], r"argmax\(1\).*MultiLabel"),
+        (torch.ones(20, 3, dtype=torch.int64), r"argmax\(1\).*MultiLabel"),
+        (torch.ones(20, 3, dtype=torch.bool), r"argmax\(1\).*MultiLabel"),
+        (torch.zeros(20, 4, 4, dtype=torch.int64), "each pixel"),
+        (torch.tensor([0, 1] * 9 + [255, 0], dtype=torch.uint8), r"label 255 \(first: index 18\).*leave them out"),
+        (torch.tensor([0, 1] * 9 + [-100, 0]), r"label -100 \(first: index 18\).*leave them out"),
+    ],
+)
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_labels_that_are_no_class_numbers(attempt, labels, remedy, name):
+    attempt(DataError, f"^{name} set: .*{remedy}", **{name: TensorDataset(torch.randn(20, 6), labels)})
+    attempt(DataError, f"^{name} set: .*{remedy}", **{name: [(torch.randn(20, 6), labels)]})
+
+
+def test_labels_that_are_texts(attempt):
+    class Spoken(Records):
+        def __getitem__(self, i):
+            return {"input": self.x[i], "label": "cat"}
+
+    attempt(DataError, "'label' of the forget set is text.*number the classes", forget=Spoken(9))
+
+
+def test_one_output_for_yes_and_no(attempt):
+    data = TensorDataset(torch.randn(20, 6), torch.arange(20) % 2)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    attempt(DataError, "label 1 .*MultiLabel", model=model, forget=data)
 
 
 def test_nan_in_the_data(attempt):
@@ -271,7 +301,17 @@ def test_data_with_other_names(attempt):
         def __getitem__(self, i):
             return {"pixels": self.x[i], "target": self.y[i]}
 
-    attempt(DataError, r"the data has no 'input', only \['index', 'pixels', 'target'\]: map its names", forget=Named(9))
+    class Twice(Records):
+        def __getitem__(self, i):
+            return {"input": self.x[i], "target": self.y[i], "y": self.y[i]}
+
+    class Unlabelled(Records):
+        def __getitem__(self, i):
+            return {"input": self.x[i]}
+
+    attempt(DataError, r"the data has no 'input', only \['index', 'label', 'pixels'\]: map its names", forget=Named(9))
+    attempt(DataError, r"the data has no 'label', only \['index', 'input'\]: map its names", forget=Unlabelled(9))
+    attempt(DataError, r"forget set: 'y' and 'target' could each be the label", forget=Twice(9))
 
 
 def test_data_that_the_model_cannot_take(attempt):

@@ -29,7 +29,7 @@ INPUTS = (
 """What people call the input, where the model's `forward` does not say; the first that is there counts."""
 
 RECORDS = ("index", "id", "ids")
-"""What tells samples apart; it is no input."""
+"""What tells samples apart; no input, unless `forward` asks for `id` or `ids`."""
 
 
 def rename(batch: Batch, names: Mapping[str, str]) -> Batch:
@@ -54,6 +54,12 @@ def rename(batch: Batch, names: Mapping[str, str]) -> Batch:
     return {("label" if key in found else key): value for key, value in batch.items()}
 
 
+def with_input(batch: Batch) -> Batch:
+    """Returns the batch with its input called so, where it has one of the names that people have for it."""
+    key = input_key(batch)
+    return batch if key is None else {("input" if name == key else name): value for name, value in batch.items()}
+
+
 def forward_names(model: nn.Module) -> tuple[str, ...]:
     """Names the arguments of a model's `forward`, in order; of one that is wrapped, of what is inside."""
     inner: Any = model
@@ -74,7 +80,7 @@ def forward_names(model: nn.Module) -> tuple[str, ...]:
 
 def input_key(batch: Collection[str], asked: Sequence[str] = ()) -> str | None:
     """Returns the name of the input: "input", else what `forward` asks for first, else what people call it."""
-    own = [key for key in batch if key not in (*LABELS, *RECORDS)]
+    own = _inputs(batch, asked)
     chosen = [key for key in ("input", *asked, *INPUTS) if key in own]
     return chosen[0] if chosen else None
 
@@ -84,8 +90,13 @@ def keys_by_name(batch: Collection[str], input: str, asked: Sequence[str]) -> tu
 
     The input is among them where `forward` has an argument of its name that is not the first.
     """
-    own = [key for key in asked if key in batch and key not in (*LABELS, *RECORDS)]
+    own = [key for key in asked if key in _inputs(batch, asked)]
     first = asked[0] if asked else ""
     if input in own and input != first:
         return tuple(own)
     return tuple(key for key in own if key not in (input, first))
+
+
+def _inputs(batch: Collection[str], asked: Sequence[str]) -> list[str]:
+    """The names in a batch that a model may be given."""
+    return [key for key in batch if key not in LABELS and (key not in RECORDS or (key in asked and key != "index"))]

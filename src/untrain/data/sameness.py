@@ -166,9 +166,14 @@ def content_of(stream: Stream) -> Content:
 def _digests(batch: Batch) -> list[bytes]:
     """A hash of every sample's content."""
     chosen = input_key(batch)
-    own = [key for key in batch if key not in (*LABELS, *RECORDS)] if chosen is None else [chosen]
+    own = [chosen] if chosen else [key for key, value in batch.items() if not _tells_apart(key, value)]
     rows = [_row_digests(batch[key]) for key in sorted(own or batch)]
     return [b"".join(digests) for digests in zip(*rows, strict=True)]
+
+
+def _tells_apart(key: str, values: Tensor) -> bool:
+    """Whether values are labels, or names of samples; what is called ids may be tokens too."""
+    return key in LABELS or key == "index" or (key in RECORDS and values.ndim == 1)
 
 
 def _row_digests(values: Tensor) -> list[bytes]:
@@ -242,22 +247,26 @@ def _places_of_table(table: Any) -> Places | None:
 
 
 def _ids(data: Any) -> list[Any]:
-    """A name for every sample, all different; none where there are no such names."""
+    """A name for every sample; none where there are no such names."""
+    names = _named_by(data)
+    return names if all(isinstance(name, (str, int)) for name in names) else []
+
+
+def _named_by(data: Any) -> list[Any]:
     if isinstance(data, list):
         found = [batch[key] for batch in data if isinstance(batch, Mapping) for key in ("id", "ids") if key in batch]
         return [] if len(found) < len(data) else [name for values in found for name in _plain(values)]
     if isinstance(data, torch.utils.data.DataLoader):
-        return _ids(unwrap(data, "given").data)
+        return _named_by(unwrap(data, "given").data)
     if is_plain(data, torch.utils.data.Subset):
-        own = _ids(data.dataset)
+        own = _named_by(data.dataset)
         return [own[int(i)] for i in data.indices] if own else []
     if is_plain(data, torch.utils.data.ConcatDataset):
-        parts = [_ids(part) for part in data.datasets]
+        parts = [_named_by(part) for part in data.datasets]
         return [name for part in parts for name in part] if all(parts) else []
     given = next((v for v in (getattr(data, key, None) for key in ("ids", "id")) if _is_list(v)), ())
     names = _plain(given)
-    hashable = all(isinstance(name, (str, int)) for name in names)
-    return names if hashable and len(names) == len(data) == len(set(names)) else []
+    return names if len(names) == len(data) == len({*map(str, names)}) else []
 
 
 def _is_list(value: Any) -> bool:

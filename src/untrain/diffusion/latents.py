@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from untrain.data.keys import rename, with_input
 from untrain.data.samples import Arrays, Source
 from untrain.data.streams import Stream
 from untrain.diffusion.folders import local_folder
@@ -226,7 +227,7 @@ def encode_data(
     with _working(vae, engine.device):
         given = stream.once(cast(Task, _AsItIs()), "evaluate")
         for batch in engine.track(given, "encoding images", stream.passes()):
-            batches.append(_encoded_batch(vae, {(names or {}).get(key, key): x for key, x in batch.items()}, mirrored))
+            batches.append(_encoded_batch(vae, with_input(rename(batch, names or {})), mirrored))
     if stream.ready:
         return batches
     joined = {key: torch.cat([batch[key].cpu() for batch in batches]) for key in batches[0]}

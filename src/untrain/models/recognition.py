@@ -56,8 +56,12 @@ class Recognition:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits [B, C]; of a Hugging Face model, its `.logits`."""
-        result: Any = model(batch["input"])
+        result: Any = self.call(model, batch)
         return getattr(result, "logits", result)
+
+    def call(self, model: nn.Module, batch: Batch) -> Any:
+        """Whatever the model gives for the batch's input."""
+        return model(batch["input"])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy −log p_y in nats, [B]."""
