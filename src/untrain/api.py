@@ -11,10 +11,11 @@ from torch import nn
 
 from untrain import fisher, registry
 from untrain.callbacks import Callback
+from untrain.data.batches import check_given
 from untrain.data.checks import check_places, check_samples, check_sets, content_hash
 from untrain.data.datasets import is_data_set, loader_batch_size
 from untrain.data.splits import split_of_sets
-from untrain.data.streams import Stream, check_given
+from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, ModelError, SettingError, convert_errors, message_of, unknown
@@ -130,7 +131,7 @@ def unlearn(
     chosen = make(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
-    subject = Subject(user.module, init=init or _init_of(user))
+    subject = Subject(user.module, init=init or user.init())
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     _check_apart(given)
@@ -196,18 +197,6 @@ def _check_apart(given: Mapping[str, Any]) -> None:
     for name, data in sets.items():
         check_given(data, name)
     check_places(sets)
-
-
-def _init_of(user: UserModel) -> Callable[[], nn.Module] | None:
-    """Makes the same architecture anew, where the domain knows more of that than the module tells."""
-
-    def fresh() -> nn.Module:
-        made = user.fresh()
-        if made is None:
-            raise ModelError("this architecture cannot be built anew: pass init=, a function that returns a new model.")
-        return made
-
-    return fresh if type(user).fresh is not UserModel.fresh and hasattr(user.module, "config") else None
 
 
 def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

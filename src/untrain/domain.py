@@ -162,8 +162,8 @@ class UserModel:
         """Returns the samples of a batch where the user does not say."""
         return 128
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights, where that takes more than the module itself tells."""
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights, where that takes more than the module tells."""
         return None
 
     def save(self, folder: Path, module: nn.Module) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from untrain.data.datasets import size_of, unwrap
+from untrain.data.batches import SampleReader
 from untrain.data.source import Source
-from untrain.data.streams import gather
 from untrain.errors import DataError, EmptySet
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -77,10 +76,12 @@ class Columns(Source):
         Raises:
             DataError: if it is of another kind, or a sample cannot be read.
         """
-        size = size_of(unwrap(data, "training").data, "training")
-        if size == 0:
+        samples = SampleReader(data, "training")
+        if len(samples) == 0:
             raise EmptySet("the data holds no sample.")
-        rows = gather(data, torch.arange(size), "training")
+        rows = samples.gather(torch.arange(len(samples)))
+        if samples.left_out:
+            raise DataError(f"{', '.join(map(repr, samples.left_out))} of the data holds texts: tokenise or remove it.")
         del rows["index"]
         return Columns(rows, labels, classes, ids)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from untrain.data.keys import INPUTS, LABELS
 from untrain.data.source import Source
 from untrain.errors import DataError, convert_errors
 from untrain.lazy import np, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +87,48 @@ def is_table(data: Any) -> bool:
     return _is_of(data, "datasets", "Dataset")
 
 
-def bases_of(data: Any) -> Iterator[Any]:
-    """Yields the data sets under nested views of torch's: Subset and ConcatDataset."""
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Samples of nested views of torch's, Subset and ConcatDataset, by the data sets under them.
+
+    Attributes:
+        bases: these data sets.
+        owners: of every sample the number of its data set, int64 [N].
+        positions: its position there, int64 [N].
+        numbers: what "index" says of it, int64 [N]: its position in the data set under all Subsets, which may be a
+            ConcatDataset.
+    """
+
+    bases: Sequence[Any]
+    owners: Tensor
+    positions: Tensor
+    numbers: Tensor
+
+    def at(self, indices: Tensor) -> Rows:
+        """Some of the samples."""
+        return Rows(self.bases, self.owners[indices], self.positions[indices], self.numbers[indices])
+
+
+def flatten(data: Any, name: str) -> Rows:
+    """Looks through nested views at the data sets under them.
+
+    Raises:
+        DataError: if one does not say how many samples it has.
+    """
     if is_plain(data, torch.utils.data.Subset):
-        yield from bases_of(data.dataset)
-    elif is_plain(data, torch.utils.data.ConcatDataset):
-        for part in data.datasets:
-            yield from bases_of(part)
-    else:
-        yield data
+        return flatten(data.dataset, name).at(torch.as_tensor(data.indices, dtype=torch.int64))
+    if is_plain(data, torch.utils.data.ConcatDataset):
+        bases: list[Any] = []
+        owners, positions = [], []
+        for part in (flatten(part, name) for part in data.datasets):
+            owners.append(part.owners + len(bases))
+            positions.append(part.positions)
+            bases += part.bases
+        joined = torch.cat(owners), torch.cat(positions)
+        return Rows(bases, *joined, torch.arange(len(joined[0])))
+    size = size_of(data, name)
+    numbers = torch.arange(size)
+    return Rows([data], torch.zeros(1, dtype=torch.int64).expand(size), numbers, numbers)
 
 
 def size_of(data: Any, name: str) -> int:

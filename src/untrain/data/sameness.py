@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from untrain.data.columns import Columns
-from untrain.data.datasets import is_plain, is_table, unwrap
+from untrain.data.datasets import Rows, flatten, is_plain, is_table, unwrap
 from untrain.data.keys import LABELS, RECORDS, input_key
 from untrain.data.source import Source
 from untrain.errors import Overlap
@@ -60,18 +60,10 @@ def places_of(data: Any) -> Places:
     """
     if isinstance(data, list):
         return _join([_place_of_batch(batch) for batch in data])
-    if isinstance(data, torch.utils.data.DataLoader):
-        return places_of(unwrap(data, "given").data)
-    if is_plain(data, torch.utils.data.Subset):
-        return places_of(data.dataset).at(torch.as_tensor(data.indices, dtype=torch.int64))
-    if is_plain(data, torch.utils.data.ConcatDataset):
-        return _join([places_of(part) for part in data.datasets])
-    if isinstance(data, Source):
-        source, positions = data.root()
-        return _one(("set", id(source)), positions)
-    if is_plain(data, torch.utils.data.TensorDataset):
-        return _place_of_tensor(data.tensors[0]) or _one(("set", id(data)), torch.arange(len(data)))
-    return (_places_of_table(data) if is_table(data) else None) or _one(("set", id(data)), torch.arange(len(data)))
+    rows = _flat(data)
+    parts = [_places_of_base(base) for base in rows.bases]
+    starts = torch.tensor([0, *(len(part.owners) for part in parts)]).cumsum(0)
+    return _join(parts).at(starts[rows.owners] + rows.positions)
 
 
 def check_apart(a: Any, b: Any) -> None:
@@ -186,6 +178,23 @@ def _row_digests(values: Tensor) -> list[bytes]:
 # ── places ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _flat(data: Any) -> Rows:
+    """A set's samples by the data sets under views and a DataLoader."""
+    return flatten(unwrap(data, "given").data if isinstance(data, torch.utils.data.DataLoader) else data, "given")
+
+
+def _places_of_base(data: Any) -> Places:
+    found: Places | None = None
+    if isinstance(data, Source):
+        source, positions = data.root()
+        found = _one(("set", id(source)), positions)
+    elif is_plain(data, torch.utils.data.TensorDataset):
+        found = _place_of_tensor(data.tensors[0])
+    elif is_table(data):
+        found = _places_of_table(data)
+    return found or _one(("set", id(data)), torch.arange(len(data)))
+
+
 def _one(root: Hashable, positions: Tensor) -> Places:
     return Places([root], torch.zeros(len(positions), dtype=torch.int64), positions)
 
@@ -208,7 +217,7 @@ def _place_of_tensor(values: Tensor) -> Places | None:
     step = values.stride(0)
     if step == 0:
         return None
-    first, offset = divmod(values.storage_offset(), step)
+    first, offset = divmod(int(values.storage_offset()), step)
     memory = values.untyped_storage().data_ptr()
     layout = (str(values.dtype), tuple(values.shape[1:]), tuple(values.stride()), offset)
     return _one(("memory", str(values.device), memory, *layout), first + torch.arange(len(values)))
@@ -256,14 +265,13 @@ def _named_by(data: Any) -> list[Any]:
     if isinstance(data, list):
         found = [batch[key] for batch in data if isinstance(batch, Mapping) for key in ("id", "ids") if key in batch]
         return [] if len(found) < len(data) else [name for values in found for name in _plain(values)]
-    if isinstance(data, torch.utils.data.DataLoader):
-        return _named_by(unwrap(data, "given").data)
-    if is_plain(data, torch.utils.data.Subset):
-        own = _named_by(data.dataset)
-        return [own[int(i)] for i in data.indices] if own else []
-    if is_plain(data, torch.utils.data.ConcatDataset):
-        parts = [_named_by(part) for part in data.datasets]
-        return [name for part in parts for name in part] if all(parts) else []
+    rows = _flat(data)
+    names = [_named_base(base) for base in rows.bases]
+    places = zip(rows.owners.tolist(), rows.positions.tolist(), strict=True)
+    return [names[owner][position] for owner, position in places] if all(names) else []
+
+
+def _named_base(data: Any) -> list[Any]:
     given = next((v for v in (getattr(data, key, None) for key in ("ids", "id")) if _is_list(v)), ())
     names = _plain(given)
     return names if len(names) == len(data) == len({*map(str, names)}) else []
