@@ -203,10 +203,12 @@ def check_given(data: Any, name: str) -> None:
     """Refuses a data set that no batches can be cut from; nothing of it is read.
 
     Raises:
-        DataError: if it is of another kind, or a Subset's indices do not fit.
+        DataError: if it is of another kind, does not say its size, or a Subset's indices do not fit.
     """
     if not isinstance(data, list):
-        _check_indices(unwrap(data, name).data, name)
+        given = unwrap(data, name)
+        _check_indices(given.data, name)
+        flatten(given.data, name)
 
 
 def _check_indices(data: Any, name: str) -> None:
@@ -275,7 +277,7 @@ def _named(batch: Any, name: str, left_out: dict[str, None] | None = None) -> Ba
         raise DataError(f"the {name} set gives a dict without names: it must give (x, y) or a dict of tensors by name.")
     texts = [key for key, value in named.items() if key not in (*LABELS, "input") and _is_text(value)]
     if len(texts) == len(named):
-        raise DataError(f"the {name} set gives texts alone, {', '.join(map(repr, texts))}: tokenise them in the data set.")
+        raise DataError(f"the {name} set gives texts alone, {', '.join(texts)}: tokenise them in the data set.")
     if left_out is not None:
         left_out.update(dict.fromkeys(texts))
     return {key: _tensor(value, f"{key!r} of the {name} set") for key, value in named.items() if key not in texts}
