@@ -585,7 +585,7 @@ KINDS = (_unlearn,) * 10 + (_evaluate,) * 5 + (_fisher,) * 4 + (_construct,) * 4
 
 
 def random_call(rng):
-    """Draws a call by a `random.Random`, or hypothesis's; returns what it is, in words, and a function that makes it."""
+    """Draws a call by a `random.Random`, or hypothesis's: what it is, in words, and a function that makes it."""
     rng = Dice(rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about odd models and data

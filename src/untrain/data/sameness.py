@@ -81,7 +81,7 @@ def check_apart(a: Any, b: Any) -> None:
     if bool(both.any()):
         shared = first.positions[both]
         raise _overlap(len(shared.unique()), f"index {int(shared.min())}")
-    ids = set(_ids(a)) & set(_ids(b))
+    ids = set(names_of(a)) & set(names_of(b))
     if ids:
         raise _overlap(len(ids), f"id {min(ids, key=lambda name: (isinstance(name, str), name))}")
 
@@ -255,8 +255,8 @@ def _places_of_table(table: Any) -> Places | None:
 # ── ids ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _ids(data: Any) -> list[Any]:
-    """A name for every sample; none where there are no such names."""
+def names_of(data: Any) -> list[Any]:
+    """Returns a name for every sample: its id, see `check_apart`; none where there are no such names."""
     names = _named_by(data)
     return names if all(isinstance(name, (str, int)) for name in names) else []
 
