@@ -343,6 +343,7 @@ def evaluate(
         raise SettingError(unknown(f"argument of evaluate for task {domain.name}", next(iter(unknown_options)), known))
     references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
     sets = _given_sets(forget=forget, retain=retain, test=test)
+    _check_apart(sets)
     models = model if isinstance(model, Mapping) else {"model": model}
     if not models:
         raise DataError("there is no model to evaluate.")

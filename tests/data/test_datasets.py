@@ -229,6 +229,12 @@ def test_columns_without_numbers_are_left_out_and_a_note_says_so():
     assert any("'text'" in note for note in result.notes)
 
 
+def test_a_table_of_texts_needs_a_tokenizer():
+    texts = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1], "id": [7, 8]})
+    with pytest.raises(DataError, match="forget set has no column that could be the input: text.*Tokenise"):
+        unwrap(texts, "forget")
+
+
 def test_what_is_called_as_ours_is_not_taken_for_ours():
     class Batched(Masked):
         """A data set with methods and attributes that mean something else."""

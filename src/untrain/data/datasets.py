@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from untrain.data.keys import INPUTS, LABELS
+from untrain.data.keys import INPUTS, LABELS, RECORDS
 from untrain.data.source import Source
 from untrain.errors import DataError, convert_errors
 from untrain.lazy import np, torch
@@ -220,8 +220,12 @@ def _of_table(table: Any, name: str) -> Given:
                 f"the column {images[0]!r} of the {name} set holds images as PIL reads them: say how they become the "
                 "model's input, data.with_transform(function), which also gives tensors of one size."
             )
-        if not numbers:
-            raise DataError(f"the {name} set has no column of numbers, only {', '.join(columns)}.")
+        if not set(numbers) - {*LABELS, *RECORDS}:
+            raise DataError(
+                f"the {name} set has no column that could be the input: {', '.join(columns)} hold labels, texts or "
+                "other things than numbers. Tokenise texts by data.map(…), or say what the input is by "
+                "data.with_transform(…)."
+            )
         if len(numbers) < len(columns):
             left = ", ".join(repr(column) for column in columns if column not in numbers)
             notes.append(f"{name}: without the columns {left}, which hold no numbers")
