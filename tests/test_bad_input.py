@@ -174,6 +174,7 @@ FRAME = pandas.DataFrame({"a": [1.0, 2.0], "label": [0, 1]})
         (3, "map-style"),
         ("path", "map-style"),
         (NUMBERS[0], r"TensorDataset\(x, y\)"),
+        ([*NUMBERS], r"TensorDataset\(x, y\)"),
         (NUMBERS, r"TensorDataset\(x, y\)"),
         (tuple(each.numpy() for each in NUMBERS), r"TensorDataset\(torch.from_numpy\(x\)"),
         (NUMBERS[0].numpy(), r"TensorDataset\(torch.from_numpy\(x\)"),

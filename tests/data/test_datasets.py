@@ -235,6 +235,23 @@ def test_a_table_of_texts_needs_a_tokenizer():
         unwrap(texts, "forget")
 
 
+def test_classes_of_a_table_that_are_texts_must_be_numbered():
+    named = datasets.Dataset.from_dict({"input": X.tolist(), "label": [f"class {int(y)}" for y in Y]})
+    with pytest.raises(DataError, match=r"'label' of the forget set.*class_encode_column\('label'\)"):
+        unwrap(named, "forget")
+    encoded = named.class_encode_column("label")
+    unlearn(network(), forget=encoded.select(range(16)), retain=encoded.select(range(16, 96)), steps=1, device="cpu")
+
+
+@pytest.mark.parametrize("first", ["tensors", "table with a transform", "named"])
+def test_sets_may_have_names_of_their_own(first, expected):
+    named = lambda rows: [dict(zip(("pixel_values", "targets"), tensors(rows)[:], strict=True))]  # noqa: E731
+    sets = {"forget": {"named": named, **FORMS}[first](range(16)), "retain": tensors(range(16, 72))}
+    holdout = named(range(72, 96))
+    found = unlearn(network(), **sets, holdout=holdout, batch_size=16, steps=3, device="cpu").model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_what_is_called_as_ours_is_not_taken_for_ours():
     class Batched(Masked):
         """A data set with methods and attributes that mean something else."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from untrain.data.datasets import Rows, flatten, is_plain, is_table, size_of, unwrap
+from untrain.data.datasets import Rows, flatten, how_to_wrap, is_plain, is_table, size_of, unwrap
 from untrain.data.keys import LABELS
 from untrain.data.source import Source
 from untrain.errors import DataError, convert_errors, message_of
@@ -243,6 +243,8 @@ def _indices(view: torch.utils.data.Subset[Any], name: str) -> Tensor:
 
 def ready_batches(batches: list[Any], name: str, left_out: dict[str, None]) -> list[Batch]:
     """Ready batches as dicts whose samples are numbered through; a list of single samples is refused."""
+    if batches and all(isinstance(entry, (torch.Tensor, np.ndarray)) for entry in batches):
+        raise DataError(f"the {name} set is a list of {len(batches)} tensors: {how_to_wrap(tuple(batches))}")
     named: list[Batch] = []
     first = 0
     for k, batch in enumerate(batches):

@@ -220,6 +220,12 @@ def _of_table(table: Any, name: str) -> Given:
                 f"the column {images[0]!r} of the {name} set holds images as PIL reads them: say how they become the "
                 "model's input, data.with_transform(function), which also gives tensors of one size."
             )
+        named = [column for column in columns if column in LABELS and column not in numbers]
+        if named and not set(numbers) & set(LABELS):
+            raise DataError(
+                f"the column {named[0]!r} of the {name} set holds no numbers: number its classes by "
+                f"data.class_encode_column({named[0]!r})."
+            )
         if not set(numbers) - {*LABELS, *RECORDS}:
             raise DataError(
                 f"the {name} set has no column that could be the input: {', '.join(columns)} hold labels, texts or "
@@ -295,9 +301,9 @@ def _flaw_of(data: Any) -> str:
             ".to_numpy('float32')), torch.tensor(frame[label].to_numpy())); map-style samples are needed."
         )
     if isinstance(data, tuple):
-        return f"a tuple of {len(data)}: {_of_arrays(data)}"
+        return f"a tuple of {len(data)}: {how_to_wrap(data)}"
     if isinstance(data, (torch.Tensor, np.ndarray)):
-        return f"a {kind} without labels: {_of_arrays((data, None))}"
+        return f"a {kind} without labels: {how_to_wrap((data, None))}"
     if isinstance(data, Mapping):
         return f"a {kind}: as one ready batch it is [data]; a map-style data set gives such a dict for each sample."
     if isinstance(data, (str, bytes, Iterator)):
@@ -306,7 +312,7 @@ def _flaw_of(data: Any) -> str:
     return ""
 
 
-def _of_arrays(arrays: tuple[Any, ...]) -> str:
+def how_to_wrap(arrays: tuple[Any, ...]) -> str:
     """How arrays become a map-style data set."""
     wrapped = "torch.from_numpy({})" if any(isinstance(each, np.ndarray) for each in arrays) else "{}"
     return (

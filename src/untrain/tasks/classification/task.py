@@ -39,8 +39,8 @@ class Classification(Recognition):
     """The data's name → ours ("input", "label"), such as {"spectrum": "input", "speaker": "label"}."""
     seed: Seed = 0
     """Chooses the other label of each sample when a batch is redirected."""
-    input: str = "input"
-    """Name of the batch's input; `prepare` finds it."""
+    input: str | None = None
+    """Name of a batch's input, under which batches with another are brought; `prepare` finds it."""
     passed: Sequence[str] = ()
     """Names in the batch that the model's `forward` has too, and is given by name; `prepare` finds them."""
 
@@ -64,7 +64,7 @@ class Classification(Recognition):
                 f"Classification(names={{'theirs': '{key}'}})."
             )
         task = replace(self, input=input, passed=keys_by_name(batch, input, asked))
-        logits = task._try(model, batch)
+        logits = task._try(model, batch, batch[input])
         if self.num_classes not in (None, logits.shape[1]):
             raise ModelError(f"the model has {logits.shape[1]} outputs, but num_classes is {self.num_classes}.")
         unused = sorted(set(batch) - {input, "label", *task.passed, *RECORDS})
@@ -76,9 +76,9 @@ class Classification(Recognition):
             )
         return replace(task, num_classes=logits.shape[1])
 
-    def _try(self, model: nn.Module, batch: Batch) -> Tensor:
+    def _try(self, model: nn.Module, batch: Batch, inputs: Tensor) -> Tensor:
         """The model's logits of a batch, which must be [B, C]."""
-        shape, rows = tuple(batch[self.input].shape), len(batch[self.input])
+        shape, rows = tuple(inputs.shape), len(inputs)
         try:
             with torch.no_grad():
                 logits = self.outputs(model, batch)
@@ -93,8 +93,9 @@ class Classification(Recognition):
 
     def call(self, model: nn.Module, batch: Batch) -> Any:
         """Whatever the model gives for the input, and for what else it asks for by name."""
-        named = {key: batch[key] for key in self.passed if key in batch}
-        return model(**named) if self.input in named else model(batch[self.input], **named)
+        key = self.input or "input"
+        named = {each: batch[each] for each in self.passed if each in batch}
+        return model(**named) if key in named else model(batch[key], **named)
 
     def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
         """Names mapped, images augmented (not for Fisher or evaluation) and normalised, labels checked."""
@@ -102,6 +103,9 @@ class Classification(Recognition):
         if "label" in batch:
             batch["label"] = class_numbers(batch, self.num_classes)
         key = self.input if self.input in batch else input_key(batch)
+        if key is not None and self.input is not None:
+            batch = {(self.input if name == key else name): value for name, value in batch.items()}
+            key = self.input
         if self.mean is None or key is None:
             return batch
         images = batch[key]
