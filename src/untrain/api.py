@@ -1,5 +1,6 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -18,7 +19,7 @@ from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, ModelError, SettingError, convert_errors, message_of, unknown
+from untrain.errors import DataError, ModelError, Overlap, SettingError, convert_errors, message_of, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
@@ -343,7 +344,10 @@ def evaluate(
         raise SettingError(unknown(f"argument of evaluate for task {domain.name}", next(iter(unknown_options)), known))
     references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
     sets = _given_sets(forget=forget, retain=retain, test=test)
-    _check_apart(sets)
+    try:
+        _check_apart(sets)
+    except Overlap as error:
+        warnings.warn(f"{error} Until then, what is measured of both says less than it seems to.", stacklevel=2)
     models = model if isinstance(model, Mapping) else {"model": model}
     if not models:
         raise DataError("there is no model to evaluate.")

@@ -132,6 +132,12 @@ def test_the_same_samples_are_measured_alike(form):
         assert getattr(found, measure) == pytest.approx(100 * (logits[rows] == Y[rows]).double().mean().item())
 
 
+def test_sets_that_are_measured_and_share_samples_are_warned_of():
+    sets = {"forget": Subset(WHOLE, range(16)), "retain": Subset(WHOLE, range(16, 72)), "test": Subset(WHOLE, [71, 72])}
+    with pytest.warns(UserWarning, match="retain and test: 1 samples"):
+        evaluate(network(), **sets, device="cpu")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_fisher_is_the_same(form):
     model = network()
