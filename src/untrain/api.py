@@ -1,5 +1,6 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -11,12 +12,14 @@ from torch import nn
 
 from untrain import fisher, registry
 from untrain.callbacks import Callback
-from untrain.data.checks import check_samples, check_sets, content_hash
+from untrain.data.batches import check_given
+from untrain.data.checks import check_places, check_samples, check_sets, content_hash
+from untrain.data.datasets import is_data_set, loader_batch_size
 from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
-from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
+from untrain.domain import Domain, EvaluationSettings, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, ModelError, SettingError, convert_errors, unknown
+from untrain.errors import DataError, Overlap, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
@@ -99,16 +102,16 @@ def unlearn(
 
     Args:
         model: any module, or a pipeline of diffusers; it is left as it was unless `inplace`.
-        forget: what to forget: a map-style data set of `(x, y)` or dicts, or a list of ready batches; of a
-            text-to-image pipeline a `Concept` or several.
+        forget: what to forget: a map-style data set of `(x, y)` or dicts (of torch, or of Hugging Face's `datasets`),
+            a DataLoader of one, or a list of ready batches; of a text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
         method: a name (see `untrain.methods()`), a class, or a method object. None: what is best for the request,
             which is `sfron`; the notes say so.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
-        batch_size: samples a batch, over all processes; lists of ready batches have their own. None: 128, and of a
-            text-to-image pipeline from 2 to 32, the fewer the larger its images.
+        batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
+            own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
@@ -134,14 +137,16 @@ def unlearn(
     check_runs(chosen, user.task)
     check_kind(user.module)
     check_names(user.module)
-    subject = Subject(user.module, init=init or _init_of(user))
+    subject = Subject(user.module, init=init or user.init())
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
+    _check_apart(given)
     home = next((p.device for p in user.module.parameters()), engine.device)
     with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
-        size = user.batch_size(sets) if batch_size is None else batch_size
-        streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
-        check_sets(sets, streams)
+        usual = user.batch_size(sets) if batch_size is None else batch_size
+        sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
+        streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
+        compared = check_sets(sets, streams)
         working = subject if inplace else subject.copy()
         rounding = widen_(working.module, keep=True)
         try:
@@ -150,6 +155,8 @@ def unlearn(
                 check_trainable(working.module)
                 check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
+                for note in compared:
+                    problem.note(note)
                 if method is None:
                     problem.note(f"method: {chosen.name}, the default")
                 target = user.module if inplace else None
@@ -214,22 +221,18 @@ def _given_sets(**sets: Any) -> dict[str, Any]:
     for name in ("forget", "retain"):
         if sets[name] is None:
             raise DataError(
-                f"the {name} set is None: give a data set, or a list of ready batches. Every method is given both; "
-                "of what to keep, a part will do, and gradient-ascent alone takes no step on it."
+                f"the {name} set is None: give a data set, a DataLoader, or a list of ready batches. Every method is "
+                "given both; of what to keep, a part will do, and gradient-ascent alone takes no step on it."
             )
     return {name: data for name, data in sets.items() if data is not None}
 
 
-def _init_of(user: UserModel) -> Callable[[], nn.Module] | None:
-    """Makes the same architecture anew, where the domain knows more of that than the module tells."""
-
-    def fresh() -> nn.Module:
-        made = user.fresh()
-        if made is None:
-            raise ModelError("this architecture cannot be built anew: pass init=, a function that returns a new model.")
-        return made
-
-    return fresh if type(user).fresh is not UserModel.fresh and hasattr(user.module, "config") else None
+def _check_apart(given: Mapping[str, Any]) -> None:
+    """Refuses data sets that share a sample, as they were given: what is computed of them may not tell any more."""
+    sets = {name: data for name, data in given.items() if is_data_set(data)}
+    for name, data in sets.items():
+        check_given(data, name)
+    check_places(sets)
 
 
 def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -244,6 +247,9 @@ def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
     ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
     ready.notes[:] = problem.notes
     check_samples(ready.task, streams)
+    for stream in streams.values():
+        for note in stream.notes:
+            ready.note(note)
     return ready
 
 
@@ -317,7 +323,7 @@ def evaluate(
     reference: Any = None,
     out: str | Path | None = None,
     seed: Seed = 0,
-    batch_size: BatchSize = 256,
+    batch_size: BatchSize | None = None,
     device: str | torch.device | None = None,
     precision: Precision = "no",
     workers: Workers = 0,
@@ -329,7 +335,7 @@ def evaluate(
     Args:
         model: the model to look at; nothing in it is changed. Several by name, {"original": …, "sfron": …}, are
             measured one beside the other.
-        forget: what was to be forgotten: a data set or a list of ready batches.
+        forget: what was to be forgotten: a data set, a DataLoader or a list of ready batches.
         retain: what was to be kept, likewise.
         test: samples that the model never saw, likewise; a classifier needs them.
         task: as in `unlearn`.
@@ -338,7 +344,7 @@ def evaluate(
         out: a run folder, that of `unlearn` or a new one: the evaluation and a report page are written into it, with
             the references beside the model.
         seed: of the samples that attacks are fitted on; other measures draw nothing.
-        batch_size: samples a forward pass.
+        batch_size: samples a forward pass. None: the smallest of the DataLoaders', else 256.
         device: as in `unlearn`.
         precision: as in `unlearn`.
         workers: as in `unlearn`.
@@ -362,13 +368,18 @@ def evaluate(
         raise SettingError(unknown(f"argument of evaluate for task {domain.name}", next(iter(unknown_options)), known))
     references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
     sets = _given_sets(forget=forget, retain=retain, test=test)
+    try:
+        _check_apart(sets)
+    except Overlap as error:
+        warnings.warn(f"{error} Until then, what is measured of both says less than it seems to.", stacklevel=2)
     models = model if isinstance(model, Mapping) else {"model": model}
     if not models:
         raise DataError("there is no model to evaluate.")
     for name in models:
         if not isinstance(name, str):
             raise SettingError(f"models are given by name, a text each, not {describe(name)}.")
-    how = EvaluationSettings(own, seed, batch_size, workers, classes)
+    loaders = [size for data in sets.values() if (size := loader_batch_size(data)) is not None]
+    how = EvaluationSettings(own, seed, batch_size or min(loaders, default=256), workers, classes)
     found = {}
     names = numbered(domain.reference_name, len(references))
     others = {} if out is None else dict(zip(names, references, strict=True))  # a page shows what it compares with
@@ -420,7 +431,8 @@ def fisher_diagonal(
     Args:
         model: in any mode; looked at in evaluation mode and left as it was.
         task: a name or a task object.
-        batches: a list of ready batches or a map-style data set; every sample counts once.
+        batches: a list of ready batches, what yields some, a map-style data set, or a DataLoader; every sample counts
+            once.
         estimator: "sample" squares each sample's gradient; "batch" squares batch means, as published code does,
             and so depends on the batch size.
         seed: of what the task draws (timesteps, noise).
@@ -436,10 +448,10 @@ def fisher_diagonal(
     check_kind(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     data = batches
-    if isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+    if isinstance(batches, Iterable) and not is_data_set(batches):
         with convert_errors(DataError, "the batches cannot be read"):
             data = list(batches)
     engine = Engine.start(device)
-    stream = Stream(data, "fisher", engine, seed=seed)
+    stream = Stream(data, "fisher", engine, loader_batch_size(data) or 128, seed=seed)
     ready = prepare_task(registry.resolve(task), model, {"fisher": stream})
     return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator, engine=engine)

@@ -1,7 +1,7 @@
 """Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ from untrain.diffusion.denoisers import (
     fresh_denoiser,
     from_dit,
     is_dit_layout,
+    is_of_diffusers,
     load_weights,
 )
 from untrain.diffusion.features import Features, Real, classifier_features, inception_features
@@ -102,10 +103,9 @@ class GeneratorModel(UserModel):
             module = denoiser_of(module)
         return check_module(module)
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights, where its configuration tells how."""
-        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
-        return fresh_denoiser(self.module) if known else None
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights, where its configuration tells how."""
+        return partial(fresh_denoiser, self.module) if is_of_diffusers(self.module) else None
 
     @contextmanager
     def sets(
