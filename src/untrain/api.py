@@ -46,7 +46,8 @@ class Result:
         mask: parameter name → bool tensor of the salient weights; None where the method has no mask.
         method: the method with every setting as it was used.
         clocks: the seconds by part.
-        notes: what was decided for the user, and why.
+        notes: what was decided for the user, and why; and what casts doubt on the result.
+        warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
     """
 
     model: Any
@@ -56,6 +57,7 @@ class Result:
     method: Method
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
@@ -66,7 +68,7 @@ class Result:
             kept, whole = (sum(int(count(m)) for m in self.mask.values()) for count in (torch.sum, torch.numel))
             share = [f"mask={kept / max(1, whole):.1%}"]
         shown = [repr(self.method.name), f"steps={len(self.history)}", f"seconds={self.seconds:.4g}", *losses, *share]
-        return f"Result({', '.join(shown)})"
+        return f"Result({', '.join(shown)})" + "".join(f"\n  warning: {text}" for text in self.warnings)
 
 
 @check_arguments
@@ -216,7 +218,8 @@ def _run(
     done = run(method, problem, engine, callbacks=callbacks)
     module = _take_over(done.state.module, model)
     mask = problem.memo.get("mask")
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, problem.notes)
+    told = problem.notes, problem.warnings
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told)
 
 
 def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
@@ -256,9 +259,8 @@ def _run_in(
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)
-    return Result(
-        module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], list(facts["notes"])
-    )
+    told = list(facts["notes"]), list(facts.get("warnings", []))
+    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:

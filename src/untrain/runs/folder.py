@@ -147,6 +147,8 @@ class RunFolder:
             "method": method.name,
             "settings": asdict(done.method),
             "notes": problem.notes,
+            "warnings": problem.warnings,
+            "aim": done.aim,
             "mask": None if mask is None else dict(zip(("density", "layers"), density(mask), strict=True)),
             "steps": done.method.updates,
             "seconds": done.seconds,
@@ -169,7 +171,8 @@ class RunFolder:
             )  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
         self.facts[name], self.histories[name] = facts, done.history
-        say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in problem.notes))
+        noted = [note for note in problem.notes if note not in problem.warnings]  # these have been said already
+        say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in noted))
         self.engine.wait()
         return KeptModel(module, facts, done.method, mask, done.history)
 
@@ -252,7 +255,8 @@ class RunFolder:
     def making_of(self, name: str, recorded: Sequence[str]) -> dict[str, Any]:
         """Returns what evaluation.json holds of how a model was made: these of its facts, None where unknown."""
         facts = self.facts.get(name, {})
-        return {key: facts.get(key) for key in recorded} | {"clocks": facts.get("clocks", {})}
+        made = {key: facts.get(key) for key in recorded} | {"clocks": facts.get("clocks", {})}
+        return made | ({"warnings": facts["warnings"]} if facts.get("warnings") else {})
 
     def _history(self, name: str) -> list[dict[str, Any]]:
         path = self._own_history(name)
