@@ -26,7 +26,7 @@ from untrain.models.parts import trained
 from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest
+from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest, warn_of_weak_reference
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.sealed import write_sealed
@@ -380,9 +380,12 @@ def _keep_evaluation(
         "models": {**before.get("models", {}), **entries},
         "noise_floor": floor if floor is not None else before.get("noise_floor"),
     }
+    doubts = warn_of_weak_reference(content, domain.presentation)
+    content |= doubts
     write_sealed(path / EVALUATION, content)
     manifest = about | read_manifest(path)
-    folder.write_manifest({key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest})
+    kept = {key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest}
+    folder.write_manifest(kept | doubts)
     write_report(path, domain.presentation)
 
 

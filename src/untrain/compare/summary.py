@@ -69,6 +69,7 @@ def _forget_set(
             model, role, recipe.methods[model].name if role == "method" else "", _settings(recipe, name, model),
             _cells(recipe, name, model, outcomes), _summaries(_values(seen[model]), aims, len(runs)),
             losses=_histograms(seen[model]), by_class=_by_class(seen[model]),
+            warnings=_warnings(recipe.compare.seeds, seen[model]),
         )  # fmt: skip
         entries.append(entry)
     others = [entry for entry in entries if entry.role == "reference"]
@@ -135,6 +136,12 @@ def _settings(recipe: Recipe, name: str, model: str) -> dict[str, Any]:
         if made := read_manifest(folder_of(recipe, group)).get("models", {}).get(model):
             return dict(made["settings"])
     return asdict(recipe.methods.get(model, recipe.train))
+
+
+def _warnings(seeds: Sequence[int], entries: Sequence[Entry | None]) -> tuple[str, ...]:
+    """Returns what casts doubt on a model, by seed."""
+    pairs = zip(seeds, entries, strict=True)
+    return tuple(f"seed {seed}: {text}" for seed, entry in pairs if entry for text in entry.warnings)
 
 
 def _histograms(entries: Sequence[Entry | None]) -> dict[str, Any]:

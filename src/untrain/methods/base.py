@@ -146,7 +146,11 @@ class Problem:
             self.notes.append(text)
 
     def warn(self, text: str) -> None:
-        """Puts a sentence that casts doubt on the result into the notes and the warnings, and warns of it, once."""
+        """Puts what casts doubt on the result into the notes and the warnings, and warns of it, once.
+
+        Args:
+            text: a few words, which stand in a report's headline, a colon, and the rest.
+        """
         if text in self.warnings:
             return
         self.note(text)

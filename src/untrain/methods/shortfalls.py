@@ -50,9 +50,10 @@ def loss_aimed_at(method: Method, problem: Problem) -> float | None:
 
 
 def find_shortfalls(
-    problem: Problem, history: Sequence[Mapping[str, Any]], aim: float | None, before: Params | None, after: Params | None
-) -> list[str]:
-    """Says in sentences what a run fell short of; nothing where it did what it should.
+    problem: Problem, history: Sequence[Mapping[str, Any]], aim: float | None, before: Params | None,
+    after: Params | None,
+) -> list[str]:  # fmt: skip
+    """Says what a run fell short of, a few words, a colon and the rest each; nothing where it did what it should.
 
     Args:
         problem: after the last step.
@@ -76,19 +77,19 @@ def _untaken(problem: Problem, history: Sequence[Mapping[str, Any]], aim: float 
         yield "no step was taken: raise steps or epochs"
     elif mask is not None and not any(bool(part.any()) for part in mask.values()):
         yield (
-            "no forget step changed anything: the mask holds no weight. Lower its threshold (gamma), or raise the share "
-            "of weights that it holds (fraction)"
+            "no forget step changed anything: the mask holds no weight. Lower its threshold (gamma), or raise the "
+            "share of weights that it holds (fraction)"
         )
     elif forgetting and all(record.get("skipped") is True for record in history if "forget_loss" in record):
-        reached = "" if aim is None else f": its loss was {forgetting[0]:.3g} at first, where {aim:.3g} was aimed at"
-        yield f"no forget step was taken, as each batch counted as forgotten from the start{reached}"
+        reached = "" if aim is None else f" (loss {forgetting[0]:.3g}, where {aim:.3g} is aimed at)"
+        yield f"no forget step was taken: each batch counted as forgotten from the start{reached}"
     elif forgetting and not any(forgetting):
         yield (
-            "no forget step changed anything: the forget loss was 0 in each. What is forgotten and what should stand in "
-            "its place are the same to the model"
+            "no forget step changed anything: the forget loss was 0 in each. What is forgotten and what should stand "
+            "in its place are the same to the model"
         )
     elif not any(record.get("dampened", 1.0) for record in history):
-        yield "no weight was dampened, so nothing was forgotten: lower alpha, or raise fraction"
+        yield "nothing was forgotten: no weight was dampened. Lower alpha, or raise fraction"
 
 
 def _unmoved(before: Params | None, after: Params | None) -> Iterator[str]:
@@ -105,6 +106,7 @@ def _unreached(aim: float | None, after: Params | None) -> Iterator[str]:
     last, error = float(after["mean"]), float(after["error"])
     if last < NEAR * aim and last + 2 * error < aim:
         yield (
-            f"the loss on the forget set ended at {last:.3g}, where {aim:.3g} was aimed at: less was forgotten than "
-            "intended. More steps or a higher forget rate (forget_optimizer.lr) go further"
+            f"the loss aimed at was not reached: on the forget set it ended at {last:.3g}, where {aim:.3g} was aimed "
+            "at, so less was forgotten than intended. More steps or a higher forget rate (forget_optimizer.lr) go "
+            "further"
         )

@@ -40,6 +40,6 @@ def render_page(results: Results, presentation: "Presentation") -> str:
     made = (make(results) for make in presentation.sections(results))
     return render(
         "page.html.j2", kind=f"Unlearning {'comparison' if results.compared else 'report'}", subject=results.name,
-        facts=presentation.facts(results), sections=[section for section in made if section is not None],
+        asked=presentation.describe_request(results), sections=[section for section in made if section is not None],
         version=results.manifest.get("untrain"),
     )  # fmt: skip

@@ -23,7 +23,7 @@ from torch import nn
 
 from untrain.data.checks import content_hash
 from untrain.engine import Engine
-from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
+from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile, UnlearningWarning
 from untrain.folders import is_temporary, was_written
 from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
@@ -31,6 +31,7 @@ from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
 from untrain.models.subject import Subject
 from untrain.reading import parse_json, read_text
+from untrain.report import Presentation, Results
 from untrain.runs.names import CONFIG, EVALUATION, HISTORY, MANIFEST, ORIGINAL, SPLIT
 from untrain.saliency import density, load_mask, save_mask
 from untrain.sealed import check_listed, read_sealed, write_sealed
@@ -414,6 +415,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ):
         raise StaleFile(f"{folder / MANIFEST} does not hold what a run writes. Remove it, and it is made anew.")
     return content
+
+
+def warn_of_weak_reference(content: Mapping[str, Any], presentation: Presentation) -> dict[str, Any]:
+    """Looks whether the retrained model of an evaluation is good enough to be a target, and warns where it is not.
+
+    Returns:
+        "warnings" with what is wrong, for evaluation.json and manifest; {} where nothing is.
+    """
+    text = presentation.weakness(Results.of_run(content).sets[0])
+    if not text:
+        return {}
+    warnings.warn(text, UnlearningWarning, stacklevel=2)
+    return {"warnings": [text]}
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:

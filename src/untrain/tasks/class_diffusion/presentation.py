@@ -128,6 +128,10 @@ class ClassDiffusionPresentation(GeneratorPresentation):
             self.time_tile(one, method),
         ]
 
+    def own_limits(self, results: Results) -> list[str]:
+        """Says what no judge shows."""
+        return ["What the judge cannot see. It calls every image something, and can be wrong: look at the pictures."]
+
     def sentence(self, case: Case, method: Entry) -> str:
         """Tells what the judge recognises before and after, and how far the other classes are from real images."""
         told = (
