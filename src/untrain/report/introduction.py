@@ -41,7 +41,8 @@ def _forgotten(results: Results, presentation: "Presentation") -> list[str]:
         of = f"{sizes['forget']:,} of {sizes['forget'] + sizes['retain']:,}"
         told.append(f"{of} {presentation.samples}")
     if names := presentation.forgotten(results):
-        told.append(f"what was forgotten: {list_values(names, 6)}")
+        begun = told.pop() if told else "to be forgotten"
+        told.append(f"{begun}: {list_values(names, 6)}")
     elif split.get("kind"):
         spec = split.get("spec")
         chosen = f" ({describe_choice(spec)})" if spec not in (None, "", []) else ""

@@ -171,7 +171,7 @@ class Presentation:
         """Says what stands above the table: how its values are to be read."""
         if results.sets[0].target is None:
             where = "comparison" if results.compared else "run"
-            return f"There is no retrained model in this {where}; it would be the target."
+            return f"There is no retrained model in this {where}, which would be the target."
         relative = "" if self.distance is None else "No value here is good by itself. "
         return (
             f"{relative}The retrained model never saw what was to be forgotten, so its row is "

@@ -128,6 +128,10 @@ class ClassDiffusionPresentation(GeneratorPresentation):
             self.time_tile(one, method),
         ]
 
+    def forgotten(self, results: Results) -> list[str]:
+        """Names the classes."""
+        return [f"class {name}" for name in super().forgotten(results)]
+
     def own_limits(self, results: Results) -> list[str]:
         """Says what no judge shows."""
         return ["What the judge cannot see. It calls every image something, and can be wrong: look at the pictures."]
