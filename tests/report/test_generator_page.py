@@ -12,7 +12,19 @@ from PIL import Image
 from helpers.example_generator import DIGITS, example_generator_comparison, write_example_generator
 from helpers.reading import EVIL, Page, page_of, table_of, tables_of, terminal_of, write_page, written
 
-SECTIONS = ["verdict", "limits", "grids", "comparison", "measures", "classes", "snapshots", "curves", "mask", "times", "settings"]
+SECTIONS = [
+    "verdict",
+    "limits",
+    "grids",
+    "comparison",
+    "measures",
+    "classes",
+    "snapshots",
+    "curves",
+    "mask",
+    "times",
+    "settings",
+]
 
 
 @pytest.fixture(scope="module")

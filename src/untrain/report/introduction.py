@@ -134,4 +134,3 @@ def list_limits(results: Results, presentation: "Presentation") -> list[str]:
     if results.measured and all(each.target is None for each in results.sets):
         told.append(presentation.without_target(one))
     return [sentence for sentence in [*told, *presentation.own_limits(results)] if sentence]
-

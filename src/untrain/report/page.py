@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from untrain.errors import FolderError
-from untrain.io import write_bytes
+from untrain.io import write_bytes, write_text
 from untrain.report.html import render
+from untrain.report.latex import LatexForm
 from untrain.report.results import Results
+from untrain.report.tables import latex_tables
 
 if TYPE_CHECKING:
     from untrain.report.presentation import Presentation
@@ -33,6 +35,18 @@ def write_report(given: Results | str | Path, presentation: "Presentation") -> P
         raise FolderError("these results are of no folder: give them one, where the page can be written.")
     write_bytes(results.folder / "report.html", render_page(results, presentation).encode("utf-8", "replace"))
     return results.folder / "report.html"
+
+
+def write_latex(folder: str | Path, presentation: "Presentation", form: LatexForm) -> Path:
+    """Writes `table.tex` into the folder of a run or a comparison: its tables for LaTeX, in one of their forms.
+
+    Raises:
+        UntrainError: if there is nothing to report, or a file cannot be read.
+        FolderError: if the folder does not exist or cannot be written.
+    """
+    path = Path(folder) / "table.tex"
+    write_text(path, latex_tables(Results.read(folder), presentation, form))
+    return path
 
 
 def render_page(results: Results, presentation: "Presentation") -> str:

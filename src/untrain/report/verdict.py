@@ -181,7 +181,6 @@ class _Distances:
             else f"above the noise floor of {floor}"
         )
 
-
     def _weakly(self, method: Entry) -> str:
         who = method.label if len(self.methods) == 1 else "each method"
         return (

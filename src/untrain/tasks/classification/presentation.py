@@ -75,7 +75,7 @@ _MEASURES = (
     Measure(
         "ToW", "ToW", "Tug of war", "",
         "One number for how near the accuracies on the forget, retain and test sets come to the retrained model's.",
-        "One, which means the same three accuracies.", digits=3, narrow=False,
+        "One, which means the same three accuracies.", digits=3, narrow=False, bounds=(0.0, 1.0),
     ),
     Measure(
         "KL", "KL", "Kullback–Leibler divergence", "nats",
@@ -126,7 +126,7 @@ class ClassificationPresentation(Presentation):
 
     def verdict(self, one: ForgetSet, results: Results) -> Verdict:
         """Says how close to the retrained model methods came; of a whole class, the target is known without one."""
-        if one.target is None and forgets_whole_classes(one):
+        if (one.target is None or self.weakness(one)) and forgets_whole_classes(one):
             return judge_whole_class(one, results, self)
         return super().verdict(one, results)
 

@@ -94,6 +94,7 @@ class TextToImagePresentation(GeneratorPresentation):
             "How well images of retained prompts fit their prompts: 100 times the cosine between the two as the "
             "network CLIP sees them, none below 0. Pipelines that draw well reach about 30.",
             "The original's; below it, pictures no longer show what the prompts say.", compared=True, shown="noted",
+            bounds=(0.0, 100.0),
             phrase="CLIP score of retained prompts, 0 to 100",
         ),
         *(
@@ -102,6 +103,7 @@ class TextToImagePresentation(GeneratorPresentation):
                 "How far images of retained prompts are from the original's of the same prompts and seeds, in the "
                 f"features of {words}",
                 "Small: zero would mean the same images. It falls with the number of images.", shown="noted",
+                bounds=(0.0, math.inf),
                 phrase=f"{title} of retained prompts' images to the original's",
             )
             for key, title, words in (
