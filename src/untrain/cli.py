@@ -268,10 +268,11 @@ def _value(words: list[str], flag: str) -> str | None:
 
 def _latex_form(words: list[str]) -> "LatexForm | None":
     """Takes the form of tables for LaTeX out of the words; None where none is asked for."""
+    forms: dict[str | None, LatexForm | None] = {None: None, "wide": "wide", "compact": "compact"}
     form = _value(words, "--latex")
-    if form is None or form == "wide" or form == "compact":
-        return form
-    raise SettingError(f"--latex must be wide or compact, not {form!r}.")
+    if form not in forms:
+        raise SettingError(f"--latex must be wide or compact, not {form!r}.")
+    return forms[form]
 
 
 def _count(words: list[str], flag: str) -> int:

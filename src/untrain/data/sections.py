@@ -46,7 +46,7 @@ class Data:
         """What the data are called: by the name of their file or folder where `name` is only the form they have."""
         if self.path is None or self.name not in FORMS:
             return self.name
-        return Path(self.path).absolute().stem or self.name
+        return Path(self.path).absolute().name.removesuffix(".npz").removesuffix(".parquet") or self.name
 
 
 FORMS = ("arrays", "folder", "captions", "parquet")

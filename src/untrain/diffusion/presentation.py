@@ -238,8 +238,8 @@ class GeneratorPresentation(Presentation, ABC):
         if before is not None and before <= case.nothing:
             words = f"{self.hardly(case)} ({show(before)} %), so forgetting cannot show here; {method.label} ended at "
             return Verdict("unknown", f"{words}{show(after)} %.", remarks, method.name, "Nothing to forget")
-        words = self.kept, self.damaged, self.lost
-        kind, title = judge_forgotten(forgotten=after <= case.limit, kept=case.is_kept(method), words=words)
+        rest = self.kept, self.damaged, self.lost
+        kind, title = judge_forgotten(forgotten=after <= case.limit, kept=case.is_kept(method), words=rest)
         if kind == "none" and before is not None and after <= before / 2:
             kind, title = "partly", "Partly forgotten"
         sentence = f"{self.sentence(case, method)}.{case.tell_time(method)}"
