@@ -11,6 +11,7 @@ from untrain.report.drawing import (
     INK,
     MUTED,
     ORANGE,
+    PAPER,
     SETS,
     SKY,
     Figure,
@@ -256,8 +257,9 @@ def _mark_aim(axes: "Axes", run: Curves) -> None:
         return
     axes.axhline(run.aim, color=SETS["forget"][0], linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
     axes.annotate(
-        f"aimed at: {show(run.aim)}", (1.0, run.aim), (-2, 2), xycoords=("axes fraction", "data"),
+        f"aimed at: {show(run.aim)}", (1.0, run.aim), (-2, 3), xycoords=("axes fraction", "data"),
         textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=7.5, zorder=6,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85},
     )  # fmt: skip
 
 
