@@ -2,9 +2,12 @@
 
 import html
 import json
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.command_line import RECIPE, files, untrain
 from untrain.data import request
@@ -134,3 +137,19 @@ def test_what_casts_doubt_is_in_log_manifest_evaluation_and_report(recipe, tmp_p
     page = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
     assert all(text[1:] in page.replace("\u00a0", " ") for text in (weak, *missed))
     assert "the retrained model is weak</p>" in page  # in the headline
+
+
+def test_what_is_left_out_of_the_data_is_said_once_and_stands_in_the_manifest(recipe, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{'.' * (i == 0)}{i}.png")
+    data = f"data: {{name: folder, path: {tmp_path / 'photos'}, test_fraction: 0.3}}"
+    recipe.write_text(recipe.read_text().replace("data: {name: digits}", data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a user's process
+        code, _, err = untrain("train", recipe, "--out", tmp_path / "run")
+    assert code == 0 and err.count("left out of the samples") == 1, err
+    (note,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["notes"]
+    assert "2 hidden" in note and "cat/.0.png" in note
