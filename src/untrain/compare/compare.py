@@ -16,12 +16,12 @@ from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Work
 from untrain.compare.search import check_optuna
 from untrain.compare.summary import compare_results
 from untrain.engine import Bar, Engine
-from untrain.errors import FolderError, SettingError, UntrainError
+from untrain.errors import FolderError, SettingError, UnlearningWarning, UntrainError
 from untrain.io import write_json, write_text
 from untrain.report import comparison_tables, terminal, write_report
 from untrain.report.latex import LatexForm
 from untrain.runs import stages
-from untrain.runs.folder import describe_environment, list_files, remove_temporary
+from untrain.runs.folder import describe_environment, list_files, read_manifest, remove_temporary
 from untrain.runs.names import CONFIG, MANIFEST, ORIGINAL, SPLIT
 from untrain.runs.recipe import Recipe, write_config
 from untrain.runs.stages import holds_run
@@ -84,7 +84,7 @@ def _finish(recipe: Recipe, cells: list[Cell], outcomes: Mapping[str, Outcome]) 
     """Removes what was computed for the cells alone, and says what they warned of and which failed."""
     for group in groups(recipe):  # a search's, too, which other searches work on
         remove_temporary(folder_of(recipe, group))
-    _warn_once(outcomes)
+    _warn_once(outcomes, _doubts(recipe))
     failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
     if failed:
         missing = sum(outcome.state == "missing" for outcome in outcomes.values())
@@ -189,10 +189,17 @@ def _told(recipe: Recipe, cell: Cell, outcome: Outcome, bar: Bar) -> None:
     Console(stderr=True).print(f"{cell.key}: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _warn_once(outcomes: Mapping[str, Outcome]) -> None:
-    """What cells warned of, each once."""
-    for warning in dict.fromkeys(warning for outcome in outcomes.values() for warning in outcome.warnings):
-        warnings.warn(warning, stacklevel=3)
+def _doubts(recipe: Recipe) -> set[str]:
+    """What casts doubt on the results of single runs, as their manifests have it."""
+    manifests = [read_manifest(folder_of(recipe, group)) for group in groups(recipe)]
+    made = [facts for manifest in manifests for facts in (manifest, *manifest.get("models", {}).values())]
+    return {text for facts in made for text in facts.get("warnings", ())}
+
+
+def _warn_once(outcomes: Mapping[str, Outcome], doubts: set[str]) -> None:
+    """Warns of what cells warned of, each once; texts are all that is left of them, so `doubts` tells their kind."""
+    for text in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+        warnings.warn(text, UnlearningWarning if text in doubts else UserWarning, stacklevel=3)
 
 
 def _manifest(
