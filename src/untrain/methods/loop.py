@@ -20,6 +20,7 @@ from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
+from untrain.models.modes import statistics_note
 from untrain.sealed import check_trailer, open_sealed
 from untrain.types import Params
 
@@ -134,6 +135,9 @@ def run(
             method = method.resolved(problem, engine)
         before = _forget_loss_before(problem, engine)
         state = method.start(problem, engine)
+    held = statistics_note(state.module)
+    if held is not None:
+        problem.note(held)
     first = 0
     if saved:
         state.load_state_dict(saved["state"])
