@@ -32,7 +32,7 @@ from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.saving import check_names, check_saved
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest
+from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest, warn_of_weak_reference
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.sealed import write_sealed
@@ -52,7 +52,8 @@ class Result:
         mask: parameter name → bool tensor of the salient weights; None where the method has no mask.
         method: the method with every setting as it was used.
         clocks: the seconds by part.
-        notes: what was decided for the user, and why.
+        notes: what was decided for the user, and why; and what casts doubt on the result.
+        warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
     """
 
     model: Any
@@ -62,6 +63,7 @@ class Result:
     method: Method
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
@@ -72,7 +74,7 @@ class Result:
             kept, whole = (sum(int(count(m)) for m in self.mask.values()) for count in (torch.sum, torch.numel))
             share = [f"mask={kept / max(1, whole):.1%}"]
         shown = [repr(self.method.name), f"steps={len(self.history)}", f"seconds={self.seconds:.4g}", *losses, *share]
-        return f"Result({', '.join(shown)})"
+        return f"Result({', '.join(shown)})" + "".join(f"\n  warning: {text}" for text in self.warnings)
 
 
 @check_arguments
@@ -260,7 +262,8 @@ def _run(
     done = run(method, problem, engine, callbacks=callbacks)
     module = _take_over(done.state.module, model)
     mask = problem.memo.get("mask")
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, problem.notes)
+    told = problem.notes, problem.warnings
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told)
 
 
 def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
@@ -299,9 +302,8 @@ def _run_in(
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, model)
-    return Result(
-        module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], list(facts["notes"])
-    )
+    told = list(facts["notes"]), list(facts.get("warnings", []))
+    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:
@@ -416,9 +418,12 @@ def _keep_evaluation(
         "models": {**before.get("models", {}), **entries},
         "noise_floor": floor if floor is not None else before.get("noise_floor"),
     }
+    doubts = warn_of_weak_reference(content, domain.presentation)
+    content |= doubts
     write_sealed(path / EVALUATION, content)
     manifest = about | read_manifest(path)
-    folder.write_manifest({key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest})
+    kept = {key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest}
+    folder.write_manifest(kept | doubts)
     write_report(path, domain.presentation)
 
 

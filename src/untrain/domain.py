@@ -281,7 +281,7 @@ class Domain(ABC):
     def title(self) -> str:
         """What the data are called."""
         data = getattr(self.sections, "data", None)
-        return str(getattr(data, "name", self.name))
+        return str(getattr(data, "title", getattr(data, "name", self.name)))
 
     @property
     def data(self) -> Source:

@@ -256,7 +256,7 @@ class TextToImageDomain(Domain):
     @property
     def title(self) -> str:
         """The data's name, or the pipeline's."""
-        return Path(self.folder).name if self.sections.data is None else self.sections.data.name
+        return Path(self.folder).name if self.sections.data is None else self.sections.data.title
 
     @property
     def cache(self) -> Path:
