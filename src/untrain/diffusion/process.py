@@ -128,7 +128,8 @@ class DiffusionProcess:
             timestep = torch.full((len(like),), t, device=like.device)
             return self.guided(model, self.at(batch, timestep, x), sampler.guidance_scale).to(x.dtype)
 
-        kept, clip = self.alphas_cumprod, getattr(self, "clip_samples", False)
+        kept = self.alphas_cumprod
+        clip = getattr(self, "clip_samples", False) if sampler.clip is None else sampler.clip
         with torch.no_grad(), preserve_modes(model):
             model.eval()
             return denoise(predict, noise(), kept, sampler, noise=noise, clip=clip, until=until, advance=advance)
