@@ -41,6 +41,8 @@ class Task(Protocol):
 
     Two class variables that a task may have besides: `objective`, what SFR-on's forget steps descend on where a user
     does not say ("adaptive" without it); `asks_teacher`, whether `redirect_loss` asks its teacher (false without it).
+    And a function: `copies(model)`, groups of names of the parameters that are one weight, which stay equal in every
+    method where they are (none without it).
     """
 
     variants: ClassVar[tuple[Variant, ...]] = ()

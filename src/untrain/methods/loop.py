@@ -19,6 +19,7 @@ from untrain.errors import Diverged, StaleFile
 from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
+from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
 
 if TYPE_CHECKING:
@@ -112,6 +113,21 @@ def run(
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
             of which step they are.
     """
+    copies = getattr(problem.task, "copies", lambda module: [])
+    with tied(problem.subject.module, copies(problem.subject.module)):
+        return _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
+
+
+def _run(
+    method: Method,
+    problem: Problem,
+    engine: Engine,
+    checkpoints: Checkpoints | None,
+    evaluate: Watch | None,
+    evaluate_every: int,
+    title: str | None,
+    callbacks: Sequence[Callback],
+) -> Run:
     saved = checkpoints.read() if checkpoints else None
     history: list[dict[str, Any]] = []
     engine.clocks.clear()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from untrain.diffusion.denoisers import dit_copies
 from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError
@@ -97,6 +98,10 @@ class ClassDiffusion(DiffusionProcess):
         if null is None and self.drop:
             return replace(self, num_classes=count, drop=0.0)
         return replace(self, num_classes=count, null_class=null)
+
+    def copies(self, model: nn.Module) -> list[tuple[str, ...]]:
+        """Names of the parameters that are one weight in the original DiT, a group for each."""
+        return dit_copies(model)
 
     def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
         """Images in [−1, 1] or sampled latents, timesteps, noise, and the condition, dropped now and then."""
