@@ -95,8 +95,8 @@ DENOISERS: dict[str, Denoiser] = {
 """The known noise predictors, by name; an entry with a colon stands for a family of names.
 
 The sizes of DiT are the paper's. As diffusers builds it, every block has its own copy of the embeddings of timestep and
-class, so that DiT-XL/2 has 750 million parameters here instead of 675. Copies that are equal, as those of the original's
-weights are, stay one weight in every method (`dit_copies`).
+class, so that DiT-XL/2 has 750 million parameters here instead of 675. Copies that are equal, as those of the
+original's weights are, stay one weight in every method (`dit_copies`).
 """
 
 

@@ -93,7 +93,7 @@ def test_a_run_measures_every_model(done: Path) -> None:
     detector = content["detector"]
     assert detector.keys() == {"name", "kind", "threshold", "test_accuracy", "hash"}
     assert (detector["name"], detector["kind"], detector["threshold"]) == ("small-cnn", "classifier", None)
-    assert content["sampler"] == {"steps": 2, "eta": 0.0, "spacing": "uniform", "guidance_scale": 2.0}
+    assert content["sampler"] == {"steps": 2, "eta": 0.0, "spacing": "uniform", "guidance_scale": 2.0, "clip": None}
     assert (content["features"], content["clip"], content["noise_floor"]) == ("small-cnn", None, None)
     unet = load_pipeline(content["settings"]["model"]["checkpoint"]).unet
     sizes = {name: p.numel() for name, p in unet.named_parameters()}

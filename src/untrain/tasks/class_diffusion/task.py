@@ -10,7 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
+
 
 from untrain.diffusion.denoisers import dit_copies
 from untrain.diffusion.process import LATENTS, DiffusionProcess
@@ -42,7 +45,9 @@ class ClassDiffusion(DiffusionProcess):
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
 
     redirect: Redirect = "next"
-    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
+    """What a redirected sample is conditioned on: the class `shift` after its own, or another one drawn once for it."""
+    shift: Annotated[int, Ge(1)] = 1
+    """How many classes further `redirect="next"` goes, beginning anew after the last."""
     num_classes: int | None = None
     """Classes, without the one that stands for "no class"; None: read off the model's configuration."""
     null_class: int | None = None
@@ -210,7 +215,9 @@ class ClassDiffusion(DiffusionProcess):
         if self.num_classes is None or self.num_classes < 2:
             raise SettingError("a redirected class needs a task that knows at least two classes (call prepare).")
         if self.redirect == "next":
-            return {**batch, "condition": (batch["label"] + 1) % self.num_classes}
+            if self.shift % self.num_classes == 0:
+                raise SettingError(f"shift={self.shift} leads back to the class itself: there are {self.num_classes}.")
+            return {**batch, "condition": (batch["label"] + self.shift) % self.num_classes}
         shifts = [
             torch.randint(1, self.num_classes, (), generator=generator_of(self.seed, "redirect", i))
             for i in batch["index"].tolist()
