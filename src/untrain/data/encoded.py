@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from untrain.data.sections import Interpolation
 from untrain.errors import DataError
 from untrain.io import hash_file, hash_json
 from untrain.lazy import Image, np, torch
@@ -234,7 +235,9 @@ def hash_files(paths: Sequence[Path], *, named: bool) -> str:
     return hash_json([names, [hash_file(path) for path in paths]])
 
 
-def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> Tensor:
+def decode(
+    data: bytes, name: str, image_size: int | None, grayscale: bool, interpolation: Interpolation = "bilinear"
+) -> Tensor:
     """Encoded image → uint8 [C, H, W]; a DataError names one that cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
@@ -244,7 +247,7 @@ def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> T
                 raise DataError(f"{name} has {image.mode!r} pixels of more than 8 bits: convert it to 8 bits.")
             # A palette with transparency goes through RGBA: Pillow warns about the direct way.
             full = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-            pixels = np.array(_fitted(full.convert("L" if grayscale else "RGB"), image_size))
+            pixels = np.array(_fitted(full.convert("L" if grayscale else "RGB"), image_size, interpolation))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -265,12 +268,12 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _fitted(image: Image.Image, size: int | None) -> Image.Image:
+def _fitted(image: Image.Image, size: int | None, interpolation: Interpolation) -> Image.Image:
     """The shorter side resized to `size` pixels and the centre cut out, a square."""
     if size is None or image.size == (size, size):
         return image
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    resized = image.resize((width, height), Image.Resampling[interpolation.upper()])
     left, top = (width - size) // 2, (height - size) // 2
     return resized.crop((left, top, left + size, top + size))

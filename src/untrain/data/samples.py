@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
+from untrain.data.sections import Interpolation
 from untrain.errors import DataError
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -111,6 +112,7 @@ class Images:
         image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None leaves
             images as they are, which then must be of one size.
         grayscale: one channel instead of red, green, blue.
+        interpolation: of resized images.
         order: the row of every sample, [N]; None: sample i is row i.
     """
 
@@ -125,6 +127,7 @@ class Images:
         *,
         image_size: int | None = None,
         grayscale: bool = False,
+        interpolation: Interpolation = "bilinear",
         order: Tensor | None = None,
     ) -> None:
         count = len(labels)
@@ -134,8 +137,9 @@ class Images:
         self.ids = check_ids(ids, count)
         self.image_size = image_size
         self.grayscale = grayscale
+        self.interpolation = interpolation
         self.order = torch.arange(count) if order is None else order
-        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale)
+        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale, interpolation)
         self.shape = tuple(first.shape)
 
     def __len__(self) -> int:
@@ -164,7 +168,7 @@ class Images:
         Raises:
             DataError: names the image if it is damaged, or of another size than the first one.
         """
-        image = decode(data, self.name(i), self.image_size, self.grayscale)
+        image = decode(data, self.name(i), self.image_size, self.grayscale, self.interpolation)
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
@@ -183,6 +187,7 @@ class Images:
             ids,
             image_size=self.image_size,
             grayscale=self.grayscale,
+            interpolation=self.interpolation,
             order=self.order[chosen],
         )
 
@@ -193,7 +198,8 @@ class Images:
     def fingerprint(self) -> str:
         """A hash of the encoded images, their order, labels and class names, and of how they are decoded."""
         tensors = hash_tensors({"label": self.labels, "order": self.order})
-        return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
+        how = [self.image_size, self.grayscale, *([self.interpolation] if self.interpolation != "bilinear" else [])]
+        return hash_json([self.rows.fingerprint(), tensors, self.classes, *how])
 
 
 class Relabelled:

@@ -33,8 +33,8 @@ def parquet(request: Request) -> Source:
 
     def build(part: Part) -> Source:
         rows = ParquetRows(tuple(files[part]), image, request.links)
-        numbers, size = _numbers(labels[part], classes, label), request.image_size
-        return Images(rows, numbers, classes, rows.ids(part), image_size=size, grayscale=request.grayscale)
+        numbers = _numbers(labels[part], classes, label)
+        return Images(rows, numbers, classes, rows.ids(part), **request.decoding)
 
     return part_of(request, lambda part: bool(files[part]), build)
 
@@ -232,8 +232,8 @@ def hub(request: Request, parts: Mapping[Part, str] | None = None) -> Source:
 
     def build(part: Part) -> Source:
         rows = HubRows(tables[part], image, f"{place} ({part})")
-        numbers, size = _numbers(labels[part], classes, label), request.image_size
-        return Images(rows, numbers, classes, image_size=size, grayscale=request.grayscale)
+        numbers = _numbers(labels[part], classes, label)
+        return Images(rows, numbers, classes, **request.decoding)
 
     if parts is not None:
         return build(request.part)

@@ -193,7 +193,13 @@ def test_models_of_a_run(run_folder):
     for name, record in records.items():
         assert record["weights"] == load_state(run_folder / f"{name}.safetensors")[1]["hash"]
         assert (record["task"]["timesteps"], record["task"]["beta_end"]) == (20, 0.3)
-    assert records["sfron"]["sampler"] == {"steps": 3, "eta": 0.0, "spacing": "uniform", "guidance_scale": 1.5, "clip": None}
+    assert records["sfron"]["sampler"] == {
+        "steps": 3,
+        "eta": 0.0,
+        "spacing": "uniform",
+        "guidance_scale": 1.5,
+        "clip": None,
+    }
     assert records["original"]["counts"] == {"1": 1, "3": 1}
     with pytest.raises(UnknownName, match="'finetune'.*original, retrained, sfron"):
         run(run_folder, "--model", "finetune", *QUICK)

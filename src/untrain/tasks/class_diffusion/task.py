@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
-
 from untrain.diffusion.denoisers import dit_copies
 from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
