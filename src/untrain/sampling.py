@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Spacing = Literal["uniform", "quadratic", "linspace"]
+Solver = Literal["ddim", "lms"]
 
 
 @check_arguments
@@ -37,6 +38,9 @@ class Sampler:
     0, both included."""
     guidance_scale: float = 1.0
     """w in ε(x, ∅) + w (ε(x, c) − ε(x, ∅)), as diffusers counts it; 1: the condition alone."""
+    solver: Solver = "ddim"
+    """"ddim", or "lms": the linear multistep method of diffusers' LMSDiscreteScheduler, from T − 1 to 0, as published
+    evaluations of Stable Diffusion have it."""
     clip: bool | None = None
     """Whether the guess of x₀ is kept in [−1, 1] at each step; null: of pixels yes, of latents no."""
 
@@ -46,6 +50,8 @@ class Sampler:
             raise SettingError(f"a sampler needs steps ≥ 1 and η in [0, 1], not {self.steps} and {self.eta}.")
         if self.guidance_scale <= 0:
             raise SettingError(f"guidance_scale must be above 0, not {self.guidance_scale}.")
+        if self.solver == "lms" and (self.eta or self.clip or self.spacing == "quadratic"):
+            raise SettingError("the solver lms puts no noise back, clips nothing, has its own spacing: leave eta 0.")
 
     @property
     def is_guided(self) -> bool:
@@ -58,7 +64,7 @@ class Sampler:
         Uniform: T / S · k where S divides T, else as linspace: a stride of ⌊T / S⌋ would leave out the noisiest
         timesteps, though x_T is pure noise. Linspace: (T − 1) / (S − 1) · k, rounded. Quadratic:
         ⌊0.8 T (k / (S − 1))²⌋; those that fall together near 0 are visited once, as a step from t to t changes nothing.
-        k = 0, …, S − 1.
+        k = 0, …, S − 1. The solver lms visits those of linspace, not rounded.
 
         Raises:
             SettingError: if there are more steps than T.
@@ -71,7 +77,7 @@ class Sampler:
         last = max(1, self.steps - 1)
         if self.spacing == "quadratic":
             return sorted({4 * total * k * k // (5 * last * last) for k in range(self.steps)}, reverse=True)
-        if self.spacing == "uniform" and total % self.steps == 0:
+        if self.spacing == "uniform" and self.solver == "ddim" and total % self.steps == 0:
             return [k * (total // self.steps) for k in range(self.steps)][::-1]
         return [round(k * ((total - 1) / last)) for k in range(self.steps)][::-1]
 

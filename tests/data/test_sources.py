@@ -308,7 +308,9 @@ def test_images_are_interpolated_as_asked(tmp_path: Path, interpolation: Any) ->
     x = torch.from_numpy(drawn).permute(2, 0, 1)[None]
     np.savez(tmp_path / "a.npz", x_train=x.numpy(), y_train=[0], x_test=x.numpy(), y_test=[0])
     array = load("arrays", "train", path=tmp_path / "a.npz", image_size=21, interpolation=interpolation)
-    assert (array[0]["input"].int() - source[0]["input"].int()).abs().max() <= 1  # each rounds in its own way; none leaves [0, 255]
+    assert (
+        array[0]["input"].int() - source[0]["input"].int()
+    ).abs().max() <= 1  # each rounds in its own way; none leaves [0, 255]
 
 
 def test_images_are_resized_and_cut(tmp_path: Path) -> None:

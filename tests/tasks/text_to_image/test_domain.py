@@ -1,6 +1,7 @@
 """Recipes of text-to-image pipelines, whole: what a run writes, goes on from, and makes only once."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_a_run_measures_every_model(done: Path) -> None:
     detector = content["detector"]
     assert detector.keys() == {"name", "kind", "threshold", "test_accuracy", "hash"}
     assert (detector["name"], detector["kind"], detector["threshold"]) == ("small-cnn", "classifier", None)
-    assert content["sampler"] == {"steps": 2, "eta": 0.0, "spacing": "uniform", "guidance_scale": 2.0, "clip": None}
+    assert content["sampler"] == asdict(Sampler(2, guidance_scale=2.0))
     assert (content["features"], content["clip"], content["noise_floor"]) == ("small-cnn", None, None)
     unet = load_pipeline(content["settings"]["model"]["checkpoint"]).unet
     sizes = {name: p.numel() for name, p in unet.named_parameters()}
