@@ -135,6 +135,9 @@ class Detection:
     """A CSV file of prompts that ask for the concept, with a column called prompt; null: the forgotten concepts'."""
     retain_prompts: str | None = None
     """The same of prompts that do not; null: the retained concepts'."""
+    real_images: str | None = None
+    """Folder of photographs, those below it included, that the Fréchet distance of retained prompts' images is measured
+    to; null: it is measured to the original's images of the same prompts."""
     clip: str | None = None
     """Folder or hub id of the CLIP model that scores how well images of retained prompts fit these; null: none."""
     blur: bool = True
