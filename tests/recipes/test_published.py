@@ -67,7 +67,8 @@ def given(recipe):
         return pipeline_and_concepts(recipe)
     kind = "dit-learned" if recipe.sections.model.name is None else "unet"
     model, few = denoiser(kind), {"forget": pictures(8, 1, [2]), "retain": pictures(24, 2, [0, 1])}
-    return model, few, ClassDiffusion(**asdict(recipe.sections.diffusion) | {"timesteps": 20, "beta_end": 0.3})
+    own = {"timesteps": 20, "beta_end": 0.3, "shift": 1}  # of three classes
+    return model, few, ClassDiffusion(**asdict(recipe.sections.diffusion) | own)
 
 
 def pipeline_and_concepts(recipe):
@@ -77,8 +78,8 @@ def pipeline_and_concepts(recipe):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=g)
     concepts = recipe.sections.concepts
-    (gone,), (stay,) = concepts.forget, concepts.retain
-    assert gone.anchor == stay.prompt
+    anchors = {each.anchor for each in concepts.forget} - {None}
+    assert anchors <= {each.prompt for each in concepts.retain}, "what is redirected to is kept too"
     return pipe, {"forget": Concept("nude", images, "clothes"), "retain": Concept("clothes", images)}, recipe.task
 
 
@@ -112,7 +113,23 @@ def test_every_method_of_the_published_tables_is_there():
     tiny = {method.name for method in RECIPES["tiny-imagenet-swin"].methods.values()}
     assert tiny == cifar - {"l1-sparse", "ssd", "neggrad-plus"}
     ddpm = {method.name for method in RECIPES["ddpm-cifar10"].methods.values()}
-    assert ddpm == {"sfron", "salun", "selective-amnesia"}
+    assert ddpm == {"sfron", "salun", "neggrad-plus", "selective-amnesia"}
+    imagenette = {method.name for method in RECIPES["sd-imagenette"].methods.values()}
+    assert imagenette == {"salun", "random-label", "proximal-gradient", "neggrad-plus"}
+
+
+def test_scales_of_losses_are_those_of_sums_over_pixels():
+    """tests/methods/test_published_losses.py says why."""
+    methods, pixels = RECIPES["ddpm-cifar10"].methods, 3 * 32 * 32
+    assert methods["salun"].balanced and methods["salun"].retain_weight == pytest.approx(1e-3 * pixels)
+    assert methods["salun"].max_norm == pytest.approx(pixels / 2)
+    assert methods["sfron-rl"].alpha == pytest.approx(10 / pixels, rel=1e-4)
+    ascent = methods["salun-ga"]
+    assert ascent.beta / (1 - ascent.beta) == pytest.approx(1e-3, rel=1e-5)
+    assert ascent.max_norm == pytest.approx(1 - ascent.beta, rel=1e-6)
+    for entry in ("gradient-ascent-retain", "gradient-ascent-mask"):
+        imagenette = RECIPES["sd-imagenette"].methods[entry]
+        assert imagenette.beta / (1 - imagenette.beta) == pytest.approx(0.1, rel=1e-4)
 
 
 # The recipes of generators, whole, on tiny data and models.
@@ -181,7 +198,8 @@ def test_the_dit_recipe_forgets_on_a_tiny_pipeline(tmp_path):
     words = ["unlearn", FOLDER / "dit-imagenet.yaml", "--data.name", "folder", "--data.path", tmp_path / "images"]
     words += ["--data.image_size", "16", "--workers", "0", "--model.checkpoint", tmp_path / "pipeline", *TINY]
     words += ["--forget.classes", "[golden retriever]", "--out", tmp_path / "run"]
-    words += [word for name in ("sfron", "sfron-separate") for word in (f"--methods.{name}.steps", "10")]
+    words += [word for name in RECIPES["dit-imagenet"].methods for word in (f"--methods.{name}.steps", "4")]
+    words += ["--model.vae", "null", "--diffusion.shift", "1"]  # of the four classes that this one knows
     code, _, err = command(*words)
     assert code == 0, err
     saved = DiTPipeline.from_pretrained(tmp_path / "run/sfron")
