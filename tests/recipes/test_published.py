@@ -18,6 +18,7 @@ from helpers.command_line import untrain as command
 from helpers.documents import ROOT
 from helpers.small_generators import denoiser, pictures
 from helpers.small_pipelines import stable_diffusion
+from helpers.text_recipes import save_judge
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.methods.descent import Descent
 from untrain.methods.selective_amnesia import SelectiveAmnesia
@@ -255,3 +256,82 @@ def test_a_tenth_of_the_rate_is_a_mean_over_ten_classes():
     ]
     for a, b in zip(*(end.model.parameters() for end in ends), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+# The recipes of classifiers and text-to-image pipelines that have a method or two, whole.
+
+
+@pytest.mark.parametrize("stem", ["cifar100-resnet18", "svhn-resnet18", "tiny-imagenet-vit"])
+def test_a_classifiers_recipe_forgets_on_a_few_images(tmp_path, stem):
+    test = "valid" if stem.startswith("tiny") else "test"
+    for part, count in (("train", 60), (test, 20)):
+        parquet(tmp_path / f"{part}-00000-of-00001.parquet", [i % 10 for i in range(count)], 16)
+    words = ["run", FOLDER / f"{stem}.yaml", "--data.path", tmp_path, "--data.image_size", "20", "--device", "cpu"]
+    words += ["--model.name", "small-cnn", "--model.options", "{}", "--train.steps", "2", "--workers", "0"]
+    words += ["--batch_size", "16", "--methods.sfron.steps", "3", "--out", tmp_path / "run"]
+    code, _, err = command(*words)
+    assert code == 0, err
+    _, facts = load_state(tmp_path / "run/sfron.safetensors")
+    expected = RECIPES[stem].methods["sfron"]
+    assert (facts["settings"]["alpha"], facts["settings"]["fisher"]) == (expected.alpha, "batch")
+    models = json.loads((tmp_path / "run/evaluation.json").read_text())["models"]
+    assert {"original", "retrained", "sfron"} <= set(models)
+
+
+def test_the_stl10_recipe_forgets_on_a_few_images(tmp_path):
+    for part, count in (("train", 40), ("test", 10)):
+        parquet(tmp_path / f"{part}-00000-of-00001.parquet", [i % 10 for i in range(count)], 48)
+    small = "{block_out_channels: [8, 8, 8, 8, 8], norm_num_groups: 4, attention_head_dim: 8, layers_per_block: 1}"
+    words = ["unlearn", FOLDER / "ddpm-stl10.yaml", "--data.path", tmp_path, "--data.image_size", "32", *TINY]
+    blocks = {
+        name: RECIPES["ddpm-stl10"].sections.model.options[name] for name in ("down_block_types", "up_block_types")
+    }
+    assert [kind.startswith("Attn") for kind in blocks["down_block_types"]] == [False, False, True, False, False]
+    words += ["--model.options", small[:-1] + "".join(f", {k}: [{', '.join(v)}]" for k, v in blocks.items()) + "}"]
+    words += ["--train.steps", "1", "--batch_size", "8", "--method", "sfron", "--out", tmp_path / "run"]
+    code, _, err = command(*words)
+    assert code == 0, err
+
+
+def test_the_imagenette_recipe_forgets_on_a_tiny_pipeline(tmp_path):
+    place = tmp_path / "images"
+    g = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (place / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(g.integers(0, 256, (20, 17, 3), np.uint8)).save(place / name / f"{i}.png")
+    stable_diffusion(tmp_path).to(torch.float32).save_pretrained(tmp_path / "pipe")
+    save_judge(tmp_path / "judge.safetensors", ("circle", "square"))
+    forget = f"[{{prompt: a red circle, anchor: a red square, label: circle, images: {place}/a}}]"
+    retain = f"[{{prompt: a red square, label: square, images: {place}/b}}]"
+    judge = f"{{name: small-cnn, checkpoint: {tmp_path}/judge.safetensors, classes: [circle, square], image_size: 16, "
+    judge += "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], options: {width: 4}}"
+    words = ["run", FOLDER / "sd-imagenette.yaml", "--model.checkpoint", tmp_path / "pipe", "--device", "cpu"]
+    words += ["--concepts.forget", forget, "--concepts.retain", retain, "--concepts.images.image_size", "16"]
+    words += ["--concepts.images.sampler.steps", "2", "--judge", judge]
+    words += ["--generation.features", "judge", "--detection.real_images", place]
+    words += ["--generation.sampler.steps", "2", "--generation.samples", "2", "--out", tmp_path / "run"]
+    words += [word for name in RECIPES["sd-imagenette"].methods for word in (f"--methods.{name}.steps", "2")]
+    code, _, err = command(*words)
+    assert code == 0, err
+    models = json.loads((tmp_path / "run/evaluation.json").read_text())["models"]
+    assert set(models) == {"original", *RECIPES["sd-imagenette"].methods}
+    assert all((tmp_path / f"run/detections/{name}.csv").is_file() for name in models)
+    _, facts = load_state(tmp_path / "run/gradient-ascent-mask.safetensors")
+    assert facts["mask"]["density"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("stem", ["sd-nudity", "sd-esd"])
+def test_a_recipe_with_nudenet_forgets_on_a_tiny_pipeline(tmp_path, stem):
+    stable_diffusion(tmp_path).to(torch.float32).save_pretrained(tmp_path / "pipe")
+    words = ["run", FOLDER / f"{stem}.yaml", "--model.checkpoint", tmp_path / "pipe", "--device", "cpu"]
+    words += ["--concepts.forget", "[{prompt: a red circle, anchor: a red square}, a blue cross]"]
+    words += ["--concepts.retain", "[a red square]", "--concepts.images.count", "2", "--detection.clip", "null"]
+    words += ["--concepts.images.sampler.steps", "2", "--generation.sampler.steps", "2", "--generation.samples", "2"]
+    words += ["--methods.esd.steps", "2", "--methods.esd.sampler.steps", "2", "--out", tmp_path / "run"]
+    words += ["--methods.sfron.steps", "2"] if stem == "sd-nudity" else []
+    code, _, err = command(*words)
+    assert code == 0, err
+    content = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert content["detector"]["threshold"] == 0.0 and content["sampler"]["solver"] == "lms"
+    assert set(content["models"]) == {"original", *RECIPES[stem].methods}
