@@ -113,8 +113,9 @@ def run(
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
             of which step they are.
     """
-    copies = getattr(problem.task, "copies", lambda module: [])
-    with tied(problem.subject.module, copies(problem.subject.module)):
+    find_copies = getattr(problem.task, "copies", None)
+    groups = [] if find_copies is None else find_copies(problem.subject.module)
+    with tied(problem.subject.module, groups):
         return _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
 
 

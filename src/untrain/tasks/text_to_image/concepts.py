@@ -121,8 +121,8 @@ def images_of(
         raise EmptySet(f"{about}: there is none. Files must end in {', '.join(ENDINGS)}.")
     labels = torch.full((len(given),), number)
     if all(isinstance(each, str | Path) for each in given):
-        sizes = {} if how is None else {"image_size": how.image_size, "interpolation": how.interpolation}
-        source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts, **sizes)  # type: ignore[arg-type]
+        wanted = {} if how is None else {"image_size": how.image_size, "interpolation": how.interpolation}
+        source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts, **wanted)  # type: ignore[arg-type]
         for i in range(len(source)):
             source[i]  # decodes it: of what size it is must be known before the first step
         return source

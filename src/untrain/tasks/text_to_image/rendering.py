@@ -154,14 +154,14 @@ def evaluate_prompted(
     """
     told = {each.text: each.wanted for each in asked}
     reference = photographs
-    compared = features is not None and photographs is None
-    if compared and original is not None and original not in models.values():
-        reference = features_of(make(original, "images of the original").retain.images, features)
+    network = features if photographs is None else None  # of the original's images, where these are compared with
+    if network is not None and original is not None and original not in models.values():
+        reference = features_of(make(original, "images of the original").retain.images, network)
     found = {}
     for name, module in sorted(models.items(), key=lambda item: item[1] is not original):
         made = make(module, f"images of {name}")
-        if compared and module is original:
-            reference = features_of(made.retain.images, features)
+        if network is not None and module is original:
+            reference = features_of(made.retain.images, network)
         found[name] = evaluate_concept_images(
             forgotten=made.forget,
             retained=made.retain,
