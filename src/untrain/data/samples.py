@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
-from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
+from untrain.data.decoding import Remarks, decode
+from untrain.data.encoded import IN_MEMORY_BYTES, Rows
 from untrain.data.sections import Interpolation
 from untrain.errors import DataError, spell
 from untrain.io import hash_json, hash_tensors
@@ -114,6 +115,7 @@ class Images:
         grayscale: one channel instead of red, green, blue.
         interpolation: of resized images.
         order: the row of every sample, [N]; None: sample i is row i.
+        remarks: what was said of these images already.
     """
 
     in_memory = False
@@ -129,6 +131,7 @@ class Images:
         grayscale: bool = False,
         interpolation: Interpolation = "bilinear",
         order: Tensor | None = None,
+        remarks: Remarks | None = None,
     ) -> None:
         count = len(labels)
         self.rows = rows
@@ -139,7 +142,8 @@ class Images:
         self.grayscale = grayscale
         self.interpolation = interpolation
         self.order = torch.arange(count) if order is None else order
-        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale, interpolation)
+        self.remarks = remarks or Remarks()
+        first = self._decode(rows.read([int(self.order[0])])[0], 0)
         self.shape = tuple(first.shape)
 
     def __len__(self) -> int:
@@ -168,7 +172,7 @@ class Images:
         Raises:
             DataError: names the image if it is damaged, or of another size than the first one.
         """
-        image = decode(data, self.name(i), self.image_size, self.grayscale, self.interpolation)
+        image = self._decode(data, i)
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
@@ -176,6 +180,10 @@ class Images:
                 f"{spell('--data.image_size', 'image_size')}, such as 224."
             )
         return image
+
+    def _decode(self, data: bytes, i: int) -> Tensor:
+        how = (self.image_size, self.grayscale, self.remarks, self.interpolation)
+        return decode(data, self.name(i), *how)
 
     def select(self, indices: Tensor) -> Images:
         """A source of these samples alone, numbered from 0."""
@@ -190,6 +198,7 @@ class Images:
             grayscale=self.grayscale,
             interpolation=self.interpolation,
             order=self.order[chosen],
+            remarks=self.remarks,
         )
 
     def to(self, device: torch.device | str) -> Images:

@@ -4,6 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class Experiment:
         folder: the run folder.
         callbacks: hear of steps and stages.
         trained: further models that measuring needs, once they are made.
+        notes: what was said of the data while they were loaded, such as what was left out.
     """
 
     recipe: Recipe
@@ -59,6 +61,7 @@ class Experiment:
     folder: RunFolder
     callbacks: Sequence[Callback] = ()
     trained: dict[str, nn.Module] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
@@ -158,13 +161,15 @@ def open_experiment(
         {} if cache is None else cache,
         recipe.permissions,
     )
-    domain = recipe.domain(recipe.sections, context)
-    division = domain.divide()
+    with _noting_warnings() as notes:
+        domain = recipe.domain(recipe.sections, context)
+        division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
     domain.check(division)
     domain.check_references(recipe.references)
-    experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
+    folder = RunFolder(recipe.folder, engine)
+    experiment = Experiment(recipe, engine, domain, division, folder, callbacks, notes=notes)
     check_work(work_of(experiment), recipe)
     if going_on:
         experiment.folder.read_facts()
@@ -173,6 +178,21 @@ def open_experiment(
         write_inputs(experiment, going_on)
     engine.wait()
     return experiment
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[list[str]]:
+    """Keeps the texts of warnings, which are shown as ever."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, *details: Any, **more: Any) -> None:
+            said.append(str(message))
+            show(message, *details, **more)
+
+        warnings.showwarning = note
+        yield said
 
 
 def work_of(experiment: Experiment) -> Work:
@@ -440,10 +460,11 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
 def write_manifest(experiment: Experiment) -> dict[str, Any]:
     """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
     split, domain = experiment.division.split, experiment.domain
+    data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
     about = {
         "task": experiment.recipe.task,
         "seed": experiment.recipe.seed,
-        "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
+        "data": data | ({"notes": list(experiment.notes)} if experiment.notes else {}),
         "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
     }
     return experiment.folder.write_manifest(about, [*experiment.trained])

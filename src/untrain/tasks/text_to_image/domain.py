@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from untrain.data.captions import read_attributes
+from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
 from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Images, Source
@@ -35,7 +36,7 @@ from untrain.io import write_text
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
-from untrain.reading import expand, find_files, printable
+from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
 from untrain.tasks.text_to_image.concepts import (
@@ -50,7 +51,6 @@ from untrain.tasks.text_to_image.concepts import (
     until_done,
 )
 from untrain.tasks.text_to_image.concepts import (
-    ENDINGS as PICTURES,
 )
 from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, labelled_judge, load_clip
 from untrain.tasks.text_to_image.eval_prompts import (
@@ -74,6 +74,7 @@ from untrain.tasks.text_to_image.rendering import (
     choose_pictured,
     evaluate_prompted,
 )
+from untrain.tasks.text_to_image.same_prompts import check_asked, check_concepts
 from untrain.tasks.text_to_image.sample import sample_table
 from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
 from untrain.tasks.text_to_image.task import TextToImage
@@ -151,6 +152,7 @@ class PipelineModel(UserModel):
             raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             task, how = cast(TextToImage, self.task), images or ConceptImages()
+            check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
 
@@ -210,6 +212,8 @@ class TextToImageDomain(Domain):
         if sections.model.gradient_checkpointing:
             self.pipeline.unet.enable_gradient_checkpointing()
         self._task = text_task(self.pipeline, **asdict(sections.diffusion))
+        check_concepts(self.pipeline, self.concepts)
+        check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
         data, self.rows = concept_data(
             self.pipeline,
@@ -498,9 +502,12 @@ class TextToImageDomain(Domain):
         folder = expand(place)
         if not os.path.isdir(folder):
             raise DataError(f"detection.real_images: {printable(folder)} is no folder of photographs. Give one.")
-        files = find_files(folder, folder, PICTURES, links=self.context.permissions.links)
+        left_out = LeftOut(folder)
+        links = self.context.permissions.links
+        files = find_files(folder, folder, IMAGE_SUFFIXES, links=links, left_out=left_out)
+        left_out.warn()
         if not files:
-            raise DataError(f"detection.real_images: {printable(folder)} holds no image ({', '.join(PICTURES)}).")
+            raise DataError(f"detection.real_images: {printable(folder)} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
         size = how.image_size or own_size(self.pipeline)
         return Images(FileRows(tuple(files)), [0] * len(files), image_size=size, interpolation=how.interpolation)
 
@@ -629,6 +636,7 @@ class TextToImageDomain(Domain):
         asked = [EvalPrompt.of_concept(c, forgotten=name == FORGET) for name, each in lists.items() for c in each]
         clip = None if options.clip is None else load_clip(options.clip, engine.device)
         _check_asked(asked, judge, clip)
+        check_asked(given.model, asked)
         original = PipelineModel(references[0], TextToImage()).module if references else None
         shape, vae, pipeline = latent_shape_of(given.model), given.vae, given.model
         prompts = encode_prompts(pipeline, [each.text for each in asked], own_size(pipeline)).to(engine.device)
