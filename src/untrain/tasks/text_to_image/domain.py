@@ -50,8 +50,6 @@ from untrain.tasks.text_to_image.concepts import (
     text_task,
     until_done,
 )
-from untrain.tasks.text_to_image.concepts import (
-)
 from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, labelled_judge, load_clip
 from untrain.tasks.text_to_image.eval_prompts import (
     FORGET,
