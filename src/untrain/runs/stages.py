@@ -28,6 +28,7 @@ from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
+from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
@@ -208,8 +209,9 @@ def _try_model(experiment: Experiment) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
+    widen_(module)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
-    domain.task = prepare_task(domain.task, module, {"train": few})
+    domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
 
 def write_inputs(experiment: Experiment, going_on: bool) -> None:
@@ -314,7 +316,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
         problem = _training(experiment, domain.stream(experiment.division, "train"), seed_of(recipe.seed, ORIGINAL))
         return experiment.make(ORIGINAL, recipe.train, problem)
     module, facts = domain.original()
-    module.eval()
+    rounding = widen_(module.eval())
     digest, before = weights.state_hash(module), experiment.folder.facts.get(ORIGINAL, {}).get("hash")
     if before not in (None, digest):
         raise StaleFile(
@@ -322,6 +324,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
             "changed or damaged since. Put it back as it was, or choose another folder with --out."
         )
     notes = [f"weights from {Path(checkpoint).name}"]
+    notes += [f"weights of {rounding.kinds} brought to float32"] if rounding.types else []
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
@@ -363,7 +366,9 @@ def train_references(experiment: Experiment, names: Sequence[str] | None = None)
 def _training(experiment: Experiment, data: Stream, seed: int) -> Problem:
     """What a model is trained on from new weights: the set in an order of its own."""
     domain = experiment.domain
-    subject = Subject(domain.build(seed), init=lambda: domain.build(seed))
+    module = domain.build(seed)
+    widen_(module)
+    subject = Subject(module, init=lambda: domain.build(seed))
     stream = Stream(data.data, "retain", data.engine, data.batch_size, seed, data.workers)
     return Problem(subject, domain.task, stream, stream, seed=seed)
 
@@ -383,7 +388,7 @@ def unlearn_methods(
     sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
         check_sets({name: stream.data for name, stream in sets.items()}, sets)
-        prepare_task(domain.task, start, sets)
+        prepare_task(domain.task, start, sets, training=True)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
 

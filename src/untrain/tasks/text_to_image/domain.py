@@ -28,8 +28,17 @@ from untrain.diffusion.latents import Latents
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
-from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
+from untrain.diffusion.text import SUPPORTED, Prompts, check_pipeline, encode_prompts, own_size
+from untrain.domain import (
+    Division,
+    Domain,
+    EvaluationSettings,
+    Measurement,
+    SearchObjective,
+    Training,
+    UserModel,
+    check_module,
+)
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
@@ -110,7 +119,7 @@ class PipelineModel(UserModel):
     @property
     def is_whole(self) -> bool:
         """Whether the user gave the whole pipeline, so that concepts can be asked for."""
-        return self.model is not self.module
+        return not isinstance(self.model, nn.Module)
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         super().__init__(model, task)
@@ -120,10 +129,16 @@ class PipelineModel(UserModel):
             self.task = text_task(model, **own)
 
     def trained_module(self) -> nn.Module:
-        """Returns the UNet."""
-        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
-            return super().trained_module()
-        return self.model.components["unet"]
+        """Returns the UNet.
+
+        Raises:
+            ModelError: if it is not that of a supported pipeline.
+        """
+        unet: Any = self.model
+        if not isinstance(unet, nn.Module) and hasattr(unet, "components"):
+            check_pipeline(unet)
+            unet = unet.components["unet"]
+        return check_module(unet)
 
     def fresh(self) -> nn.Module | None:
         """Builds the same architecture with new weights."""
