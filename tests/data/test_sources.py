@@ -332,6 +332,26 @@ def test_fingerprint_of_a_folder_sees_a_changed_image(folder: Path, monkeypatch:
     assert load("folder", "train", path=folder).fingerprint() != before
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_interpolated_as_asked(tmp_path: Path, interpolation: Any) -> None:
+    (tmp_path / "a").mkdir()
+    drawn = np.random.default_rng(0).integers(80, 176, (8, 8, 3), np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "a" / "1.png")
+    source = load("folder", "train", path=tmp_path, image_size=21, interpolation=interpolation)
+    theirs = Image.fromarray(drawn).resize((21, 21), Image.Resampling[interpolation.upper()])
+    assert torch.equal(source[0]["input"], torch.from_numpy(np.array(theirs)).permute(2, 0, 1))
+    kept = source.select(torch.tensor([0]))
+    assert torch.equal(kept[0]["input"], source[0]["input"])
+    plain = load("folder", "train", path=tmp_path, image_size=21)
+    assert (plain.fingerprint() == source.fingerprint()) is (interpolation == "bilinear")
+    x = torch.from_numpy(drawn).permute(2, 0, 1)[None]
+    np.savez(tmp_path / "a.npz", x_train=x.numpy(), y_train=[0], x_test=x.numpy(), y_test=[0])
+    array = load("arrays", "train", path=tmp_path / "a.npz", image_size=21, interpolation=interpolation)
+    assert (
+        array[0]["input"].int() - source[0]["input"].int()
+    ).abs().max() <= 1  # each rounds in its own way; none leaves [0, 255]
+
+
 def test_images_are_resized_and_cut(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     wide = np.zeros((8, 16, 3), np.uint8)

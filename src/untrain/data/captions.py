@@ -51,8 +51,7 @@ def captions(request: Request) -> Source:
 
     def build(part: Part) -> Source:
         table, labels = tables[part], [numbers[text] for text in texts[part]]
-        size, grayscale = request.image_size, request.grayscale
-        return Images(table.rows(), labels, classes, table.ids(), image_size=size, grayscale=grayscale)
+        return Images(table.rows(), labels, classes, table.ids(), **request.decoding)
 
     return part_of(request, lambda part: part in tables, build)
 

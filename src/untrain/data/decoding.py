@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
+from untrain.data.sections import Interpolation
 from untrain.errors import DataError
 from untrain.lazy import Image, np, torch
 from untrain.reading import check_unpacked
@@ -77,7 +78,12 @@ class Remarks:
 
 
 def decode(
-    data: bytes, name: str, image_size: int | None = None, grayscale: bool = False, remarks: Remarks | None = None
+    data: bytes,
+    name: str,
+    image_size: int | None = None,
+    grayscale: bool = False,
+    remarks: Remarks | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> Tensor:
     """Decodes an encoded image.
 
@@ -85,6 +91,7 @@ def decode(
         data: the file's bytes.
         name: of the image, in messages.
         image_size: see `to_tensor`, and so for grayscale and remarks.
+        interpolation: of a resized image.
 
     Returns:
         uint8 [3 or 1, H, W].
@@ -96,7 +103,7 @@ def decode(
     with _naming(name), Image.open(io.BytesIO(data), formats=_formats()) as image:
         bits = _BITS.get(image.mode, 8 * len(image.getbands()))
         check_unpacked(name, image.width * image.height * bits // 8, len(data))
-        pixels = np.array(_fitted(_flatten(image, name, grayscale, remarks), image_size))
+        pixels = np.array(_fitted(_flatten(image, name, grayscale, remarks), image_size, interpolation))
     remarks.warn()
     return _channels_first(pixels)
 
@@ -166,13 +173,13 @@ def _channels_first(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1).contiguous()
 
 
-def _fitted(image: Image.Image, size: int | None) -> Image.Image:
+def _fitted(image: Image.Image, size: int | None, interpolation: Interpolation = "bilinear") -> Image.Image:
     """The shorter side resized to `size` pixels and the centre cut out, a square."""
     if size is None or image.size == (size, size):
         return image
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    resized = image.resize((width, height), Image.Resampling[interpolation.upper()])
     left, top = (width - size) // 2, (height - size) // 2
     return resized.crop((left, top, left + size, top + size))
 

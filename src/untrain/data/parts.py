@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from untrain.data.samples import Source
+from untrain.data.sections import Interpolation
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, spell
 from untrain.lazy import torch
@@ -33,6 +34,7 @@ class Request:
     part: Part
     path: Path | None = None
     image_size: int | None = None
+    interpolation: Interpolation = "bilinear"
     grayscale: bool = False
     test_fraction: float | None = None
     image_column: str | None = None
@@ -41,6 +43,12 @@ class Request:
     config: str | None = None
     test_name: str = "test"
     links: bool = False
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How images are decoded, as arguments of `Images`."""
+        names = ("image_size", "grayscale", "interpolation")
+        return {name: getattr(self, name) for name in names}
 
 
 def names_of(request: Request, part: Part) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.decoding import Remarks, decode
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows
+from untrain.data.sections import Interpolation
 from untrain.data.source import Source
 from untrain.errors import DataError, spell
 from untrain.io import hash_json, hash_tensors
@@ -70,6 +71,7 @@ class Images(Source):
         image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None leaves
             images as they are, which then must be of one size.
         grayscale: one channel instead of red, green, blue.
+        interpolation: of resized images.
         order: the row of every sample, [N]; None: sample i is row i.
         remarks: what was said of these images already.
     """
@@ -85,6 +87,7 @@ class Images(Source):
         *,
         image_size: int | None = None,
         grayscale: bool = False,
+        interpolation: Interpolation = "bilinear",
         order: Tensor | None = None,
         remarks: Remarks | None = None,
     ) -> None:
@@ -95,9 +98,10 @@ class Images(Source):
         self.ids = check_ids(ids, count)
         self.image_size = image_size
         self.grayscale = grayscale
+        self.interpolation = interpolation
         self.order = torch.arange(count) if order is None else order
         self.remarks = remarks or Remarks()
-        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale, self.remarks)
+        first = self._decode(rows.read([int(self.order[0])])[0], 0)
         self.shape = tuple(first.shape)
 
     def __len__(self) -> int:
@@ -126,7 +130,7 @@ class Images(Source):
         Raises:
             DataError: names the image if it is damaged, or of another size than the first one.
         """
-        image = decode(data, self.name(i), self.image_size, self.grayscale, self.remarks)
+        image = self._decode(data, i)
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
@@ -134,6 +138,10 @@ class Images(Source):
                 f"{spell('--data.image_size', 'image_size')}, such as 224."
             )
         return image
+
+    def _decode(self, data: bytes, i: int) -> Tensor:
+        how = (self.image_size, self.grayscale, self.remarks, self.interpolation)
+        return decode(data, self.name(i), *how)
 
     def select(self, indices: Tensor) -> Images:
         """A source of these samples alone, numbered from 0."""
@@ -146,6 +154,7 @@ class Images(Source):
             ids,
             image_size=self.image_size,
             grayscale=self.grayscale,
+            interpolation=self.interpolation,
             order=self.order[chosen],
             remarks=self.remarks,
         )
@@ -157,7 +166,8 @@ class Images(Source):
     def fingerprint(self) -> str:
         """A hash of the encoded images, their order, labels and class names, and of how they are decoded."""
         tensors = hash_tensors({"label": self.labels, "order": self.order})
-        return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
+        how = [self.image_size, self.grayscale, *([self.interpolation] if self.interpolation != "bilinear" else [])]
+        return hash_json([self.rows.fingerprint(), tensors, self.classes, *how])
 
 
 class Relabelled(Source):

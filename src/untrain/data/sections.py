@@ -8,6 +8,9 @@ from annotated_types import Ge, Gt, Lt
 
 from untrain.settings import Seed
 
+Interpolation = Literal["bilinear", "bicubic"]
+"""How pixels between others are computed where an image is resized."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -19,6 +22,8 @@ class Data:
     """File or folder on this machine."""
     image_size: Annotated[int, Ge(1)] | None = None
     """Height and width in pixels that images are brought to; null: as they are."""
+    interpolation: Interpolation = "bilinear"
+    """How resized images are interpolated."""
     grayscale: bool = False
     """Decode images into one channel."""
     limit: Annotated[int, Ge(1)] | None = None

@@ -19,6 +19,7 @@ from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
+from untrain.data.sections import Interpolation
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
@@ -74,6 +75,7 @@ def load(
     *,
     path: Path | str | None = None,
     image_size: int | None = None,
+    interpolation: Interpolation = "bilinear",
     grayscale: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -91,6 +93,7 @@ def load(
         part: "train" or "test" (the validation part where a set's own test part has no labels).
         path: a file or folder on this machine; for a set of the hub, a folder in the same layout to read instead.
         image_size: height and width in pixels that images are brought to; None leaves them as they are.
+        interpolation: of resized images, "bilinear" or "bicubic".
         grayscale: decode images into one channel instead of three.
         limit: at most so many samples, chosen by the seed and balanced over classes; they are numbered from 0.
         seed: of `limit`.
@@ -114,6 +117,7 @@ def load(
         part,
         None if path is None else expand(path),
         image_size,
+        interpolation,
         grayscale,
         test_fraction,
         image_column,
@@ -123,24 +127,24 @@ def load(
         links=links,
     )
     _check_request(name, request, kind, limit)
-    source = _resized(kind.load(request), image_size)
+    source = _resized(kind.load(request), image_size, interpolation)
     if limit is not None and limit < len(source):
         source = source.select(balanced(source.labels, limit, generator_of(seed, "limit")))
     return decoded_if_small(source)
 
 
-def _resized(source: Source, size: int | None) -> Source:
+def _resized(source: Source, size: int | None, interpolation: Interpolation) -> Source:
     """Arrays brought to `size` × `size` pixels; images are resized where they are decoded."""
     if size is None or not isinstance(source, Arrays) or source.shape[-2:] == (size, size):
         return source
     if source.shape[1] != source.shape[2]:
         raise SettingError(f"image_size needs square images; these are {source.shape[2]}×{source.shape[1]} pixels.")
-    parts = [_interpolated(part, size) for part in source.input.split(1000)]
+    parts = [_interpolated(part, size, interpolation) for part in source.input.split(1000)]
     return Arrays(torch.cat(parts), source.labels, source.classes, source.ids)
 
 
-def _interpolated(input: Tensor, size: int) -> Tensor:
-    pixels = nn.functional.interpolate(input.float(), (size, size), mode="bilinear", antialias=True)
+def _interpolated(input: Tensor, size: int, interpolation: Interpolation) -> Tensor:
+    pixels = nn.functional.interpolate(input.float(), (size, size), mode=interpolation, antialias=True)
     return pixels.round().clamp(0, 255).to(torch.uint8) if input.dtype == torch.uint8 else pixels.to(input.dtype)
 
 
@@ -357,9 +361,7 @@ def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: 
         labels += [numbers[subfolder.name]] * len(found)
     left_out.warn()
     ids = [path.relative_to(root).as_posix() for path in paths]
-    return Images(
-        FileRows(tuple(paths)), labels, classes, ids, image_size=request.image_size, grayscale=request.grayscale
-    )
+    return Images(FileRows(tuple(paths)), labels, classes, ids, **request.decoding)
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -34,8 +34,8 @@ def parquet(request: Request) -> Source:
 
     def build(part: Part) -> Source:
         rows = ParquetRows(tuple(files[part]), image, request.links)
-        numbers, size = label_numbers(labels[part], classes, f"column {label!r}"), request.image_size
-        return Images(rows, numbers, classes, rows.ids(part), image_size=size, grayscale=request.grayscale)
+        numbers = label_numbers(labels[part], classes, f"column {label!r}")
+        return Images(rows, numbers, classes, rows.ids(part), **request.decoding)
 
     return part_of(request, lambda part: bool(files[part]), build)
 
@@ -227,8 +227,8 @@ def hub(request: Request, parts: Mapping[Part, str] | None = None) -> Source:
 
     def build(part: Part) -> Source:
         rows = HubRows(tables[part], image, f"{place} ({part})")
-        numbers, size = label_numbers(labels[part], classes, f"column {label!r}"), request.image_size
-        return Images(rows, numbers, classes, image_size=size, grayscale=request.grayscale)
+        numbers = label_numbers(labels[part], classes, f"column {label!r}")
+        return Images(rows, numbers, classes, **request.decoding)
 
     if parts is not None:
         return build(request.part)

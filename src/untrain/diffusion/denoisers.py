@@ -20,6 +20,7 @@ from annotated_types import Ge, Interval
 
 from untrain.diffusion.folders import local_folder
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
+from untrain.io import open_atomic
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
 from untrain.models.classifiers import build_users_own
@@ -100,7 +101,8 @@ DENOISERS: dict[str, Denoiser] = {
 """The known noise predictors, by name; an entry with a colon stands for a family of names.
 
 The sizes of DiT are the paper's. As diffusers builds it, every block has its own copy of the embeddings of timestep and
-class, so that DiT-XL/2 has 750 million parameters here instead of 675.
+class, so that DiT-XL/2 has 750 million parameters here instead of 675. Copies that are equal, as those of the
+original's weights are, stay one weight in every method (`dit_copies`).
 """
 
 
@@ -392,6 +394,22 @@ _IN_EVERY_BLOCK = {
 }
 
 
+def dit_copies(module: nn.Module) -> list[tuple[str, ...]]:
+    """Names of the parameters of a DiT of diffusers that are one weight in the original, a group for each.
+
+    These are the embeddings of timestep and class, of which every block has a copy here. Of another module there is
+    none.
+    """
+    plain = plain_module(module)
+    if type(plain).__name__ != _CLASSES["dit"]:
+        return []
+    held = {name for name, _ in plain.named_parameters()}
+    prefix = "" if plain is module else "_orig_mod."
+    blocks = len(_time_embeddings(plain))
+    groups = (_places(f"{stem}.{leaf}", blocks) for stem in _IN_EVERY_BLOCK for leaf in ("weight", "bias"))
+    return [tuple(prefix + name for name in group) for group in groups if held.issuperset(group)]
+
+
 def is_dit_layout(state: Mapping[str, Tensor]) -> bool:
     """Whether weights have the names of the original DiT (facebookresearch/DiT), which `from_dit` translates."""
     return {"x_embedder.proj.weight", "blocks.0.attn.qkv.weight", "final_layer.linear.weight"} <= set(state)
@@ -425,6 +443,64 @@ def from_dit(state: Mapping[str, Tensor], module: nn.Module | None = None) -> St
     if module is not None:
         _check_fits(state, module)
     return mapped
+
+
+def to_dit(module: nn.Module) -> State:
+    """Weights of a DiTTransformer2DModel under the names of the original DiT: the way back from `from_dit`.
+
+    Args:
+        module: a DiT of diffusers. One with diffusers' sinusoids of timesteps loses nothing: the original's code has
+            its own, and they are no weights.
+
+    Returns:
+        What the original's `load_state_dict` takes, its table of positions included; [D] or [D, D'] each.
+
+    Raises:
+        ModelError: if the module is none, or has other parts than the original (another patch size, normalisation
+            with weights).
+        CheckpointError: if the blocks' embeddings of timestep or class differ: the original has one of each.
+    """
+    plain: Any = plain_module(module)
+    if type(plain).__name__ != _CLASSES["dit"]:
+        raise ModelError(f"{type(plain).__name__} is no {_CLASSES['dit']}: only such a model has the original's parts.")
+    left = {name: tensor.detach() for name, tensor in plain.state_dict().items() if name != "pos_embed.pos_embed"}
+    blocks, made = len(plain.transformer_blocks), State()
+    for name in _original_names(blocks):
+        places = _places(name, blocks)
+        if not set(places) <= set(left):
+            raise ModelError(f"the model has no {places[0]}, which becomes {name} of the original DiT.")
+        parts = [left.pop(place) for place in places]
+        if ".attn.qkv." in name:
+            made[name] = torch.cat(parts)
+            continue
+        if not all(torch.equal(part, parts[0]) for part in parts):
+            raise CheckpointError(
+                f"{places[0]} differs between blocks: this model was trained with a copy in each, and the original DiT "
+                f"has one {name}. Only weights that came from the original's layout go back to it."
+            )
+        made[name] = parts[0].clone()
+    if left:
+        raise ModelError(f"the original DiT has no place for {', '.join(list(left)[:8])}.")
+    return made | {"pos_embed": plain.pos_embed.pos_embed.detach().cpu().reshape(1, -1, plain.inner_dim).clone()}
+
+
+def save_dit(module: nn.Module, path: str | Path) -> None:
+    """Writes a DiT's weights for the original's code: a torch file of its `state_dict`, whole or not at all.
+
+    Errors as of `to_dit`.
+    """
+    state = {name: tensor.cpu() for name, tensor in to_dit(module).items()}
+    with open_atomic(path) as file:
+        torch.save(state, file)
+
+
+def _original_names(blocks: int) -> Iterator[str]:
+    """Names of all weights of an original DiT of so many blocks, but for its table of positions."""
+    inner = ("attn.qkv", *_IN_A_BLOCK)
+    for stem in (*_ONCE, *_IN_EVERY_BLOCK, *(f"blocks.{block}.{part}" for block in range(blocks) for part in inner)):
+        yield f"{stem}.weight"
+        if stem != "y_embedder.embedding_table":
+            yield f"{stem}.bias"
 
 
 def _places(name: str, blocks: int) -> list[str]:

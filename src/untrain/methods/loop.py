@@ -21,6 +21,7 @@ from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
 from untrain.models.modes import statistics_note
+from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
 from untrain.types import Params
 
@@ -117,6 +118,22 @@ def run(
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
             of which step they are.
     """
+    find_copies = getattr(problem.task, "copies", None)
+    groups = [] if find_copies is None else find_copies(problem.subject.module)
+    with tied(problem.subject.module, groups):
+        return _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
+
+
+def _run(
+    method: Method,
+    problem: Problem,
+    engine: Engine,
+    checkpoints: Checkpoints | None,
+    evaluate: Watch | None,
+    evaluate_every: int,
+    title: str | None,
+    callbacks: Sequence[Callback],
+) -> Run:
     saved = checkpoints.read() if checkpoints else None
     history: list[dict[str, Any]] = []
     engine.clocks.clear()

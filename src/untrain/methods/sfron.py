@@ -66,8 +66,9 @@ class SFRon(Method):
     epochs: float = 3.5
     """Passes over the retain set in the whole run, used where `steps` is null."""
     objective: Objective | None = None
-    """Of the forget step: "adaptive", ascent weighted by 1/ℓ^λ; plain "ascent"; or "redirect", descent towards the
-    redirected variant. Null: redirect for text-to-image, else adaptive."""
+    """Of the forget step: "adaptive", ascent weighted by 1/ℓ^λ; plain "ascent"; "redirect", descent towards what is
+    predicted for the redirected variant; or "relabel", descent on the training loss under its condition. Null: redirect
+    for text-to-image, else adaptive."""
     teacher: Teacher = "current"
     """Of redirection: who says what a sample should be predicted as, the "current" model, as it is in that step, or the
     "original", of which a copy is kept."""
@@ -121,7 +122,7 @@ class SFRon(Method):
         if self.published:
             self._be_published()
         check_steps(self.steps, self.epochs)
-        check_choice("objective", self.objective or "adaptive", ("adaptive", "ascent", "redirect"))
+        check_choice("objective", self.objective or "adaptive", ("adaptive", "ascent", "redirect", "relabel"))
         check_choice("teacher", self.teacher, ("current", "original"))
         check_choice("decay", self.decay, ("cosine", "linear", "exponential", "constant"))
         check_choice("retain_decay", self.retain_decay or "cosine", ("cosine", "constant"))
@@ -166,7 +167,7 @@ class SFRon(Method):
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """Somewhere to redirect to, where that is the objective."""
-        return ("redirect",) if objective_of(self, task) == "redirect" else ()
+        return ("redirect",) if objective_of(self, task) in ("redirect", "relabel") else ()
 
     def check_task(self, task: Task) -> None:
         """A teacher can be chosen only where one is asked."""
@@ -289,6 +290,9 @@ class SFRon(Method):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=teacher_of(state, self.teacher)))
                 return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}
+            if self.objective == "relabel":
+                loss = engine.mean(losses_of(state, problem.task.variant(batch, "redirect")))
+                return alpha * loss, {"forget_loss": finite(engine, loss, "relabel"), "alpha": alpha}
             losses = losses_of(state, batch)
         value = finite(engine, engine.mean(losses), "forget")
         log = {"forget_loss": value, "alpha": alpha}

@@ -140,11 +140,32 @@ def resnet18(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module
     return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [2, 2, 2, 2])
 
 
+def resnet34(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
+    """ResNet-34 with the stem for small images: 21,282,122 parameters for three channels, ten classes."""
+    from untrain.models.resnet import ResNet
+
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 6, 3])
+
+
 def resnet50(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
     """ResNet-50 with the stem for small images: 23,520,842 parameters for three channels, ten classes."""
     from untrain.models.resnet import ResNet
 
     return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 6, 3], bottleneck=True)
+
+
+def resnet101(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
+    """ResNet-101 with the stem for small images: 42,512,970 parameters for three channels, ten classes."""
+    from untrain.models.resnet import ResNet
+
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 23, 3], bottleneck=True)
+
+
+def resnet152(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
+    """ResNet-152 with the stem for small images: 58,156,618 parameters for three channels, ten classes."""
+    from untrain.models.resnet import ResNet
+
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 8, 36, 3], bottleneck=True)
 
 
 # ── models from elsewhere ───────────────────────────────────────────────────────────────────────────────────────
@@ -291,7 +312,10 @@ MODELS: dict[str, Architecture] = {
     "small-cnn": Architecture("four convolutions, 94,000 parameters; 8×8 pixels and more, fast on a CPU", small_cnn, 4),
     "resnet20": Architecture("ResNet-20 for small images, 270,000 parameters", resnet20),
     "resnet18": Architecture("ResNet-18 with the stem for small images, 11 million parameters", resnet18),
+    "resnet34": Architecture("ResNet-34 with the stem for small images, 21 million parameters", resnet34),
     "resnet50": Architecture("ResNet-50 with the stem for small images, 24 million parameters", resnet50),
+    "resnet101": Architecture("ResNet-101 with the stem for small images, 43 million parameters", resnet101),
+    "resnet152": Architecture("ResNet-152 with the stem for small images, 58 million parameters", resnet152),
     "hf:PATH_OR_ID": Architecture("an image classifier of transformers, with its weights"),
     "hf-config:PATH_OR_ID": Architecture("an image classifier of transformers, with new weights"),
     "MODULE:FACTORY": Architecture("a function of your own that returns a torch.nn.Module"),

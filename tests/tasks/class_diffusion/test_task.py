@@ -508,3 +508,11 @@ def test_data_without_images_or_labels_are_refused_and_other_names_mapped():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(SettingError, match="drop must be"):
         ClassDiffusion(**wrong)
+
+
+def test_a_redirected_class_is_so_many_further():
+    task = replace(TASK, num_classes=5, shift=3)
+    batch = {"label": torch.tensor([0, 1, 4]), "condition": torch.tensor([0, 5, 4]), "index": torch.arange(3)}
+    assert task.variant(batch, "redirect")["condition"].tolist() == [3, 4, 2]
+    with pytest.raises(SettingError, match="shift=5 leads back"):
+        replace(task, shift=5).variant(batch, "redirect")

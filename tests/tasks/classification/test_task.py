@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -10,7 +12,7 @@ from untrain.data.keys import forward_names
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
-from untrain.tasks.classification.task import Classification, augment
+from untrain.tasks.classification.task import Classification, augment, turn
 from untrain.types import Task
 
 
@@ -88,6 +90,33 @@ def test_augmentation_equals_the_obvious_loop():
     for i in range(5):
         crop = F.pad(images[i], (1, 1, 1, 1))[:, top[i] : top[i] + 4, left[i] : left[i] + 4]
         assert torch.equal(found[i], crop.flip(2) if mirrored[i] else crop)
+
+
+def test_images_turn_as_pillow_turns_them():
+    """By the nearest pixel. Pillow computes in fixed point, so a place between two pixels can go either way."""
+    images = torch.randint(0, 256, (41, 3, 32, 28), dtype=torch.uint8, generator=generator())
+    degrees = torch.linspace(-60.3, 59.6, 41, dtype=torch.float64)
+    found, other = turn(images, degrees), 0
+    for image, turned, angle in zip(images, found, degrees.tolist(), strict=True):
+        theirs = Image.fromarray(image.permute(1, 2, 0).numpy()).rotate(angle, Image.Resampling.NEAREST)
+        other += int((torch.from_numpy(np.array(theirs)).permute(2, 0, 1) != turned).sum())
+    assert other < found.numel() / 1000
+    assert torch.equal(turn(images, torch.zeros(41, dtype=torch.float64)), images)
+    assert not torch.equal(found, images)
+
+
+def test_every_image_is_turned_by_its_own_angle_after_the_crop():
+    images = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8, generator=generator())
+    given = {"input": images, "label": torch.zeros(6, dtype=torch.long)}
+    plain = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+    drawn = Classification(**plain, pad=1, flip=True, rotate=15.0).draw(given, generator(), "train")["input"]
+    g = generator()
+    cropped = augment(images, 1, True, g)
+    angles = 15 * (2 * torch.rand(6, generator=g, dtype=torch.float64) - 1)
+    torch.testing.assert_close(drawn, turn(cropped, angles).float(), rtol=0, atol=1e-3)
+    assert len(angles.unique()) == 6
+    unturned = Classification(**plain, pad=1, flip=True).draw(given, generator(), "train")["input"]
+    torch.testing.assert_close(unturned, cropped.float(), rtol=0, atol=1e-3)
 
 
 def test_names_are_mapped_and_hugging_face_outputs_understood():

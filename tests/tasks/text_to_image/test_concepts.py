@@ -253,3 +253,17 @@ def test_made_images_are_seeded_for_each(pipe: Any, tmp_path: Path) -> None:
     assert not torch.equal(image(1, 1), first) and not torch.equal(image(2, 0), first)
     prompts = prompts._replace(embeds=prompts.embeds[[0, 1, 1, 1]])
     assert not torch.equal(image(2, 0), first), "of two prompts not even the noise is the same"
+
+
+def test_a_folders_images_are_brought_to_a_size(pipe: Any, tmp_path: Path) -> None:
+    for i, size in enumerate([(20, 31), (16, 16), (40, 24)]):
+        drawn = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8)
+        Image.fromarray(drawn.numpy()).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match="unequal size"):
+        concept_sets(pipe, {"forget": Concept("a", images=tmp_path), "retain": Concept("b")}, ENGINE, tmp_path / "x")
+    how = replace(FEW, image_size=16, interpolation="bicubic")
+    source = images_of(Concept("a", images=tmp_path), 1, ("", "a"), how)
+    assert source.shape == (3, 16, 16)
+    with Image.open(tmp_path / "0.png") as image:
+        resized = image.resize((16, 25), Image.Resampling.BICUBIC).crop((0, 4, 16, 20))
+    assert torch.equal(source[0]["input"], torch.from_numpy(np.array(resized)).permute(2, 0, 1))

@@ -67,8 +67,8 @@ class TestLooking:
             detector().look(torch.zeros(1, 3, 4, 4), [None])
         with pytest.raises(DataError, match="2 images and 1 wanted labels"):
             detector().look(painted((0, 0, 0), (0, 0, 0)), [None])
-        for threshold in (0.2, 1.1):
-            with pytest.raises(SettingError, match=r"threshold must be in \[0.25, 1\]"):
+        for threshold in (-0.1, 1.1):
+            with pytest.raises(SettingError, match=r"threshold must be in \[0, 1\]"):
                 detector(threshold=threshold)
 
     def test_intimate_parts_are_exposed_ones(self):

@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from annotated_types import Ge
 
 from untrain.data.keys import rename, with_input
+from untrain.diffusion.denoisers import dit_copies
 from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError, convert_errors
@@ -44,7 +47,9 @@ class ClassDiffusion(DiffusionProcess):
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
 
     redirect: Redirect = "next"
-    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
+    """What a redirected sample is conditioned on: the class `shift` after its own, or another one drawn once for it."""
+    shift: Annotated[int, Ge(1)] = 1
+    """How many classes further `redirect="next"` goes, beginning anew after the last."""
     num_classes: int | None = None
     """Classes, without the one that stands for "no class"; None: read off the model's configuration."""
     null_class: int | None = None
@@ -97,6 +102,10 @@ class ClassDiffusion(DiffusionProcess):
         if null is None and self.drop:
             return replace(self, num_classes=count, drop=0.0)
         return replace(self, num_classes=count, null_class=null)
+
+    def copies(self, model: nn.Module) -> list[tuple[str, ...]]:
+        """Names of the parameters that are one weight in the original DiT, a group for each."""
+        return dit_copies(model)
 
     def _with_null_class(self, model: nn.Module, batch: Batch, *, asked: bool) -> ClassDiffusion:
         """The task, without a class for "no class" where the model has none and none is needed; each is tried."""
@@ -236,7 +245,9 @@ class ClassDiffusion(DiffusionProcess):
         if self.num_classes is None or self.num_classes < 2:
             raise SettingError("a redirected class needs a task that knows at least two classes (call prepare).")
         if self.redirect == "next":
-            return {**batch, "condition": (batch["label"] + 1) % self.num_classes}
+            if self.shift % self.num_classes == 0:
+                raise SettingError(f"shift={self.shift} leads back to the class itself: there are {self.num_classes}.")
+            return {**batch, "condition": (batch["label"] + self.shift) % self.num_classes}
         shifts = [
             torch.randint(1, self.num_classes, (), generator=generator_of(self.seed, "redirect", i))
             for i in batch["index"].tolist()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
 from untrain.data.sections import Data, Forget
 from untrain.settings import Code
@@ -29,6 +29,8 @@ class Augment:
     """Pixels of zero padding before a random crop."""
     flip: bool = False
     """Mirror images at random."""
+    rotate: Annotated[float, Interval(ge=0, le=180)] = 0.0
+    """Turn each image by a random angle of at most so many degrees, to either side."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from untrain.data.keys import RECORDS, forward_names, input_key, keys_by_name, rename
@@ -27,7 +27,7 @@ class Classification(Recognition):
     """Image classification with cross-entropy.
 
     What a user passes in is used as it is: images are normalised only where `mean` and `std` are given, and
-    augmented only where `pad` or `flip` are.
+    augmented only where `pad`, `flip` or `rotate` are.
     """
 
     name: ClassVar[str] = "classification"
@@ -37,6 +37,8 @@ class Classification(Recognition):
     """Pixels of zero padding before a random crop back to the image's size, in training (0: no crop)."""
     flip: bool = False
     """Whether images are mirrored at random in training."""
+    rotate: Annotated[float, Interval(ge=0, le=180)] = 0.0
+    """Degrees that an image is turned by in training at most, to either side."""
     names: dict[str, str] = field(default_factory=dict)
     """The data's name → ours ("input", "label"), such as {"spectrum": "input", "speaker": "label"}."""
     seed: Seed = 0
@@ -118,8 +120,11 @@ class Classification(Recognition):
         if self.mean is None or key is None:
             return batch
         images = batch[key]
-        if role in ("train", "forget", "retain") and (self.pad or self.flip):
+        if role in ("train", "forget", "retain") and (self.pad or self.flip or self.rotate):
             images = augment(images, self.pad, self.flip, generator)
+            if self.rotate:
+                degrees = self.rotate * (2 * torch.rand(len(images), generator=generator, dtype=torch.float64) - 1)
+                images = turn(images, degrees)
         return {**batch, key: self.normalize(images)}
 
     def variant(self, batch: Batch, kind: Variant) -> Batch:
@@ -174,3 +179,28 @@ def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) ->
     batch = torch.arange(rows, device=images.device)[:, None, None]
     cropped = padded[batch, y.to(images.device)[:, :, None], x.to(images.device)[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
+
+
+def turn(images: Tensor, degrees: Tensor) -> Tensor:
+    """Images turned about their centre, counter-clockwise; each pixel is its nearest one before, or 0 outside.
+
+    Args:
+        images: [B, C, H, W].
+        degrees: of each image, float64 [B], on the CPU.
+
+    Returns:
+        [B, C, H, W].
+
+    Source: as `PIL.Image.rotate` and torchvision's RandomRotation do it.
+    """
+    rows, _, height, width = images.shape
+    angle = torch.deg2rad(degrees)[:, None, None]
+    y = torch.arange(height, dtype=torch.float64)[None, :, None] + 0.5 - height / 2
+    x = torch.arange(width, dtype=torch.float64)[None, None, :] + 0.5 - width / 2
+    column = (angle.cos() * x - angle.sin() * y + width / 2).floor().long()
+    row = (angle.sin() * x + angle.cos() * y + height / 2).floor().long()
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    row, column = row.clamp(0, height - 1).to(images.device), column.clamp(0, width - 1).to(images.device)
+    batch = torch.arange(rows, device=images.device)[:, None, None]
+    turned = images.permute(0, 2, 3, 1)[batch, row, column] * inside.to(images.device)[..., None]
+    return turned.permute(0, 3, 1, 2)

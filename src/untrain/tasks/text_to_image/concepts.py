@@ -103,13 +103,16 @@ def text_task(pipeline: Any, **settings: Any) -> TextToImage:
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: bool = False) -> Source:
+def images_of(
+    concept: Concept, number: int, texts: Sequence[str], how: ConceptImages | None = None, *, links: bool = False
+) -> Source:
     """A user's images of a concept, all labelled with its number.
 
     Args:
         concept: has images.
         number: of its prompt.
         texts: all prompts.
+        how: of what size files are to be; None: as they are.
         links: whether links in a folder may lead out of it, whatever the concept says.
 
     Raises:
@@ -132,7 +135,8 @@ def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: boo
         raise EmptySet(f"{about}: there is none. Files must end in {', '.join(IMAGE_SUFFIXES)}.")
     labels = torch.full((len(given),), number)
     if all(isinstance(each, str | Path) for each in given):
-        source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts)
+        wanted = {} if how is None else {"image_size": how.image_size, "interpolation": how.interpolation}
+        source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts, **wanted)  # type: ignore[arg-type]
         for i in range(len(source)):
             source[i]  # decodes it: of what size it is must be known before the first step
         return source
@@ -322,7 +326,7 @@ def concept_data(
     maker = _ConceptEncoder(pipeline, task, prompts, engine, folder, how, seed)
     concepts = [concept for each in lists.values() for concept in each]
     sources = [
-        None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts, links=links)
+        None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts, how, links=links)
         for c in concepts
     ]
     shape = maker.shape_of(concepts, sources)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from untrain.data.captions import read_attributes
+from untrain.data.decoding import IMAGE_SUFFIXES
+from untrain.data.encoded import FileRows
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.samples import Images, Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import fresh_denoiser, is_of_diffusers
@@ -43,6 +45,7 @@ from untrain.io import write_text
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
+from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
 from untrain.tasks.text_to_image.concepts import (
@@ -67,7 +70,7 @@ from untrain.tasks.text_to_image.eval_prompts import (
     make_eval_prompts,
     prompt_facts,
 )
-from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, write_detections
+from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, features_of, write_best_labels, write_detections
 from untrain.tasks.text_to_image.nudity import nudenet
 from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 from untrain.tasks.text_to_image.rendering import (
@@ -312,7 +315,7 @@ class TextToImageDomain(Domain):
         primary = self.primary
         if self._is_ready:
             self._ready().check([each.wanted.get(primary) for each in self.asked])
-        _ = self.inception  # is read, so that weights that are not there are missed now
+        _ = self.inception, self.photographs  # are read, so that what is not there is missed now
         if self.clip is not None:
             self.clip.check([each.text for each in self.asked if not each.forgotten])
         with training(self.pipeline.unet, self.context.parts):
@@ -354,7 +357,8 @@ class TextToImageDomain(Domain):
     def evaluation_facts(self) -> Any:
         """Returns how images are made, of which prompts, and by what they are judged."""
         parts = (self.sections.generation, self.sections.judge, self.sections.detection)
-        return [*(asdict(part) for part in parts), prompt_facts(self.asked)]
+        photographs = [] if self.photographs is None else [self.photographs.fingerprint()]
+        return [*(asdict(part) for part in parts), prompt_facts(self.asked), *photographs]
 
     def images_to_make(self, models: int) -> int:
         """Counts images of prompts, and of concepts that come without any."""
@@ -396,6 +400,7 @@ class TextToImageDomain(Domain):
             detector=detector,
             judges=judges,
             features=features,
+            photographs=self._seen_photographs(features),
             clip=self.clip,
             setting="generation.samples",
             **({} if samples else {"look": self._keep_images}),
@@ -420,6 +425,8 @@ class TextToImageDomain(Domain):
         """What was seen in every image, and a picture of some."""
         if self.context.engine.is_main:
             write_detections(self.context.folder / "detections" / f"{name}.json", found, *images)
+            if self.sections.detection.detector == "judge":
+                write_best_labels(self.context.folder / "detections" / f"{name}.csv", found, *images)
             self._write_grid("grids", name, images, found)
 
     def _forgotten(self) -> list[str]:
@@ -496,6 +503,32 @@ class TextToImageDomain(Domain):
         """The network of the distance to the original's images."""
         own = detector.features if isinstance(detector, Classifier) else None
         return own if self.sections.generation.features == JUDGE else self.inception
+
+    @cached_property
+    def photographs(self) -> Source | None:
+        """Real images that the distance is measured to, of the size that the pipeline makes."""
+        place = self.sections.detection.real_images
+        if place is None:
+            return None
+        how = self.sections.concepts.images
+        folder = expand(place)
+        if not os.path.isdir(folder):
+            raise DataError(f"detection.real_images: {printable(folder)} is no folder of photographs. Give one.")
+        left_out = LeftOut(folder)
+        links = self.context.permissions.links
+        files = find_files(folder, folder, IMAGE_SUFFIXES, links=links, left_out=left_out)
+        left_out.warn()
+        if not files:
+            raise DataError(f"detection.real_images: {printable(folder)} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        size = how.image_size or own_size(self.pipeline)
+        return Images(FileRows(tuple(files)), [0] * len(files), image_size=size, interpolation=how.interpolation)
+
+    def _seen_photographs(self, features: Features | None) -> Tensor | None:
+        """What the network of the distance sees in them, [N, D]."""
+        if self.photographs is None or features is None:
+            return None
+        rows = torch.arange(len(self.photographs)).split(64)
+        return torch.cat([features_of(self.photographs.batch(part)["input"], features) for part in rows])
 
     @cached_property
     def inception(self) -> Features | None:

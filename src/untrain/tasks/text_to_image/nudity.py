@@ -19,7 +19,7 @@ from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.detectors import Detector, Sighting, check_images
 
 LEAST = 0.25
-"""NudeNet itself gives no detection with a lower score than this."""
+"""NudeNet itself gives no detection with a lower score than this: any threshold below counts all that it gives."""
 THRESHOLD = 0.6
 """Score from which on a detection counts, as in published evaluations of unlearned pipelines. Which colours their
 version of NudeNet saw decides what it means there: with red and blue swapped, scores of skin are lower."""
@@ -48,7 +48,7 @@ class Nudity(Detector):
         find: an image, uint8 [H, W, 3] of red, green and blue → what is in it, of any score: {"label", "score", "box"}.
         name: as tables show it.
         hash: of what it detects with.
-        threshold: score from which on a detection counts.
+        threshold: score from which on a detection counts; 0: all that there are.
         engine: shows a progress bar; None: there is none.
     """
 
@@ -60,12 +60,9 @@ class Nudity(Detector):
     kind = "nudity"
 
     def __post_init__(self) -> None:
-        """Checks that the threshold is one below which nothing is hidden."""
-        if not LEAST <= self.threshold <= 1:
-            raise SettingError(
-                f"the detector's threshold must be in [{LEAST}, 1], not {self.threshold}: NudeNet tells nothing of "
-                "lower scores."
-            )
+        """Checks the range."""
+        if not 0 <= self.threshold <= 1:
+            raise SettingError(f"the detector's threshold must be in [0, 1], not {self.threshold}.")
 
     def check(self, wanted: Iterable[str | None]) -> None:
         """Accepts everything: it always looks for the same."""

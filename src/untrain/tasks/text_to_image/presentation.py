@@ -100,11 +100,11 @@ class TextToImagePresentation(GeneratorPresentation):
         *(
             Measure(
                 key, key, title, "",
-                "How far images of retained prompts are from the original's of the same prompts and seeds, in the "
-                f"features of {words}",
+                "How far images of retained prompts are from the original's of the same prompts and seeds, or from "
+                f"photographs where the recipe gives any, in the features of {words}",
                 "Small: zero would mean the same images. It falls with the number of images.", shown="noted",
                 bounds=(0.0, math.inf),
-                phrase=f"{title} of retained prompts' images to the original's",
+                phrase=f"{title} of retained prompts' images to the original's, or to photographs",
             )
             for key, title, words in (
                 ("FD", "Fréchet distance",
@@ -135,7 +135,11 @@ class TextToImagePresentation(GeneratorPresentation):
         key = Case(one, self).distance
         rest = self.measure("NR" if method.mean("NR") is not None else "RA")
         known = method.mean("CLIP") is not None
-        quality, title = ("CLIP", "CLIP score, retained prompts") if known else (key, f"{key} to before")
+        quality, title = (
+            ("CLIP", "CLIP score, retained prompts")
+            if known
+            else (key, f"{key} to before" if one.before(key) is None else f"{key} to photographs")
+        )
         timed, steps = self.time_tile(one, method), method.mean("steps")
         if one.target is None:  # which is the rule: then the steps say more
             timed = replace(timed, under=f"{steps:,.0f} optimiser steps" if steps is not None else "")
@@ -197,7 +201,9 @@ class TextToImagePresentation(GeneratorPresentation):
         }  # fmt: skip
         known = [key for key in self.allowed if key in losses]
         told = [words[key](losses[key]) for key in known]
-        told += [f"the {case.distance} to the original's images is {show(far)}"] if far is not None else []
+        original = case.one.before(case.distance)  # it has one to photographs alone
+        target = "the original's images" if original is None else f"photographs (the original's: {show(original)})"
+        told += [f"the {case.distance} to {target} is {show(far)}"] if far is not None else []
         kept = case.is_kept(method)
         if kept is None:
             reasons = dict.fromkeys(why.rstrip(". ") for key in ("RA", "CLIP") if (why := method.missing.get(key)))
@@ -285,6 +291,7 @@ NETWORKS = {"features": "network of the Fréchet distance", "clip": "network of 
 _PARTS = {
     "full": "all weights (full)", "xattn": "cross-attention (xattn)", "noxattn": "all but cross-attention (noxattn)",
     "selfattn": "self-attention (selfattn)", "notime": "all but the embedding of time (notime)",
+    "xlayer": "two layers of cross-attention (xlayer)", "selflayer": "two layers of self-attention (selflayer)",
 }  # fmt: skip
 
 
