@@ -13,6 +13,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from untrain.data.geometry import Geometry, Size
 from untrain.errors import DataError
 from untrain.io import hash_file, hash_json
 from untrain.lazy import Image, np, torch
@@ -234,7 +235,7 @@ def hash_files(paths: Sequence[Path], *, named: bool) -> str:
     return hash_json([names, [hash_file(path) for path in paths]])
 
 
-def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> Tensor:
+def decode(data: bytes, name: str, image_size: Size, grayscale: bool) -> Tensor:
     """Encoded image → uint8 [C, H, W]; a DataError names one that cannot be decoded."""
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
@@ -265,8 +266,10 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _fitted(image: Image.Image, size: int | None) -> Image.Image:
-    """The shorter side resized to `size` pixels and the centre cut out, a square."""
+def _fitted(image: Image.Image, size: Size) -> Image.Image:
+    """The shorter side resized to `size` pixels and the centre cut out, a square; or as the geometry says."""
+    if isinstance(size, Geometry):
+        return size.fit(image)
     if size is None or image.size == (size, size):
         return image
     scale = size / min(image.size)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from untrain.data.geometry import Size
 from untrain.data.samples import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError
@@ -32,7 +33,7 @@ class Request:
     name: str
     part: Part
     path: Path | None = None
-    image_size: int | None = None
+    image_size: Size = None
     grayscale: bool = False
     test_fraction: float | None = None
     image_column: str | None = None

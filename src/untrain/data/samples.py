@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
+from untrain.data.geometry import Size, size_facts
 from untrain.errors import DataError
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -108,8 +109,8 @@ class Images:
         labels: class number of every sample, [N].
         classes: names of the classes.
         ids: a unique name for every sample, or None.
-        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None leaves
-            images as they are, which then must be of one size.
+        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; or how exactly; None
+            leaves images as they are, which then must be of one size.
         grayscale: one channel instead of red, green, blue.
         order: the row of every sample, [N]; None: sample i is row i.
     """
@@ -123,7 +124,7 @@ class Images:
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         *,
-        image_size: int | None = None,
+        image_size: Size = None,
         grayscale: bool = False,
         order: Tensor | None = None,
     ) -> None:
@@ -193,7 +194,7 @@ class Images:
     def fingerprint(self) -> str:
         """A hash of the encoded images, their order, labels and class names, and of how they are decoded."""
         tensors = hash_tensors({"label": self.labels, "order": self.order})
-        return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
+        return hash_json([self.rows.fingerprint(), tensors, self.classes, size_facts(self.image_size), self.grayscale])
 
 
 class Relabelled:

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from untrain.errors import DataError
-from untrain.tasks.text_to_image.card import Card, licence_of, model_card
+from untrain.models.card import licence_of
+from untrain.tasks.text_to_image.card import Card, model_card
 
 BEFORE = {"FA": 93.25, "FA5": None, "RA": 97.5, "RA_worst": 88.0, "CLIP": 31.415, "FD": None, "steps": None}
 AFTER = {"FA": 1.5, "FA5": None, "RA": 96.25, "RA_worst": 84.0, "CLIP": 31.0, "FD": 12.75, "steps": 150}

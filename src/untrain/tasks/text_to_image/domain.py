@@ -31,11 +31,12 @@ from untrain.domain import Division, Domain, EvaluationSettings, Measurement, Se
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.io import write_text
+from untrain.models.card import CARD, licence_of
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
-from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
+from untrain.tasks.text_to_image.card import Card, model_card
 from untrain.tasks.text_to_image.concepts import (
     CACHE,
     Concept,
