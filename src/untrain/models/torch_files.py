@@ -7,12 +7,12 @@ nothing take their places.
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from untrain.errors import CheckpointError
@@ -73,7 +73,7 @@ def _read(path: Path) -> tuple[Any, CheckpointError | None]:
     """The content; and where classes in it were replaced by stand-ins, what to say if there are no weights."""
     try:
         return _load(path), None
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if "global" not in str(error).lower() and "unsupported" not in str(error).lower():
             raise CheckpointError(f"{path} is damaged or is not a torch file. Get it again.") from error
         refusal = CheckpointError(
@@ -84,7 +84,7 @@ def _read(path: Path) -> tuple[Any, CheckpointError | None]:
         try:
             with torch.serialization.safe_globals(_stand_ins(path)):  # type: ignore[arg-type]
                 return _load(path), refusal
-        except (pickle.UnpicklingError, TypeError, AttributeError, LookupError, ValueError, OSError):
+        except (UnpicklingError, TypeError, AttributeError, LookupError, ValueError, OSError):
             raise refusal from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
@@ -130,7 +130,7 @@ def _stand_ins(path: Path) -> list[tuple[type[_StandIn], str]]:
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
         module = name.partition(".")[0]
         if module in sys.stdlib_module_names and module not in _HARMLESS:
-            raise pickle.UnpicklingError(f"{name} would run")
+            raise UnpicklingError(f"{name} would run")
         found.append((type(name.rpartition(".")[2], (_StandIn,), {}), name))
     return found
 

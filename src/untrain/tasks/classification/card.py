@@ -92,7 +92,7 @@ def _measured(facts: ClassifierCard) -> str:
     shown = [name for name in (_BEFORE, facts.entry, _TARGET) if name in models]
     titles = {_BEFORE: "before", facts.entry: "after", _TARGET: "retrained without"}
     rows = [
-        f"| {each.key} | {plain(each.words)}{', %' * (each.unit == '%')} | "
+        f"| {each.key} | {plain(each.title)}{', %' * (each.unit == '%')} | "
         + " | ".join(figure(models[name].get(each.key)) for name in shown)
         + " |"
         for each in facts.measures

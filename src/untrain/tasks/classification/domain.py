@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,7 @@ from untrain.io import write_text
 from untrain.models.card import CARD, licence_of
 from untrain.models.classifiers import build
 from untrain.models.pretrained import CONFIG
-from untrain.models.pretrained_classifiers import PretrainedClassifier, is_classifier, save_classifier
+from untrain.models.pretrained_classifiers import PretrainedClassifier, is_classifier, label_names, save_classifier
 from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
 from untrain.tasks.classification.card import ClassifierCard, classifier_card
@@ -54,6 +55,20 @@ class EvaluateOptions:
     """Run the support vector attacks too, which take about a second for each model."""
 
 
+class ClassifierModel(UserModel):
+    """A classifier; one of transformers is written as it saves itself."""
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes a folder that transformers loads, where the module is one of its kind."""
+        if is_classifier(module):
+            save_classifier(module, folder)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """What its classes are called, where its configuration tells."""
+        return label_names(self.module.config) if is_classifier(self.module) else None
+
+
 class ClassificationDomain(Domain):
     """Image classification with cross-entropy: judged by accuracies, an attack, and the distance to retraining."""
 
@@ -62,6 +77,7 @@ class ClassificationDomain(Domain):
     Sections = ClassificationSections
     EvaluateOptions = EvaluateOptions
     presentation = ClassificationPresentation()
+    user_model = ClassifierModel
     sections: ClassificationSections
 
     def load(self) -> tuple[Source, Source]:
@@ -92,8 +108,8 @@ class ClassificationDomain(Domain):
         """The data's own names, the model's, or one of its synonyms."""
         if self.given.labelled is None:
             return list(classes)
-        named = [self.named.get(each, each) if isinstance(each, str) else each for each in classes]
-        return [class_number(self.source.classes, str(each)) for each in named]
+        names = self.source.classes
+        return [class_number(names, self.named.get(c, c)) if isinstance(c, str) else c for c in classes]
 
     def build(self, seed: int) -> nn.Module:
         """Builds the recipe's classifier, or the given one's architecture with new weights."""
@@ -217,7 +233,8 @@ class ClassificationDomain(Domain):
         """Measures a user's classifier; see `Domain.evaluate`."""
         if sets.get("test") is None:
             raise DataError("a classifier is evaluated on test data too: pass test=, samples that it never saw.")
-        classes, svc = how.classes, how.options.svc_attacks
+        svc = how.options.svc_attacks
+        classes = how.classes if how.classes is not None else cast(ClassifierModel, model).labels
         with beside_each_other(model, sets, references, engine, how) as (models, names, task, streams):
             count = getattr(task, "num_classes", None)
             if classes is not None and count not in (None, len(classes)):

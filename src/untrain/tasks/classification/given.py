@@ -89,8 +89,8 @@ class GivenModel:
         if self.starts_anew:
             return "new weights: those that are given have seen what is to be forgotten"
         return (
-            f"the weights of {self.section.name}, as it is taken that the original did: they must not have seen what is "
-            "to be forgotten"
+            f"the weights of {self.section.name}, as the original is taken to have done: these must not have seen what "
+            "is to be forgotten"
         )
 
     # Classes.
