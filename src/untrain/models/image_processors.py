@@ -87,9 +87,9 @@ def _listed(value: Any, channels: int) -> tuple[float, ...]:
 
 
 def _flat(processor: Any, level: int, channels: int) -> Any:
-    """What becomes of an image of one grey level, [C], float64."""
-    image = _picture(np.full((64, 64, channels), level, np.uint8))
-    return _run(processor, image).astype(np.float64).mean(axis=(1, 2))
+    """What becomes of an image of one grey level at its centre, which no padding reaches, [C], float64."""
+    found = _run(processor, _picture(np.full((64, 64, channels), level, np.uint8)))
+    return found[:, found.shape[1] // 2, found.shape[2] // 2].astype(np.float64)
 
 
 def _run(processor: Any, image: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 from untrain.errors import CheckpointError, ModelError, SettingError, UntrainError
 from untrain.lazy import nn, torch
+from untrain.models.checkpoints import shards_of
 from untrain.models.image_processors import Preparation, save_preparation
 from untrain.models.model_folders import copy_inside, replace_folder
 from untrain.models.pretrained import CONFIG, check_entries, fetch_folder, read_object, refusal_of
@@ -79,6 +80,8 @@ class PretrainedClassifier:
             CheckpointError: if weights are missing, or do not fit the configuration.
         """
         _check_channels(self.config, in_channels, self.place)
+        for index in self.folder.glob("*.index*.json"):
+            shards_of(index)
         variant, notes = self._variant()
         stored = _stored_types(self.folder, variant)
         with _explained(self.place, True):
