@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -33,6 +34,8 @@ _OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optimiz
 _ACCURACIES = ("acc", "accuracy", "test_acc", "val_acc", "best_acc", "best_acc1", "best_prec1")
 _HARMLESS = ("argparse", "collections", "datetime", "enum", "functools", "pathlib", "typing")
 """Modules of Python's own library whose classes stand in settings; all others of it are how pickles attack."""
+_OLD = ("__builtin__", "commands", "copy_reg", "cPickle")
+"""What such modules were called in Python 2, whose names pickles of torch.save have."""
 
 
 def read_torch_file(path: Path, entry: str | int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,8 +85,7 @@ def _read(path: Path) -> tuple[Any, CheckpointError | None]:
             "state_dict() by torch.save or untrain.models.checkpoints.save."
         )
         try:
-            with torch.serialization.safe_globals(_stand_ins(path)):  # type: ignore[arg-type]
-                return _load(path), refusal
+            return _load_inert(path), refusal
         except (UnpicklingError, TypeError, AttributeError, LookupError, ValueError, OSError):
             raise refusal from error
     except OSError as error:
@@ -101,7 +103,7 @@ def _load(path: Path) -> Any:
 class _StandIn:
     """Takes the place of any class or function: takes whatever is given, keeps nothing, does nothing."""
 
-    def __new__(cls, *_: Any, **__: Any) -> _StandIn:
+    def __new__(cls, *_: Any, **__: Any) -> Any:
         return object.__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -110,29 +112,40 @@ class _StandIn:
     def __setstate__(self, state: Any) -> None:
         pass
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
 
-    def append(self, value: Any) -> None:
-        pass
+class _MappingStandIn(_StandIn):
+    """The same for a class of mappings: torch fills these as ordered ones alone."""
 
-    def extend(self, values: Any) -> None:
-        pass
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return OrderedDict()
 
 
-def _stand_ins(path: Path) -> list[tuple[type[_StandIn], str]]:
-    """One for each class or function that the file names and torch does not know; nothing is imported or called.
+def _load_inert(path: Path) -> Any:
+    """The content with a stand-in for each class or function that torch does not know; none is imported or called.
 
     Raises:
-        UnpicklingError: if it names what only an attack would.
+        UnpicklingError: if the file names what only an attack would, or cannot be read in this way.
     """
-    found = []
-    for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    for name in names:
         module = name.partition(".")[0]
-        if module in sys.stdlib_module_names and module not in _HARMLESS:
+        if module in (*sys.stdlib_module_names, *_OLD) and module not in _HARMLESS:
             raise UnpicklingError(f"{name} would run")
-        found.append((type(name.rpartition(".")[2], (_StandIn,), {}), name))
-    return found
+    kinds: dict[str, type[_StandIn]] = dict.fromkeys(names, _StandIn)
+    while True:
+        try:
+            with torch.serialization.safe_globals([_stand_in(*each) for each in kinds.items()]):
+                return _load(path)
+        except UnpicklingError as error:  # which are mappings is found by trying
+            filled = [name for name, kind in kinds.items() if kind is _StandIn and f"'{name}'" in str(error)]
+            if "SETITEM" not in str(error) or not filled:
+                raise
+            kinds[filled[0]] = _MappingStandIn
+
+
+def _stand_in(name: str, kind: type[_StandIn]) -> Any:
+    module, _, last = name.rpartition(".")
+    return type(last, (kind,), {"__module__": module}), name
 
 
 # ── which entry ─────────────────────────────────────────────────────────────────────────────────────────────────

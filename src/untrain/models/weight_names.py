@@ -18,7 +18,7 @@ _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put befor
 _COUNTER = "n_averaged"  # what torch.optim.swa_utils.AveragedModel keeps beside the weights
 
 _ALIASES: dict[str, tuple[tuple[str, str], ...]] = {
-    "the ResNets of pytorch-cifar": ((r"\bshortcut\.", "downsample."), (r"^linear\.", "fc.")),
+    "the ResNets of pytorch-cifar": ((r"\bshortcut\.", "downsample."), (r"(?<![^.])linear\.", "fc.")),
 }
 """Code bases whose networks differ from ours in names alone: (theirs, ours), as patterns."""
 _KNOWN = {
