@@ -116,7 +116,7 @@ def write_recipe(path, pictures, **more):
         "data": {"name": "folder", "path": str(pictures)},
         "forget": {"classes": ["cat"], "holdout": 0},
         "references": 0,
-        "methods": {"gradient-ascent": {"steps": 3, "optimizer": {"lr": 0.01}}},
+        "methods": {"gradient-ascent": {"steps": 4, "optimizer": {"lr": 0.1}}},
         "batch_size": 16,
         "device": "cpu",
     }
