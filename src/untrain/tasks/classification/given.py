@@ -271,7 +271,8 @@ def quick_accuracy(module: nn.Module, task: Task, stream: Stream, engine: Engine
         for batch in stream.once(task, "evaluate", limit=_LOOKED_AT):
             mine = engine.shard(batch)
             with engine.forward_pass():
-                right.append(engine.gather(task.outputs(module, mine).argmax(dim=1) == task.condition(mine)).cpu())
+                seen = task.outputs(module, mine).argmax(dim=1)
+            right.append(engine.gather(seen.eq(task.condition(mine))).cpu())
     return accuracy(torch.cat(right))
 
 
