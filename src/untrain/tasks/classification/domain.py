@@ -37,7 +37,6 @@ from untrain.tasks.classification.given import (
     DEFAULT_MODEL,
     facts_of_run,
     given_model,
-    quick_accuracy,
     told_accuracy,
     warn_of_accuracy,
 )
@@ -143,7 +142,9 @@ class ClassificationDomain(Domain):
         known = len(self.source.labels.unique())
         folder = None if self.given.deployed is None else self.given.deployed.folder
         told = facts.get("accuracy") or (None if folder is None else told_accuracy(folder))
-        return warn_of_accuracy(quick_accuracy(module, self.task, stream, self.context.engine), known, told)
+        return warn_of_accuracy(
+            quick_accuracy(module, cast(Classification, self.task), stream, self.context.engine), known, told
+        )
 
     def save(self, name: str, module: nn.Module) -> None:
         """Writes a folder that transformers loads, where the model is one of its kind."""

@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from untrain.data.classes import Matching, match_classes, number_positions
 from untrain.data.geometry import Geometry
 from untrain.data.samples import Source
 from untrain.data.sections import Data
-from untrain.data.streams import Stream
-from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, SettingError, UnknownName
-from untrain.metrics.accuracy import accuracy
 from untrain.models import checkpoints
 from untrain.models.image_processors import Preparation, read_preparation
 from untrain.models.pretrained import read_object
@@ -23,11 +19,10 @@ from untrain.models.pretrained_classifiers import PretrainedClassifier, fetch_cl
 from untrain.runs.folder import read_evaluation, read_manifest
 from untrain.runs.models import checked_folder, is_run
 from untrain.tasks.classification.sections import Model
-from untrain.types import Task
 
 DEFAULT_MODEL = "small-cnn"
 """What is built where a recipe names no model."""
-_LOOKED_AT = 512
+LOOKED_AT = 512
 """Training samples that tell whether a model knows its classes: their accuracy is right to about 2 points."""
 _FAR_BELOW = 20.0
 """Points below what a checkpoint says of itself, from which something is wrong with data or preparation."""
@@ -261,19 +256,6 @@ def told_accuracy(folder: Path) -> float | None:
         if isinstance(value, int | float) and 0 < value <= 1:
             return 100.0 * value
     return None
-
-
-def quick_accuracy(module: nn.Module, task: Task, stream: Stream, engine: Engine) -> float:
-    """Accuracy on a few hundred samples of a set, in %."""
-    right = []
-    with preserve_modes(module), torch.no_grad():
-        module.eval()
-        for batch in stream.once(task, "evaluate", limit=_LOOKED_AT):
-            mine = engine.shard(batch)
-            with engine.forward_pass():
-                seen = task.outputs(module, mine).argmax(dim=1)
-            right.append(engine.gather(seen.eq(task.condition(mine))).cpu())
-    return accuracy(torch.cat(right))
 
 
 def warn_of_accuracy(found: float, classes: int, told: float | None) -> list[str]:
