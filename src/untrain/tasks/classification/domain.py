@@ -29,12 +29,14 @@ from untrain.models.card import CARD, licence_of
 from untrain.models.classifiers import build
 from untrain.models.pretrained import CONFIG
 from untrain.models.pretrained_classifiers import PretrainedClassifier, is_classifier, label_names, save_classifier
+from untrain.models.recognition import measure_accuracy
 from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
 from untrain.tasks.classification.card import ClassifierCard, classifier_card
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
 from untrain.tasks.classification.given import (
     DEFAULT_MODEL,
+    LOOKED_AT,
     facts_of_run,
     given_model,
     told_accuracy,
@@ -142,9 +144,8 @@ class ClassificationDomain(Domain):
         known = len(self.source.labels.unique())
         folder = None if self.given.deployed is None else self.given.deployed.folder
         told = facts.get("accuracy") or (None if folder is None else told_accuracy(folder))
-        return warn_of_accuracy(
-            quick_accuracy(module, cast(Classification, self.task), stream, self.context.engine), known, told
-        )
+        task, engine = cast(Classification, self.task), self.context.engine
+        return warn_of_accuracy(measure_accuracy(module, task, stream, engine, limit=LOOKED_AT), known, told)
 
     def save(self, name: str, module: nn.Module) -> None:
         """Writes a folder that transformers loads, where the model is one of its kind."""
