@@ -232,6 +232,8 @@ def test_a_batch_of_one_sample_under_batch_norm(tmp_path):
 def test_unknown_names_list_the_known(attempt):
     attempt(UnknownName, r"unknown method 'sfrom'. Did you mean 'sfron'\? Known: .*finetune, .*sfron", method="sfrom")
     attempt(UnknownName, r"unknown task 'classify'.* Known: class-diffusion, classification", task="classify")
+    attempt(SettingError, r"'lr': give optimizer=untrain.Optimizer\(\"adam\", lr=", lr=0.1)
+    attempt(SettingError, r"'num_workers': give workers=", num_workers=2)
     attempt(SettingError, r"unknown setting of sfron 'alhpa'. Did you mean 'alpha'\? Known: .*gamma", alhpa=2)
     attempt(SettingError, r"task must be text or an untrain.Task, not 3", task=3)
     attempt(SettingError, r"precision must be 'no' or 'bf16' or 'fp16', not 'fp8'", precision="fp8")
@@ -291,8 +293,12 @@ def test_what_is_no_model(attempt):
 
 def test_a_model_that_cannot_be_copied(attempt):
     model = network()
-    model.kept = model(torch.zeros(1, 6))  # deepcopy refuses tensors with a history
-    attempt(ModelError, "the model cannot be copied by copy.deepcopy.*Pass inplace=True", model=model)
+    model.kept = [model(torch.zeros(1, 6))]  # deepcopy refuses tensors with a history
+    attempt(ModelError, "the model cannot be copied by copy.deepcopy.*inplace=True", model=model)
+    sets = {"forget": tensors(20, 1), "retain": tensors(60, 2), "device": "cpu", "inplace": True}
+    unlearn(model, **sets, steps=2, optimizer=SGD)
+    with pytest.raises(ModelError, match="the model cannot be copied by copy.deepcopy"):
+        unlearn(model, **sets, steps=2, optimizer=SGD, method="scrub")
 
 
 # ── folders and files, from Python ──────────────────────────────────────────────────────────────────────────────

@@ -16,14 +16,17 @@ from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, ModelError, SettingError, convert_errors, message_of, unknown
+from untrain.errors import DataError, ModelError, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
 from untrain.models.checkpoints import load_into
+from untrain.models.kinds import check_kind
 from untrain.models.parts import trained
+from untrain.models.precision import widen_
 from untrain.models.prepare import check_trainable, prepare_task
+from untrain.models.saving import check_names, check_saved
 from untrain.models.subject import Subject
 from untrain.report import write_report
 from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest
@@ -126,9 +129,11 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    chosen = make(method or DEFAULT_METHOD, settings)
+    chosen = _make_method(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
+    check_kind(user.module)
+    check_names(user.module)
     subject = Subject(user.module, init=init or _init_of(user))
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
@@ -137,11 +142,13 @@ def unlearn(
         size = user.batch_size(sets) if batch_size is None else batch_size
         streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
         check_sets(sets, streams)
-        working = subject if inplace else _copy(subject)
+        working = subject if inplace else subject.copy()
+        rounding = widen_(working.module, keep=True)
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
                 check_trainable(working.module)
+                check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
                 if method is None:
                     problem.note(f"method: {chosen.name}, the default")
@@ -150,8 +157,12 @@ def unlearn(
                     result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
                 else:
                     about = _describe(domain, problem, parts)
-                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, user, inplace)
+                    save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
+                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, save, target)
+            result.notes.extend(rounding.describe(result.model))
+            rounding.restore_(result.model)
         finally:
+            rounding.restore_(working.module)
             working.module.to(home)
     result.model.to(home)
     engine.wait()
@@ -174,11 +185,38 @@ DEFAULT_METHOD = "sfron"
 """What is best for any request so far; the paper's own."""
 
 
+_MEANT = {
+    **dict.fromkeys(("lr", "learning_rate"), 'optimizer=untrain.Optimizer("adam", lr=…)'),
+    **dict.fromkeys(
+        ("momentum", "weight_decay"), 'optimizer=untrain.Optimizer("sgd", lr=…, momentum=…, weight_decay=…)'
+    ),
+    **dict.fromkeys(("criterion", "loss", "loss_fn"), "task=, an object whose loss it is"),
+    "num_steps": "steps=",
+    "num_epochs": "epochs=",
+    "num_workers": "workers=",
+}
+"""What others call a setting → what it is here."""
+
+
+def _make_method(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Method:
+    """The method with its settings; names that other libraries have for a setting are refused with its own."""
+    try:
+        return make(method, settings)
+    except SettingError as error:
+        meant = next((name for name in settings if name in _MEANT and repr(name) in str(error)), None)
+        if meant is None:
+            raise
+        raise SettingError(f"unlearn has no argument {meant!r}: give {_MEANT[meant]}.") from error
+
+
 def _given_sets(**sets: Any) -> dict[str, Any]:
     """The sets that are there, of which forget and retain must be."""
     for name in ("forget", "retain"):
         if sets[name] is None:
-            raise DataError(f"the {name} set is None: give a data set, or a list of ready batches.")
+            raise DataError(
+                f"the {name} set is None: give a data set, or a list of ready batches. Every method is given both; "
+                "of what to keep, a part will do, and gradient-ascent alone takes no step on it."
+            )
     return {name: data for name, data in sets.items() if data is not None}
 
 
@@ -203,7 +241,7 @@ def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[st
 
 def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
     """Only now are images made and samples looked at."""
-    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
+    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
     ready.notes[:] = problem.notes
     check_samples(ready.task, streams)
     return ready
@@ -236,8 +274,8 @@ def _run_in(
     resume: bool,
     about: Mapping[str, Any],
     callbacks: Sequence[Callback],
-    user: UserModel,
-    inplace: bool,
+    save: Callable[[nn.Module], None],
+    model: nn.Module | None,
 ) -> Result:
     """The same in a run folder: read where it is finished, else made there and kept."""
     folder = RunFolder(path, engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
@@ -251,11 +289,10 @@ def _run_in(
             sets = {name: stream.data for name, stream in streams.items()}
             write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
     name = method.name
-    save = lambda module: user.save(path / name, module)  # noqa: E731
     kept = folder.make_model(name, method, problem, inputs=inputs, save=save, resume=resume, callbacks=callbacks)
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
-    facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)
+    facts, module = kept.facts, _take_over(kept.module, model)
     return Result(
         module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], list(facts["notes"])
     )
@@ -267,16 +304,6 @@ def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str]
     data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
     own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
     return {**own, "parts": parts, "manifest": {**own, "data": data}}
-
-
-def _copy(subject: Subject) -> Subject:
-    try:
-        return subject.copy()
-    except Exception as error:  # a module of the user's own can refuse in any way
-        raise ModelError(
-            f"the model cannot be copied by copy.deepcopy: {message_of(error)}. Pass inplace=True to change "
-            "the model itself."
-        ) from error
 
 
 @check_arguments
@@ -405,7 +432,9 @@ def fisher_diagonal(
         EmptySet: if there is no sample.
         InexactFisher: if a parameter is used in a way that cannot be done exactly.
     """
-    device = next((p.device for p in check_module(model).parameters()), torch.device("cpu"))
+    model = check_module(model)
+    check_kind(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     data = batches
     if isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
         with convert_errors(DataError, "the batches cannot be read"):

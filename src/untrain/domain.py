@@ -27,6 +27,7 @@ from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses
 from untrain.models import checkpoints
+from untrain.models.kinds import plain_module
 from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.permissions import NONE, Permissions
@@ -170,8 +171,8 @@ class UserModel:
         """Writes what users of this kind of model expect beside the weights that a run folder holds."""
 
     def whole(self, module: nn.Module) -> Any:
-        """Returns the unlearned module as the user's type."""
-        return module
+        """Returns the unlearned module as the user's type; a compiled model that was changed in place is itself."""
+        return self.model if module is self.module else module
 
 
 @contextmanager
@@ -188,19 +189,21 @@ def beside_each_other(
 
 
 def check_module(model: Any, name: str = "model") -> nn.Module:
-    """Returns the module that a user gives.
+    """Returns the module that a user gives; of a compiled one what was compiled.
 
     Raises:
         ModelError: if it is something else, or its weights have no values; see `check_weights`.
     """
     if hasattr(model, "model") and hasattr(model, "history"):
         raise ModelError(f"{name} is a Result: pass its .model.")
+    if type(model).__name__ == "ExportedProgram":
+        raise ModelError(f"{name} is what torch.export gives, and cannot be trained: give the module it was made from.")
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: "
             "pass task=, one of untrain.tasks()."
         )
-    return check_weights(model, name)
+    return check_weights(plain_module(model), name)
 
 
 @dataclass(frozen=True)

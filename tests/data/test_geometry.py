@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from untrain.data.encoded import decode
+from untrain.data.decoding import decode
 from untrain.data.geometry import Geometry, size_facts
 
 

@@ -54,7 +54,23 @@ class Dicts(Dataset):
 def namespace_of_own_model():
     things = users_things()
     samples = things["forget_set"].dataset
-    return {**things, "dict_set": Dicts(samples), "train_set": samples}
+    return {**things, "dict_set": Dicts(samples), "train_set": samples, "scoring_model": Scores(things["model"])}
+
+
+class Scores(nn.Module):
+    """A model that gives its logits under another name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return {"scores": self.model(x)}
+
+
+def namespace_of_generators():
+    things = generator_things()
+    return {**things, "net": copy.deepcopy(things["model"])}
 
 
 def namespace_of_adding_a_task():
@@ -76,7 +92,7 @@ def namespace_of_adding_a_task():
 NAMESPACES = {
     "own-model-and-data.md": namespace_of_own_model,
     "adding-a-task.md": namespace_of_adding_a_task,
-    "generators.md": generator_things,
+    "generators.md": namespace_of_generators,
     "text-to-image.md": lambda: text_to_image_things(ROOT / "docs/text-to-image.md", Path.cwd()),
     "add-a-method.md": users_things,  # what its Python does is checked in test_add_a_method.py
 }

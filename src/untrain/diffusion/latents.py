@@ -20,6 +20,7 @@ from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, ModelError
 from untrain.io import hash_json
 from untrain.models.checkpoints import state_hash
+from untrain.models.precision import widen_
 from untrain.models.pretrained import check_folder, read_object
 from untrain.types import Batch, Task
 
@@ -356,11 +357,12 @@ def _space(*shape: int, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def _working(vae: Any, device: torch.device) -> Iterator[None]:
-    """The VAE on a device in evaluation mode, without gradients; then it is as it was."""
-    before = vae.device
+    """The VAE on a device, in evaluation mode and float32 at least, without gradients; then it is as it was."""
+    before, rounding = vae.device, widen_(vae)
     with torch.no_grad(), preserve_modes(vae):
         vae.eval().to(device)
         try:
             yield
         finally:
+            rounding.restore_(vae)
             vae.to(before)

@@ -19,6 +19,7 @@ from untrain.errors import Diverged, StaleFile
 from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
+from untrain.models.modes import statistics_note
 from untrain.sealed import check_trailer, open_sealed
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ def run(
         with engine.clock("search"):
             method = method.resolved(problem, engine)
         state = method.start(problem, engine)
+    held = statistics_note(state.module)
+    if held is not None:
+        problem.note(held)
     first = 0
     if saved:
         state.load_state_dict(saved["state"])

@@ -12,6 +12,7 @@ from untrain.engine import Engine
 from untrain.errors import Diverged, ModelError, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
+from untrain.models.modes import set_training
 from untrain.types import Batch
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def average(state: State, decay: float, k: int) -> None:
 def next_retain_batch(state: State) -> Batch:
     """The next retain batch, the module in training mode; the count of retain batches moves on."""
     batch = state.problem.retain.batch(state.retained, state.problem.task, "retain")
-    state.module.train()
+    set_training(state.module)
     state.retained += 1
     return batch
 

@@ -4,6 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
+from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
@@ -50,6 +52,7 @@ class Experiment:
         folder: the run folder.
         callbacks: hear of steps and stages.
         trained: further models that measuring needs, once they are made.
+        notes: what was said of the data while they were loaded, such as what was left out.
     """
 
     recipe: Recipe
@@ -59,6 +62,7 @@ class Experiment:
     folder: RunFolder
     callbacks: Sequence[Callback] = ()
     trained: dict[str, nn.Module] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
@@ -160,13 +164,15 @@ def open_experiment(
         {} if cache is None else cache,
         recipe.permissions,
     )
-    domain = recipe.domain(recipe.sections, context)
-    division = domain.divide()
+    with _noting_warnings() as notes:
+        domain = recipe.domain(recipe.sections, context)
+        division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
     domain.check(division)
     domain.check_references(recipe.references)
-    experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
+    folder = RunFolder(recipe.folder, engine)
+    experiment = Experiment(recipe, engine, domain, division, folder, callbacks, notes=notes)
     check_work(work_of(experiment), recipe)
     if going_on:
         experiment.folder.read_facts()
@@ -175,6 +181,21 @@ def open_experiment(
         write_inputs(experiment, going_on)
     engine.wait()
     return experiment
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[list[str]]:
+    """Keeps the texts of warnings, which are shown as ever."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, *details: Any, **more: Any) -> None:
+            said.append(str(message))
+            show(message, *details, **more)
+
+        warnings.showwarning = note
+        yield said
 
 
 def work_of(experiment: Experiment) -> Work:
@@ -190,8 +211,9 @@ def _try_model(experiment: Experiment) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
+    widen_(module)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
-    domain.task = prepare_task(domain.task, module, {"train": few})
+    domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
 
 def write_inputs(experiment: Experiment, going_on: bool) -> None:
@@ -298,7 +320,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
             problem.note(note)
         return experiment.make(ORIGINAL, recipe.train, problem)
     module, facts = domain.original()
-    module.eval()
+    rounding = widen_(module.eval())
     digest, before = weights.state_hash(module), experiment.folder.facts.get(ORIGINAL, {}).get("hash")
     if before not in (None, digest):
         raise StaleFile(
@@ -306,6 +328,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
             "changed or damaged since. Put it back as it was, or choose another folder with --out."
         )
     notes = [f"weights from {Path(checkpoint).name}"]
+    notes += [f"weights of {rounding.kinds} brought to float32"] if rounding.types else []
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
@@ -351,7 +374,9 @@ def train_references(experiment: Experiment, names: Sequence[str] | None = None)
 def _training(experiment: Experiment, data: Stream, seed: int) -> Problem:
     """What a model is trained on from new weights: the set in an order of its own."""
     domain = experiment.domain
-    subject = Subject(domain.build(seed), init=lambda: domain.build(seed))
+    module = domain.build(seed)
+    widen_(module)
+    subject = Subject(module, init=lambda: domain.build(seed))
     stream = Stream(data.data, "retain", data.engine, data.batch_size, seed, data.workers)
     return Problem(subject, domain.task, stream, stream, seed=seed)
 
@@ -371,7 +396,7 @@ def unlearn_methods(
     sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
         check_sets({name: stream.data for name, stream in sets.items()}, sets)
-        prepare_task(domain.task, start, sets)
+        prepare_task(domain.task, start, sets, training=True)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
 
@@ -448,10 +473,11 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
 def write_manifest(experiment: Experiment) -> dict[str, Any]:
     """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
     split, domain = experiment.division.split, experiment.domain
+    data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
     about = {
         "task": experiment.recipe.task,
         "seed": experiment.recipe.seed,
-        "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
+        "data": data | ({"notes": list(experiment.notes)} if experiment.notes else {}),
         "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
     }
     return experiment.folder.write_manifest(about, [*experiment.trained])

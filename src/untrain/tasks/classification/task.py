@@ -1,7 +1,8 @@
 """Image classification: cross-entropy on logits [B, C]."""
 
+import warnings
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,10 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from untrain.engine import generator_of
-from untrain.errors import DataError, ModelError, SettingError
-from untrain.models.recognition import Recognition
+from untrain.errors import DataError, ModelError, SettingError, convert_errors
+from untrain.models.once_per_batch import OncePerBatch
+from untrain.models.precision import widen
+from untrain.models.recognition import Recognition, describe_result
 from untrain.settings import Seed, check_arguments
 from untrain.types import Batch, Role, Variant
 
@@ -40,7 +43,7 @@ class Classification(Recognition):
         """The task with the number of classes that the model has; the model must give [B, C] for this batch.
 
         Raises:
-            ModelError: if the model cannot run on the batch or does not give logits [B, C].
+            ModelError: if the model cannot run on the batch, or gives no logits [B, C]: other shapes, probabilities.
             DataError: if a label lies outside the model's outputs.
         """
         for key in ("input", "label"):
@@ -49,17 +52,22 @@ class Classification(Recognition):
                     f"the data has no {key!r}, only {sorted(batch)}: map its names with "
                     f"Classification(names={{'theirs': '{key}'}})."
                 )
-        try:
-            with torch.no_grad():
-                logits = self.outputs(model, batch)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            shape = tuple(batch["input"].shape)
-            raise ModelError(f"the model cannot run on a batch of shape {shape}: {error}") from error
-        if logits.ndim != 2 or len(logits) != len(batch["input"]):
-            raise ModelError(
-                f"the model gives outputs of shape {tuple(logits.shape)} for {len(batch['input'])} samples; "
-                "classification needs logits [B, classes]."
+        shape = tuple(batch["input"].shape)
+        with torch.no_grad(), convert_errors(ModelError, f"the model cannot run on a batch of shape {shape}"):
+            once = OncePerBatch(model)
+            logits = self.outputs(once, batch)
+        result: Any = None if once.last is None else once.last[1]
+        if isinstance(result, tuple | list) and not hasattr(result, "logits"):
+            warnings.warn(
+                f"the model returns {describe_result(result)}: its one entry [B, classes] is taken for logits.",
+                stacklevel=2,
             )
+        if logits.ndim != 2 or len(logits) != len(batch["input"]) or not logits.is_floating_point():
+            raise ModelError(
+                f"the model gives outputs of shape {tuple(logits.shape)} and type {logits.dtype} for "
+                f"{len(batch['input'])} samples; classification needs logits [B, classes]."
+            )
+        _check_logits(logits)
         if self.num_classes not in (None, logits.shape[1]):
             raise ModelError(f"the model has {logits.shape[1]} outputs, but num_classes is {self.num_classes}.")
         return replace(self, num_classes=logits.shape[1])
@@ -69,6 +77,8 @@ class Classification(Recognition):
         batch = {self.names.get(key, key): value for key, value in batch.items()}
         if "label" in batch:
             batch["label"] = self._checked(batch["label"], batch)
+        if "input" in batch:
+            batch["input"] = widen(batch["input"])
         if self.mean is None or "input" not in batch:
             return batch
         images = batch["input"]
@@ -102,6 +112,19 @@ class Classification(Recognition):
         ]
         other = (batch["label"] + torch.stack(draws).to(batch["label"].device)) % self.num_classes
         return {**batch, "label": other}
+
+
+def _check_logits(logits: Tensor) -> None:
+    """Refuses probabilities, whose cross-entropy is another loss: softmax of them is nearly uniform."""
+    rows = logits.float()
+    if rows.shape[1] < 2 or not len(rows) or bool((rows < 0).any()) or bool((rows > 1).any()):
+        return
+    tolerance = 1e-4 if logits.element_size() >= 4 else 2e-2
+    if bool(((rows.sum(1) - 1).abs() < tolerance).all()):
+        raise ModelError(
+            "the model gives probabilities: every row lies in 0 … 1 and sums to 1. Cross-entropy is of logits: leave "
+            "the softmax at the end of the model out, or let it be a log-softmax."
+        )
 
 
 def augment(images: Tensor, pad: int, flip: bool, generator: torch.Generator) -> Tensor:

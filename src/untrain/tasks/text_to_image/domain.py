@@ -26,8 +26,17 @@ from untrain.diffusion.latents import Latents
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
-from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
+from untrain.diffusion.text import SUPPORTED, Prompts, check_pipeline, encode_prompts, own_size
+from untrain.domain import (
+    Division,
+    Domain,
+    EvaluationSettings,
+    Measurement,
+    SearchObjective,
+    Training,
+    UserModel,
+    check_module,
+)
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
@@ -70,6 +79,7 @@ from untrain.tasks.text_to_image.rendering import (
     choose_pictured,
     evaluate_prompted,
 )
+from untrain.tasks.text_to_image.same_prompts import check_asked, check_concepts
 from untrain.tasks.text_to_image.sample import sample_table
 from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
 from untrain.tasks.text_to_image.task import TextToImage
@@ -107,7 +117,7 @@ class PipelineModel(UserModel):
     @property
     def is_whole(self) -> bool:
         """Whether the user gave the whole pipeline, so that concepts can be asked for."""
-        return self.model is not self.module
+        return not isinstance(self.model, nn.Module)
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         super().__init__(model, task)
@@ -117,10 +127,16 @@ class PipelineModel(UserModel):
             self.task = text_task(model, **own)
 
     def trained_module(self) -> nn.Module:
-        """Returns the UNet."""
-        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
-            return super().trained_module()
-        return self.model.components["unet"]
+        """Returns the UNet.
+
+        Raises:
+            ModelError: if it is not that of a supported pipeline.
+        """
+        unet: Any = self.model
+        if not isinstance(unet, nn.Module) and hasattr(unet, "components"):
+            check_pipeline(unet)
+            unet = unet.components["unet"]
+        return check_module(unet)
 
     def fresh(self) -> nn.Module | None:
         """Builds the same architecture with new weights."""
@@ -147,6 +163,7 @@ class PipelineModel(UserModel):
             raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             task, how = cast(TextToImage, self.task), images or ConceptImages()
+            check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
 
@@ -206,6 +223,8 @@ class TextToImageDomain(Domain):
         if sections.model.gradient_checkpointing:
             self.pipeline.unet.enable_gradient_checkpointing()
         self._task = text_task(self.pipeline, **asdict(sections.diffusion))
+        check_concepts(self.pipeline, self.concepts)
+        check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
         data, self.rows = concept_data(
             self.pipeline,
@@ -598,6 +617,7 @@ class TextToImageDomain(Domain):
         asked = [EvalPrompt.of_concept(c, forgotten=name == FORGET) for name, each in lists.items() for c in each]
         clip = None if options.clip is None else load_clip(options.clip, engine.device)
         _check_asked(asked, judge, clip)
+        check_asked(given.model, asked)
         original = PipelineModel(references[0], TextToImage()).module if references else None
         shape, vae, pipeline = latent_shape_of(given.model), given.vae, given.model
         prompts = encode_prompts(pipeline, [each.text for each in asked], own_size(pipeline)).to(engine.device)
