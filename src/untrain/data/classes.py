@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from untrain.data.samples import Relabelled, Source
+from untrain.data.samples import Relabelled
+from untrain.data.source import Source
 from untrain.errors import DataError, SettingError, UnknownName
 
 

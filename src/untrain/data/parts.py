@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from untrain.data.geometry import Size
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, spell
 from untrain.lazy import torch

@@ -10,8 +10,8 @@ import torch
 
 from untrain.data.geometry import Geometry, size_facts
 from untrain.data.parts import PARTS
-from untrain.data.samples import Source
 from untrain.data.sections import REQUESTS, Data, Forget
+from untrain.data.source import Source
 from untrain.data.sources import channel_statistics, load
 from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.engine import generator_of

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,11 +164,17 @@ def fresh_denoiser(module: nn.Module) -> nn.Module:
         ModelError: if the module has no configuration of diffusers.
     """
     plain: Any = plain_module(module)
-    if not (hasattr(plain, "config") and hasattr(type(plain), "from_config")):
+    if not is_of_diffusers(module):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: pass init=, which makes a new one.")
     known = inspect.signature(type(plain).__init__).parameters
     made = type(plain)(**{key: value for key, value in plain.config.items() if key in known})
     return _with_frequencies(made, plain.config.get(FREQUENCIES, "diffusers")).to(plain.dtype).train()
+
+
+def is_of_diffusers(module: nn.Module) -> bool:
+    """Whether a module is one of diffusers, which has a configuration; others' `config` may be anything."""
+    library: Any = sys.modules.get("diffusers")
+    return library is not None and isinstance(plain_module(module), library.ConfigMixin)
 
 
 def load_denoiser(path: str | Path) -> nn.Module:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.streams import Stream
 from untrain.diffusion.features import Features, classifier_features
 from untrain.diffusion.sections import Judge

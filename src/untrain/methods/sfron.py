@@ -196,6 +196,11 @@ class SFRon(Method):
             return replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
         return found
 
+    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
+        """What calibration found, if it looked."""
+        measured = problem.memo.get("calibration")
+        return None if measured is None else self.calibration.aims(measured, batch, problem.task)
+
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
         if self.gamma is not None:

@@ -100,7 +100,11 @@ class Recognition:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits [B, C] that the model gives, also under the name "logits"; see `read_logits`. In float32 or wider."""
-        return widen(read_logits(model(fit(batch["input"], model)), len(batch["input"])))
+        return widen(read_logits(self.call(model, batch), len(next(iter(batch.values())))))
+
+    def call(self, model: nn.Module, batch: Batch) -> Any:
+        """Whatever the model gives for the batch's input."""
+        return model(fit(batch["input"], model))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy −log p_y in nats, [B]."""

@@ -32,7 +32,7 @@ from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import RunFolder, check_folder
+from untrain.runs.folder import RunFolder, check_folder, warn_of_weak_reference
 from untrain.runs.names import CONFIG, EVALUATION, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
 from untrain.runs.work import Work, check_work, estimate
@@ -450,6 +450,7 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
         "mark": evaluation_fingerprint(experiment, models),
     }
     if experiment.engine.is_main:
+        content |= warn_of_weak_reference(content, domain.presentation)
         write_sealed(folder.path / EVALUATION, content)
     experiment.announce("evaluate", "end")
     return content
@@ -470,8 +471,13 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
     return hash_json([version("untrain"), experiment.domain.evaluation_facts(), known])
 
 
-def write_manifest(experiment: Experiment) -> dict[str, Any]:
-    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
+def write_manifest(experiment: Experiment, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest.
+
+    Args:
+        experiment: its models are made.
+        warnings: what casts doubt on the evaluation as a whole; those of single models stand with them.
+    """
     split, domain = experiment.division.split, experiment.domain
     data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
     about = {
@@ -480,6 +486,7 @@ def write_manifest(experiment: Experiment) -> dict[str, Any]:
         "data": data | ({"notes": list(experiment.notes)} if experiment.notes else {}),
         "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
     }
+    about |= {"warnings": list(warnings)} if warnings else {}
     return experiment.folder.write_manifest(about, [*experiment.trained])
 
 
@@ -527,7 +534,7 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
 
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
     evaluation = evaluate_models(experiment, models)
-    manifest = write_manifest(experiment)
+    manifest = write_manifest(experiment, evaluation.get("warnings", ()))
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
     path = report_run(experiment, evaluation, manifest)
     experiment.domain.close()

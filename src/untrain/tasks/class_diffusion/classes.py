@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from untrain.data.classes import match_classes
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.diffusion.folders import local_folder
 from untrain.diffusion.pipelines import labels_of
 from untrain.errors import ModelError

@@ -1,7 +1,7 @@
 """Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from untrain.data.classes import class_number
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
@@ -22,6 +22,7 @@ from untrain.diffusion.denoisers import (
     fresh_denoiser,
     from_dit,
     is_dit_layout,
+    is_of_diffusers,
     load_weights,
 )
 from untrain.diffusion.features import Features, Real, classifier_features, inception_features
@@ -103,10 +104,9 @@ class GeneratorModel(UserModel):
             module = denoiser_of(module)
         return check_module(module)
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights, where its configuration tells how."""
-        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
-        return fresh_denoiser(self.module) if known else None
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights, where its configuration tells how."""
+        return partial(fresh_denoiser, self.module) if is_of_diffusers(self.module) else None
 
     @contextmanager
     def sets(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from untrain.data.keys import rename, with_input
 from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError, convert_errors
@@ -129,7 +130,7 @@ class ClassDiffusion(DiffusionProcess):
 
     def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
         """Images in [−1, 1] or sampled latents, timesteps, noise, and the condition, dropped now and then."""
-        batch = {self.names.get(key, key): value for key, value in batch.items()}
+        batch = with_input(rename(batch, self.names))
         clean = self._clean(batch, generator, mirror=self.flip and role in ("train", "forget", "retain"))
         labels = self._checked(batch["label"])
         count = len(clean)

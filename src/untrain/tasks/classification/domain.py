@@ -11,7 +11,7 @@ from torch import nn
 
 from untrain.data.classes import class_number
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.streams import Stream
 from untrain.domain import (
     Division,

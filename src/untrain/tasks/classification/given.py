@@ -9,8 +9,8 @@ import torch
 
 from untrain.data.classes import Matching, match_classes, number_positions
 from untrain.data.geometry import Geometry
-from untrain.data.samples import Source
 from untrain.data.sections import Data
+from untrain.data.source import Source
 from untrain.errors import CheckpointError, SettingError, UnknownName
 from untrain.models import checkpoints
 from untrain.models.image_processors import Preparation, read_preparation

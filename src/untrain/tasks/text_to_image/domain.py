@@ -1,10 +1,10 @@
 """Text-to-image pipelines: how they are found, judged, sampled and handed over."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from untrain.data.captions import read_attributes
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import fresh_denoiser
+from untrain.diffusion.denoisers import fresh_denoiser, is_of_diffusers
 from untrain.diffusion.features import Features, inception_features
 from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
@@ -138,10 +138,9 @@ class PipelineModel(UserModel):
             unet = unet.components["unet"]
         return check_module(unet)
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights."""
-        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
-        return fresh_denoiser(self.module) if known else None
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights."""
+        return partial(fresh_denoiser, self.module) if is_of_diffusers(self.module) else None
 
     @contextmanager
     def sets(
@@ -258,7 +257,7 @@ class TextToImageDomain(Domain):
     @property
     def title(self) -> str:
         """The data's name, or the pipeline's."""
-        return Path(self.folder).name if self.sections.data is None else self.sections.data.name
+        return Path(self.folder).name if self.sections.data is None else self.sections.data.title
 
     @property
     def cache(self) -> Path:
