@@ -338,6 +338,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
     notes += [*facts.get("reading", []), *domain.notes, *warned]
     about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
     about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
+    about |= {"warnings": warned} if warned else {}
     experiment.folder.facts[ORIGINAL] = {"hash": digest, **about}
     return module
 

@@ -250,6 +250,7 @@ def test_an_original_that_does_not_know_its_data_is_told_of(folder, pictures, tm
     content = {"model": {"checkpoint": str(folder), "labels": {"cat": "dog", "dog": "eel", "eel": "cat"}}}
     err, _, manifest = run(write_recipe(tmp_path / "r.yaml", pictures, **content), tmp_path / "run")
     assert "warning" in err and "no better than chance" in err and "chance" in notes(manifest)
+    assert "chance" in evaluation(tmp_path / "run")["original"]["warnings"][0], "the report says it too"
 
 
 def test_when_an_accuracy_is_warned_of():
