@@ -19,7 +19,7 @@ from torch import nn
 from untrain.data.request import divide, request_name
 from untrain.data.sections import Forget
 from untrain.data.source import MEMBERS, Source
-from untrain.data.splits import Split, Subset
+from untrain.data.splits import Split, Subset, chosen_classes
 from untrain.data.streams import Stream
 from untrain.engine import Engine, on_device
 from untrain.errors import CheckpointError, DataError, ModelError, SettingError
@@ -223,6 +223,7 @@ class Domain(ABC):
         source: all training samples, labelled; the split is made of these.
         test: the test samples, likewise.
         task: per-sample functions; prepared on the model once the stages have tried it.
+        notes: what was taken for granted of model and data, as sentences.
     """
 
     name: ClassVar[str]
@@ -231,7 +232,8 @@ class Domain(ABC):
     """Its per-sample functions; fields are settings."""
     Sections: ClassVar[type]
     """A frozen dataclass: the recipe's fields that belong to this task. A field `forget` of type `Forget` makes the
-    task one whose forget sets are chosen and compared."""
+    task one whose forget sets are chosen and compared. A method `completed(given)` returns them with what depends on
+    which of the common fields a recipe gives; it is called once, when the recipe is read."""
     UnlearnOptions: ClassVar[type] = NoOptions
     """A frozen dataclass: further arguments of `untrain.unlearn`."""
     EvaluateOptions: ClassVar[type] = NoOptions
@@ -257,6 +259,7 @@ class Domain(ABC):
     def __init__(self, sections: Any, context: Context) -> None:
         self.sections = sections
         self.context = context
+        self.notes: list[str] = []
         self.source, self.test = _loaded(self.name, self.load())
         self.task = self.make_task()
 
@@ -309,12 +312,22 @@ class Domain(ABC):
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Reads a user's checkpoint into a module; returns what else it tells."""
-        state, facts = checkpoints.load_state(path)
+        state, facts = checkpoints.load_state(path, getattr(getattr(self.sections, "model", None), "entry", None))
         try:
-            checkpoints.load_into(module, self.renamed(state, module))
+            notes = checkpoints.load_into(module, self.renamed(state, module))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        return facts
+        return facts | {"reading": [*facts.get("reading", []), *notes]}
+
+    def check_original(self, module: nn.Module, division: Division, facts: Mapping[str, Any]) -> list[str]:
+        """Looks at a given original before anything is made of it; returns warnings, as sentences.
+
+        Args:
+            module: on the engine's device.
+            division: of the samples.
+            facts: what its checkpoint tells, as `original` returned it.
+        """
+        return []
 
     def renamed(self, state: checkpoints.State, module: nn.Module) -> checkpoints.State:
         """Returns a checkpoint's weights under the module's names, where another code base has others."""
@@ -362,6 +375,7 @@ class Domain(ABC):
         section = self._forget_section()
         wanted = asdict(section)
         wanted["classes"] = self.numbered(section.classes)
+        self.notes += chosen_classes(self.source, section.classes, wanted["classes"])
         if not self.holds_out:
             wanted["holdout"] = 0.0
         parts = divide(self.source, self.test, wanted, seed=self.context.seed, checkpoint=self.checkpoint)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
+from untrain.data.geometry import Geometry, Size
 from untrain.data.sections import Interpolation
 from untrain.errors import DataError
 from untrain.lazy import Image, np, torch
@@ -80,7 +81,7 @@ class Remarks:
 def decode(
     data: bytes,
     name: str,
-    image_size: int | None = None,
+    image_size: Size = None,
     grayscale: bool = False,
     remarks: Remarks | None = None,
     interpolation: Interpolation = "bilinear",
@@ -111,7 +112,7 @@ def decode(
 def to_tensor(
     image: Image.Image | np.ndarray,
     name: str,
-    image_size: int | None = None,
+    image_size: Size = None,
     grayscale: bool = False,
     remarks: Remarks | None = None,
 ) -> Tensor:
@@ -121,7 +122,8 @@ def to_tensor(
         image: of any mode; of several frames the one it stands at, which is the first where nobody moved on. Or uint8
             [H, W] or [H, W, 1, 2, 3 or 4], the last of 2 and 4 being alpha, or uint16 [H, W].
         name: in messages.
-        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None: as it is.
+        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; or how exactly;
+            None: as it is.
         grayscale: one channel instead of red, green and blue.
         remarks: by what it is said that there were other frames, or tags that cannot be read.
 
@@ -173,8 +175,10 @@ def _channels_first(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1).contiguous()
 
 
-def _fitted(image: Image.Image, size: int | None, interpolation: Interpolation = "bilinear") -> Image.Image:
-    """The shorter side resized to `size` pixels and the centre cut out, a square."""
+def _fitted(image: Image.Image, size: Size, interpolation: Interpolation = "bilinear") -> Image.Image:
+    """The shorter side resized to `size` pixels and the centre cut out, a square; or as the geometry says."""
+    if isinstance(size, Geometry):
+        return size.fit(image)
     if size is None or image.size == (size, size):
         return image
     scale = size / min(image.size)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from untrain.data.samples import Source
+from untrain.data.geometry import Size
 from untrain.data.sections import Interpolation
+from untrain.data.source import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, spell
 from untrain.lazy import torch
@@ -33,7 +34,7 @@ class Request:
     name: str
     part: Part
     path: Path | None = None
-    image_size: int | None = None
+    image_size: Size = None
     interpolation: Interpolation = "bilinear"
     grayscale: bool = False
     test_fraction: float | None = None

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from untrain.data.geometry import Geometry, size_facts
 from untrain.data.parts import PARTS
-from untrain.data.samples import Source
 from untrain.data.sections import REQUESTS, Data, Forget
+from untrain.data.source import Source
 from untrain.data.sources import channel_statistics, load
 from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.engine import generator_of
@@ -20,7 +21,12 @@ from untrain.io import hash_json
 
 
 def load_data(
-    section: Data, seed: int, cache: MutableMapping[str, Any], *, links: bool = False
+    section: Data,
+    seed: int,
+    cache: MutableMapping[str, Any],
+    *,
+    links: bool = False,
+    geometry: Geometry | None = None,
 ) -> tuple[Source, Source]:
     """Loads training and test samples.
 
@@ -29,12 +35,14 @@ def load_data(
         seed: of the choice where there is a limit.
         cache: data that were loaded before are taken from here; only the last ones are kept.
         links: whether links in a folder of data may lead out of it.
+        geometry: how images are brought to one size, in the place of the section's image_size.
     """
     wanted = {**asdict(section), "links": links}
+    wanted["image_size"] = geometry or section.image_size
     limits = {"train": wanted.pop("limit"), "test": wanted.pop("test_limit")}
     del wanted["mean"], wanted["std"]
     chosen = seed if any(limits.values()) else None  # nothing else in the data depends on the seed
-    key = f"data {hash_json([wanted, limits, chosen])}"
+    key = f"data {hash_json([wanted | {'image_size': size_facts(wanted['image_size'])}, limits, chosen])}"
     if key not in cache:
         train, test = (load(**wanted, part=part, limit=limits[part], seed=seed) for part in PARTS)
         for other in [name for name in cache if name.startswith("data ")]:

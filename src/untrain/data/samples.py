@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.decoding import Remarks, decode
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows
+from untrain.data.geometry import Size, size_facts
 from untrain.data.sections import Interpolation
 from untrain.data.source import Source
 from untrain.errors import DataError, spell
@@ -68,8 +69,8 @@ class Images(Source):
         labels: class number of every sample, [N].
         classes: names of the classes.
         ids: a unique name for every sample, or None.
-        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None leaves
-            images as they are, which then must be of one size.
+        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; or how exactly; None
+            leaves images as they are, which then must be of one size.
         grayscale: one channel instead of red, green, blue.
         interpolation: of resized images.
         order: the row of every sample, [N]; None: sample i is row i.
@@ -85,7 +86,7 @@ class Images(Source):
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         *,
-        image_size: int | None = None,
+        image_size: Size = None,
         grayscale: bool = False,
         interpolation: Interpolation = "bilinear",
         order: Tensor | None = None,
@@ -166,7 +167,8 @@ class Images(Source):
     def fingerprint(self) -> str:
         """A hash of the encoded images, their order, labels and class names, and of how they are decoded."""
         tensors = hash_tensors({"label": self.labels, "order": self.order})
-        how = [self.image_size, self.grayscale, *([self.interpolation] if self.interpolation != "bilinear" else [])]
+        how = [size_facts(self.image_size), self.grayscale]
+        how += [self.interpolation] if self.interpolation != "bilinear" else []
         return hash_json([self.rows.fingerprint(), tensors, self.classes, *how])
 
 

@@ -17,13 +17,14 @@ from untrain.data.captions import captions
 from untrain.data.columns import decoded_texts, label_numbers, names_in, numbered_classes
 from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
+from untrain.data.geometry import Geometry, Size
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
 from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
 from untrain.data.sections import Interpolation
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
-from untrain.lazy import nn, np, torch
+from untrain.lazy import Image, nn, np, torch
 from untrain.reading import (
     DAMAGED,
     LeftOut,
@@ -74,7 +75,7 @@ def load(
     part: Part,
     *,
     path: Path | str | None = None,
-    image_size: int | None = None,
+    image_size: Size = None,
     interpolation: Interpolation = "bilinear",
     grayscale: bool = False,
     limit: int | None = None,
@@ -92,8 +93,9 @@ def load(
         name: a key of `SOURCES`, or "hub:OWNER/NAME" for any image classification set of the Hugging Face hub.
         part: "train" or "test" (the validation part where a set's own test part has no labels).
         path: a file or folder on this machine; for a set of the hub, a folder in the same layout to read instead.
-        image_size: height and width in pixels that images are brought to; None leaves them as they are.
-        interpolation: of resized images, "bilinear" or "bicubic".
+        image_size: height and width in pixels that images are brought to, or how exactly; None leaves them as they
+            are.
+        interpolation: of resized images, "bilinear" or "bicubic"; a geometry has its own.
         grayscale: decode images into one channel instead of three.
         limit: at most so many samples, chosen by the seed and balanced over classes; they are numbered from 0.
         seed: of `limit`.
@@ -133,14 +135,34 @@ def load(
     return decoded_if_small(source)
 
 
-def _resized(source: Source, size: int | None, interpolation: Interpolation) -> Source:
+def _resized(source: Source, size: Size, interpolation: Interpolation) -> Source:
     """Arrays brought to `size` × `size` pixels; images are resized where they are decoded."""
-    if size is None or not isinstance(source, Arrays) or source.shape[-2:] == (size, size):
+    if isinstance(size, Geometry) and isinstance(source, Arrays):
+        return Arrays(_fitted(source.input, size), source.labels, source.classes, source.ids)
+    if size is None or isinstance(size, Geometry) or not isinstance(source, Arrays):
+        return source
+    if source.shape[-2:] == (size, size):
         return source
     if source.shape[1] != source.shape[2]:
         raise SettingError(f"image_size needs square images; these are {source.shape[2]}×{source.shape[1]} pixels.")
     parts = [_interpolated(part, size, interpolation) for part in source.input.split(1000)]
     return Arrays(torch.cat(parts), source.labels, source.classes, source.ids)
+
+
+def _fitted(input: Tensor, geometry: Geometry) -> Tensor:
+    """Arrays of bytes through Pillow, as encoded images go; numbers of another type only where nothing changes."""
+    if input.ndim == 4 and tuple(input.shape[-2:]) == geometry.size and geometry.resize in (None, geometry.size):
+        return input
+    if input.dtype != torch.uint8 or input.ndim != 4 or input.shape[1] not in (1, 3):
+        raise DataError(
+            f"arrays of {input.dtype}, each {list(input.shape[1:])}, cannot be resized as the model's image processor "
+            f"does it ({geometry}). Give bytes [N, C, H, W] of one or three channels, or images of {geometry.size}."
+        )
+    channels = input.shape[1]
+    planes = input.permute(0, 2, 3, 1).contiguous().numpy()
+    fitted = (geometry.fit(Image.fromarray(each[..., 0] if channels == 1 else each)) for each in planes)
+    whole = np.stack([np.asarray(each).reshape(each.height, each.width, channels) for each in fitted])
+    return torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
 
 
 def _interpolated(input: Tensor, size: int, interpolation: Interpolation) -> Tensor:
@@ -372,7 +394,7 @@ def _check_request(name: str, request: Request, kind: SourceKind, limit: int | N
         raise UnknownName(unknown("part", request.part, PARTS))
     if limit is not None and limit < 1:
         raise SettingError(f"limit must be at least 1 sample, not {limit}.")
-    if request.image_size is not None and request.image_size < 1:
+    if isinstance(request.image_size, int) and request.image_size < 1:
         raise SettingError(f"image_size must be at least 1 pixel, not {request.image_size}.")
     if request.test_fraction is not None and not 0 < request.test_fraction < 1:
         raise SettingError(f"test_fraction must lie between 0 and 1, not at {request.test_fraction}.")

@@ -350,6 +350,12 @@ def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
     named = {name: number for number, name in reversed([*enumerate(source.classes)])}  # of two, the first counts
     numbered = {str(number): number for number in range(len(source.classes))}
     for wanted in dict.fromkeys(classes):
+        if isinstance(wanted, int) and named.get(str(wanted), wanted) != wanted:
+            raise SettingError(
+                f"forget.classes: is {wanted} the class called {str(wanted)!r}, or number {wanted}, called "
+                f"{source.classes[wanted] if wanted < len(source.classes) else None!r}? Give the name, in quotes: "
+                f"'{wanted}'."
+            )
         if isinstance(wanted, str) and wanted in named:
             numbers.add(named[wanted])
         elif str(wanted) in numbered:
@@ -357,6 +363,22 @@ def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
         else:
             raise UnknownName(unknown("class", str(wanted), (f"{i} {name}" for i, name in enumerate(source.classes))))
     return sorted(numbers)
+
+
+def chosen_classes(source: Source, asked: Sequence[int | str], found: Sequence[int | str]) -> list[str]:
+    """Says which classes were chosen by a number, or by another name than their own.
+
+    Args:
+        source: knows their names.
+        asked: as the recipe has them.
+        found: the same as the domain understands them.
+    """
+    notes = []
+    for word, meant in zip(asked, found, strict=True):
+        number = class_numbers(source, [meant])[0]
+        if source.classes[number] != str(word):
+            notes.append(f"forget.classes: {word} is class {number}, {source.classes[number]!r}")
+    return notes
 
 
 def _kind(**given: Any) -> str:

@@ -5,26 +5,23 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name
-from untrain.diffusion.folders import INDEX, copy_inside, local_folder, part_class, parts_of
+from untrain.diffusion.folders import INDEX, local_folder, part_class, parts_of
 from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
-from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
-from untrain.folders import check_held, exclusive_lock, is_held, usual_mode
+from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import write_json, write_text
 from untrain.lazy import nn, torch
 from untrain.models.kinds import plain_module
-from untrain.models.pretrained import read_object, refusal_of
+from untrain.models.model_folders import copy_inside, replace_folder
+from untrain.models.pretrained import CONFIG, read_object, refusal_of
 
 
 def hush() -> None:
@@ -157,7 +154,7 @@ def save_diffusers(
     source = local_folder(original) if isinstance(original, str | Path) else None
     if source is not None and source.resolve() == Path(target).resolve():
         raise SettingError(f"{target} holds the original, which would be lost: save to another folder.")
-    with _whole(Path(target)) as folder:
+    with replace_folder(Path(target), (INDEX, CONFIG)) as folder:
         if source is not None and (source / INDEX).is_file():
             _save_around(source, plain, folder, links)
         elif source is not None or original is None or isinstance(original, nn.Module):
@@ -230,55 +227,6 @@ def _keep_labels(pipeline: Any, folder: Path) -> None:
         write_json(folder / INDEX, index | {"id2label": {str(k): label for k, label in enumerate(labels)}})
 
 
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder beside the target, which takes its place at the end of the block; nothing is left of it on an error.
-
-    No other process writes the same one for as long.
-    """
-    if target.is_dir():
-        names = {path.name for path in target.iterdir()}
-        if names and not names & {INDEX, "config.json"}:
-            raise FolderError(f"{target} holds other files than a model of diffusers: choose another folder.")
-    elif target.exists():
-        raise FolderError(f"{target} is a file: choose another folder.")
-    alone = nullcontext() if is_held(target.parent) else exclusive_lock(target.parent, name=target.name)
-    temporary, old = (target.with_name(f".{target.name}.{ending}") for ending in ("tmp", "old"))
-    with alone:
-        try:
-            _clear(target, temporary, old)  # what a process that was killed has left
-            check_held(target)
-            temporary.mkdir()
-            yield temporary
-            _open_to_readers(temporary)
-            if target.is_dir():
-                target.rename(old)
-            temporary.rename(target)
-        except OSError as error:
-            check_held(target)
-            raise FolderError(
-                f"{target} cannot be written: {error.strerror or error}. Choose another folder."
-            ) from error
-        finally:
-            _clear(target, temporary, old)
-
-
-def _clear(target: Path, temporary: Path, old: Path) -> None:
-    """Removes what is half-written; what was in the target's place is put back where nothing else is."""
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    for left in (temporary, old):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _open_to_readers(folder: Path) -> None:
-    """Gives files the user's own mode: libraries write some that their owner alone can read."""
-    mode = usual_mode(folder)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
-
-
 # ── what a pipeline says ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -317,25 +265,6 @@ def _inverted(labels: Mapping[str, int]) -> dict[int, str]:
     for name, number in labels.items():
         numbered[number] = f"{numbered[number]}, {name}" if number in numbered else name
     return numbered
-
-
-def class_named(labels: Sequence[str], name: str) -> int:
-    """The number of a class, by its whole name or by one of its synonyms that no other class has.
-
-    Raises:
-        UnknownName: if no class has the name (guesses what was meant), or several have.
-    """
-    synonyms = [{label, *(part.strip() for part in label.split(","))} for label in labels]
-    whole = [number for number, label in enumerate(labels) if label == name]
-    found = whole or [number for number, names in enumerate(synonyms) if name in names]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = "; ".join(f"{number} {labels[number]}" for number in found)
-        raise UnknownName(f"{len(found)} classes are called {name!r}: {several}. Give the number or the whole name.")
-    close = get_close_matches(name, sorted(set().union(*synonyms)), n=3)
-    guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise UnknownName(f"none of the {len(labels)} classes is called {name!r}.{guess}")
 
 
 _SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

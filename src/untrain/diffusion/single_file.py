@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors
 
-from untrain.diffusion.folders import INDEX, check_parts, copy_inside, part_class, parts_of
+from untrain.diffusion.folders import INDEX, check_parts, part_class, parts_of
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
 from untrain.models.kinds import plain_module
+from untrain.models.model_folders import copy_inside
 from untrain.models.precision import count_changes, is_narrow, warn_of_loss
 from untrain.models.pretrained import read_object
 from untrain.reading import DAMAGED, check_regular

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
+from untrain.data.streams import Stream
+from untrain.engine import Engine, preserve_modes
 from untrain.errors import ModelError, SettingError
 from untrain.models.precision import fit, widen
 from untrain.types import Batch, Role, Variant
@@ -124,3 +126,25 @@ class Recognition:
     def condition(self, batch: Batch) -> Tensor:
         """The labels, [B]."""
         return batch["label"]
+
+
+def measure_accuracy(
+    module: nn.Module, task: Recognition, stream: Stream, engine: Engine, *, limit: int | None = None
+) -> float:
+    """Measures the share of samples that a classifier calls rightly, in %.
+
+    Args:
+        module: in any mode; looked at in evaluation mode and left as it was.
+        task: draws the batches.
+        stream: the samples.
+        engine: each process takes its share of every batch.
+        limit: take so many samples, chosen by the stream's seed; None: all.
+    """
+    right = []
+    with preserve_modes(module), torch.no_grad():
+        module.eval()
+        for batch in stream.once(task, "evaluate", limit=limit):
+            mine = engine.shard(batch)
+            with engine.autocast():
+                right.append(engine.gather(task.outputs(module, mine).argmax(dim=1) == task.condition(mine)).cpu())
+    return 100 * torch.cat(right).double().mean().item()

@@ -556,6 +556,8 @@ class _Draft:
         self.flaws += _flaws_of_name(given.get("name"))
         common = read_values(common_settings() | {"methods": Setting("methods", None)}, given, findings)
         sections = build(self.fields.entry.Sections, own, findings)
+        if hasattr(sections, "completed"):
+            sections = sections.completed(frozenset(given))
         methods: dict[str, Any] = {
             entry: build(kind, self.content["methods"][entry], findings, prefix=f"methods.{entry}.")
             for entry, kind in self.fields.kinds.items()

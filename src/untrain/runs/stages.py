@@ -101,6 +101,8 @@ def _opened(
     with locked(recipe):
         experiment = open_experiment(recipe, resume=resume, fresh=fresh, callbacks=callbacks)
         experiment.say(work_of(experiment).sentence(recipe.batch_size))
+        for note in experiment.domain.notes:
+            experiment.say(f"note: {note}")
         yield experiment
 
 
@@ -314,6 +316,8 @@ def prepare_original(experiment: Experiment) -> nn.Module:
     recipe, domain, checkpoint = experiment.recipe, experiment.domain, experiment.domain.checkpoint
     if checkpoint is None:
         problem = _training(experiment, domain.stream(experiment.division, "train"), seed_of(recipe.seed, ORIGINAL))
+        for note in domain.notes:
+            problem.note(note)
         return experiment.make(ORIGINAL, recipe.train, problem)
     module, facts = domain.original()
     rounding = widen_(module.eval())
@@ -328,8 +332,13 @@ def prepare_original(experiment: Experiment) -> nn.Module:
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
+    warned = domain.check_original(module, experiment.division, facts)
+    for warning in warned:
+        experiment.say(f"[bold]warning[/bold]: {warning}")
+    notes += [*facts.get("reading", []), *domain.notes, *warned]
     about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
     about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
+    about |= {"warnings": warned} if warned else {}
     experiment.folder.facts[ORIGINAL] = {"hash": digest, **about}
     return module
 

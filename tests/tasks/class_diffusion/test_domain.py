@@ -16,6 +16,7 @@ from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
 from helpers.small_generators import denoiser, problem
 from helpers.tiny_recipes import RECIPE, pixels, save_dit, save_unet
+from untrain.data.classes import class_number
 from untrain.data.samples import Arrays, Relabelled, Source
 from untrain.diffusion.pipelines import check_libraries
 from untrain.diffusion.search import SampleObjective
@@ -29,7 +30,7 @@ from untrain.models.classifiers import build
 from untrain.runs.models import open_model
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, prepare_original, train_helpers
-from untrain.tasks.class_diffusion.classes import class_number, renumber
+from untrain.tasks.class_diffusion.classes import renumber
 
 MEASURES = {
     *("FA", "forget_probability", "forget_entropy", "RA", "RA_worst", "FD", "sFD", "CS", "precision", "recall"),

@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from untrain.data.classes import class_number
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
@@ -60,7 +61,7 @@ from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
 from untrain.settings import join_arguments
-from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
+from untrain.tasks.class_diffusion.classes import class_names, class_rows, renumber
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
 from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
 from untrain.tasks.class_diffusion.sample import sample_classes

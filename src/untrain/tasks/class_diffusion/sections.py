@@ -25,6 +25,8 @@ class Model:
     vae: str | None = None
     """Folder or hub id of an AutoencoderKL, in whose latents the generator works; null: that of the checkpoint's
     pipeline, or none, and pixels are generated."""
+    entry: str | int | None = None
+    """Which entry of a torch file holds the weights; null: the one that does, of several the average over training."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the model's builder."""
 

@@ -16,7 +16,8 @@ from untrain.data.captions import read_attributes
 from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Images, Source
+from untrain.data.samples import Images
+from untrain.data.source import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import fresh_denoiser, is_of_diffusers
@@ -42,12 +43,13 @@ from untrain.domain import (
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
+from untrain.models.card import CARD, licence_of
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
-from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
+from untrain.tasks.text_to_image.card import Card, model_card
 from untrain.tasks.text_to_image.concepts import (
     CACHE,
     Concept,
