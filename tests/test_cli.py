@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from helpers.command_line import RECIPE, files, table, untrain, weights
+from untrain import UntrainError
+from untrain import folders as locks
+from untrain.data import sources
 from untrain.runs import folder as folders
 from untrain.runs import stages
 from untrain.runs.recipe import read
@@ -120,6 +123,34 @@ def test_wrong_words(words, message, tmp_path, monkeypatch):
     assert re.match("untrain: .*" + message, err, re.DOTALL)
     assert "Traceback" not in err
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "flag"),
+    [
+        (["--data.name", "folder"], "--data.path"),
+        (["--data.name", "arrays"], "--data.path"),
+        (["--methods", "{sfron: {optimizer: {name: sgd}}}", "--methods.sfron.optimizer.lr", "nope"], "--methods.sfron"),
+    ],
+)
+def test_messages_name_flags_here_and_arguments_in_python(recipe, tmp_path, flags, flag):
+    code, _, err = untrain("run", recipe, "--out", tmp_path / "run", *flags)
+    assert code == 1 and flag in err and "path=" not in err
+    with pytest.raises(UntrainError, match="path="):
+        sources.load("arrays", "train")
+
+
+def test_a_locked_folder_is_told_in_the_words_of_who_asks(recipe, tmp_path):
+    folder = tmp_path / "run"
+    holding = f"with exclusive_lock(Path({str(folder)!r})): print(1, flush=True); sys.stdin.read()"
+    script = f"import sys; from pathlib import Path; from untrain.folders import exclusive_lock\n{holding}"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline()
+        code, _, err = untrain("run", recipe, "--out", folder)
+        assert code == 1 and "(--out)" in err
+        with pytest.raises(UntrainError, match=r"\(out=\)"), locks.exclusive_lock(folder):
+            pass
+        other.communicate()
 
 
 def test_a_run_leaves_a_whole_folder(finished):

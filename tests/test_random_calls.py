@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import randoms
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
@@ -39,9 +41,16 @@ def somewhere(tmp_path, monkeypatch):
 
 
 def test_random_calls_succeed_or_say_what_is_wrong():
-    calls = (random_call(seed) for seed in range(150))
-    ended = [succeeds(call, description) for description, call in calls]
-    assert 30 < sum(ended) < 120
+    ended = []
+
+    @settings(max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])
+    @given(randoms(use_true_random=False))
+    def call_one(rng):
+        description, call = random_call(rng)
+        ended.append(succeeds(call, description))
+
+    call_one()
+    assert 0.2 < sum(ended) / len(ended) < 0.8
 
 
 def attempt(model=None, **given):

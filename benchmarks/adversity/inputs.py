@@ -26,9 +26,9 @@ def recipe(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     path, out = place / "recipe.yaml", place / "run"
     if seed % 4:
         out.touch()
-        text, flags = drawn.random_recipe(seed), drawn.random_flags(seed)
+        text, flags = drawn.random_recipe(Random(seed)), drawn.random_flags(Random(seed))
     else:
-        text, flags = drawn.runnable_recipe(seed, out), []
+        text, flags = drawn.runnable_recipe(Random(seed), out), []
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     words = [flag.replace("\0", "") for flag in flags]  # no command line can hold a NUL
     ended = world.launcher.run(["run", str(path), *words, "--out", str(out)], place)
@@ -70,7 +70,7 @@ def try_call(seed: int, place: str) -> int:
     from untrain.errors import UntrainError
 
     os.chdir(place)
-    description, thunk = import_helper("random_calls").random_call(seed)
+    description, thunk = import_helper("random_calls").random_call(Random(seed))
     print(f"ABOUT {' '.join(str(description).split())[:200]}", flush=True)
     return _try(thunk, str(description), UntrainError)
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, unknown
+from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, speak_of_flags, unknown
 from untrain.folders import exclusive_lock
 from untrain.permissions import Permissions, flag_of
 from untrain.progress import use_known_signs
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on what else could be installed is for developers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
-        with stoppable(), warnings.catch_warnings():
+        with stoppable(), speak_of_flags(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             _check_place()
             if words[0] not in COMMANDS:

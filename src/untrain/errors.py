@@ -80,6 +80,30 @@ def message_of(error: Exception) -> str:
         return ""
 
 
+_speaking = {"flags": False}
+
+
+@contextmanager
+def speak_of_flags() -> Iterator[None]:
+    """Has messages name the command line's flags inside the block; elsewhere they name Python's arguments."""
+    before = _speaking["flags"]
+    _speaking["flags"] = True
+    try:
+        yield
+    finally:
+        _speaking["flags"] = before
+
+
+def spell(flag: str, argument: str) -> str:
+    """Spells a setting as whoever reads the message writes it.
+
+    Args:
+        flag: on the command line, such as "--data.path".
+        argument: in Python, such as "path=".
+    """
+    return flag if _speaking["flags"] else argument
+
+
 def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     """The entry called `name`, or an `UnknownName` that lists the known ones.
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from untrain.errors import FolderError
+from untrain.errors import FolderError, spell
 
 PRIVATE = 0o700
 """Of a folder that only its owner can look into."""
@@ -258,8 +258,8 @@ def _take(folder: Path, name: str, wait: bool, *, shared: bool, made: list[Path]
             os.close(file)
         if not wait and (ours or _is_taken(folder / name)):
             raise FolderError(
-                f"another process is at work in {folder}. Wait for it, stop it, or choose another folder (--out; "
-                "out= in Python)."
+                f"another process is at work in {folder}. Wait for it, stop it, or choose another folder "
+                f"({spell('--out', 'out=')})."
             )
         time.sleep(0.02)  # whoever had it may have just removed the file
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from untrain.errors import DataError, UntrainError
+from untrain.errors import DataError, UntrainError, spell
 from untrain.lazy import np
 from untrain.permissions import flag_of
 
@@ -283,8 +283,8 @@ def check_inside(path: Path, folder: Path, links: bool, error: ErrorKind = DataE
         return
     raise error(
         f"{printable(path)} is or lies behind a link that leads out of {printable(folder)}, to {printable(target)}. "
-        f"Put the files themselves there or, if you trust the folder, allow links: {flag_of('links')}, or links=True "
-        "in Python."
+        f"Put the files themselves there or, if you trust the folder, allow links: "
+        f"{spell(flag_of('links'), 'links=True')}."
     )
 
 

@@ -1,9 +1,8 @@
 """Recipes drawn at random, right and wrong fields mixed: YAML as people and programs might write it, and flags.
 
-Whatever is read must end in a recipe or in an `UntrainError`, and so must whatever is run.
+Whatever is read must end in a recipe or in an `UntrainError`, and so must whatever is run. `rng` is a `random.Random`,
+or hypothesis's, which then finds the smallest recipe that fails.
 """
-
-import random
 
 from untrain import registry
 from untrain.methods import METHODS
@@ -96,9 +95,8 @@ ODD_VALUES = (
 """Texts that hardly any field can have."""
 
 
-def random_recipe(seed):
+def random_recipe(rng):
     """Draws the text of a recipe; of the fields that a task has, some with values of their types, some with others."""
-    rng = random.Random(f"recipe {seed}")
     share = rng.choice((0, 0.03, 0.1, 0.4))
     task = rng.choice(TASKS)
     lines = [f"task: {task if rng.random() > share / 2 else rng.choice(ODD_VALUES)}"]
@@ -123,9 +121,8 @@ def random_recipe(seed):
     return "\n".join(lines) + "\n"
 
 
-def random_flags(seed):
+def random_flags(rng):
     """Draws flags of a command line that goes with `random_recipe`."""
-    rng = random.Random(f"flags {seed}")
     flags = []
     for _ in range(rng.choice((0, 0, 1, 2))):
         name = rng.choice((*common_settings(), "data.limit", "methods.sfron.alpha", "method", "nope", "a..b", "", "."))
@@ -210,9 +207,8 @@ def _garbage(rng, lines):
 # ── recipes that are run ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def runnable_recipe(seed, folder):
+def runnable_recipe(rng, folder):
     """Draws a recipe of few samples and steps, every field in its range and some of them odd; returns its text."""
-    rng = random.Random(f"run {seed}")
     share = rng.choice((0.03, 0.06, 0.12))
 
     def odd(usual, *others):

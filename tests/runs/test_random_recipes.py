@@ -1,6 +1,8 @@
 """Random recipes: each is read, or run, or ends in an error of ours that says something."""
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.strategies import randoms
 
 from helpers.endings import succeeds
 from helpers.random_recipes import random_flags, random_recipe, runnable_recipe
@@ -8,23 +10,40 @@ from untrain import UntrainError
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe
 
+FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])
+RANDOM = randoms(use_true_random=False)
+
 
 def test_random_recipes_are_read_or_say_what_is_wrong(tmp_path):
     path, ended = tmp_path / "recipe.yaml", []
-    for seed in range(100):
-        text, flags = random_recipe(seed), random_flags(seed)
+
+    @FUZZ
+    @given(RANDOM)
+    def read_one(rng):
+        text, flags = random_recipe(rng), random_flags(rng)
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        ended += [succeeds(lambda: read(path), text)]
-        ended += [succeeds(lambda given=flags: read(path, given), f"{flags}\n{text}")]
-    assert 15 < sum(ended) < 150
+        ended.append(succeeds(lambda: read(path), text))
+        ended.append(succeeds(lambda: read(path, flags), f"{flags}\n{text}"))
+
+    read_one()
+    assert 0.05 < sum(ended) / len(ended) < 0.8
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_recipes_run_or_say_what_is_wrong(tmp_path, seed):
-    path, text = tmp_path / "recipe.yaml", runnable_recipe(seed, tmp_path / "out")
-    path.write_text(text)
-    if succeeds(lambda: run_recipe(read(path)), text):
-        assert (tmp_path / "out" / "report.html").exists()
+def test_random_recipes_run_or_say_what_is_wrong(tmp_path):
+    ended = []
+
+    @settings(FUZZ, max_examples=8, phases=[Phase.generate])
+    @given(RANDOM)
+    def run_one(rng):
+        folder = tmp_path / str(len(ended))
+        folder.mkdir()
+        path, text = folder / "recipe.yaml", runnable_recipe(rng, folder / "out")
+        path.write_text(text)
+        ended.append(succeeds(lambda: run_recipe(read(path)), text))
+        assert ended[-1] == (folder / "out" / "report.html").exists()
+
+    run_one()
+    assert any(ended)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from untrain.data.samples import Source
 from untrain.engine import generator_of
-from untrain.errors import DataError, EmptySet, SettingError
+from untrain.errors import DataError, EmptySet, SettingError, spell
 from untrain.lazy import torch
 from untrain.reading import check_folder, failure_of, printable
 
@@ -93,7 +93,9 @@ def _stratified(labels: Tensor, fraction: float) -> Tensor:
 def existing(request: Request) -> Path:
     """The path asked for, which must be there."""
     if request.path is None:
-        raise SettingError(f"the data source {request.name!r} needs path=, where the data lies.")
+        raise SettingError(
+            f"the data source {request.name!r} needs {spell('--data.path', 'path=')}, where the data lies."
+        )
     try:
         os.stat(request.path)
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
-from untrain.errors import DataError
+from untrain.errors import DataError, spell
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
 from untrain.types import Batch
@@ -168,7 +168,8 @@ class Images:
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
-                f"{self.shape[2]}×{self.shape[1]}: images of unequal size need image_size, e.g. image_size=224."
+                f"{self.shape[2]}×{self.shape[1]}: images of unequal size need "
+                f"{spell('--data.image_size', 'image_size')}, such as 224."
             )
         return image
 

@@ -12,7 +12,7 @@ from untrain.data.columns import numbered_classes
 from untrain.data.encoded import HubRows, ParquetRows, open_parquet
 from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
-from untrain.errors import DataError, SettingError, UnknownName, unknown
+from untrain.errors import DataError, SettingError, UnknownName, spell, unknown
 from untrain.lazy import np
 from untrain.reading import check_all_inside, check_unpacked, parse_json
 
@@ -162,7 +162,10 @@ def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None)
     if names is not None:
         return tuple(names)
     if "train" not in labels:
-        raise DataError("the table does not name its classes: load it as hub:OWNER/NAME, or give path=.")
+        raise DataError(
+            "the table does not name its classes: load it as hub:OWNER/NAME, or give "
+            f"{spell('--data.path, a folder', 'path=, a folder')} of the set's files."
+        )
     if labels["train"].dtype.kind in "US":
         return tuple(np.unique(labels["train"]).tolist())
     if not all(values.dtype.kind in "iub" for values in labels.values()):
@@ -261,5 +264,5 @@ def _from_hub(request: Request, split: str | None) -> Any:
     except Exception as error:  # the library raises what its HTTP client of the day raises; the cause is passed on
         raise DataError(
             f"hub:{request.name} could not be loaded: {type(error).__name__}: {error} If there is no network or no "
-            "access, give path=, a folder that holds the set's parquet files."
+            f"access, give {spell('--data.path', 'path=')}, a folder that holds the set's parquet files."
         ) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from untrain.engine import Engine
-from untrain.errors import SettingError
+from untrain.errors import SettingError, spell
 from untrain.lazy import torch
 from untrain.methods.base import (
     Decay,
@@ -157,7 +157,8 @@ class SFRon(Method):
         if self.forget_optimizer is None and self.online:
             raise SettingError(
                 "one optimiser for both kinds of step moves unsalient weights by its momentum and decay: give "
-                "forget_optimizer, or gamma=None for no mask, or published=True."
+                f"forget_optimizer, or set gamma to {spell('null', 'None')} for no mask, or published to "
+                f"{spell('true', 'True')}."
             )
         if self.forget_optimizer is not None and self.forget_optimizer.weight_decay:
             raise SettingError("weight decay of forget_optimizer would move unsalient weights: set it to 0.")

@@ -23,7 +23,7 @@ from torch import nn
 
 from untrain.data.checks import content_hash
 from untrain.engine import Engine
-from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile
+from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile, spell
 from untrain.folders import is_temporary, was_written
 from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
@@ -212,11 +212,12 @@ class RunFolder:
         before, now = facts.get("made_from", {}), _short_hashes(inputs)
         changed = [_WORDS.get(key, key) for key in now if before.get(key) != now[key]]
         what = "other inputs" if not before else f"other {' and '.join(dict.fromkeys(changed))}"
-        remedy = "Ask for the same, choose another folder (--out; out= in Python), or remove it to have it made anew."
+        other = f"choose another folder ({spell('--out', 'out=')})"
+        remedy = f"Ask for the same, {other}, or remove it to have it made anew."
         if before and before.get("weights") != now.get("weights") and name != ORIGINAL:
             remedy = (
                 f"The model that it began from has changed since: put {ORIGINAL}.safetensors, or the checkpoint given, "
-                "back as it was, or choose another folder (--out; out= in Python)."
+                f"back as it was, or {other}."
             )
         return f"{self.weights(name)} was made from {what} than what is asked for now. {remedy}"
 
@@ -436,7 +437,10 @@ def check_folder(folder: Path, *, resume: bool) -> Path:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise FolderError(f"{existing} cannot be written: you have no permission. Get it or choose another folder.")
     if existing == folder and not resume and any(not is_temporary(path.name) for path in folder.iterdir()):
-        raise FolderError(f"{folder} already holds a run. Choose another folder, or go on with it: resume=True.")
+        raise FolderError(
+            f"{folder} already holds a run. Choose another folder, or go on with it: "
+            f"{spell('--resume', 'resume=True')}."
+        )
     return folder
 
 

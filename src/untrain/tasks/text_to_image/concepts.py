@@ -29,7 +29,7 @@ from untrain.diffusion.latents import POSTERIOR, Latents, decode, encode, latent
 from untrain.diffusion.pipelines import schedule_of
 from untrain.diffusion.text import Prompts, check_pipeline, encode_prompts, own_size
 from untrain.engine import Engine, on_device, seed_of
-from untrain.errors import CheckpointError, DataError, EmptySet, SettingError
+from untrain.errors import CheckpointError, DataError, EmptySet, SettingError, spell
 from untrain.folders import ensure_dir, exclusive_lock
 from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
@@ -524,7 +524,9 @@ def until_done(folder: Path | None, engine: Engine, *, keep: bool = False) -> It
     """
     if folder is None:
         if engine.num_processes > 1:
-            raise SettingError("several processes share what they make in a folder: name one with out=.")
+            raise SettingError(
+                f"several processes share what they make in a folder: name one with {spell('--out', 'out=')}."
+            )
         with tempfile.TemporaryDirectory(prefix="untrain-") as place:
             yield Path(place)
         return

@@ -29,7 +29,7 @@ from untrain.diffusion.single_file import ENDINGS, save_single_file
 from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
 from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
 from untrain.engine import Engine, on_device, seed_of
-from untrain.errors import DataError, ModelError, SettingError
+from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
@@ -631,7 +631,10 @@ def _check_asked(asked: Sequence[EvalPrompt], judge: Detector, clip: Clip | None
     """
     untold = next((each.text for each in asked if each.forgotten and JUDGE not in each.wanted), None)
     if untold is not None and judge.kind == "classifier":
-        raise SettingError(f"{judge.name} looks for labels: give the concept {untold!r} a label= that it knows.")
+        raise SettingError(
+            f"{judge.name} looks for labels: give the concept {untold!r} one that it knows, "
+            f"{spell('its field label', 'label=')}."
+        )
     judge.check([each.wanted.get(JUDGE) for each in asked])
     if clip is not None:
         clip.check([each.text for each in asked if not each.forgotten])
