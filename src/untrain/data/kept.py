@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,9 @@ class KeptRecords:
         lists = [*given["parts"].values(), *given["content"].values(), *given["skipped"].values(), given["classes"]]
         if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists):
             raise ValueError("its records must be lists of names")
-        if not (isinstance(given["salt"], str) and isinstance(given["hashed"], bool) and given["parts"].keys() <= _PARTS):
+        if not (
+            isinstance(given["salt"], str) and isinstance(given["hashed"], bool) and given["parts"].keys() <= _PARTS
+        ):
             raise ValueError("its records are of another form")
         if any(len(given["content"][part]) != len(given["parts"].get(part, ())) for part in given["content"]):
             raise ValueError("its records have hashes of other samples")
@@ -146,7 +148,7 @@ def keep_records(
     gone: Sequence[str] = (),
     skipped: Mapping[str, Sequence[str]] | None = None,
     hashed: bool = False,
-    salt: str | None = None,
+    before: KeptRecords | None = None,
 ) -> KeptRecords | None:
     """Makes what a run keeps of its samples by name; None where they have none, or far too many.
 
@@ -154,10 +156,10 @@ def keep_records(
         source: the training samples.
         parts: of `TRAINED` but "unused", as positions.
         tested: of `TESTED`: samples that are of another source.
-        gone: ids that vanished.
+        gone: what vanished, as `before` keeps it.
         skipped: why → records that the request names and that were left out.
         hashed: keep hashes instead of names.
-        salt: of these; None: a new one.
+        before: what the request before kept: its salt goes on, and what it forgot that is gone now is kept on.
     """
     if source.ids is None or sum(map(len, source.ids)) > MOST_BYTES:
         return None
@@ -166,10 +168,10 @@ def keep_records(
         rest[positions] = False
     whole = {**parts, "unused": rest.nonzero()[:, 0]}
     names = {part: [source.ids[i] for i in positions.tolist()] for part, positions in whole.items()}
-    names |= {part: list(each.ids or ()) for part, each in tested.items()} | {"gone": list(gone)}
+    names |= {part: list(each.ids or ()) for part, each in tested.items()} | {"gone": []}
     content = {part: sample_digests(source, whole[part]) for part in COMPARED}
     known = {part: digests for part, digests in content.items() if digests is not None}
-    salt, skipped = secrets.token_hex(16) if salt is None else salt, dict(skipped or {})
+    salt, skipped = secrets.token_hex(16) if before is None else before.salt, dict(skipped or {})
     if hashed:
         for part, own in names.items():
             keys = [hash_id(name, salt) for name in own]
@@ -177,7 +179,22 @@ def keep_records(
             names[part] = [keys[i] for i in order]
             known |= {part: [known[part][i] for i in order]} if part in known else {}
         skipped = {why: sorted(hash_id(name, salt) for name in each) for why, each in skipped.items()}
-    return KeptRecords(names, known, salt, hashed, source.classes, {}, skipped)
+    return _with_vanished(KeptRecords(names, known, salt, hashed, source.classes, {}, skipped), before, gone)
+
+
+def _with_vanished(records: KeptRecords, before: KeptRecords | None, gone: Sequence[str]) -> KeptRecords:
+    """With what was known by name before and is gone: forgotten samples still count as that."""
+    if before is None:
+        return records
+    own = records.part_of
+    change = (lambda name: hash_id(name, records.salt)) if records.hashed and not before.hashed else str
+    parts = {part: list(names) for part, names in records.parts.items()}
+    for part, to in (("forget", "earlier"), ("earlier", "earlier"), ("holdout", "unused"), ("unused", "unused")):
+        parts[to] += [key for name in before.parts.get(part, ()) if (key := change(name)) not in own]
+    parts["gone"] = [key for name in gone if (key := change(name)) not in own]
+    if records.hashed:
+        parts = {part: sorted(names) if part not in records.content else names for part, names in parts.items()}
+    return replace(records, parts=parts)
 
 
 def sample_digests(source: Source, positions: Tensor) -> list[str] | None:

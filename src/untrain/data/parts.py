@@ -41,6 +41,7 @@ class Request:
     config: str | None = None
     test_name: str = "test"
     links: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 def names_of(request: Request, part: Part) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ A list is a csv, txt, npy or json file, or the records themselves. A sample is n
 files, by a path: within the data's folder, absolute, or the end of one (a bare file name), as long as it is clear.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
@@ -18,21 +20,26 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-from torch import Tensor
-
 from untrain.data.samples import Source
-from untrain.errors import DataError, EmptySet, SettingError, UnknownName, unknown
+from untrain.errors import DataError, EmptySet, SettingError, UnknownName, spell, unknown
 from untrain.io import hash_file
+from untrain.lazy import np, torch
 from untrain.reading import expand, parse_json, printable, read_npy, read_text
 
-Records = str | Path | Sequence[Any] | Tensor | np.ndarray
-"""A file (csv, txt, npy, json) that lists records, or the records themselves."""
 Missing = Literal["refuse", "skip"]
 """What happens to a request that names records which are not there."""
 
 FEW = 3
 """So many names are told in messages."""
+
+
+def skip_words() -> str:
+    """Returns how records that are not there are skipped."""
+    return spell("--forget.missing skip", 'missing="skip"')
+
+
+def _column_words() -> str:
+    return spell("--forget.id-column", "id_column=")
 
 
 def few(names: Sequence[Any]) -> str:
@@ -83,7 +90,7 @@ def read_records(given: Any, kind: str, column: str | None = None) -> RecordList
             column.
     """
     if not isinstance(given, (str, Path)):
-        records = given.reshape(-1).tolist() if isinstance(given, (Tensor, np.ndarray)) else list(given)
+        records = given.reshape(-1).tolist() if isinstance(given, (torch.Tensor, np.ndarray)) else list(given)
         found = RecordList(records, kind, {kind: {"given": len(records)}})
     else:
         found = _read_file(expand(given), kind, column)
@@ -147,7 +154,9 @@ def _csv_records(text: str, path: Path, kind: str, column: str | None) -> tuple[
     rows = rows[1:] if has_header else rows
     short = [row for row in rows if len(row) <= place]
     if short:
-        raise DataError(f"{path}: the row {','.join(short[0])[:80]!r} has no column {place + 1}. Complete or remove it.")
+        raise DataError(
+            f"{path}: the row {','.join(short[0])[:80]!r} has no column {place + 1}. Complete or remove it."
+        )
     return [row[place].strip() for row in rows], tuple(head), not has_header
 
 
@@ -164,7 +173,7 @@ def _find_column(head: Sequence[str], kind: str, column: str | None, path: Path)
         return column
     if column.strip().casefold() in plain:
         return plain[column.strip().casefold()]
-    raise UnknownName(f"{printable(path)}: {unknown('column', column, head)} Name another by --forget.id-column.")
+    raise UnknownName(f"{printable(path)}: {unknown('column', column, head)} Name another by {_column_words()}.")
 
 
 # ── positions ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +243,10 @@ class Names:
             return None
         path = expand(text)
         real = path.parent.resolve() / path.name
-        for root, full in ((Path(os.path.abspath(self.root)), Path(os.path.abspath(path))), (self.root.resolve(), real)):
+        for root, full in (
+            (Path(os.path.abspath(self.root)), Path(os.path.abspath(path))),
+            (self.root.resolve(), real),
+        ):
             if full.is_relative_to(root):
                 return _plain(full.relative_to(root).as_posix())
         return None
@@ -266,11 +278,13 @@ class Found:
 
     Attributes:
         positions: in the order of the list.
+        place: what the list is called in messages.
         spec: what a split says of the list.
         skipped: why → records that were left out for it.
     """
 
     positions: list[int]
+    place: str
     spec: dict[str, Any] = field(default_factory=dict)
     skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -306,7 +320,9 @@ def find_records(source: Source, kind: str, given: Any, request: Request) -> Fou
         raise SettingError("this data source has no ids: say what to forget by indices instead.")
     listed = read_records(given, kind, request.column)
     if kind == "indices" or source.ids is None:
-        return Found([read_index(record, listed.place, len(source)) for record in listed.records], listed.spec)
+        return Found(
+            [read_index(record, listed.place, len(source)) for record in listed.records], listed.place, listed.spec
+        )
     names, records = Names(source.ids, request.root), listed.records
     try:
         places = [names.find(record) for record in records]
@@ -317,14 +333,14 @@ def find_records(source: Source, kind: str, given: Any, request: Request) -> Fou
         places, records = places[1:], records[1:]
     strange = [str(record) for record, place in zip(records, places, strict=True) if place is None]
     if not strange:
-        return Found([place for place in places if place is not None], listed.spec)
+        return Found([place for place in places if place is not None], listed.place, listed.spec)
     reasons = _sort_by_reason(strange, request.elsewhere)
     if len(strange) == len(records) and UNKNOWN not in reasons:
         raise EmptySet(f"{listed.place}: nothing of this request is in the training data any more: {_told(reasons)}.")
     if request.missing == "refuse" or len(strange) == len(records):
         raise UnknownName(_refusal(listed, strange, reasons, source.ids[0]))
     warnings.warn(f"{listed.place}: {len(strange)} records are skipped: {_told(reasons)}.", stacklevel=2)
-    return Found([place for place in places if place is not None], listed.spec, reasons)
+    return Found([place for place in places if place is not None], listed.place, listed.spec, reasons)
 
 
 def _sort_by_reason(names: Sequence[str], elsewhere: Mapping[str, Callable[[str], bool]]) -> dict[str, list[str]]:
@@ -339,9 +355,9 @@ def _told(reasons: Mapping[str, Sequence[str]]) -> str:
 
 
 def _refusal(listed: RecordList, strange: Sequence[str], reasons: Mapping[str, Sequence[str]], example: str) -> str:
-    columns = f" Its columns: {', '.join(listed.columns)}; choose one by --forget.id-column." * (len(listed.columns) > 1)
+    columns = f" Its columns: {', '.join(listed.columns)}; choose one by {_column_words()}." * (len(listed.columns) > 1)
     told = "" if [*reasons] == [UNKNOWN] else f": {_told(reasons)}"
     return (
         f"{listed.place}: {len(strange)} unknown ids (first: {few(strange)}){told}. The data's ids look like "
-        f"{example!r}.{columns} Correct the list, or leave out what is not there: --forget.missing skip."
+        f"{example!r}.{columns} Correct the list, or leave out what is not there: {skip_words()}."
     )

@@ -31,8 +31,9 @@ from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
 from untrain.runs.folder import RunFolder, check_folder
-from untrain.runs.names import CONFIG, EVALUATION, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
+from untrain.runs.names import CONFIG, EVALUATION, FIRST, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
+from untrain.runs.requests import check_data, first_facts, note_first, open_first, request_facts
 from untrain.runs.work import Work, check_work, estimate
 from untrain.sealed import write_sealed
 from untrain.settings import make
@@ -50,6 +51,7 @@ class Experiment:
         folder: the run folder.
         callbacks: hear of steps and stages.
         trained: further models that measuring needs, once they are made.
+        first: of a further request, where the model before the first one is.
     """
 
     recipe: Recipe
@@ -59,6 +61,7 @@ class Experiment:
     folder: RunFolder
     callbacks: Sequence[Callback] = ()
     trained: dict[str, nn.Module] = field(default_factory=dict)
+    first: dict[str, Any] | None = None
 
     def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
@@ -159,6 +162,8 @@ def open_experiment(
         recipe.permissions,
     )
     domain = recipe.domain(recipe.sections, context)
+    if going_on:
+        check_data(recipe.folder, domain.source)
     division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
@@ -166,6 +171,8 @@ def open_experiment(
     domain.check_references(recipe.references)
     experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
     check_work(work_of(experiment), recipe)
+    if "after" in division.split.spec:
+        experiment.first = first_facts(division.split.spec["after"]["folder"])
     if going_on:
         experiment.folder.read_facts()
     _try_model(experiment)
@@ -205,7 +212,7 @@ def write_inputs(experiment: Experiment, going_on: bool) -> None:
         check_split(experiment)
     write_config(experiment.recipe)
     if not (going_on and path.exists()):
-        split.save(path)
+        split.save(path, experiment.division.records)
 
 
 def check_split(experiment: Experiment) -> None:
@@ -404,6 +411,8 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
     entries = {name: dict(values) for name, values in found.models.items()}
     for name, entry in entries.items():
         entry |= folder.making_of(name, domain.recorded)
+        if requests := measure_requests(experiment, models[name]):
+            entry["requests"] = requests
         for callback in experiment.callbacks if experiment.engine.is_main else ():
             callback.on_evaluate(name, entry)
     content = {
@@ -420,6 +429,19 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
         write_sealed(folder.path / EVALUATION, content)
     experiment.announce("evaluate", "end")
     return content
+
+
+def measure_requests(experiment: Experiment, module: nn.Module) -> dict[str, dict[str, float]]:
+    """Measures a model on this request's samples ("new") and on those of earlier ones; nothing where there are none."""
+    domain, split = experiment.domain, experiment.division.split
+    if not len(split.earlier):
+        return {}
+    streams = {
+        "new": domain.stream(experiment.division, "forget"),
+        "earlier": domain.stream(experiment.division, "earlier"),
+    }
+    found = {name: domain.measure_request(module, stream) for name, stream in streams.items()}
+    return {name: values for name, values in found.items() if values}
 
 
 def set_sizes(division: Division) -> dict[str, int]:
@@ -445,7 +467,10 @@ def write_manifest(experiment: Experiment) -> dict[str, Any]:
         "seed": experiment.recipe.seed,
         "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
         "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
+        "request": request_facts(split, experiment.division.records),
     }
+    if experiment.first is not None:
+        about["request"]["first"] = experiment.first
     return experiment.folder.write_manifest(about, [*experiment.trained])
 
 
@@ -491,7 +516,18 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
         return _evaluate_and_report(experiment, models)
 
 
+def _with_first(experiment: Experiment, models: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    """Puts the model before the first of several requests beside the original, where it can be had."""
+    module = None if experiment.first is None else open_first(experiment.domain, experiment.first)
+    if experiment.first is None or module is None:
+        return models
+    experiment.folder.facts[FIRST] = note_first(experiment.first)
+    rest = {name: model for name, model in models.items() if name != ORIGINAL}
+    return {ORIGINAL: models[ORIGINAL], FIRST: module, **rest}
+
+
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
+    models = _with_first(experiment, models)
     evaluation = evaluate_models(experiment, models)
     manifest = write_manifest(experiment)
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)

@@ -21,9 +21,10 @@ from untrain.domain import (
 )
 from untrain.engine import Engine
 from untrain.errors import DataError
+from untrain.metrics.accuracy import accuracy
 from untrain.models.classifiers import build
 from untrain.settings import join_arguments
-from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
+from untrain.tasks.classification.evaluate import Evaluation, evaluate_models, predictions
 from untrain.tasks.classification.presentation import ClassificationPresentation
 from untrain.tasks.classification.search import heldout_objectives
 from untrain.tasks.classification.sections import ClassificationSections
@@ -47,18 +48,27 @@ class ClassificationDomain(Domain):
     EvaluateOptions = EvaluateOptions
     presentation = ClassificationPresentation()
     sections: ClassificationSections
+    task: Classification
 
     def load(self) -> tuple[Source, Source]:
         """Loads the recipe's images."""
         return load_data(
-            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+            self.sections.data,
+            self.context.seed,
+            self.context.cache,
+            links=self.context.permissions.links,
+            after=self.sections.forget.after,
         )
 
     def make_task(self) -> Classification:
         """Makes the task for these images, normalised as the recipe says or as the images are."""
-        statistics: dict[str, Any] = input_statistics(self.sections.data, self.source)
+        statistics: dict[str, Any] = input_statistics(self.sections.data, self.source, self.sections.forget.after)
         augment = asdict(self.sections.augment)
         return Classification(len(self.source.classes), **statistics, seed=self.context.seed, **augment)
+
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns mean and deviation of each channel, which later requests go on with."""
+        return {"mean": self.task.mean, "std": self.task.std}
 
     def build(self, seed: int) -> nn.Module:
         """Builds the recipe's classifier."""
@@ -88,6 +98,10 @@ class ClassificationDomain(Domain):
             seed=self.context.seed,
         )
         return measurement_of(found)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures the accuracy."""
+        return {"FA": accuracy(predictions(module, self.task, samples, self.context.engine).correct)}
 
     def evaluation_facts(self) -> Any:
         """Returns whether the support vector attacks are asked for."""
