@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from untrain.data.kept import TESTED, TRAINED, KeptRecords
+from untrain.data.kept import TESTED, KeptRecords
 from untrain.data.records import few
 from untrain.data.samples import Source
 from untrain.data.splits import SETS, Split, positions_of, read_split
@@ -138,6 +138,24 @@ class Found:
         return {"folder": folder, "gone": {part: count for part, count in gone.items() if count}}
 
 
-def known_samples(records: KeptRecords) -> dict[str, Callable[[str], bool]]:
-    """Returns, for the training and the test part, whether an id is one of the run's."""
-    return {"train": records.knows(*TRAINED, "gone"), "test": records.knows(*TESTED)}
+class KnownSamples:
+    """Tells which ids are those of samples that a run had, and notes those that it did not have.
+
+    Attributes:
+        new: ids that were asked about, and that no part of the run has.
+    """
+
+    def __init__(self, records: KeptRecords) -> None:
+        self.records = records
+        self.new: list[str] = []
+
+    def among(self, *parts: str) -> Callable[[str], bool]:
+        """Returns whether an id is one of these parts'."""
+
+        def known(name: str) -> bool:
+            part = self.records.part_of.get(self.records.key(name))
+            if part is None:
+                self.new.append(name)
+            return part in parts
+
+        return known

@@ -101,11 +101,6 @@ class KeptRecords:
         names = Names(keys)
         return lambda name: names.find(name) is not None
 
-    def knows(self, *parts: str) -> Callable[[str], bool]:
-        """Returns whether an id is one of these parts'."""
-        known = {key for part in parts for key in self.parts.get(part, ())}
-        return lambda name: self.key(name) in known
-
     def in_place(self, source: Source) -> list[str]:
         """Returns the part of each sample of a source; "" of one that is not known."""
         return [self.part_of.get(self.key(name), "") for name in source.ids or ()]

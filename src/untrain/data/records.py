@@ -355,7 +355,9 @@ def _told(reasons: Mapping[str, Sequence[str]]) -> str:
 
 
 def _refusal(listed: RecordList, strange: Sequence[str], reasons: Mapping[str, Sequence[str]], example: str) -> str:
-    columns = f" Its columns: {', '.join(listed.columns)}; choose one by {_column_words()}." * (len(listed.columns) > 1)
+    columns = f" Its columns: {', '.join(listed.columns)}; choose one by {_column_words()}." * (
+        len(listed.columns) > 1 and len(strange) == len(listed.records)
+    )
     told = "" if [*reasons] == [UNKNOWN] else f": {_told(reasons)}"
     return (
         f"{listed.place}: {len(strange)} unknown ids (first: {few(strange)}){told}. The data's ids look like "

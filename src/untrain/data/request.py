@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from untrain.data.earlier import IN_TEST, Before, known_samples
-from untrain.data.kept import TESTED, KeptRecords, keep_records
+from untrain.data.earlier import IN_TEST, Before, KnownSamples
+from untrain.data.kept import TESTED, TRAINED, KeptRecords, keep_records
 from untrain.data.parts import PARTS, Part
-from untrain.data.records import Names
+from untrain.data.records import Names, few
 from untrain.data.samples import Source
 from untrain.data.sections import REQUESTS, Data, Forget
 from untrain.data.sources import channel_statistics, load
@@ -61,9 +61,16 @@ def _load_after(
     if key not in cache:
         fields = {name: value for name, value in asdict(section).items() if name not in _CHOSEN}
         how: dict[str, Any] = {**fields, "links": links, "classes": records.classes}
-        known = known_samples(records)
-        parts: list[Part] = ["train", "train" if section.test_fraction is not None else "test"]
-        train, test = (load(**how, part=part, known=known[of]) for part, of in zip(parts, PARTS, strict=True))
+        cut: Part = "train" if section.test_fraction is not None else "test"
+        known = KnownSamples(records)
+        train = load(**how, part="train", known=known.among(*TRAINED, "gone"))
+        if known.new and section.limit is None:
+            warnings.warn(
+                f"{len(known.new)} samples of {section.name} are none that the model was trained on before the first "
+                f"request (first: {few(known.new)}). They are left out.",
+                stacklevel=3,
+            )
+        test = load(**how, part=cut, known=known.among(*TESTED))
         vanished = records.vanished(test, *TESTED)
         if vanished:
             count = sum(map(len, vanished.values()))

@@ -18,7 +18,6 @@ from untrain.data.captions import captions
 from untrain.data.columns import numbered_classes
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
-from untrain.data.records import few
 from untrain.data.samples import Arrays, Images, Relabelled, Source, decode_all, decoded_if_small
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
@@ -141,19 +140,12 @@ def load(
 
 
 def _among(source: Source, known: Callable[[str], bool], name: str, part: Part) -> Source:
-    """The samples whose ids are known; new ones of the training part are told."""
+    """The samples whose ids are known."""
     there = torch.tensor([known(each) for each in source.ids or ()], dtype=torch.bool)
     if source.ids is None or there.all():
         return source
     if not there.any():
         raise EmptySet(f"no {part} sample of {name} is one that the request before had: all of them are gone or new.")
-    if part == "train":
-        new = [source.ids[i] for i in (~there).nonzero()[:, 0].tolist()]
-        warnings.warn(
-            f"{len(new)} samples of {name} are none that the model was trained on before the first request (first: "
-            f"{few(new)}). They are left out.",
-            stacklevel=4,
-        )
     return source.select(there.nonzero()[:, 0])
 
 

@@ -24,8 +24,13 @@ SHOWN = 100
 """So many names stand in the manifest and on the page; split.json has all of them."""
 
 
-def check_data(folder: Path, source: Source) -> None:
+def check_data(folder: Path, source: Source, data: Any) -> None:
     """Refuses to go on with a run some of whose samples are gone, or others: nothing of it can be made again.
+
+    Args:
+        folder: of the run.
+        source: its training samples, as they are now.
+        data: the recipe's section on them, if it has one.
 
     Raises:
         StaleFile: says which.
@@ -35,8 +40,10 @@ def check_data(folder: Path, source: Source) -> None:
     content, records = read_split(folder / SPLIT)
     if records is None or content.get("kind") == SETS or content.get("data_hash") == source.fingerprint():
         return
+    choosing = [name for name in ("limit", "test_fraction") if getattr(data, name, None) is not None]
+    others = f" (data.{choosing[0]} chooses others where some are gone)" if choosing else ""
     raise StaleFile(
-        f"{folder / SPLIT} was made of other data: {describe_change(records, source)}. What the run found stands, and "
+        f"{folder / SPLIT} was made of other data: {describe_change(records, source)}{others}. What the run found stands, and "
         f"`untrain report {folder}` makes its page; on data that have changed its models can be neither made nor "
         "measured again. A further request goes on from its model, by forget.after."
     )
@@ -64,7 +71,8 @@ def first_facts(after: str) -> dict[str, Any]:
     if known is not None:
         return dict(known)
     facts = manifest.get("models", {}).get(ORIGINAL, {})
-    return {"path": str(facts.get("source", Path(after) / f"{ORIGINAL}.safetensors")), "hash": facts.get("hash")}
+    path = facts.get("source", Path(after) / f"{ORIGINAL}.safetensors")
+    return {"path": str(path), "hash": facts.get("hash"), "seconds": facts.get("seconds")}
 
 
 def open_first(domain: Domain, facts: dict[str, Any]) -> nn.Module | None:
@@ -90,4 +98,5 @@ def open_first(domain: Domain, facts: dict[str, Any]) -> nn.Module | None:
 def note_first(facts: dict[str, Any]) -> dict[str, Any]:
     """Returns what the manifest says of that model."""
     notes = [f"the model before the first request, {Path(facts['path']).name}"]
-    return {"hash": facts["hash"], "source": facts["path"], "notes": notes, "settings": {}}
+    about = {"hash": facts["hash"], "source": facts["path"], "notes": notes, "settings": {}}
+    return about | ({} if facts.get("seconds") is None else {"seconds": facts["seconds"]})

@@ -163,7 +163,7 @@ def open_experiment(
     )
     domain = recipe.domain(recipe.sections, context)
     if going_on:
-        check_data(recipe.folder, domain.source)
+        check_data(recipe.folder, domain.source, getattr(recipe.sections, "data", None))
     division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
@@ -462,11 +462,12 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
 def write_manifest(experiment: Experiment) -> dict[str, Any]:
     """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
     split, domain = experiment.division.split, experiment.domain
-    about = {
+    spec = {name: value for name, value in split.spec.items() if name not in ("after", "skipped")}  # said in "request"
+    about: dict[str, Any] = {
         "task": experiment.recipe.task,
         "seed": experiment.recipe.seed,
         "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
-        "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
+        "split": {"kind": split.kind, "spec": spec, "hash": split.hash},
         "request": request_facts(split, experiment.division.records),
     }
     if experiment.first is not None:
