@@ -347,9 +347,15 @@ class Domain(ABC):
         return Subset(self.data, parts[name] if name in parts else getattr(split, name))
 
     def method_sets(self, division: Division) -> dict[str, Stream]:
-        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout"."""
+        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout".
+
+        Where nothing of a request is left, the retain set stands for "forget", for methods that do not look at it.
+        """
         names = ("forget", "retain", "holdout") if len(division.holdout) else ("forget", "retain")
-        return {name: self.stream(division, name) for name in names}
+        if not len(division.split.forget):
+            names = tuple(name for name in names if name != "forget")
+        found = {name: self.stream(division, name) for name in names}
+        return {"forget": found["retain"], **found}
 
     def evaluation_sets(self, division: Division) -> dict[str, Stream]:
         """Returns the sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""

@@ -298,12 +298,14 @@ class Request:
         missing: "refuse", or "skip" them.
         root: folder that samples which are files lie in.
         elsewhere: what else is known of names: why they cannot be forgotten → whether a name is one of these.
+        empty: whether nothing may be left of a list whose missing records are skipped, if each of them is known.
     """
 
     column: str | None = None
     missing: Missing = "refuse"
     root: str | Path | None = None
     elsewhere: Mapping[str, Callable[[str], bool]] = field(default_factory=dict)
+    empty: bool = False
 
 
 UNKNOWN = "unknown"
@@ -335,12 +337,25 @@ def find_records(source: Source, kind: str, given: Any, request: Request) -> Fou
     if not strange:
         return Found([place for place in places if place is not None], listed.place, listed.spec)
     reasons = _sort_by_reason(strange, request.elsewhere)
-    if len(strange) == len(records) and UNKNOWN not in reasons:
-        raise EmptySet(f"{listed.place}: nothing of this request is in the training data any more: {_told(reasons)}.")
-    if request.missing == "refuse" or len(strange) == len(records):
+    none, skips = len(strange) == len(records), request.missing == "skip"
+    if none and UNKNOWN not in reasons and not (skips and request.empty):
+        raise EmptySet(nothing_left(listed.place, reasons, request.empty))
+    if not skips or (none and UNKNOWN in reasons):
         raise UnknownName(_refusal(listed, strange, reasons, source.ids[0]))
     warnings.warn(f"{listed.place}: {len(strange)} records are skipped: {_told(reasons)}.", stacklevel=2)
     return Found([place for place in places if place is not None], listed.place, listed.spec, reasons)
+
+
+def nothing_left(place: str, reasons: Mapping[str, Sequence[str]], can_go_on: bool) -> str:
+    """Says that no record of a list is there to be forgotten, and what can still be done."""
+    remains = (
+        " The model can still be trained on what remains, by a method that looks at the retain set alone: "
+        f"{skip_words()}."
+    )
+    return (
+        f"{place}: nothing of this request is in the training data any more: {_told(reasons)}. Restore files to have "
+        f"them forgotten.{remains if can_go_on else ''}"
+    )
 
 
 def _sort_by_reason(names: Sequence[str], elsewhere: Mapping[str, Callable[[str], bool]]) -> dict[str, list[str]]:

@@ -62,6 +62,12 @@ def _load_after(
         fields = {name: value for name, value in asdict(section).items() if name not in _CHOSEN}
         how: dict[str, Any] = {**fields, "links": links, "classes": records.classes}
         cut: Part = "train" if section.test_fraction is not None else "test"
+        total = sum(len(records.parts.get(part, ())) for part in (*TRAINED, "gone"))
+        if section.limit is not None and section.limit < total:
+            raise SettingError(
+                f"{place} was made of other data: of {total} samples, and data.limit is {section.limit}. Leave it "
+                "as it was."
+            )
         known = KnownSamples(records)
         train = load(**how, part="train", known=known.among(*TRAINED, "gone"))
         if known.new and section.limit is None:

@@ -373,6 +373,10 @@ def further_split(
         before: the split of the last request.
         classes: see `make_split`, and so for fraction, count, indices, ids, id_column, missing, root, elsewhere, seed.
 
+    Returns:
+        The split. Its forget set is empty where missing records are skipped and none of the list is left: a method that
+        looks at the retain set alone can go on with what remains.
+
     Raises:
         Overlap: if a listed record, or every sample of the classes, was asked for before.
         DataError: if a listed record was held out, so that there is nothing to forget of it.
@@ -382,8 +386,14 @@ def further_split(
     kind = _kind(classes=tuple(classes) or None, **request)
     skipped: dict[str, Sequence[str]] = {}
     if kind in ("indices", "ids"):
-        found = find_records(source, kind, request[kind], Request(id_column, missing, root, elsewhere or {}))
+        named = Request(id_column, missing, root, elsewhere or {}, empty=True)
+        found = find_records(source, kind, request[kind], named)
         request[kind], skipped = _check_new(source, kind, found, before, missing == "skip")
+        if not request[kind]:
+            spec = {**found.spec, "seed": seed, "skipped": {why: len(names) for why, names in skipped.items()}}
+            spec["requests before"] = 1 + before.spec.get("requests before", 0)
+            nothing = torch.empty(0, dtype=torch.int64)
+            return replace(before, forget=nothing, kind=kind, spec=spec, earlier=before.asked, skipped=skipped)
     if kind == "classes":
         wanted = torch.isin(source.labels, torch.tensor(class_numbers(source, classes)))
         if not wanted[before.retain].any() and wanted[before.asked].any():
@@ -429,9 +439,6 @@ def _check_new(
         if bool(chosen.any()):
             skipped[why] = [_name(source, kind, i) for i in wanted[chosen].tolist()]
     new = wanted[~(twice | held)]
-    if not len(new):
-        told = "; ".join(f"{len(names)} {why}" for why, names in skipped.items())
-        raise EmptySet(f"nothing of this request is left to forget: {told}.")
     return ([source.ids[i] for i in new.tolist()] if kind == "ids" and source.ids else new.tolist()), skipped
 
 

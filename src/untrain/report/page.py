@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from untrain.errors import FolderError
 from untrain.io import write_bytes
 from untrain.report.html import render
+from untrain.report.requests import show_requests
 from untrain.report.results import Results
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ def write_report(given: Results | str | Path, presentation: "Presentation") -> P
 
 def render_page(results: Results, presentation: "Presentation") -> str:
     """Renders the whole page as HTML."""
-    made = (make(results) for make in presentation.sections(results))
+    made = [section for make in presentation.sections(results) if (section := make(results)) is not None]
+    if (requests := show_requests(results)) is not None:
+        made.insert(next((i + 1 for i, section in enumerate(made) if section.key == "comparison"), 1), requests)
     return render(
         "page.html.j2", kind=f"Unlearning {'comparison' if results.compared else 'report'}", subject=results.name,
-        facts=presentation.facts(results), sections=[section for section in made if section is not None],
+        facts=presentation.facts(results), sections=made,
         version=results.manifest.get("untrain"),
     )  # fmt: skip

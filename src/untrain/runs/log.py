@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from untrain.data.splits import read_split
 from untrain.errors import FolderError, StaleFile
 from untrain.reading import printable
 from untrain.report import Results
+from untrain.report.words import count_of
 from untrain.runs.folder import read_manifest
 from untrain.runs.models import is_run
 from untrain.runs.names import FIRST, ORIGINAL, RETRAINED, SPLIT
@@ -46,7 +47,7 @@ class LoggedRequest:
     """One request, as its run folder tells of it.
 
     Attributes:
-        number: its place in the chain, from 1.
+        number: its place in the chain, from 1, with requests that are not given.
         model: which of several models the chain is of, from 1.
         folder: of the run.
         created: when the run was finished, in ISO 8601.
@@ -61,6 +62,8 @@ class LoggedRequest:
         verdict: the report's, in words.
         on_disk: how many of the samples' files are still there; None where that is not known.
         notes: what is broken or amiss.
+        after: folder of the request before, as the run was told.
+        earlier: how many requests the run knows of before it.
     """
 
     folder: str
@@ -78,7 +81,8 @@ class LoggedRequest:
     number: int = 0
     model: int = 0
     kept: tuple[str, ...] = ()
-    after: str | None = field(default=None, repr=False)
+    after: str | None = None
+    earlier: int = 0
 
 
 def read_log(
@@ -152,6 +156,7 @@ def read_request(folder: Path, presentation: Presentation, *, hashed: bool = Fal
         on_disk=_count_files(config, records),
         notes=(*notes, *_remarks(request)),
         after=request.get("after"),
+        earlier=int(manifest.get("split", {}).get("spec", {}).get("requests before", 0)),
     )
 
 
@@ -202,11 +207,13 @@ def _asked(split: Mapping[str, Any]) -> str:
 
 
 def _remarks(request: Mapping[str, Any]) -> Iterator[str]:
-    for why, skipped in request.get("skipped", {}).items():
-        yield f"{skipped['count']} records of the list were skipped: {why}."
+    skipped = {why: int(each["count"]) for why, each in request.get("skipped", {}).items()}
+    if skipped:
+        told = "; ".join(f"{count} {why}" for why, count in skipped.items())
+        yield f"{count_of(sum(skipped.values()), 'record')} of the list skipped: {told}."
     lost = request.get("lost", {}).get("count", 0)
     if lost:
-        yield f"{lost} retained samples were gone without a request."
+        yield f"{count_of(lost, 'retained sample')} gone without a request."
 
 
 def _count_files(config: Mapping[str, Any], records: KeptRecords | None) -> int | None:
@@ -241,7 +248,7 @@ def order(runs: Sequence[LoggedRequest]) -> list[LoggedRequest]:
     ordered: list[LoggedRequest] = []
     for model, first in enumerate(begun, 1):
         run: LoggedRequest | None = first
-        for number in range(1, len(runs) + 1):
+        for number in range(first.earlier + 1, first.earlier + len(runs) + 1):
             if run is None:
                 break
             child = following.get(run.folder)
@@ -292,8 +299,10 @@ def as_text(requests: Sequence[LoggedRequest], *, whole: bool = False) -> str:
     """Writes the log for a reader."""
     several = len({request.model for request in requests}) > 1
     lines: list[str] = []
+    model = 0
     for request in requests:
-        if request.number == 1:
+        if request.model != model:
+            model = request.model
             lines += [f"model {request.model}, {request.task}" if several else request.task, ""]
         lines += _paragraph(request, whole)
     return "\n".join(lines).rstrip() + "\n"
@@ -306,7 +315,7 @@ def _paragraph(request: LoggedRequest, whole: bool) -> list[str]:
         for m in request.models
     ]
     lines = [f"{request.number}. {request.created}  {printable(request.folder)}"]
-    lines += [f"   asked    {printable(request.asked)}: {request.count} samples{_shown(request, whole)}"]
+    lines += [f"   asked    {printable(request.asked)}: {count_of(request.count, 'sample')}{_shown(request, whole)}"]
     lines += [f"   weights  {request.starts[:12] or 'unknown'} → {'; '.join(made) or 'none'}"]
     lines += [f"   verdict  {request.verdict}"]
     if request.on_disk is not None:

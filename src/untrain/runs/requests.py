@@ -43,7 +43,8 @@ def check_data(folder: Path, source: Source, data: Any) -> None:
     choosing = [name for name in ("limit", "test_fraction") if getattr(data, name, None) is not None]
     others = f" (data.{choosing[0]} chooses others where some are gone)" if choosing else ""
     raise StaleFile(
-        f"{folder / SPLIT} was made of other data: {describe_change(records, source)}{others}. What the run found stands, and "
+        f"{folder / SPLIT} was made of other data: {describe_change(records, source)}{others}. What the run "
+        f"found stands, and "
         f"`untrain report {folder}` makes its page; on data that have changed its models can be neither made nor "
         "measured again. A further request goes on from its model, by forget.after."
     )
@@ -56,7 +57,8 @@ def request_facts(split: Split, records: KeptRecords | None) -> dict[str, Any]:
         facts["after"] = split.spec["after"]["folder"]
     if records is None:
         return facts
-    facts |= {"hashed": records.hashed, "ids": [*records.parts["forget"][:SHOWN]]}
+    named = split.kind in ("ids", "indices") or "after" in split.spec
+    facts |= {"hashed": records.hashed, "ids": [*records.parts["forget"][:SHOWN]] if named else []}
     facts["earlier_gone"] = len(records.parts["earlier"]) - len(split.earlier)
     lost = records.parts["gone"]
     facts["lost"] = {"count": len(lost), "ids": [*lost[:SHOWN]]}

@@ -23,7 +23,7 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
-from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.base import Method, Problem, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
@@ -167,6 +167,8 @@ def open_experiment(
     division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
+    if not len(division.split.forget):
+        check_needs(recipe.methods)
     domain.check(division)
     domain.check_references(recipe.references)
     experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
@@ -369,7 +371,8 @@ def unlearn_methods(
     recipe, domain = experiment.recipe, experiment.domain
     sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
-        check_sets({name: stream.data for name, stream in sets.items()}, sets)
+        there = {name: stream for name, stream in sets.items() if name != "forget" or stream is not sets["retain"]}
+        check_sets({name: stream.data for name, stream in there.items()}, there)
         prepare_task(domain.task, start, sets)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
@@ -528,12 +531,29 @@ def _with_first(experiment: Experiment, models: Mapping[str, nn.Module]) -> Mapp
 
 
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
+    if not len(experiment.division.split.asked):
+        return _report_unmeasured(experiment)
     models = _with_first(experiment, models)
     evaluation = evaluate_models(experiment, models)
     manifest = write_manifest(experiment)
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
     path = report_run(experiment, evaluation, manifest)
     experiment.domain.close()
+    return path
+
+
+def _report_unmeasured(experiment: Experiment) -> Path:
+    """Makes the page of a run that has nothing to measure forgetting on: all that was ever asked is gone."""
+    folder = experiment.folder
+    experiment.say("nothing that was asked to be forgotten is in the data any more: there is nothing to measure it on")
+    manifest = write_manifest(experiment)
+    history, config = folder.history([*experiment.trained]), write(experiment.recipe)
+    results = Results.of_run(None, manifest=manifest, history=history, config=config, folder=folder.path)
+    experiment.domain.close()
+    path = folder.path / "report.html"
+    if experiment.engine.is_main:
+        write_report(results, experiment.domain.presentation)
+        Console().print(f"report: {path}", highlight=False, soft_wrap=True)
     return path
 
 
