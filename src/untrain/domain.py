@@ -351,10 +351,8 @@ class Domain(ABC):
 
         Where nothing of a request is left, the retain set stands for "forget", for methods that do not look at it.
         """
-        names = ("forget", "retain", "holdout") if len(division.holdout) else ("forget", "retain")
-        if not len(division.split.forget):
-            names = tuple(name for name in names if name != "forget")
-        found = {name: self.stream(division, name) for name in names}
+        there: dict[str, Any] = {"forget": division.split.forget, "retain": division.split.retain, "holdout": division.holdout}
+        found = {name: self.stream(division, name) for name, samples in there.items() if len(samples)}
         return {"forget": found["retain"], **found}
 
     def evaluation_sets(self, division: Division) -> dict[str, Stream]:

@@ -93,7 +93,7 @@ def story(tmp_path_factory):
 @pytest.fixture
 def copy(story, tmp_path):
     """The story's files, to be changed."""
-    root, photos, first, second = story
+    _, photos, first, second = story
     for folder in (photos, first, second):
         shutil.copytree(folder, tmp_path / folder.name)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(path=tmp_path / "photos"))
@@ -110,7 +110,7 @@ def test_nothing_comes_back_and_nothing_is_mixed_up(story):
     assert ids_of(second, "earlier") == ids_of(first, "forget")
     assert sorted([*ids_of(second, "retain"), *ids_of(second, "forget")]) == sorted(ids_of(first, "retain"))
     assert len(ids_of(second, "forget")) == 6
-    assert content(second)["earlier"] == [], "what is erased has no position"
+    assert "earlier" not in content(second), "what is erased has no position"
     statistics = [content(folder)["records"]["statistics"] for folder in (first, second)]
     assert statistics[0] == statistics[1], "inputs are normalised as the model knows them"
 
@@ -149,13 +149,13 @@ def test_earlier_requests_that_are_still_there_are_measured_apart(story, tmp_pat
 
 
 def test_a_vanished_record_is_said_and_the_run_goes_on(copy):
-    root, photos, first, _ = copy
-    lost, back = ids_of(first, "retain")[:2]
-    held = ids_of(first, "holdout")[0]
-    asked = ask(root, "list.txt", ids_of(first, "retain")[5:8])
+    root, photos, _, second = copy
+    lost, back = ids_of(second, "retain")[:2]
+    held = ids_of(second, "holdout")[0]
+    asked = ask(root, "list.txt", ids_of(second, "retain")[5:8])
     erase(photos, [lost, held])
     shutil.move(photos / back, root / "kept.png")
-    code, _, err = run(root, root / "two", *asked, *after(first))
+    code, _, err = run(root, root / "two", *asked, *after(second))
     assert code == 0, err
     assert "2 samples that" in err and "no request asked for them" in err and lost in err
     assert "1 samples that" in err and held in err
@@ -213,7 +213,7 @@ def test_numbers_mean_nothing_once_files_are_gone(story, tmp_path):
 
 
 def test_a_run_whose_samples_are_gone_is_not_made_again(story):
-    root, _, first, _ = story
+    _, _, first, _ = story
     before = {path.name: path.read_bytes() for path in first.iterdir() if path.is_file()}
     code, _, err = untrain("run", first, "--resume")
     assert code == 1

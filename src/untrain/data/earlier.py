@@ -92,7 +92,7 @@ class Before:
 
     def elsewhere(self, test: Source) -> dict[str, Callable[[str], bool]]:
         """Returns why names that are not among the samples cannot be forgotten → whether a name is one of these."""
-        records = self.named
+        records = self.records
         if records is None:
             return {}
         return {

@@ -104,7 +104,9 @@ class Split:
             if content["data_hash"] != source.fingerprint():
                 told = "other data than what is loaded" if records is None else describe_change(records, source)
                 raise StaleFile(f"{path} was made of other data: {told}. Make the split again for this data.")
-            parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS if part in content}
+            parts: dict[str, Any] = {
+                part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS if part in content
+            }
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
             if records is not None and records.hashed:
                 parts = positions_of(records, source)
@@ -141,10 +143,11 @@ class Split:
         if source.ids is None:
             raise DataError(f"{path} names samples by their ids, and this data source has none.")
         places = {hash_id(name): place for place, name in enumerate(source.ids)}
-        strange = sum(key not in places for part in _PARTS for key in keys[part])
+        strange = sum(key not in places for part in ("retain", "holdout") for key in keys[part])
         if strange:
             raise StaleFile(f"{path} was made of other data: {strange} of its samples are not in what is loaded.")
-        parts = {part: torch.tensor(sorted(places[key] for key in keys[part]), dtype=torch.int64) for part in _PARTS}
+        found = {part: sorted(places[key] for key in keys[part] if key in places) for part in _PARTS}
+        parts: dict[str, Any] = {part: torch.tensor(own, dtype=torch.int64) for part, own in found.items()}
         return cls(**parts, kind="ids", spec=dict(content["spec"]), data_hash=source.fingerprint())
 
 
@@ -164,7 +167,7 @@ def split_of_sets(sets: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     roots = {name: _root(data) for name, data in sets.items()}
     bases = [base for base, _ in roots.values()]
     if all(base is bases[0] for base in bases) and isinstance(bases[0], Source):
-        parts = {
+        parts: dict[str, Any] = {
             part: torch.tensor(sorted(roots[part][1]) if part in roots else [], dtype=torch.int64) for part in _PARTS
         }
         return Split(**parts, kind="indices", spec=spec, data_hash=bases[0].fingerprint()).to_json()
@@ -193,7 +196,7 @@ def read_split(path: str | Path) -> tuple[dict[str, Any], KeptRecords | None]:
     return content, records
 
 
-def positions_of(records: KeptRecords, source: Source) -> dict[str, Tensor]:
+def positions_of(records: KeptRecords, source: Source) -> dict[str, Any]:
     """Finds the samples of each part by name: forget, retain, holdout, earlier → positions, int64, ascending.
 
     Samples that are gone are in none; one that had vanished from the retain set, and is there again, is retained.

@@ -245,18 +245,25 @@ def order(runs: Sequence[LoggedRequest]) -> list[LoggedRequest]:
     _check_forks(runs, parents)
     following = {parent.folder: run for run in runs if (parent := parents[run.folder]) is not None}
     begun = sorted((run for run in runs if parents[run.folder] is None), key=lambda run: run.created)
-    ordered: list[LoggedRequest] = []
-    for model, first in enumerate(begun, 1):
-        run: LoggedRequest | None = first
-        for number in range(first.earlier + 1, first.earlier + len(runs) + 1):
-            if run is None:
-                break
-            child = following.get(run.folder)
-            kept = () if child is None else tuple(m.name for m in run.models if m.hash == child.starts)
-            notes = (*_break_of(run, parents[run.folder]), *run.notes)
-            ordered.append(replace(run, number=number, model=model, kept=kept, notes=notes))
-            run = child
-    return ordered
+    return [each for place, first in enumerate(begun, 1) for each in _chain(first, place, following, parents)]
+
+
+def _chain(
+    first: LoggedRequest,
+    model: int,
+    following: Mapping[str, LoggedRequest],
+    parents: Mapping[str, LoggedRequest | None],
+) -> Iterator[LoggedRequest]:
+    """A request and those that follow it."""
+    run: LoggedRequest | None = first
+    for number in range(first.earlier + 1, first.earlier + len(parents) + 1):
+        if run is None:
+            return
+        child = following.get(run.folder)
+        kept = () if child is None else tuple(made.name for made in run.models if made.hash == child.starts)
+        notes = (*_break_of(run, parents[run.folder]), *run.notes)
+        yield replace(run, number=number, model=model, kept=kept, notes=notes)
+        run = child
 
 
 def _parent(run: LoggedRequest, makers: Mapping[str, Sequence[LoggedRequest]]) -> LoggedRequest | None:
