@@ -351,7 +351,11 @@ class Domain(ABC):
 
         Where nothing of a request is left, the retain set stands for "forget", for methods that do not look at it.
         """
-        there: dict[str, Any] = {"forget": division.split.forget, "retain": division.split.retain, "holdout": division.holdout}
+        there: dict[str, Any] = {
+            "forget": division.split.forget,
+            "retain": division.split.retain,
+            "holdout": division.holdout,
+        }
         found = {name: self.stream(division, name) for name, samples in there.items() if len(samples)}
         return {"forget": found["retain"], **found}
 

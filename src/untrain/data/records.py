@@ -100,23 +100,31 @@ def read_records(given: Any, kind: str, column: str | None = None) -> RecordList
 
 
 def _read_file(path: Path, kind: str, column: str | None) -> RecordList:
-    spec: dict[str, Any] = {kind: {"file": path.name, "sha256": hash_file(path)}}
-    if column is not None:
-        spec[kind]["column"] = column
+    records, columns, headless = _parse_file(path, kind, column)
+    spec = {"file": path.name, "sha256": hash_file(path), **({} if column is None else {"column": column})}
+    return RecordList(records, str(path), {kind: spec}, columns, headless)
+
+
+def _parse_file(path: Path, kind: str, column: str | None) -> tuple[list[Any], tuple[str, ...], bool]:
+    """The records, columns where there is a header, and whether the first record may be one."""
+    has_columns = path.suffix in (".csv", ".tsv", ".json")
     try:
         if path.suffix == ".npy":
-            return RecordList(read_npy(path).reshape(-1).tolist(), str(path), spec)
-        text = read_text(path)
+            records = read_npy(path).reshape(-1).tolist()
+        else:
+            text = read_text(path)
+            records = [] if has_columns else [line.strip() for line in text.splitlines() if line.strip()]
     except DataError as error:
         raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}") from error
+    if column is not None and not has_columns:
+        raise SettingError(
+            f"{_column_words()} {column!r} means nothing for {printable(path)}: only csv and json have columns."
+        )
+    if not has_columns:
+        return records, (), False
     if path.suffix == ".json":
-        return RecordList(_json_records(text, path, kind, column), str(path), spec)
-    if path.suffix in (".csv", ".tsv"):
-        records, columns, headless = _csv_records(text, path, kind, column)
-        return RecordList(records, str(path), spec, columns, headless)
-    if column is not None:
-        raise SettingError(f"id_column {column!r} means nothing for {printable(path)}: only csv and json have columns.")
-    return RecordList([line.strip() for line in text.splitlines() if line.strip()], str(path), spec)
+        return _json_records(text, path, kind, column), (), False
+    return _csv_records(text, path, kind, column)
 
 
 def _json_records(text: str, path: Path, kind: str, column: str | None) -> list[Any]:
