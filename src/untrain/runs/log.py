@@ -197,7 +197,7 @@ def _asked(split: Mapping[str, Any]) -> str:
     """Says what was asked for."""
     spec = split.get("spec", {})
     if "classes" in spec:
-        return ", ".join(map(str, spec["classes"]))
+        return f"all of {', '.join(map(str, spec['classes']))}"
     for kind in ("ids", "indices"):
         if kind in spec:
             return f"{kind} of {spec[kind].get('file', 'a list')}"
