@@ -1,9 +1,12 @@
 """A recipe's stages, where the command line's tests do not look."""
 
 import json
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.command_line import RECIPE, files, untrain
 from untrain.data import request
@@ -112,3 +115,19 @@ def test_equal_records_are_said_in_a_line(recipe, tmp_path):
     assert code == 0, err
     line = next(line for line in err.splitlines() if "warning" in line)
     assert line.startswith("untrain: warning: 1 samples of the forget set are equal to samples of the retain set")
+
+
+def test_what_is_left_out_of_the_data_is_said_once_and_stands_in_the_manifest(recipe, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{'.' * (i == 0)}{i}.png")
+    data = f"data: {{name: folder, path: {tmp_path / 'photos'}, test_fraction: 0.3}}"
+    recipe.write_text(recipe.read_text().replace("data: {name: digits}", data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a user's process
+        code, _, err = untrain("train", recipe, "--out", tmp_path / "run")
+    assert code == 0 and err.count("left out of the samples") == 1, err
+    (note,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["notes"]
+    assert "2 hidden" in note and "cat/.0.png" in note

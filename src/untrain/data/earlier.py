@@ -13,6 +13,7 @@ from untrain.data.records import few
 from untrain.data.samples import Source
 from untrain.data.splits import SETS, Split, positions_of, read_split
 from untrain.errors import DataError, StaleFile
+from untrain.reading import DAMAGED
 
 SPLIT = "split.json"
 
@@ -74,8 +75,12 @@ class Before:
         parts = positions_of(records, source)
         records.check_content(source, parts, str(self.path))
         vanished = records.vanished(source, "forget", "earlier", "retain", "holdout")
+        try:
+            kind, spec = str(self.content["kind"]), dict(self.content["spec"])
+        except DAMAGED as error:
+            raise DataError(f"{self.path} cannot be read as a split: {error!r}. Make the split again.") from error
         found = Found(
-            Split(**parts, kind=self.content["kind"], spec=dict(self.content["spec"]), data_hash=source.fingerprint()),
+            Split(**parts, kind=kind, spec=spec, data_hash=source.fingerprint()),
             forgotten=len(vanished.get("forget", ())) + len(vanished.get("earlier", ())),
             lost=vanished.get("retain", []),
             lost_holdout=vanished.get("holdout", []),

@@ -76,6 +76,8 @@ class KeptRecords:
         """
         if given is None:
             return None
+        if not (isinstance(given, dict) and all(isinstance(given.get(name), dict) for name in _MAPPINGS)):
+            raise ValueError("its records are of another form")
         lists = [*given["parts"].values(), *given["content"].values(), *given["skipped"].values(), given["classes"]]
         if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists):
             raise ValueError("its records must be lists of names")
@@ -85,6 +87,12 @@ class KeptRecords:
             raise ValueError("its records are of another form")
         if any(len(given["content"][part]) != len(given["parts"].get(part, ())) for part in given["content"]):
             raise ValueError("its records have hashes of other samples")
+        numbers = [each for values in given["statistics"].values() if values is not None for each in values]
+        if not all(isinstance(each, int | float) for each in numbers) or not given["statistics"].keys() <= {
+            "mean",
+            "std",
+        }:
+            raise ValueError("its statistics must be means and deviations")
         return cls(**{name: given[name] for name in _FIELDS})
 
     @cached_property
@@ -132,6 +140,7 @@ class KeptRecords:
 
 
 _FIELDS = ("parts", "content", "salt", "hashed", "classes", "statistics", "skipped")
+_MAPPINGS = ("parts", "content", "statistics", "skipped")
 _PARTS = {*TRAINED, *TESTED, "gone"}
 
 

@@ -19,6 +19,7 @@ from untrain.data.sources import channel_statistics, load
 from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.engine import generator_of
 from untrain.errors import SettingError
+from untrain.folders import shorten_name
 from untrain.io import hash_file, hash_json
 
 
@@ -234,8 +235,13 @@ def request_name(section: Forget) -> str:
     if section.count is not None:
         return f"random-{section.count}-samples"
     if section.classes:
-        return re.sub(r"[^\w.-]+", "-", "-".join(map(str, section.classes))).strip("-.") or "classes"
+        return _fit("-".join(map(str, section.classes))) or "classes"
     listed = section.indices or section.ids
     if listed is None:
         raise SettingError(f"say what to forget by one of {', '.join(f'forget.{name}' for name in REQUESTS)}.")
-    return re.sub(r"[^\w.-]+", "-", Path(listed).stem).strip("-.") or "listed"
+    return _fit(Path(listed).stem) or "listed"
+
+
+def _fit(text: str) -> str:
+    """A text as the name of a folder."""
+    return shorten_name(re.sub(r"[^\w.-]+", "-", text).strip("-."))

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
-from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
+from untrain.data.decoding import Remarks, decode
+from untrain.data.encoded import IN_MEMORY_BYTES, Rows
 from untrain.errors import DataError, spell
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -112,6 +113,7 @@ class Images:
             images as they are, which then must be of one size.
         grayscale: one channel instead of red, green, blue.
         order: the row of every sample, [N]; None: sample i is row i.
+        remarks: what was said of these images already.
     """
 
     in_memory = False
@@ -126,6 +128,7 @@ class Images:
         image_size: int | None = None,
         grayscale: bool = False,
         order: Tensor | None = None,
+        remarks: Remarks | None = None,
     ) -> None:
         count = len(labels)
         self.rows = rows
@@ -135,7 +138,8 @@ class Images:
         self.image_size = image_size
         self.grayscale = grayscale
         self.order = torch.arange(count) if order is None else order
-        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale)
+        self.remarks = remarks or Remarks()
+        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale, self.remarks)
         self.shape = tuple(first.shape)
 
     def __len__(self) -> int:
@@ -164,7 +168,7 @@ class Images:
         Raises:
             DataError: names the image if it is damaged, or of another size than the first one.
         """
-        image = decode(data, self.name(i), self.image_size, self.grayscale)
+        image = decode(data, self.name(i), self.image_size, self.grayscale, self.remarks)
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
@@ -185,6 +189,7 @@ class Images:
             image_size=self.image_size,
             grayscale=self.grayscale,
             order=self.order[chosen],
+            remarks=self.remarks,
         )
 
     def to(self, device: torch.device | str) -> Images:

@@ -8,14 +8,15 @@ import lzma
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.data.captions import captions
-from untrain.data.columns import numbered_classes
+from untrain.data.columns import decoded_texts, label_numbers, names_in, numbered_classes
+from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
 from untrain.data.samples import Arrays, Images, Relabelled, Source, decode_all, decoded_if_small
@@ -25,6 +26,7 @@ from untrain.errors import DataError, EmptySet, SettingError, UnknownName, looku
 from untrain.lazy import nn, np, torch
 from untrain.reading import (
     DAMAGED,
+    LeftOut,
     check_inside,
     check_unpacked,
     expand,
@@ -37,9 +39,6 @@ from untrain.reading import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-"""Files of a class folder that are samples; other files are not looked at."""
 
 _FASHION_CLASSES = (
     "T-shirt/top",
@@ -295,7 +294,7 @@ def _arrays(request: Request) -> Source:
     path = existing(request)
     keys = {part: (f"x_{part}", f"y_{part}") for part in PARTS}
     stored, names = read_npz(path, [*keys["train"], *keys["test"], "x", "y", "classes"])
-    classes = _array_classes(stored, path)
+    classes = _number_labels(stored, path)
     if not any(key in stored for key in keys["train"]):
         keys["train"] = ("x", "y")
 
@@ -314,15 +313,25 @@ def _arrays(request: Request) -> Source:
     return part_of(request, has, build)
 
 
-def _array_classes(stored: Mapping[str, np.ndarray], path: Path) -> list[str] | None:
-    if "classes" in stored:
-        if stored["classes"].ndim != 1:
-            raise DataError(f"{path}: classes must be a list of names, not an array {list(stored['classes'].shape)}.")
-        return [str(name) for name in stored["classes"]]
-    labels = [stored[key] for key in ("y", "y_train", "y_test") if key in stored]
-    if not all(np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 for array in labels):
-        return None  # what is wrong with them is said when they are used
-    return list(numbered_classes(max([int(array.max()) + 1 for array in labels], default=1)))
+def _number_labels(stored: dict[str, np.ndarray], path: Path) -> tuple[str, ...] | None:
+    """The names of the classes; labels that are names become numbers. None: what is wrong is said at their use."""
+    texts = {key: decoded_texts(array, f"{path}, {key}") for key, array in stored.items() if array.dtype.kind in "SU"}
+    stored.update(texts)
+    given = stored.get("classes")
+    if given is not None and given.ndim != 1:
+        raise DataError(f"{path}: classes must be a list of names, not an array {list(given.shape)}.")
+    labels = {key: stored[key] for key in ("y_train", "y", "y_test") if key in stored}
+    named = {key: array for key, array in labels.items() if key in texts}
+    if given is not None:
+        classes = tuple(str(name) for name in given)
+    elif named and len(named) == len(labels):
+        classes = names_in(next(iter(labels.values())))
+    elif all(np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 for array in labels.values()):
+        return numbered_classes(max([int(array.max()) + 1 for array in labels.values()], default=1))
+    else:
+        return None
+    stored.update({key: label_numbers(array, classes, f"{path}, {key}") for key, array in named.items()})
+    return classes
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
@@ -364,7 +373,8 @@ def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: 
     paths: list[Path] = []
     labels: list[int] = []
     numbers = {name: number for number, name in enumerate(classes)}
-    for subfolder in find_folders(folder, root, links=request.links):
+    left_out = LeftOut(folder)
+    for subfolder in find_folders(folder, root, links=request.links, beside=IMAGE_SUFFIXES, left_out=left_out):
         if subfolder.name not in numbers and request.classes is not None:
             warnings.warn(f"{subfolder} is of a class that the model was not trained on: it is left out.", stacklevel=2)
             continue
@@ -372,11 +382,14 @@ def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: 
             raise UnknownName(
                 f"{subfolder} has no counterpart to train on: {unknown('class', subfolder.name, classes)}"
             )
-        found = find_files(subfolder, root, IMAGE_SUFFIXES, links=request.links)
+        found = find_files(subfolder, root, IMAGE_SUFFIXES, links=request.links, left_out=left_out)
         if not found and request.classes is None:
-            raise DataError(f"{subfolder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): fill it or remove it.")
+            raise DataError(
+                f"{subfolder} holds no image ({', '.join(IMAGE_SUFFIXES)}; hidden ones are none): fill it or remove it."
+            )
         paths += found
         labels += [numbers[subfolder.name]] * len(found)
+    left_out.warn()
     ids = [path.relative_to(root).as_posix() for path in paths]
     return Images(
         FileRows(tuple(paths)), labels, classes, ids, image_size=request.image_size, grayscale=request.grayscale

@@ -4,6 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Experiment:
         callbacks: hear of steps and stages.
         trained: further models that measuring needs, once they are made.
         first: of a further request, where the model before the first one is.
+        notes: what was said of the data while they were loaded, such as what was left out.
     """
 
     recipe: Recipe
@@ -62,6 +64,7 @@ class Experiment:
     callbacks: Sequence[Callback] = ()
     trained: dict[str, nn.Module] = field(default_factory=dict)
     first: dict[str, Any] | None = None
+    notes: Sequence[str] = ()
 
     def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
@@ -161,17 +164,19 @@ def open_experiment(
         {} if cache is None else cache,
         recipe.permissions,
     )
-    domain = recipe.domain(recipe.sections, context)
-    if going_on:
-        check_data(recipe.folder, domain.source, getattr(recipe.sections, "data", None))
-    division = domain.divide()
+    with _noting_warnings() as notes:
+        domain = recipe.domain(recipe.sections, context)
+        if going_on:
+            check_data(recipe.folder, domain.source, getattr(recipe.sections, "data", None))
+        division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
     if not len(division.split.forget):
         check_needs(recipe.methods)
     domain.check(division)
     domain.check_references(recipe.references)
-    experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
+    folder = RunFolder(recipe.folder, engine)
+    experiment = Experiment(recipe, engine, domain, division, folder, callbacks, notes=notes)
     check_work(work_of(experiment), recipe)
     if "after" in division.split.spec:
         experiment.first = first_facts(division.split.spec["after"]["folder"])
@@ -182,6 +187,21 @@ def open_experiment(
         write_inputs(experiment, going_on)
     engine.wait()
     return experiment
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[list[str]]:
+    """Keeps the texts of warnings, which are shown as ever."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, *details: Any, **more: Any) -> None:
+            said.append(str(message))
+            show(message, *details, **more)
+
+        warnings.showwarning = note
+        yield said
 
 
 def work_of(experiment: Experiment) -> Work:
@@ -465,13 +485,16 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
 def write_manifest(experiment: Experiment) -> dict[str, Any]:
     """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
     split, domain = experiment.division.split, experiment.domain
+    data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
+    records = experiment.division.records
+    told = [] if records is not None and records.hashed else [*experiment.notes]  # ids may stand in them
     spec = {name: value for name, value in split.spec.items() if name not in ("after", "skipped")}  # said in "request"
     about: dict[str, Any] = {
         "task": experiment.recipe.task,
         "seed": experiment.recipe.seed,
-        "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
+        "data": data | ({"notes": told} if told else {}),
         "split": {"kind": split.kind, "spec": spec, "hash": split.hash},
-        "request": request_facts(split, experiment.division.records),
+        "request": request_facts(split, records),
     }
     if experiment.first is not None:
         about["request"]["first"] = experiment.first

@@ -69,6 +69,7 @@ from untrain.tasks.text_to_image.rendering import (
     choose_pictured,
     evaluate_prompted,
 )
+from untrain.tasks.text_to_image.same_prompts import check_asked, check_concepts
 from untrain.tasks.text_to_image.sample import sample_table
 from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
 from untrain.tasks.text_to_image.task import TextToImage
@@ -146,6 +147,7 @@ class PipelineModel(UserModel):
             raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             task, how = cast(TextToImage, self.task), images or ConceptImages()
+            check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
 
@@ -205,6 +207,8 @@ class TextToImageDomain(Domain):
         if sections.model.gradient_checkpointing:
             self.pipeline.unet.enable_gradient_checkpointing()
         self._task = text_task(self.pipeline, **asdict(sections.diffusion))
+        check_concepts(self.pipeline, self.concepts)
+        check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
         data, self.rows = concept_data(
             self.pipeline,
@@ -597,6 +601,7 @@ class TextToImageDomain(Domain):
         asked = [EvalPrompt.of_concept(c, forgotten=name == FORGET) for name, each in lists.items() for c in each]
         clip = None if options.clip is None else load_clip(options.clip, engine.device)
         _check_asked(asked, judge, clip)
+        check_asked(given.model, asked)
         original = PipelineModel(references[0], TextToImage()).module if references else None
         shape, vae, pipeline = latent_shape_of(given.model), given.vae, given.model
         prompts = encode_prompts(pipeline, [each.text for each in asked], own_size(pipeline)).to(engine.device)

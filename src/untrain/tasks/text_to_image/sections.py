@@ -10,6 +10,7 @@ from untrain.diffusion.process import Draws, Reduction
 from untrain.diffusion.sections import Generation
 from untrain.diffusion.sections import Judge as ImageJudge
 from untrain.errors import SettingError
+from untrain.folders import LONGEST_NAME, is_name
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
 
@@ -118,6 +119,15 @@ class Judge(ImageJudge):
     """Mean of each channel in [0, 1] that its inputs are normalised by, for a checkpoint."""
     std: list[float] | None = None
     """Standard deviation of each channel in [0, 1]; goes with mean."""
+
+    def __post_init__(self) -> None:
+        """Checks that attributes can name the files of their classifiers."""
+        wrong = next((name for name in self.attributes if not is_name(name)), None)
+        if wrong is not None:
+            raise SettingError(
+                f"attributes name files of the run, which {wrong[:80]!r} cannot: rename the column, without / and \\, "
+                f"of at most {LONGEST_NAME} bytes, and with neither a dot nor a hyphen in front."
+            )
 
 
 @dataclass(frozen=True)
