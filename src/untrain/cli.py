@@ -18,6 +18,7 @@ from untrain.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from untrain.domain import Domain
+    from untrain.report.latex import LatexForm
     from untrain.runs.recipe import Recipe
 
 USAGE = """\
@@ -30,7 +31,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   compare   every method on several seeds and forget sets; see untrain compare --help
   sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
   log       all requests to forget that a model has met, by run folders; see untrain log --help
-  report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
+  report    make report.html of a run's or a comparison's folder again: untrain report FOLDER [--latex FORM]
   list      known tasks, methods, data sources, models, and the recipes of this folder
   schema    the JSON schema of recipes, by which editors complete them: untrain schema [--out FILE]
 
@@ -41,6 +42,7 @@ A run folder stands for the recipe that is kept in it: untrain run FOLDER --resu
   --method NAME        run this method instead of the recipe's; MODULE:CLASS for one of your own
   --task NAME          what the model was trained on; MODULE:CLASS for a domain of your own
   --report-to TRACKER  log steps to tensorboard or wandb, too
+  --latex FORM         of report: write table.tex too; "wide" scales to a page, "compact" fits one of two columns
   --resume             go on with what the run folder holds
   --allow-code         run the code that a recipe or run folder names as MODULE:NAME
   --allow-links        follow links that lead out of a folder of data or of a model
@@ -59,6 +61,7 @@ two retrained models, and reports mean, spread, confidence, noise floor and rank
   --cluster ADDRESS  of a Dask scheduler, whose workers take the cells instead; it needs the extra `cluster`
   --processes k      each cell runs as k processes
   --cell KEY         run this one cell here, such as random-10/seed-0/sfron
+  --latex FORM       of comparison.tex: "wide" scales to a page, the default; "compact" fits one of two columns
   --resume           go on with the comparison that the folder holds
 
 Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.seeds '[0, 1]': untrain run --help.
@@ -239,6 +242,7 @@ def _compare(words: Sequence[str], resume: bool) -> None:
         return
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
     cluster, cell = (_value(words, flag) for flag in ("--cluster", "--cell"))
+    latex = _latex_form(words) or "wide"
     if cell is not None:
         from untrain.compare.pool import end_with_parent
 
@@ -249,7 +253,7 @@ def _compare(words: Sequence[str], resume: bool) -> None:
     if cell is not None:
         compare_cell(recipe, cell)
     else:
-        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume)
+        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume, latex=latex)
 
 
 def _sample(words: Sequence[str], resume: bool) -> None:
@@ -277,6 +281,15 @@ def _value(words: list[str], flag: str) -> str | None:
     return None
 
 
+def _latex_form(words: list[str]) -> "LatexForm | None":
+    """Takes the form of tables for LaTeX out of the words; None where none is asked for."""
+    forms: dict[str | None, LatexForm | None] = {None: None, "wide": "wide", "compact": "compact"}
+    form = _value(words, "--latex")
+    if form not in forms:
+        raise SettingError(f"--latex must be wide or compact, not {form!r}.")
+    return forms[form]
+
+
 def _count(words: list[str], flag: str) -> int:
     value = _value(words, flag)
     if value is not None and not (value.isdecimal() and int(value)):
@@ -289,17 +302,19 @@ def _report(words: Sequence[str], resume: bool) -> None:
     if words and words[0] in ("-h", "--help"):
         print(USAGE)
         return
-    task = _value(words, "--task")
+    task, form = _value(words, "--task"), _latex_form(words)
     if len(words) != 1:
         raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
     folder = Path(words[0])
     if not os.path.isdir(folder):
         raise FolderError(f"there is no run folder {folder}. Check the path.")
-    from untrain.report import write_report
+    from untrain.report import write_latex, write_report
 
     with exclusive_lock(folder):
-        path = write_report(folder, _domain_of(folder, task).presentation)
-    print(f"report: {path}")
+        presentation = _domain_of(folder, task).presentation
+        path = write_report(folder, presentation)
+        table = None if form is None else write_latex(folder, presentation, form)
+    print(f"report: {path}" + (f"\ntable: {table}" if table else ""))
 
 
 def _log(words: Sequence[str], resume: bool) -> None:

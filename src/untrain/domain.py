@@ -18,8 +18,8 @@ from torch import nn
 
 from untrain.data.kept import KeptRecords
 from untrain.data.request import divide, request_name
-from untrain.data.samples import Source
 from untrain.data.sections import Forget
+from untrain.data.source import MEMBERS, Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.engine import Engine, on_device
@@ -28,6 +28,7 @@ from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses, sample_losses
 from untrain.models import checkpoints
+from untrain.models.kinds import plain_module
 from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.permissions import NONE, Permissions
@@ -165,16 +166,16 @@ class UserModel:
         """Returns the samples of a batch where the user does not say."""
         return 128
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights, where that takes more than the module itself tells."""
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights, where that takes more than the module tells."""
         return None
 
     def save(self, folder: Path, module: nn.Module) -> None:
         """Writes what users of this kind of model expect beside the weights that a run folder holds."""
 
     def whole(self, module: nn.Module) -> Any:
-        """Returns the unlearned module as the user's type."""
-        return module
+        """Returns the unlearned module as the user's type; a compiled model that was changed in place is itself."""
+        return self.model if module is self.module else module
 
 
 @contextmanager
@@ -191,19 +192,21 @@ def beside_each_other(
 
 
 def check_module(model: Any, name: str = "model") -> nn.Module:
-    """Returns the module that a user gives.
+    """Returns the module that a user gives; of a compiled one what was compiled.
 
     Raises:
         ModelError: if it is something else, or its weights have no values; see `check_weights`.
     """
-    if hasattr(model, "model") and hasattr(model, "history"):
-        raise ModelError(f"{name} is a Result: pass its .model.")
+    if type(model).__name__ == "ExportedProgram":
+        raise ModelError(f"{name} is what torch.export gives, and cannot be trained: give the module it was made from.")
     if not isinstance(model, nn.Module):
+        if isinstance(getattr(model, "model", None), nn.Module):
+            raise ModelError(f"{name} is a {type(model).__name__}: pass its .model.")
         raise ModelError(
             f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: "
             "pass task=, one of untrain.tasks()."
         )
-    return check_weights(model, name)
+    return check_weights(plain_module(model), name)
 
 
 @dataclass(frozen=True)
@@ -281,7 +284,7 @@ class Domain(ABC):
     def title(self) -> str:
         """What the data are called."""
         data = getattr(self.sections, "data", None)
-        return str(getattr(data, "name", self.name))
+        return str(getattr(data, "title", getattr(data, "name", self.name)))
 
     @property
     def data(self) -> Source:
@@ -577,19 +580,17 @@ def _loaded(task: str, given: Any) -> tuple[Source, Source]:
         )
     for part, source in zip(("training", "test"), given, strict=True):
         if source is not None or part == "training":
-            lacking = [name for name in SOURCE if not hasattr(source, name)]
-            if lacking:
+            own = isinstance(source, Source)
+            lacking = [name for name in MEMBERS if not hasattr(source, name)] if own else []
+            if not own or lacking:
+                flaw = f"lacks {', '.join(lacking)}" if lacking else "is no untrain.data.source.Source"
                 raise DataError(
-                    f"load() of the task {task} gave a {type(source).__name__} as {part} samples, which lacks "
-                    f"{', '.join(lacking)}. Make it a source: untrain.data.columns.Columns takes named tensors, and "
-                    "Columns.read any map-style data set."
+                    f"load() of the task {task} gave a {type(source).__name__} as {part} samples, which {flaw}. Make "
+                    "it a source: untrain.data.columns.Columns takes named tensors, and Columns.read any map-style "
+                    "data set."
                 )
     source, test = given
     return source, Subset(source, []) if test is None else test
-
-
-SOURCE = ("labels", "classes", "ids", "shape", "in_memory", "__len__", "__getitem__", "batch", "to", "fingerprint")
-"""What a source has, see `untrain.data.samples.Source`."""
 
 
 def beside_references(

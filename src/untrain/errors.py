@@ -56,6 +56,10 @@ class FolderError(UntrainError):
     """A run folder holds another run, or cannot be written."""
 
 
+class UnlearningWarning(UserWarning):
+    """A result that cannot be taken as it looks: the run fell short of its aim, or what it is held against is weak."""
+
+
 @contextmanager
 def convert_errors(kind: type[UntrainError], what: str) -> Iterator[None]:
     """Turns whatever a user's own code raises inside the block into an error of ours, with that as its cause.

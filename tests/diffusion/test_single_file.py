@@ -391,6 +391,12 @@ def test_weights_keep_the_type_of_the_file(dtype: torch.dtype, places: dict[str,
     assert length % 8 == 0 and all(place % found[name].itemsize == 0 for name, place in places_in_file.items())
     again = load_single_file(tmp_path / "new.safetensors", places[SD] / "pipeline").unet
     assert all(torch.equal(a, b.to(dtype).float()) for a, b in zip(again.parameters(), new.parameters(), strict=True))
+    slight: Any = load_single_file(tmp_path / "old.ckpt", places[SD] / "pipeline").unet
+    with torch.no_grad():
+        for parameter in slight.parameters():
+            parameter *= 1 + 1e-5
+    with pytest.warns(UserWarning, match=r"half precision.* 0 differ in it: most of the change is lost"):
+        save_single_file(tmp_path / "old.ckpt", slight, tmp_path / "slight.safetensors")
     with torch.no_grad():
         new.conv_out.bias[0] = 1e6 if dtype == torch.float16 else torch.nan
     with pytest.raises(ModelError, match=r"out.2.bias is not finite as torch"):

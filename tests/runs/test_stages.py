@@ -1,5 +1,6 @@
 """A recipe's stages, where the command line's tests do not look."""
 
+import html
 import json
 import warnings
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from helpers.command_line import RECIPE, files, untrain
 from untrain.data import request
-from untrain.data.splits import check_disjoint
+from untrain.data.sameness import check_apart
 from untrain.errors import FolderError
 from untrain.models.checkpoints import load_state
 from untrain.runs import stages
@@ -32,7 +33,7 @@ def test_the_sets_are_apart_and_the_original_sees_two_of_them(recipe, tmp_path):
     run = opened(recipe, tmp_path / "run")
     sets = {name: run.domain.stream(run.division, name) for name in ("forget", "retain", "holdout", "train", "test")}
     for a, b in (("forget", "retain"), ("forget", "holdout"), ("train", "holdout"), ("retain", "test")):
-        check_disjoint(sets[a].data, sets[b].data)
+        check_apart(sets[a].data, sets[b].data)
     assert len(sets["train"]) == len(sets["forget"]) + len(sets["retain"])
     assert len(sets["train"]) + len(sets["holdout"]) == len(run.domain.source) == 1437
 
@@ -115,6 +116,27 @@ def test_equal_records_are_said_in_a_line(recipe, tmp_path):
     assert code == 0, err
     line = next(line for line in err.splitlines() if "warning" in line)
     assert line.startswith("untrain: warning: 1 samples of the forget set are equal to samples of the retain set")
+
+
+def test_what_casts_doubt_is_in_log_manifest_evaluation_and_report(recipe, tmp_path):
+    """A reference trained for one step beside an original trained for 150, and a method that takes one step."""
+    long, folder = tmp_path / "long", tmp_path / "run"
+    stages.train_recipe(read(recipe, ["--out", str(long), "--references", "0", "--train.steps", "150"]))
+    checkpoint = ["--model.checkpoint", str(long / "original.safetensors"), "--forget.holdout_from", "train"]
+    short = ["--train.steps", "1", "--methods.sfron.steps", "1", "--method", "sfron"]
+    code, _, log = untrain("run", recipe, "--out", folder, *checkpoint, *short)
+    assert code == 0, log
+    evaluation, manifest = (json.loads((folder / f"{n}.json").read_text()) for n in ("evaluation", "manifest"))
+    (weak,), missed = evaluation["warnings"], evaluation["models"]["sfron"]["warnings"]
+    assert weak.startswith("the retrained model is weak:")
+    assert missed == manifest["models"]["sfron"]["warnings"]
+    assert missed
+    assert manifest["warnings"] == [weak]
+    assert set(missed) <= set(manifest["models"]["sfron"]["notes"])
+    assert all(f"untrain: warning: {text}" in log for text in (weak, *missed))
+    page = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
+    assert all(text[1:] in page.replace("\u00a0", " ") for text in (weak, *missed))
+    assert "the retrained model is weak</p>" in page  # in the headline
 
 
 def test_what_is_left_out_of_the_data_is_said_once_and_stands_in_the_manifest(recipe, tmp_path):

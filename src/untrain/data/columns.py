@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from untrain.data.streams import check_map_style, gather, size_of
+from untrain.data.batches import SampleReader
+from untrain.data.source import Source
 from untrain.errors import DataError, EmptySet, UnknownName, unknown
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -20,7 +21,7 @@ MOST_CLASSES = 1_000_000
 """Classes that labels may count up to: ImageNet-21k has 21,841, and labels that are hashes or times make billions."""
 
 
-class Columns:
+class Columns(Source):
     """A source whose samples are rows of named tensors in memory: tokens and a mask, a table's features and targets.
 
     Args:
@@ -75,11 +76,12 @@ class Columns:
         Raises:
             DataError: if it is of another kind, or a sample cannot be read.
         """
-        check_map_style(data, "training")
-        size = size_of(data, "training")
-        if size == 0:
+        samples = SampleReader(data, "training")
+        if len(samples) == 0:
             raise EmptySet("the data holds no sample.")
-        rows = gather(data, torch.arange(size), "training")
+        rows = samples.gather(torch.arange(len(samples)))
+        if samples.left_out:
+            raise DataError(f"{', '.join(map(repr, samples.left_out))} of the data holds texts: tokenise or remove it.")
         del rows["index"]
         return Columns(rows, labels, classes, ids)
 

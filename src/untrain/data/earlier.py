@@ -10,7 +10,7 @@ from typing import Any
 
 from untrain.data.kept import TESTED, KeptRecords
 from untrain.data.records import few
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.splits import SETS, Split, positions_of, read_split
 from untrain.errors import DataError, StaleFile
 from untrain.reading import DAMAGED

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from untrain.data.columns import Columns
 from untrain.data.encoded import IN_MEMORY_BYTES, FileRows, ParquetRows
 from untrain.data.records import Names, few, hash_id
-from untrain.data.samples import Images, Relabelled, Source
+from untrain.data.samples import Images, Relabelled
+from untrain.data.source import Source
 from untrain.errors import StaleFile
 from untrain.io import hash_file
 from untrain.lazy import torch

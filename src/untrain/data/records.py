@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, spell, unknown
 from untrain.io import hash_file
 from untrain.lazy import np, torch

@@ -13,8 +13,8 @@ from untrain.data.earlier import IN_TEST, Before, KnownSamples
 from untrain.data.kept import TESTED, TRAINED, KeptRecords, keep_records
 from untrain.data.parts import PARTS, Part
 from untrain.data.records import Names, few
-from untrain.data.samples import Source
 from untrain.data.sections import REQUESTS, Data, Forget
+from untrain.data.source import Source
 from untrain.data.sources import channel_statistics, load
 from untrain.data.splits import Split, Subset, further_split, make_split
 from untrain.engine import generator_of

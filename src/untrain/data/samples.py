@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
 from untrain.data.decoding import Remarks, decode
 from untrain.data.encoded import IN_MEMORY_BYTES, Rows
+from untrain.data.source import Source
 from untrain.errors import DataError, spell
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -22,49 +23,6 @@ from untrain.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A map-style data set of samples, each of a class.
-
-    Attributes:
-        labels: class number of every sample, int64 [N], on the CPU; samples without classes are all of one.
-        classes: name of every class, by number.
-        ids: a name for every sample that is unique within the source, or None.
-        shape: of one input, such as (C, H, W).
-        in_memory: whether the inputs are tensors in memory, which need no worker processes.
-    """
-
-    labels: Tensor
-    classes: tuple[str, ...]
-    ids: tuple[str, ...] | None
-    shape: tuple[int, ...]
-    in_memory: bool
-
-    def __len__(self) -> int:
-        """How many samples there are."""
-        ...
-
-    def __getitem__(self, i: int) -> Batch:
-        """Sample i: tensors by name, "index" among them, int64 []; of images {"input": [C, H, W], "label": []}."""
-        ...
-
-    def batch(self, indices: Tensor) -> Batch:
-        """Samples at these positions, int64 [B], gathered: the same tensors, each [B, …]."""
-        ...
-
-    def select(self, indices: Tensor) -> Source:
-        """A source of its own that holds these samples alone, numbered from 0."""
-        ...
-
-    def to(self, device: torch.device | str) -> Source:
-        """The source with its tensors on a device; a source that decodes on access stays on the CPU."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of the content in hexadecimal; the same data has the same one everywhere."""
-        ...
 
 
 class Arrays(Columns):
@@ -99,7 +57,7 @@ class Arrays(Columns):
         return self.columns["input"]
 
 
-class Images:
+class Images(Source):
     """A source whose images stay encoded, in files or tables, and are decoded on access.
 
     It can be pickled and read by worker processes.
@@ -202,7 +160,7 @@ class Images:
         return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
 
 
-class Relabelled:
+class Relabelled(Source):
     """A source under other class numbers and names.
 
     Args:

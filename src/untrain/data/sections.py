@@ -1,6 +1,7 @@
 """Sections of recipes on data: where samples come from, and which of them are to be forgotten."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -40,6 +41,17 @@ class Data:
     a checkpoint was trained with."""
     std: list[float] | None = None
     """Standard deviation of each channel in [0, 1]; goes with mean."""
+
+    @property
+    def title(self) -> str:
+        """What the data are called: by the name of their file or folder where `name` is only the form they have."""
+        if self.path is None or self.name not in FORMS:
+            return self.name
+        return Path(self.path).absolute().name.removesuffix(".npz").removesuffix(".parquet") or self.name
+
+
+FORMS = ("arrays", "folder", "captions", "parquet")
+"""Sources that are called after the form of what a user has, not after what is in it."""
 
 
 @dataclass(frozen=True)

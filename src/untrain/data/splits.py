@@ -4,8 +4,7 @@ The held-out part is chosen first, by the seed alone, so that all requests made 
 it. A *training set* is then everything else, and the forget set is taken from it.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 from torch.utils.data import Subset as TorchSubset
 
-from untrain.data.columns import Columns
 from untrain.data.kept import TRAINED, KeptRecords
 from untrain.data.records import Found, Missing, Request, few, find_records, hash_id, skip_words
-from untrain.data.samples import Source
+from untrain.data.sameness import names_of
+from untrain.data.source import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, spell, unknown
 from untrain.io import hash_json
@@ -171,7 +170,7 @@ def split_of_sets(sets: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
             part: torch.tensor(sorted(roots[part][1]) if part in roots else [], dtype=torch.int64) for part in _PARTS
         }
         return Split(**parts, kind="indices", spec=spec, data_hash=bases[0].fingerprint()).to_json()
-    names = {name: [] if isinstance(data, list) else _ids(data) for name, data in sets.items()}
+    names = {name: [] if isinstance(data, list) else names_of(data) for name, data in sets.items()}
     whole = all(len(names[name]) == len(data) for name, data in sets.items())
     keys = {part: sorted(map(hash_id, names.get(part, []))) for part in _PARTS} if whole else None
     return {"kind": SETS, "spec": spec, "keys": keys}
@@ -224,7 +223,7 @@ def describe_change(records: KeptRecords, source: Source) -> str:
     return "; ".join(told) or "the same names have another content"
 
 
-class Subset(Dataset[Batch]):
+class Subset(Source, Dataset[Batch]):
     """A view of a source: some of its samples, which keep the source's numbers in "index".
 
     Args:
@@ -267,6 +266,11 @@ class Subset(Dataset[Batch]):
     def fingerprint(self) -> str:
         """A hash of the source and of what is seen of it."""
         return hash_json([self.source.fingerprint(), self.indices.tolist()])
+
+    def root(self) -> tuple[Source, Tensor]:
+        """The source under nested views, and the positions there."""
+        below, positions = self.source.root()
+        return below, positions[self.indices]
 
 
 def make_split(
@@ -469,46 +473,6 @@ def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
     return sorted(numbers)
 
 
-def check_disjoint(a: Any, b: Any) -> None:
-    """Refuses two sets that share a sample: by index where both are views of one data set, else by id.
-
-    Views are `Subset`, torch's Subset, and the data set itself. Ids are an attribute `ids` or `id` with one entry a
-    sample or, in lists of ready batches, a key of that name in every batch.
-
-    Raises:
-        Overlap: says how many samples are in both, and the first.
-    """
-    base_a, indices_a = _root(a)
-    base_b, indices_b = _root(b)
-    if base_a is base_b:
-        word, shared = "index", set(indices_a) & set(indices_b)
-    else:
-        word, shared = "id", set(_ids(a)) & set(_ids(b))
-    if shared:
-        first = min(shared, key=lambda name: (isinstance(name, str), name))
-        raise Overlap(
-            f"{len(shared)} samples are in both sets that must be disjoint (first: {word} {first}). "
-            "Remove them from one of the two."
-        )
-
-
-def equal_content(a: Any, b: Any) -> list[tuple[int, int]]:
-    """Pairs of positions whose inputs are equal to the last bit, whatever their index and label.
-
-    Args:
-        a: a set in memory: `Columns`, a TensorDataset, a view of one of these, or a list of ready batches.
-            A set that is read or computed on access is not looked at: nothing is found in it.
-        b: likewise.
-
-    Returns:
-        (position in a, first such position in b), ascending.
-    """
-    places: dict[bytes, int] = {}
-    for position, digest in enumerate(_digests(b)):
-        places.setdefault(digest, position)
-    return [(position, places[digest]) for position, digest in enumerate(_digests(a)) if digest in places]
-
-
 def _kind(**given: Any) -> str:
     """The one kind of request that was made."""
     if given["fraction"] is not None and given["count"] is not None:
@@ -592,44 +556,3 @@ def _root(data: Any) -> tuple[Any, Sequence[int]]:
         indices = own if indices is None else own[indices]
         data = data.source if isinstance(data, Subset) else data.dataset
     return data, range(len(data)) if indices is None else indices.tolist()
-
-
-def _ids(data: Any) -> list[Any]:
-    if isinstance(data, list):
-        found = [batch[key] for batch in data if isinstance(batch, Mapping) for key in ("id", "ids") if key in batch]
-        return [] if len(found) < len(data) else [name for values in found for name in _plain(values)]
-    if isinstance(data, TorchSubset):
-        own = _ids(data.dataset)
-        return [own[int(i)] for i in data.indices] if own else []
-    values = next((v for v in (getattr(data, key, None) for key in ("ids", "id")) if _is_list(v)), None)
-    return [] if values is None else _plain(values)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray, list, tuple))
-
-
-def _plain(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, (Tensor, np.ndarray)) else list(values)
-
-
-def _digests(data: Any) -> Iterable[bytes]:
-    """A hash of every sample's input, or of all its columns, in order; none for a set that is not in memory."""
-    if isinstance(data, list):
-        inputs = [batch["input"] if isinstance(batch, Mapping) else batch[0] for batch in data]
-        return [digest for input in inputs for digest in _rows(input)]
-    base, indices = _root(data)
-    if isinstance(base, Columns):
-        named = base.columns
-        chosen = [named["input"]] if "input" in named else [*named.values()]
-        return [b"".join(digests) for digests in zip(*(_rows(column, indices) for column in chosen), strict=True)]
-    if isinstance(base, TensorDataset):
-        return _rows(base.tensors[0], indices)
-    return []
-
-
-def _rows(input: Tensor, indices: Sequence[int] | None = None) -> list[bytes]:
-    chosen = input.detach().cpu() if indices is None else input.detach().cpu()[torch.as_tensor(indices)]
-    head = f"{chosen.dtype}{list(chosen.shape[1:])}".encode()
-    flat = chosen.contiguous().reshape(len(chosen), -1).view(torch.uint8).numpy()
-    return [hashlib.blake2b(head + row.tobytes(), digest_size=16).digest() for row in flat]

@@ -22,7 +22,8 @@ from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
 from untrain.folders import check_held, exclusive_lock, is_held, usual_mode
 from untrain.io import write_json, write_text
-from untrain.lazy import nn
+from untrain.lazy import nn, torch
+from untrain.models.kinds import plain_module
 from untrain.models.pretrained import read_object, refusal_of
 
 
@@ -117,7 +118,7 @@ def with_denoiser(pipeline: Any, module: nn.Module) -> Any:
     """
     name = denoiser_name(pipeline.components, type(pipeline).__name__)
     twin = copy.copy(pipeline)  # not by its constructor: what is no part, such as labels, comes along too
-    twin.register_modules(**{name: getattr(module, "_orig_mod", module)})
+    twin.register_modules(**{name: plain_module(module)})
     return twin
 
 
@@ -138,11 +139,11 @@ def save_diffusers(
 
     Raises:
         FolderError: if the folder holds something else than a model, or cannot be written.
-        ModelError: if the module is not one of diffusers. CheckpointError: if the original is not, or a link leads out
-            of its folder.
+        ModelError: if the module is not one of diffusers. CheckpointError: if the original is not, a link leads out of
+            its folder, or what was written is not the module.
         SettingError: if the target is the original's folder.
     """
-    plain: Any = getattr(module, "_orig_mod", module)
+    plain: Any = plain_module(module)
     if not hasattr(plain, "save_pretrained") or not hasattr(plain, "config"):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: save its state_dict instead.")
     if plain.config.get(FREQUENCIES) == "original":
@@ -164,6 +165,7 @@ def save_diffusers(
         else:
             with_denoiser(original, plain).save_pretrained(folder)
             _keep_labels(original, folder)
+        _check_written(folder, plain)
         if card is not None:
             write_text(folder / "README.md", card)
 
@@ -183,6 +185,41 @@ def _save_around(source: Path, module: Any, folder: Path, links: bool) -> None:
     for licence in source.glob("LICENSE*"):
         copy_inside(licence, folder / licence.name, source, links=links)
     write_json(folder / INDEX, index | {own: ["diffusers", type(module).__name__]})
+
+
+def _check_written(folder: Path, module: nn.Module) -> None:
+    """Reads the weights of a noise predictor once more, and compares them.
+
+    Raises:
+        CheckpointError: if a weight is not there, or another one is.
+    """
+    from safetensors import safe_open
+
+    index = folder / INDEX
+    place = folder / denoiser_name(read_object(index), str(index)) if index.is_file() else folder
+    left = module.state_dict()
+    for path in sorted(place.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is not a mapping
+                weight = left.pop(name, None)
+                if weight is None or not torch.equal(file.get_tensor(name), weight.cpu()):
+                    raise CheckpointError(f"{name} was not written as it is: {place} would hold another model.")
+    if left:
+        raise CheckpointError(f"{next(iter(left))} was not written: {place} would hold another model.")
+
+
+def check_draws_classes(pipeline: Any) -> None:
+    """Refuses pipelines that draw what a text says.
+
+    Raises:
+        ModelError: says what can be unlearned, and how.
+    """
+    found = [name for name in pipeline.components if name.startswith("text_encoder")]
+    if found:
+        raise ModelError(
+            f"{type(pipeline).__name__} draws what a text says ({found[0]}), no classes. Of pipelines of texts, "
+            f"{' and '.join(SUPPORTED)} can be unlearned: give another task= for them."
+        )
 
 
 def _keep_labels(pipeline: Any, folder: Path) -> None:

@@ -25,6 +25,8 @@ from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
+from untrain.models.kinds import plain_module
+from untrain.models.precision import count_changes, is_narrow, warn_of_loss
 from untrain.models.pretrained import read_object
 from untrain.reading import DAMAGED, check_regular
 
@@ -114,7 +116,7 @@ def save_single_file(
         raise SettingError(f"{target} must end in .safetensors.")
     if target.exists() and target.resolve() == original.resolve():
         raise SettingError(f"{target} is the original, which would be lost: choose another name.")
-    plain = getattr(unet, "_orig_mod", unet)
+    plain = plain_module(unet)
     with _opened(original) as old:
         _kind(original, old.shapes)
         state = plain.state_dict()
@@ -124,6 +126,15 @@ def save_single_file(
                 raise _other_architecture(f"{name} is {list(old.shapes[name])} there and {list(tensor.shape)} here")
         notes = {key: note for key, note in old.metadata.items() if "hash" not in key and "thumbnail" not in key}
         _write(target, old, new, notes | dict(metadata or {}))
+        _tell_rounding(target, old, new)
+
+
+def _tell_rounding(target: Path, old: _Original, new: Mapping[str, Tensor]) -> None:
+    """Warns where most of what was unlearned is lost in the types of the file."""
+    pairs = ((old.tensor(name), weight.detach().cpu()) for name, weight in new.items())
+    moved, kept = count_changes((before, after) for before, after in pairs if is_narrow(before))
+    text = f"{target} has half precision, as its original: of {moved:,} weights that changed, {kept:,} differ in it"
+    warn_of_loss(text, moved, kept)
 
 
 def ldm_names(names: Sequence[str], unet: Any) -> dict[str, str]:

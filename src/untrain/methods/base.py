@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
-from untrain.errors import ModelError, SettingError, unknown
+from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
-from untrain.types import GenerativeTask, Task, Variant
+from untrain.types import Batch, GenerativeTask, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +120,8 @@ class Problem:
         holdout: samples never trained on, or None.
         seed: of everything random in the run.
         memo: results of passes over the data, by name; part of every checkpoint, so a resumed run need not repeat them.
-        notes: sentences for the manifest on what was decided and why.
+        notes: sentences for the manifest on what was decided and why, and all that was warned of.
+        warnings: those of the notes that cast doubt on the result.
     """
 
     subject: Subject
@@ -130,6 +132,7 @@ class Problem:
     seed: int = 0
     memo: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
     notes: list[str] = field(default_factory=list, init=False)
+    warnings: list[str] = field(default_factory=list, init=False)
 
     def remember(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The result called `name`, computed only where it is not known yet."""
@@ -141,6 +144,19 @@ class Problem:
         """Puts a sentence into the notes, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        """Puts what casts doubt on the result into the notes and the warnings, and warns of it, once.
+
+        Args:
+            text: a few words, which stand in a report's headline, a colon, and the rest.
+        """
+        if text in self.warnings:
+            return
+        self.note(text)
+        self.warnings.append(text)
+        if self.forget.engine.is_main:
+            warnings.warn(text, UnlearningWarning, stacklevel=2)
 
 
 @dataclass(eq=False)
@@ -237,6 +253,10 @@ class Method(ABC):
     @abstractmethod
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k; returns what to log."""
+
+    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
+        """The loss that each sample of a forget batch is to come to, [B]; None: the method aims at none."""
+        return None
 
     @property
     @abstractmethod

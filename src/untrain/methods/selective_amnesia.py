@@ -19,6 +19,7 @@ from untrain.methods.elbo import elbo_fisher
 from untrain.methods.forgetting import cut, frozen, joined
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
+from untrain.models.modes import set_training
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params
@@ -91,7 +92,7 @@ class SelectiveAmnesia(Descent):
         forget = problem.forget.batch(k, problem.task, "forget")
         noise = generative(problem).surrogate(forget, generator_of(problem.seed, "surrogate", k))
         kept = self._retained(problem, engine).batch(k, problem.task, "retain")
-        state.module.train()
+        set_training(state.module)
         up, down = (engine.mean(losses_of(state, batch)) for batch in (noise, kept))
         log = {"forget_loss": finite(engine, up, "surrogate"), "retain_loss": finite(engine, down, "replay")}
         pull = self.lam * self._distance(state)

@@ -32,6 +32,7 @@ from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
+from untrain.models.modes import set_training
 from untrain.saliency import saliency_mask
 from untrain.settings import check_arguments
 from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
@@ -195,6 +196,11 @@ class SFRon(Method):
             return replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
         return found
 
+    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
+        """What calibration found, if it looked."""
+        measured = problem.memo.get("calibration")
+        return None if measured is None else self.calibration.aims(measured, batch, problem.task)
+
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
         if self.gamma is not None:
@@ -260,7 +266,7 @@ class SFRon(Method):
         """Retain and forget gradient in one masked step."""
         problem, engine = state.problem, state.engine
         objective, log = self._objective(state, problem.forget.batch(k, problem.task, "forget"), k)
-        state.module.train()
+        set_training(state.module)
         loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))
         value = finite(engine, loss, "retain")
         state.optimizers["retain"].zero_grad()
@@ -275,7 +281,7 @@ class SFRon(Method):
         problem, engine = state.problem, state.engine
         measured, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
-        state.module.train()
+        set_training(state.module)
         with statistics(
             state.module,
             "moved" if self.published else self.calibration.statistics_of(measured, batch, late, problem.task),

@@ -76,7 +76,7 @@ def build(
         if prefix in ("hf", "hf-config"):
             return _transformers(target, prefix == "hf", num_classes, in_channels, image_size, options)
         if colon:
-            return _users_own(name, sizes, options)
+            return build_users_own(name, sizes, options)
         return _known(name, num_classes, in_channels, image_size, options)
 
 
@@ -246,8 +246,17 @@ def _check_channels(config: Any, in_channels: int, place: str) -> None:
         raise ModelError(f"{place} takes images of {expected} channels; the data has {in_channels}.")
 
 
-def _users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    """A model from a function of the user's own, which is imported from the working directory or the environment."""
+def build_users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+    """Builds a model by a function of the user's own, imported from the working directory or the environment.
+
+    Args:
+        place: MODULE:FACTORY.
+        sizes: what follows from the data; the function gets those that it takes.
+        options: its further arguments.
+
+    Raises:
+        ModelError: if there is no such function, it fails, or returns no module.
+    """
     factory = _factory(place)
     try:
         parameters = inspect.signature(factory).parameters

@@ -101,6 +101,11 @@ def describe_choice(spec: Any) -> str:
     return list_values(spec, 6) if isinstance(spec, list) else show_value(spec)
 
 
+def superscript(number: int | None) -> str:
+    """Writes a footnote's number small and high; nothing where there is none."""
+    return "" if number is None else str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def count_of(number: int, word: str) -> str:
     """Returns so many of something: "1 seed", "3 seeds"."""
     return f"{number} {word if number == 1 else f'{word}s'}"

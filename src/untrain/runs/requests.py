@@ -17,7 +17,7 @@ from untrain.runs.names import ORIGINAL, SPLIT
 if TYPE_CHECKING:
     from torch import nn
 
-    from untrain.data.samples import Source
+    from untrain.data.source import Source
     from untrain.domain import Domain
 
 SHOWN = 100

@@ -28,10 +28,11 @@ from untrain.methods.base import Method, Problem, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
+from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import RunFolder, check_folder
+from untrain.runs.folder import RunFolder, check_folder, warn_of_weak_reference
 from untrain.runs.names import CONFIG, EVALUATION, FIRST, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
 from untrain.runs.requests import check_data, first_facts, note_first, open_first, request_facts
@@ -217,8 +218,9 @@ def _try_model(experiment: Experiment) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
+    widen_(module)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
-    domain.task = prepare_task(domain.task, module, {"train": few})
+    domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
 
 def write_inputs(experiment: Experiment, going_on: bool) -> None:
@@ -323,7 +325,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
         problem = _training(experiment, domain.stream(experiment.division, "train"), seed_of(recipe.seed, ORIGINAL))
         return experiment.make(ORIGINAL, recipe.train, problem)
     module, facts = domain.original()
-    module.eval()
+    rounding = widen_(module.eval())
     digest, before = weights.state_hash(module), experiment.folder.facts.get(ORIGINAL, {}).get("hash")
     if before not in (None, digest):
         raise StaleFile(
@@ -331,6 +333,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
             "changed or damaged since. Put it back as it was, or choose another folder with --out."
         )
     notes = [f"weights from {Path(checkpoint).name}"]
+    notes += [f"weights of {rounding.kinds} brought to float32"] if rounding.types else []
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
@@ -372,7 +375,9 @@ def train_references(experiment: Experiment, names: Sequence[str] | None = None)
 def _training(experiment: Experiment, data: Stream, seed: int) -> Problem:
     """What a model is trained on from new weights: the set in an order of its own."""
     domain = experiment.domain
-    subject = Subject(domain.build(seed), init=lambda: domain.build(seed))
+    module = domain.build(seed)
+    widen_(module)
+    subject = Subject(module, init=lambda: domain.build(seed))
     stream = Stream(data.data, "retain", data.engine, data.batch_size, seed, data.workers)
     return Problem(subject, domain.task, stream, stream, seed=seed)
 
@@ -393,7 +398,7 @@ def unlearn_methods(
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
         there = {name: stream for name, stream in sets.items() if name != "forget" or stream is not sets["retain"]}
         check_sets({name: stream.data for name, stream in there.items()}, there)
-        prepare_task(domain.task, start, sets)
+        prepare_task(domain.task, start, sets, training=True)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
 
@@ -449,6 +454,7 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
         "mark": evaluation_fingerprint(experiment, models),
     }
     if experiment.engine.is_main:
+        content |= warn_of_weak_reference(content, domain.presentation)
         write_sealed(folder.path / EVALUATION, content)
     experiment.announce("evaluate", "end")
     return content
@@ -482,8 +488,13 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
     return hash_json([version("untrain"), experiment.domain.evaluation_facts(), known])
 
 
-def write_manifest(experiment: Experiment) -> dict[str, Any]:
-    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
+def write_manifest(experiment: Experiment, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest.
+
+    Args:
+        experiment: its models are made.
+        warnings: what casts doubt on the evaluation as a whole; those of single models stand with them.
+    """
     split, domain = experiment.division.split, experiment.domain
     data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
     records = experiment.division.records
@@ -498,6 +509,7 @@ def write_manifest(experiment: Experiment) -> dict[str, Any]:
     }
     if experiment.first is not None:
         about["request"]["first"] = experiment.first
+    about |= {"warnings": list(warnings)} if warnings else {}
     return experiment.folder.write_manifest(about, [*experiment.trained])
 
 
@@ -558,7 +570,7 @@ def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]
         return _report_unmeasured(experiment)
     models = _with_first(experiment, models)
     evaluation = evaluate_models(experiment, models)
-    manifest = write_manifest(experiment)
+    manifest = write_manifest(experiment, evaluation.get("warnings", ()))
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
     path = report_run(experiment, evaluation, manifest)
     experiment.domain.close()

@@ -207,7 +207,7 @@ def latent_shape_of(pipeline: Any, image_size: int | None = None) -> tuple[int, 
 # ── data sets ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ConceptSet(Dataset[Batch]):
+class ConceptSet(Source, Dataset[Batch]):
     """Concepts as the UNet sees them: latents, and the embedded texts of each, gathered from one table.
 
     Its classes are the prompts. Nothing is made or encoded before the first sample is asked for.
@@ -492,7 +492,7 @@ def _is_whole(path: Path, origin: str) -> bool:
         return False
 
 
-class _Joined(Dataset[Batch]):
+class _Joined(Source, Dataset[Batch]):
     """Sources one after another, labelled anew: as much of a source as encoding looks at."""
 
     in_memory = False

@@ -1,10 +1,10 @@
 """Text-to-image pipelines: how they are found, judged, sampled and handed over."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from untrain.data.request import input_statistics, load_data
 from untrain.data.samples import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import fresh_denoiser
+from untrain.diffusion.denoisers import fresh_denoiser, is_of_diffusers
 from untrain.diffusion.features import Features, inception_features
 from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
@@ -26,8 +26,17 @@ from untrain.diffusion.latents import Latents
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
-from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
+from untrain.diffusion.text import SUPPORTED, Prompts, check_pipeline, encode_prompts, own_size
+from untrain.domain import (
+    Division,
+    Domain,
+    EvaluationSettings,
+    Measurement,
+    SearchObjective,
+    Training,
+    UserModel,
+    check_module,
+)
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
@@ -107,7 +116,7 @@ class PipelineModel(UserModel):
     @property
     def is_whole(self) -> bool:
         """Whether the user gave the whole pipeline, so that concepts can be asked for."""
-        return self.model is not self.module
+        return not isinstance(self.model, nn.Module)
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         super().__init__(model, task)
@@ -117,15 +126,20 @@ class PipelineModel(UserModel):
             self.task = text_task(model, **own)
 
     def trained_module(self) -> nn.Module:
-        """Returns the UNet."""
-        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
-            return super().trained_module()
-        return self.model.components["unet"]
+        """Returns the UNet.
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights."""
-        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
-        return fresh_denoiser(self.module) if known else None
+        Raises:
+            ModelError: if it is not that of a supported pipeline.
+        """
+        unet: Any = self.model
+        if not isinstance(unet, nn.Module) and hasattr(unet, "components"):
+            check_pipeline(unet)
+            unet = unet.components["unet"]
+        return check_module(unet)
+
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights."""
+        return partial(fresh_denoiser, self.module) if is_of_diffusers(self.module) else None
 
     @contextmanager
     def sets(
@@ -242,7 +256,7 @@ class TextToImageDomain(Domain):
     @property
     def title(self) -> str:
         """The data's name, or the pipeline's."""
-        return Path(self.folder).name if self.sections.data is None else self.sections.data.name
+        return Path(self.folder).name if self.sections.data is None else self.sections.data.title
 
     @property
     def cache(self) -> Path:

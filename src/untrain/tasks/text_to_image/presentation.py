@@ -50,7 +50,7 @@ class TextToImagePresentation(GeneratorPresentation):
     allowed: ClassVar[Mapping[str, float]] = {"RA": 3.0, "RA_worst": 5.0, "CLIP": 1.0}
     noun, what, rest = "pipeline", "concept", "prompts"
     kept, damaged, lost = "the rest kept", "other prompts", "what else was lost"
-    samples = "images are of what is to be forgotten"
+    samples = "images are of what was to be forgotten"
     prompts = True
     by_class = (
         "Asked for", "label", "Recognised by label",
@@ -94,6 +94,7 @@ class TextToImagePresentation(GeneratorPresentation):
             "How well images of retained prompts fit their prompts: 100 times the cosine between the two as the "
             "network CLIP sees them, none below 0. Pipelines that draw well reach about 30.",
             "The original's; below it, pictures no longer show what the prompts say.", compared=True, shown="noted",
+            bounds=(0.0, 100.0),
             phrase="CLIP score of retained prompts, 0 to 100",
         ),
         *(
@@ -102,6 +103,7 @@ class TextToImagePresentation(GeneratorPresentation):
                 "How far images of retained prompts are from the original's of the same prompts and seeds, in the "
                 f"features of {words}",
                 "Small: zero would mean the same images. It falls with the number of images.", shown="noted",
+                bounds=(0.0, math.inf),
                 phrase=f"{title} of retained prompts' images to the original's",
             )
             for key, title, words in (
@@ -171,8 +173,14 @@ class TextToImagePresentation(GeneratorPresentation):
             *case.tell_retrained(("FA", "RA", "NR", "CLIP")),
             *([f"Seen in images of forgotten prompts{rest} after other methods: {others}."] if others else []),
             *_tell_detector(as_mapping(results.facts.get("detector"))),
-            "A detector sees what it was made for: prompts that were not tried may still bring the concept back.",
         ]  # fmt: skip
+
+    def own_limits(self, results: Results) -> list[str]:
+        """Says what no detector shows, and what of the original's training is not known."""
+        return [
+            "Prompts that were not tried. They may still bring the concept back, and so may further training.",
+            "What the detector cannot see. It sees what it was made for, and can be wrong: look at the pictures.",
+        ]
 
     def _lost(self, case: Case, method: Entry) -> str:
         """Says what else was lost, known or not."""
