@@ -30,6 +30,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   evaluate  measure every model that the run folder holds, and report
   compare   every method on several seeds and forget sets; see untrain compare --help
   sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
+  log       all requests to forget that a model has met, by run folders; see untrain log --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER [--latex FORM]
   list      known tasks, methods, data sources, models, and the recipes of this folder
   schema    the JSON schema of recipes, by which editors complete them: untrain schema [--out FILE]
@@ -64,6 +65,20 @@ two retrained models, and reports mean, spread, confidence, noise floor and rank
   --resume           go on with the comparison that the folder holds
 
 Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.seeds '[0, 1]': untrain run --help.
+"""
+
+LOG_USAGE = """\
+usage: untrain log RUNS… [--ids] [--hash-ids] [--json | --csv]
+
+Lists the requests that a model has met, each in a run folder, in the order in which one goes on from the weights of the
+one before: when, what was asked for, from which weights to which, by which method, the report's verdict, and whether
+files are still on disk. RUNS are run folders in any order, or folders of these.
+
+  --ids        all ids of each request, not the first few alone
+  --hash-ids   salted hashes instead of ids; the salt stays in the run folders
+  --json       as JSON
+  --csv        as csv, a row for each model that was made
+  --task NAME  MODULE:CLASS of a domain of your own, by which verdicts are worded
 """
 
 
@@ -152,7 +167,7 @@ def _drop_output() -> None:
 _RESUME = "--resume goes on from the last checkpoint."
 _GOING_ON = {
     "sample": "the same command again makes the images that are missing.",
-    **dict.fromkeys(("report", "list", "schema"), "nothing was changed."),
+    **dict.fromkeys(("log", "report", "list", "schema"), "nothing was changed."),
     **dict.fromkeys(("unlearn", "evaluate"), "the same command again goes on from the last checkpoint."),
 }
 """What goes on with a command that was ended."""
@@ -302,6 +317,25 @@ def _report(words: Sequence[str], resume: bool) -> None:
     print(f"report: {path}" + (f"\ntable: {table}" if table else ""))
 
 
+def _log(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(LOG_USAGE)
+        return
+    task, whole, hashed = _value(words, "--task"), _take(words, "--ids"), _take(words, "--hash-ids")
+    forms = [form for form in ("json", "csv") if _take(words, f"--{form}")]
+    if len(forms) > 1:
+        raise SettingError("give --json or --csv, not both.")
+    strange = [word for word in words if word.startswith("-")]
+    if strange or not words:
+        raise SettingError(f"untrain log does not know {strange[0]}." if strange else "untrain log needs run folders.")
+    from untrain.runs.log import FORMS, read_log
+
+    folders = [Path(word) for word in words]
+    requests = read_log(folders, lambda folder: _domain_of(folder, task).presentation, hashed=hashed)
+    print(FORMS[(*forms, "text")[0]](requests, whole=whole), end="")
+
+
 def _domain_of(folder: Path, task: str | None) -> "type[Domain]":
     """The domain of a folder's task: what the command line says, else by the name that the folder has; never code."""
     from untrain import registry
@@ -345,6 +379,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "evaluate": _evaluate,
     "compare": _compare,
     "sample": _sample,
+    "log": _log,
     "report": _report,
     "list": _list,
     "schema": _schema,

@@ -9,13 +9,14 @@ losses and outputs, as any task has them; a new kind of model begins with `task_
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from untrain.data.kept import KeptRecords
 from untrain.data.request import divide, request_name
 from untrain.data.sections import Forget
 from untrain.data.source import MEMBERS, Source
@@ -25,7 +26,7 @@ from untrain.engine import Engine, on_device
 from untrain.errors import CheckpointError, DataError, ModelError, SettingError
 from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
-from untrain.metrics.losses import mean_losses
+from untrain.metrics.losses import mean_losses, sample_losses
 from untrain.models import checkpoints
 from untrain.models.kinds import plain_module
 from untrain.models.prepare import check_weights, prepare_task
@@ -70,11 +71,13 @@ class Division:
         split: what is forgotten, kept and held out of the training samples.
         holdout: the held-out samples; may be empty.
         test: the samples that models are tested on; may be empty.
+        records: all of them by name; None where they have no names.
     """
 
     split: Split
     holdout: Source
     test: Source
+    records: KeptRecords | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,14 +344,15 @@ class Domain(ABC):
 
         Args:
             division: which samples are whose.
-            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", or "asked": all that
-                was asked to be forgotten so far, by requests before this one too, under the name "forget".
+            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", "earlier" (what requests
+                before this one asked for), or "asked": all that was asked to be forgotten so far; the last two under
+                the name "forget".
             data: another set under this name; None: the division's.
         """
         context = self.context
         if data is None:
             data = self._samples(division, name)
-        called = "forget" if name == "asked" else name
+        called = "forget" if name in ("asked", "earlier") else name
         return Stream(data, called, context.engine, context.batch_size, context.seed, context.workers)
 
     def _samples(self, division: Division, name: str) -> Source:
@@ -359,9 +363,17 @@ class Domain(ABC):
         return Subset(self.data, parts[name] if name in parts else getattr(split, name))
 
     def method_sets(self, division: Division) -> dict[str, Stream]:
-        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout"."""
-        names = ("forget", "retain", "holdout") if len(division.holdout) else ("forget", "retain")
-        return {name: self.stream(division, name) for name in names}
+        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout".
+
+        Where nothing of a request is left, the retain set stands for "forget", for methods that do not look at it.
+        """
+        there: dict[str, Any] = {
+            "forget": division.split.forget,
+            "retain": division.split.retain,
+            "holdout": division.holdout,
+        }
+        found = {name: self.stream(division, name) for name, samples in there.items() if len(samples)}
+        return {"forget": found["retain"], **found}
 
     def evaluation_sets(self, division: Division) -> dict[str, Stream]:
         """Returns the sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
@@ -378,8 +390,15 @@ class Domain(ABC):
         self.notes += chosen_classes(self.source, section.classes, wanted["classes"])
         if not self.holds_out:
             wanted["holdout"] = 0.0
-        parts = divide(self.source, self.test, wanted, seed=self.context.seed, checkpoint=self.checkpoint)
-        return Division(*parts)
+        root = getattr(getattr(self.sections, "data", None), "path", None)
+        how: dict[str, Any] = {"seed": self.context.seed, "checkpoint": self.checkpoint, "root": root}
+        split, holdout, test, records = divide(self.source, self.test, wanted, **how)
+        records = None if records is None else replace(records, statistics=self.input_statistics())
+        return Division(split, holdout, test, records)
+
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns what inputs are normalised by, "mean" and "std", where a later request must go on with it."""
+        return {}
 
     def _forget_section(self) -> Forget:
         section = getattr(self.sections, "forget", None)
@@ -456,6 +475,10 @@ class Domain(ABC):
             everything becomes JSON.
         """
         return mean_losses(module, task, sets, engine)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures a model on the samples of some of several requests, to tell them apart; by default their loss."""
+        return {"loss": sample_losses(module, self.task, samples, self.context.engine).mean().item()}
 
     def images_to_make(self, models: int) -> int:
         """Estimates how many images are made to prepare a run and to measure so many models, to tell its work."""

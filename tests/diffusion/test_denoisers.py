@@ -108,7 +108,7 @@ def test_every_named_model_fits_the_task(name: str, options: dict[str, Any]) -> 
 def test_unknown_names_and_options() -> None:
     with pytest.raises(UnknownName, match=r"unknown model 'dit-xl2'. Did you mean 'dit-xl-2'\? Known: .*ddpm-cifar10"):
         build_denoiser("dit-xl2", num_classes=10)
-    with pytest.raises(UnknownName, match="unknown model 'other:thing'. Known: .*diffusers:PATH_OR_ID"):
+    with pytest.raises(UnknownName, match="unknown module 'other' of other:thing.* by name: .*diffusers:PATH_OR_ID"):
         build_denoiser("other:thing", num_classes=10)
     with pytest.raises(SettingError, match=r"dit-tiny: unknown option 'num_layer'. Did you mean 'num_layers'\?"):
         build_denoiser("dit-tiny", num_classes=10, num_layer=3)

@@ -44,6 +44,7 @@ class Request:
     config: str | None = None
     test_name: str = "test"
     links: bool = False
+    classes: tuple[str, ...] | None = None
 
     @property
     def decoding(self) -> dict[str, Any]:

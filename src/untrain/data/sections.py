@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from untrain.data.records import Missing
 from untrain.settings import Seed
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -71,7 +72,14 @@ class Forget:
     indices: str | None = None
     """A file of sample numbers (csv, txt, npy)."""
     ids: str | None = None
-    """A file of sample ids (csv, txt)."""
+    """A file of sample ids (csv, txt, npy, json); of samples that are files, ids are paths within data.path, and a list
+    may have bare file names or absolute paths."""
+    id_column: str | None = None
+    """Column of a csv or json file that holds the ids; null: the one called id or file_name, else the first."""
+    missing: Missing = "refuse"
+    """What happens where ids are not there: refuse the request, or skip them, which is said and noted."""
+    hash_ids: bool = False
+    """Keep salted hashes in the run folder instead of ids and positions; see SECURITY.md for what they hide."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the data that nothing is ever trained on; it shows how far to forget. 0: none."""
     holdout_from: Literal["train", "test"] | None = None

@@ -7,7 +7,8 @@ import io
 import lzma
 import math
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,7 @@ from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
 from untrain.data.geometry import Geometry, Size
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
-from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
+from untrain.data.samples import Arrays, Images, Relabelled, Source, decode_all, decoded_if_small
 from untrain.data.sections import Interpolation
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
@@ -86,6 +87,8 @@ def load(
     caption_column: str | None = None,
     config: str | None = None,
     links: bool = False,
+    classes: Sequence[str] | None = None,
+    known: Callable[[str], bool] | None = None,
 ) -> Source:
     """A source by name.
 
@@ -106,6 +109,8 @@ def load(
         caption_column: of a table, where it is not called `text`, `caption` or `prompt`.
         config: of a set of the hub that has several configurations.
         links: whether links in the folder may lead out of it; the folder itself may be a link in any case.
+        classes: names of the classes by number, as a model knows them, though some may have no sample any more.
+        known: whether an id is that of a sample to take, instead of a limit.
 
     Raises:
         UnknownName: lists the known sources.
@@ -127,12 +132,38 @@ def load(
         caption_column,
         config,
         links=links,
+        classes=None if classes is None else tuple(classes),
     )
     _check_request(name, request, kind, limit)
     source = _resized(kind.load(request), image_size, interpolation)
+    if known is not None:
+        source = _among(source, known, name, part)
     if limit is not None and limit < len(source):
         source = source.select(balanced(source.labels, limit, generator_of(seed, "limit")))
-    return decoded_if_small(source)
+    source = decoded_if_small(source)
+    return source if classes is None or source.classes == tuple(classes) else _under(source, classes, name)
+
+
+def _among(source: Source, known: Callable[[str], bool], name: str, part: Part) -> Source:
+    """The samples whose ids are known."""
+    there = torch.tensor([known(each) for each in source.ids or ()], dtype=torch.bool)
+    if source.ids is None or there.all():
+        return source
+    if not there.any():
+        raise EmptySet(f"no {part} sample of {name} is one that the request before had: all of them are gone or new.")
+    return source.select(there.nonzero()[:, 0])
+
+
+def _under(source: Source, classes: Sequence[str], name: str) -> Source:
+    """The source with its classes numbered as a model knows them."""
+    numbers = {each: number for number, each in enumerate(classes)}
+    strange = [each for each in source.classes if each not in numbers]
+    if strange:
+        raise UnknownName(f"{name}: {unknown('class', strange[0], classes)} The model was not trained on it.")
+    places = [numbers[each] for each in source.classes]
+    if isinstance(source, Arrays):
+        return Arrays(source.input, torch.tensor(places)[source.labels], classes, source.ids)
+    return Relabelled(source, places, classes)
 
 
 def _resized(source: Source, size: Size, interpolation: Interpolation) -> Source:
@@ -356,7 +387,7 @@ def _folder(request: Request) -> Source:
     folders = subfolders(train)
     if not folders:
         raise EmptySet(f"{train} holds no folder: give it one folder of images per class.")
-    classes = tuple(folder.name for folder in folders)
+    classes = request.classes or tuple(folder.name for folder in folders)
 
     def build(part: Part) -> Source:
         return _class_folders(train if part == "train" else found["test"][0], root, classes, request)
@@ -370,12 +401,15 @@ def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: 
     numbers = {name: number for number, name in enumerate(classes)}
     left_out = LeftOut(folder)
     for subfolder in find_folders(folder, root, links=request.links, beside=IMAGE_SUFFIXES, left_out=left_out):
+        if subfolder.name not in numbers and request.classes is not None:
+            warnings.warn(f"{subfolder} is of a class that the model was not trained on: it is left out.", stacklevel=2)
+            continue
         if subfolder.name not in numbers:
             raise UnknownName(
                 f"{subfolder} has no counterpart to train on: {unknown('class', subfolder.name, classes)}"
             )
         found = find_files(subfolder, root, IMAGE_SUFFIXES, links=request.links, left_out=left_out)
-        if not found:
+        if not found and request.classes is None:
             raise DataError(
                 f"{subfolder} holds no image ({', '.join(IMAGE_SUFFIXES)}; hidden ones are none): fill it or remove it."
             )

@@ -135,7 +135,7 @@ def build_denoiser(
     if colon and prefix != "diffusers":
         sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
         with _seeded(seed):
-            return build_users_own(name, sizes, options)
+            return build_users_own(name, sizes, options, DENOISERS)
     if colon:
         kind, settings = _architecture(_denoiser_folder(target))
     else:

@@ -230,6 +230,8 @@ class Method(ABC):
     """The settings that a search tries; the ranges hold the published values."""
     needs: ClassVar[tuple[Variant, ...]] = ()
     """Variants of a batch that the method cannot do without."""
+    needs_forget: ClassVar[bool] = True
+    """Whether it looks at the forget set; one that does not can go on where all of that is gone."""
     generates: ClassVar[bool] = False
     """Whether it needs a task whose models make images."""
 
@@ -302,6 +304,27 @@ def _missing(method: Method | type[Method], task: Task) -> list[str]:
     if method.generates and not isinstance(task, GenerativeTask):
         missing.insert(0, "a model that makes images")
     return missing
+
+
+def check_needs(methods: Mapping[str, Method]) -> None:
+    """Refuses methods that look at the forget set, where nothing of that is left.
+
+    Args:
+        methods: by the names of their entries.
+
+    Raises:
+        SettingError: names them, and those that would run.
+    """
+    needing = sorted(name for name, method in methods.items() if method.needs_forget)
+    if needing:
+        from untrain.methods import methods as known  # known only once every method's module is there
+
+        others = sorted(name for name, method in known().items() if not method.needs_forget)
+        raise SettingError(
+            f"nothing of this request is in the data any more, and {', '.join(needing)} cannot do without it. Restore "
+            f"the files, or ask for methods that look at the retain set alone: --method {others[0]} ("
+            f"{', '.join(others)})."
+        )
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -75,7 +75,7 @@ def build(
 
             return build_classifier(target, prefix == "hf", num_classes, in_channels, image_size, options)
         if colon:
-            return build_users_own(name, sizes, options)
+            return build_users_own(name, sizes, options, MODELS)
         return _known(name, num_classes, in_channels, image_size, options)
 
 
@@ -170,18 +170,20 @@ def resnet152(num_classes: int, in_channels: int, width: Width = 64) -> nn.Modul
 # ── models from elsewhere ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def build_users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
+def build_users_own(place: str, sizes: dict[str, Any], options: dict[str, Any], known: Iterable[str]) -> nn.Module:
     """Builds a model by a function of the user's own, imported from the working directory or the environment.
 
     Args:
         place: MODULE:FACTORY.
         sizes: what follows from the data; the function gets those that it takes.
         options: its further arguments.
+        known: models that have names, for the message where there is no such module.
 
     Raises:
+        UnknownName: if there is no such module.
         ModelError: if there is no such function, it fails, or returns no module.
     """
-    factory = _factory(place)
+    factory = _factory(place, known)
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
@@ -199,11 +201,11 @@ def build_users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) 
     return model.train()
 
 
-def _factory(place: str) -> Callable[..., Any]:
+def _factory(place: str, known: Iterable[str]) -> Callable[..., Any]:
     try:
         found = import_named(place)
     except UnknownName as error:
-        raise UnknownName(f"{error} Models known by name: {', '.join(MODELS)}.") from error
+        raise UnknownName(f"{error} Models known by name: {', '.join(known)}.") from error
     except SettingError as error:
         raise ModelError(str(error)) from error
     if not callable(found):

@@ -7,6 +7,7 @@ from untrain.errors import FolderError
 from untrain.io import write_bytes, write_text
 from untrain.report.html import render
 from untrain.report.latex import LatexForm
+from untrain.report.requests import show_requests
 from untrain.report.results import Results
 from untrain.report.tables import latex_tables
 
@@ -51,9 +52,11 @@ def write_latex(folder: str | Path, presentation: "Presentation", form: LatexFor
 
 def render_page(results: Results, presentation: "Presentation") -> str:
     """Renders the whole page as HTML."""
-    made = (make(results) for make in presentation.sections(results))
+    made = [section for make in presentation.sections(results) if (section := make(results)) is not None]
+    if (requests := show_requests(results)) is not None:
+        made.insert(next((i + 1 for i, section in enumerate(made) if section.key == "comparison"), 1), requests)
     return render(
         "page.html.j2", kind=f"Unlearning {'comparison' if results.compared else 'report'}", subject=results.name,
-        asked=presentation.describe_request(results), sections=[section for section in made if section is not None],
+        asked=presentation.describe_request(results), sections=made,
         version=results.manifest.get("untrain"),
     )  # fmt: skip

@@ -21,6 +21,8 @@ from untrain.sealed import check_listed, fits_seal, unsealed
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 ORIGINAL, TARGET = "original", "retrained"
 """The model before, and the one that others are compared with: trained from scratch without the forget set."""
+FIRST = "original-first"
+"""Of several requests, the model before the first one."""
 SPEEDUP = "speedup"
 """Retraining seconds ÷ seconds; shown under the time instead of in a column."""
 FEW = 5
@@ -485,8 +487,8 @@ def curves_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Curves], 
 
 def role_of(name: str) -> Role:
     """Returns what a model is by its name: original, target, another retrained model, or made by a method."""
-    if name in (ORIGINAL, TARGET):
-        return "original" if name == ORIGINAL else "target"
+    if name in (ORIGINAL, FIRST, TARGET):
+        return "target" if name == TARGET else "original"
     return "reference" if re.fullmatch(rf"{TARGET}-\d+", name) else "method"
 
 

@@ -505,6 +505,9 @@ class _Draft:
         parts = name.split(".")
         for i, part in enumerate(parts):
             known = self.fields.below(parts[:i])
+            if part not in known and part.replace("-", "_") in known:
+                part = parts[i] = part.replace("-", "_")
+                name = ".".join(parts)
             if part not in known:
                 self._note_unknown(parts, i)
                 return

@@ -24,7 +24,7 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
-from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.base import Method, Problem, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
@@ -33,8 +33,9 @@ from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
 from untrain.runs.folder import RunFolder, check_folder, warn_of_weak_reference
-from untrain.runs.names import CONFIG, EVALUATION, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
+from untrain.runs.names import CONFIG, EVALUATION, FIRST, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
+from untrain.runs.requests import check_data, first_facts, note_first, open_first, request_facts
 from untrain.runs.work import Work, check_work, estimate
 from untrain.sealed import write_sealed
 from untrain.settings import make
@@ -52,6 +53,7 @@ class Experiment:
         folder: the run folder.
         callbacks: hear of steps and stages.
         trained: further models that measuring needs, once they are made.
+        first: of a further request, where the model before the first one is.
         notes: what was said of the data while they were loaded, such as what was left out.
     """
 
@@ -62,6 +64,7 @@ class Experiment:
     folder: RunFolder
     callbacks: Sequence[Callback] = ()
     trained: dict[str, nn.Module] = field(default_factory=dict)
+    first: dict[str, Any] | None = None
     notes: Sequence[str] = ()
 
     def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
@@ -166,14 +169,20 @@ def open_experiment(
     )
     with _noting_warnings() as notes:
         domain = recipe.domain(recipe.sections, context)
+        if going_on:
+            check_data(recipe.folder, domain.source, getattr(recipe.sections, "data", None))
         division = domain.divide()
     for method in recipe.methods.values():
         check_runs(method, domain.task)
+    if not len(division.split.forget):
+        check_needs(recipe.methods)
     domain.check(division)
     domain.check_references(recipe.references)
     folder = RunFolder(recipe.folder, engine)
     experiment = Experiment(recipe, engine, domain, division, folder, callbacks, notes=notes)
     check_work(work_of(experiment), recipe)
+    if "after" in division.split.spec:
+        experiment.first = first_facts(division.split.spec["after"]["folder"])
     if going_on:
         experiment.folder.read_facts()
     _try_model(experiment)
@@ -229,7 +238,7 @@ def write_inputs(experiment: Experiment, going_on: bool) -> None:
         check_split(experiment)
     write_config(experiment.recipe)
     if not (going_on and path.exists()):
-        split.save(path)
+        split.save(path, experiment.division.records)
 
 
 def check_split(experiment: Experiment) -> None:
@@ -396,7 +405,8 @@ def unlearn_methods(
     recipe, domain = experiment.recipe, experiment.domain
     sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
-        check_sets({name: stream.data for name, stream in sets.items()}, sets)
+        there = {name: stream for name, stream in sets.items() if name != "forget" or stream is not sets["retain"]}
+        check_sets({name: stream.data for name, stream in there.items()}, there)
         prepare_task(domain.task, start, sets, training=True)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
@@ -438,6 +448,8 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
     entries = {name: dict(values) for name, values in found.models.items()}
     for name, entry in entries.items():
         entry |= folder.making_of(name, domain.recorded)
+        if requests := measure_requests(experiment, models[name]):
+            entry["requests"] = requests
         for callback in experiment.callbacks if experiment.engine.is_main else ():
             callback.on_evaluate(name, entry)
     content = {
@@ -455,6 +467,19 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
         write_sealed(folder.path / EVALUATION, content)
     experiment.announce("evaluate", "end")
     return content
+
+
+def measure_requests(experiment: Experiment, module: nn.Module) -> dict[str, dict[str, float]]:
+    """Measures a model on this request's samples ("new") and on those of earlier ones; nothing where there are none."""
+    domain, split = experiment.domain, experiment.division.split
+    if not len(split.earlier):
+        return {}
+    streams = {
+        "new": domain.stream(experiment.division, "forget"),
+        "earlier": domain.stream(experiment.division, "earlier"),
+    }
+    found = {name: domain.measure_request(module, stream) for name, stream in streams.items()}
+    return {name: values for name, values in found.items() if values}
 
 
 def set_sizes(division: Division) -> dict[str, int]:
@@ -481,12 +506,18 @@ def write_manifest(experiment: Experiment, warnings: Sequence[str] = ()) -> dict
     """
     split, domain = experiment.division.split, experiment.domain
     data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
-    about = {
+    records = experiment.division.records
+    told = [] if records is not None and records.hashed else [*experiment.notes]  # ids may stand in them
+    spec = {name: value for name, value in split.spec.items() if name not in ("after", "skipped")}  # said in "request"
+    about: dict[str, Any] = {
         "task": experiment.recipe.task,
         "seed": experiment.recipe.seed,
-        "data": data | ({"notes": list(experiment.notes)} if experiment.notes else {}),
-        "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
+        "data": data | ({"notes": told} if told else {}),
+        "split": {"kind": split.kind, "spec": spec, "hash": split.hash},
+        "request": request_facts(split, records),
     }
+    if experiment.first is not None:
+        about["request"]["first"] = experiment.first
     about |= {"warnings": list(warnings)} if warnings else {}
     return experiment.folder.write_manifest(about, [*experiment.trained])
 
@@ -533,12 +564,40 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
         return _evaluate_and_report(experiment, models)
 
 
+def _with_first(experiment: Experiment, models: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    """Puts the model before the first of several requests beside the original, where it can be had."""
+    module = None if experiment.first is None else open_first(experiment.domain, experiment.first)
+    if experiment.first is None or module is None:
+        return models
+    experiment.folder.facts[FIRST] = note_first(experiment.first)
+    rest = {name: model for name, model in models.items() if name != ORIGINAL}
+    return {ORIGINAL: models[ORIGINAL], FIRST: module, **rest}
+
+
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
+    if not len(experiment.division.split.asked):
+        return _report_unmeasured(experiment)
+    models = _with_first(experiment, models)
     evaluation = evaluate_models(experiment, models)
     manifest = write_manifest(experiment, evaluation.get("warnings", ()))
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
     path = report_run(experiment, evaluation, manifest)
     experiment.domain.close()
+    return path
+
+
+def _report_unmeasured(experiment: Experiment) -> Path:
+    """Makes the page of a run that has nothing to measure forgetting on: all that was ever asked is gone."""
+    folder = experiment.folder
+    experiment.say("nothing that was asked to be forgotten is in the data any more: there is nothing to measure it on")
+    manifest = write_manifest(experiment)
+    history, config = folder.history([*experiment.trained]), write(experiment.recipe)
+    results = Results.of_run(None, manifest=manifest, history=history, config=config, folder=folder.path)
+    experiment.domain.close()
+    path = folder.path / "report.html"
+    if experiment.engine.is_main:
+        write_report(results, experiment.domain.presentation)
+        Console().print(f"report: {path}", highlight=False, soft_wrap=True)
     return path
 
 

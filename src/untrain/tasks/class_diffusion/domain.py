@@ -157,7 +157,11 @@ class ClassDiffusionDomain(Domain):
         origin = self.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
         source, test = load_data(
-            self.sections.data, self.context.seed, self.context.cache, links=self.context.permissions.links
+            self.sections.data,
+            self.context.seed,
+            self.context.cache,
+            links=self.context.permissions.links,
+            after=self.sections.forget.after,
         )
         self.named = None if self.origin is None else class_names(self.origin, source)
         vae = self.sections.model.vae
@@ -273,7 +277,17 @@ class ClassDiffusionDomain(Domain):
     @property
     def recognition(self) -> Recognition:
         """How the judge's inputs are normalised."""
-        return Recognition(len(self.source.classes), **input_statistics(self.sections.data, self.source))
+        return Recognition(
+            len(self.source.classes), **input_statistics(self.sections.data, self.source, self.sections.forget.after)
+        )
+
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns what the judge's inputs are normalised by, which later requests go on with."""
+        return input_statistics(self.sections.data, self.source, self.sections.forget.after)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures nothing: what the judge sees in images of each class tells requests apart."""
+        return {}
 
     def _given_judge(self) -> nn.Module:
         return read_judge(self.sections.judge, self.source.classes, self.source.shape, self.context.engine)

@@ -25,6 +25,7 @@ from untrain.domain import (
 from untrain.engine import Engine
 from untrain.errors import DataError
 from untrain.io import write_text
+from untrain.metrics.accuracy import accuracy
 from untrain.models.card import CARD, licence_of
 from untrain.models.classifiers import build
 from untrain.models.pretrained import CONFIG
@@ -33,7 +34,7 @@ from untrain.models.recognition import measure_accuracy
 from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
 from untrain.tasks.classification.card import ClassifierCard, classifier_card
-from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
+from untrain.tasks.classification.evaluate import Evaluation, evaluate_models, predictions
 from untrain.tasks.classification.given import (
     DEFAULT_MODEL,
     LOOKED_AT,
@@ -80,15 +81,23 @@ class ClassificationDomain(Domain):
     presentation = ClassificationPresentation()
     user_model = ClassifierModel
     sections: ClassificationSections
+    task: Classification
 
     def load(self) -> tuple[Source, Source]:
         """Loads the recipe's images, prepared and numbered as the given model has them."""
-        data, links = self.sections.data, self.context.permissions.links
+        data = self.sections.data
         self.given = given_model(self.sections.model)
         self.notes += self.given.notes
         self.prepared = self.given.preparation(data)
-        geometry = self.prepared.geometry
-        source, test = load_data(data, self.context.seed, self.context.cache, links=links, geometry=geometry)
+        source, test = load_data(
+            data,
+            self.context.seed,
+            self.context.cache,
+            links=self.context.permissions.links,
+            geometry=self.prepared.geometry,
+            after=self.sections.forget.after,
+            numbered=self.given.labelled is None,
+        )
         found = self.given.match(source)
         self.notes += [*self.prepared.notes, *found.notes]
         self.named = {name: found.names[number] for name, number in zip(source.classes, found.numbers, strict=True)}
@@ -96,9 +105,16 @@ class ClassificationDomain(Domain):
 
     def make_task(self) -> Classification:
         """Makes the task for these images, normalised as the recipe or the given model says, or as the images are."""
-        statistics: dict[str, Any] = self.prepared.statistics or input_statistics(self.sections.data, self.source)
+        after = self.sections.forget.after
+        statistics: dict[str, Any] = self.prepared.statistics or input_statistics(
+            self.sections.data, self.source, after
+        )
         augment = asdict(self.sections.augment)
         return Classification(len(self.source.classes), **statistics, seed=self.context.seed, **augment)
+
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns mean and deviation of each channel, which later requests go on with."""
+        return {"mean": self.task.mean, "std": self.task.std}
 
     @classmethod
     def checkpoint_of(cls, sections: Any) -> str | None:
@@ -209,6 +225,10 @@ class ClassificationDomain(Domain):
             seed=self.context.seed,
         )
         return measurement_of(found)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures the accuracy."""
+        return {"FA": accuracy(predictions(module, self.task, samples, self.context.engine).correct)}
 
     def evaluation_facts(self) -> Any:
         """Returns whether the support vector attacks are asked for."""
