@@ -1,6 +1,6 @@
 """Loads a folder by transformers alone and counts how often it is right, on photos to keep and on test photos.
 
-    python examples/requests/check.py runs/request-2/sfron
+python examples/requests/check.py runs/request-2/sfron
 """
 
 import json

@@ -75,6 +75,9 @@ Spaces = Mapping[str, Space]
 class Optimizer:
     """An optimiser by its name and settings."""
 
+    kind_field: ClassVar[str] = "name"
+    """Settings that are put over a default of another name do not take the rest from it."""
+
     name: str = "sgd"
     """Name: "sgd", "adam" or "adamw"."""
     lr: float | None = None

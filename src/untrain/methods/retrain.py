@@ -41,8 +41,8 @@ class Retrain(Descent):
         method = super().resolved(problem, engine)
         if isinstance(problem.task, GenerativeTask) and method.optimizer in (None, Retrain.optimizer):
             raise SettingError(
-                "generators are not trained as classifiers are: give train.optimizer, such as {name: adam, lr: 2e-4, "
-                "momentum: 0, weight_decay: 0}, and train.steps; or train none (model.checkpoint, and references: 0)."
+                "generators are not trained as classifiers are: give train.optimizer, such as {name: adam, "
+                "lr: 2e-4}, and train.steps; or train none (model.checkpoint, and references: 0)."
             )
         optimizer = method.optimizer or Retrain.optimizer or Optimizer()
         lr = optimizer.lr or problem.subject.peak_lr or 0.1
