@@ -380,7 +380,7 @@ def _is_another(section: Any, value: Mapping[Any, Any], default: Any) -> bool:
     A section that is of several kinds calls the field that says which `kind_field`.
     """
     told = getattr(section, "kind_field", None)
-    return told in value and value[told] != getattr(default, told)
+    return told is not None and told in value and value[told] != getattr(default, told)
 
 
 def _spelled_out(value: Any, one: Setting) -> Any:
