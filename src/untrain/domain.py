@@ -23,7 +23,7 @@ from untrain.data.source import MEMBERS, Source
 from untrain.data.splits import Split, Subset, chosen_classes
 from untrain.data.streams import Stream
 from untrain.engine import Engine, on_device
-from untrain.errors import CheckpointError, DataError, ModelError, SettingError
+from untrain.errors import CheckpointError, DataError, ModelError, SettingError, lacks_reference
 from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses, sample_losses
@@ -613,7 +613,7 @@ def beside_references(
     """Puts each model's distance to the first reference beside its values; the other references are the noise floor."""
     if distance is None:
         return Measurement(models)
-    lacks = {distance.key: "needs a retrained model: pass reference="}
+    lacks = {distance.key: lacks_reference()}
     if not references:
         alone = {n: {**values, "missing": {**values.get("missing", {}), **lacks}} for n, values in models.items()}
         return Measurement(alone)

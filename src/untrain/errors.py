@@ -108,6 +108,11 @@ def spell(flag: str, argument: str) -> str:
     return flag if _speaking["flags"] else argument
 
 
+def lacks_reference() -> str:
+    """Says why a measure that needs a retrained model has no value."""
+    return f"needs a retrained model: {spell('--references 1', 'pass reference=')}"
+
+
 def lookup(kind: str, table: Mapping[str, T], name: str) -> T:
     """The entry called `name`, or an `UnknownName` that lists the known ones.
 

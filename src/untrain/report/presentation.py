@@ -4,6 +4,7 @@ A domain has one `Presentation`; tables, figures, verdicts and pages are made fr
 A presentation that gives `measures` and `distance` alone has all of them; every function is there to be overridden.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -75,6 +76,7 @@ class Presentation:
         unseen: what averages do not show, as a sentence among what the page does not show.
         quality: measures of how good a model is at its work, more being better → by how much a retrained model may be
             worse than the original before it is too weak to be a target.
+        counted_on: of these, shares in percent → the set whose samples were counted.
     """
 
     measures: Sequence[Measure] = ()
@@ -90,6 +92,7 @@ class Presentation:
         "remembered."
     )
     quality: ClassVar[Mapping[str, float]] = {}
+    counted_on: ClassVar[Mapping[str, str]] = {}
 
     @property
     def higher(self) -> Mapping[str, bool]:
@@ -249,15 +252,16 @@ class Presentation:
     def weakness(self, one: ForgetSet) -> str:
         """Says why the retrained model is no target, being worse at its work than the original; "" where it is one.
 
-        It may be worse by what `quality` allows, by twice the noise floor, and by what the samples that it was not
-        shown may have taught: 10 units for all of them.
+        It may be worse by what `quality` allows, by twice the noise floor, by what the samples that it was not shown
+        may have taught, 10 units for all of them, and by two standard errors of a share that was counted.
         """
         missing = one.sizes.get("forget", 0) / max(1, one.sizes.get("forget", 0) + one.sizes.get("retain", 0))
         for key, allowed in self.quality.items():
             measure, before, aim = self.measure(key), one.before(key), one.aim(key)
             if before is None or aim is None:
                 continue
-            if before - aim > max(allowed + UNTAUGHT * missing, 2 * (one.noise(key) or 0.0)):
+            chance = 2 * self._counting_error(one, key, aim)
+            if before - aim > max(allowed + UNTAUGHT * missing, 2 * (one.noise(key) or 0.0), chance):
                 apart = f"{measure.show(before - aim)} {measure.gap_unit}".rstrip()
                 return (
                     f"the retrained model is weak: its {measure.words} is {apart} below the original's "
@@ -265,6 +269,11 @@ class Presentation:
                     " Train it as long as the original was; until then, distances to it mean little."
                 )
         return ""
+
+    def _counting_error(self, one: ForgetSet, key: str, percent: float) -> float:
+        """Standard error of the difference of two shares in percent; 0 where the samples' number is not known."""
+        count = one.sizes.get(self.counted_on.get(key, ""), 0)
+        return math.sqrt(2 * percent * (100 - percent) / count) if count and 0 < percent < 100 else 0.0
 
     def without_target(self, one: ForgetSet) -> str:
         """Says what is not shown where no model was retrained."""
