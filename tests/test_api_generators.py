@@ -1,10 +1,12 @@
 """`untrain.unlearn` and `untrain.evaluate` on generators: a noise predictor of diffusers, and a whole pipeline."""
 
+import copy
 import json
 
 import pytest
 import torch
 from diffusers import DiTPipeline, UNet2DModel
+from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
 import untrain
@@ -43,6 +45,25 @@ def same(a, b):
 
 SETS = {"forget": images(8, [2]), "retain": images(24, [0, 1])}
 PICTURES = {"forget": images(4, [3], 16, 3), "retain": images(12, [0, 1, 2], 16, 3)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("whole", [False, True])
+def test_weights_of_fewer_bits_are_trained_in_float32(dtype, whole, tmp_path):
+    """What comes back, and what a folder holds for diffusers, is the result of float32, rounded."""
+    given, sets = (dit_pipeline(), PICTURES) if whole else (unet(), SETS)
+    task, part = ("class-diffusion", "transformer") if whole else (TASK, "")
+    narrow = copy.deepcopy(given).to(dtype)
+    given = copy.deepcopy(narrow).to(torch.float32)  # with the bits of the narrow one
+    wide = untrain.unlearn(given, **sets, task=task, **QUICK).model
+    result = untrain.unlearn(narrow, **sets, task=task, **QUICK, out=tmp_path / "run")
+    expected = {name: value.to(dtype) for name, value in bits(getattr(wide, part, wide)).items()}
+    found = getattr(result.model, part, result.model)
+    assert found.dtype == dtype
+    assert same(expected, bits(found))
+    stored = load_file(tmp_path / "run/sfron" / part / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(stored[name], value) for name, value in expected.items())
+    assert "still differ when they are rounded back" in result.notes[-1]
 
 
 @pytest.mark.parametrize("inplace", [False, True])

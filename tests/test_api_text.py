@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import untrain
@@ -252,6 +254,30 @@ def test_what_cannot_be_asked(
 def test_another_task_does_not_take_a_pipeline(pipe: Any) -> None:
     with pytest.raises(ModelError, match="StableDiffusionPipeline"):
         untrain.unlearn(pipe, **SETS, steps=2, device="cpu")
+
+
+@pytest.mark.filterwarnings("ignore:weights of float16")
+def test_a_pipeline_in_half_precision(pipe: Any, tmp_path: Path) -> None:
+    narrow = copy.deepcopy(pipe).to(torch.float16)
+    before = bits(narrow.unet)
+    result = untrain.unlearn(narrow, **SETS, **QUICK, out=tmp_path / "run")
+    assert {tensor.dtype for tensor in bits(result.model.unet).values()} == {torch.float16}
+    assert moved(before, bits(result.model.unet))
+    assert moved(before, bits(narrow.unet)) == set()
+    assert {part.dtype for part in (narrow.vae, narrow.text_encoder, narrow.unet)} == {torch.float16}
+    stored = load_file(tmp_path / "run/sfron/unet/diffusion_pytorch_model.safetensors")
+    assert moved(stored, bits(result.model.unet)) == set()
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusion3Pipeline", "FluxPipeline", "PixArtAlphaPipeline"])
+@pytest.mark.parametrize("task", ["text-to-image", "class-diffusion"])
+def test_other_pipelines_are_refused(kind: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what they are, before any set is looked at."""
+    parts = {name: nn.Linear(2, 2) for name in ("transformer", "text_encoder", "vae", "scheduler")}
+    monkeypatch.setattr(getattr(diffusers, kind), "components", parts)
+    pipeline = object.__new__(getattr(diffusers, kind))
+    with pytest.raises(ModelError, match=f"{kind}.*StableDiffusionPipeline and StableDiffusionXLPipeline"):
+        untrain.unlearn(pipeline, **SETS, task=task, steps=2, device="cpu")
 
 
 # Evaluation.

@@ -8,12 +8,22 @@ import os
 import re
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 
 from helpers.command_line import RECIPE, files, untrain, weights
 from untrain import Classification, Optimizer, UntrainError, evaluate, fisher_diagonal, unlearn
@@ -125,14 +135,71 @@ def test_an_index_out_of_range_or_twice(attempt):
     attempt(DataError, "index 5 comes twice in the forget set", forget=Subset(data, [5, 1, 5]))
 
 
-@pytest.mark.parametrize("data", [DataLoader(tensors(10), 4), DataLoader(Records(10), 4)])
-def test_a_data_loader(attempt, data):
-    attempt(DataError, r"the retain set is a DataLoader: pass its \.dataset\..*list\(loader\)", retain=data)
+class Endless(IterableDataset):
+    """Samples without numbers."""
+
+    def __iter__(self):
+        yield torch.zeros(6), 0
 
 
-@pytest.mark.parametrize("data", [3, "path", torch.zeros(3, 6), {"input": torch.zeros(3, 6)}, (i for i in range(3))])
-def test_what_is_no_data_set(attempt, data):
-    attempt(DataError, "the forget set is a .*give a map-style data set of", forget=data)
+class Served(DataLoader):
+    """A loader that makes batches in a way of its own."""
+
+    def __iter__(self):
+        yield torch.zeros(2, 6), torch.zeros(2, dtype=torch.long)
+
+
+def loaders():
+    data = tensors(10)
+    return {
+        "batch_sampler": DataLoader(data, batch_sampler=BatchSampler(SequentialSampler(data), 4, False)),
+        "IterableDataset": DataLoader(Endless(), 4),
+        "Served": Served(data, 4),
+        "list": DataLoader(data, 4, sampler=[0, 1, 2]),
+    }
+
+
+@pytest.mark.parametrize("word", loaders())
+def test_a_data_loader_whose_samples_cannot_be_told(attempt, word):
+    attempt(DataError, rf"the retain set is a .*{word}.*list\(loader\)", retain=loaders()[word])
+
+
+NUMBERS = torch.zeros(3, 6), torch.zeros(3, dtype=torch.long)
+FRAME = pandas.DataFrame({"a": [1.0, 2.0], "label": [0, 1]})
+
+
+@pytest.mark.parametrize(
+    ("data", "remedy"),
+    [
+        (3, "map-style"),
+        ("path", "map-style"),
+        (NUMBERS[0], r"TensorDataset\(x, y\)"),
+        ([*NUMBERS], r"TensorDataset\(x, y\)"),
+        (NUMBERS, r"TensorDataset\(x, y\)"),
+        (tuple(each.numpy() for each in NUMBERS), r"TensorDataset\(torch.from_numpy\(x\)"),
+        (NUMBERS[0].numpy(), r"TensorDataset\(torch.from_numpy\(x\)"),
+        ({"input": NUMBERS[0]}, r"\[data\]"),
+        ((i for i in range(3)), r"list\(data\)"),
+        (Endless(), r"list\(DataLoader"),
+        (FRAME, "TensorDataset.*to_numpy"),
+        (FRAME["a"], "TensorDataset.*to_numpy"),
+        (datasets.Dataset.from_dict({"label": [1]}).to_iterable_dataset(), "map-style"),
+        (datasets.DatasetDict({"train": datasets.Dataset.from_dict({"label": [1]})}), r"data\['train'\]"),
+        (datasets.Dataset.from_dict({"label": [1]}).with_format("pandas"), r"with_format\('torch'\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+@pytest.mark.parametrize("name", ["forget", "retain", "holdout"])
+def test_what_is_no_data_set(attempt, data, remedy, name):
+    attempt(DataError, f"the {name} set is .*{remedy}", **{name: data})
+
+
+def test_a_mask_as_indices_of_a_subset(attempt):
+    data = tensors(10)
+    mask = [i < 4 for i in range(10)]
+    for given in (mask, torch.tensor(mask), np.array(mask)):
+        attempt(DataError, r"indices of the forget set.*mask.*nonzero\(\)", forget=Subset(data, given))
+    attempt(DataError, r"indices of the forget set.*whole numbers", forget=Subset(data, torch.rand(3)))
 
 
 def test_a_list_of_single_samples(attempt):
@@ -154,10 +221,40 @@ def test_labels_outside_the_models_outputs(attempt):
         fisher_diagonal(network(), "classification", TensorDataset(x, y))
 
 
-def test_labels_that_are_no_class_numbers(attempt):
-    x = torch.randn(20, 6)
-    attempt(DataError, "labels must be whole numbers", forget=TensorDataset(x, torch.rand(20)))
-    attempt(DataError, "labels must be whole numbers", forget=TensorDataset(x, torch.zeros(20, 3, dtype=torch.int64)))
+@pytest.mark.parametrize(
+    ("labels", "remedy"),
+    [
+        (torch.rand(20), "Regression"),
+        (torch.rand(20, 1), "Regression"),
+        (torch.rand(20, 3), r"argmax\(1\).*Regression"),
+        (torch.arange(20.0) % 3, r"label\.long\(\)"),
+        (torch.arange(20)[:, None] % 3, r"squeeze\(1\)\.long\(\)"),
+        (torch.eye(3)[torch.arange(20) % 3], r"argmax\(1\).*MultiLabel"),
+        (torch.ones(20, 3, dtype=torch.int64), r"argmax\(1\).*MultiLabel"),
+        (torch.ones(20, 3, dtype=torch.bool), r"argmax\(1\).*MultiLabel"),
+        (torch.zeros(20, 4, 4, dtype=torch.int64), "each pixel"),
+        (torch.tensor([0, 1] * 9 + [255, 0], dtype=torch.uint8), r"label 255 \(first: index 18\).*leave them out"),
+        (torch.tensor([0, 1] * 9 + [-100, 0]), r"label -100 \(first: index 18\).*leave them out"),
+    ],
+)
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_labels_that_are_no_class_numbers(attempt, labels, remedy, name):
+    attempt(DataError, f"^{name} set: .*{remedy}", **{name: TensorDataset(torch.randn(20, 6), labels)})
+    attempt(DataError, f"^{name} set: .*{remedy}", **{name: [(torch.randn(20, 6), labels)]})
+
+
+def test_labels_that_are_texts(attempt):
+    class Spoken(Records):
+        def __getitem__(self, i):
+            return {"input": self.x[i], "label": "cat"}
+
+    attempt(DataError, "'label' of the forget set is text.*number the classes", forget=Spoken(9))
+
+
+def test_one_output_for_yes_and_no(attempt):
+    data = TensorDataset(torch.randn(20, 6), torch.arange(20) % 2)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    attempt(DataError, "label 1 .*MultiLabel", model=model, forget=data)
 
 
 def test_nan_in_the_data(attempt):
@@ -184,7 +281,7 @@ def test_samples_that_do_not_fit_together_or_cannot_be_read(attempt):
             return Image.new("L", (2, 2)), 0
 
     attempt(DataError, "samples of the forget set cannot be put into one batch.*the same shape", forget=Ragged(9))
-    attempt(DataError, "samples of the forget set cannot be put into one batch", forget=Pictures(9))
+    attempt(DataError, "'input' of the forget set is an image of PIL.*transform", forget=Pictures(9))
     attempt(DataError, r"sample \d of the forget set could not be read: OSError: disk on fire", forget=Broken(9))
 
 
@@ -205,7 +302,17 @@ def test_data_with_other_names(attempt):
         def __getitem__(self, i):
             return {"pixels": self.x[i], "target": self.y[i]}
 
-    attempt(DataError, r"the data has no 'input', only \['index', 'pixels', 'target'\]: map its names", forget=Named(9))
+    class Twice(Records):
+        def __getitem__(self, i):
+            return {"input": self.x[i], "target": self.y[i], "y": self.y[i]}
+
+    class Unlabelled(Records):
+        def __getitem__(self, i):
+            return {"input": self.x[i]}
+
+    attempt(DataError, r"the data has no 'input', only \['index', 'label', 'pixels'\]: map its names", forget=Named(9))
+    attempt(DataError, r"the data has no 'label', only \['index', 'input'\]: map its names", forget=Unlabelled(9))
+    attempt(DataError, r"forget set: 'y' and 'target' could each be the label", forget=Twice(9))
 
 
 def test_data_that_the_model_cannot_take(attempt):
@@ -232,6 +339,8 @@ def test_a_batch_of_one_sample_under_batch_norm(tmp_path):
 def test_unknown_names_list_the_known(attempt):
     attempt(UnknownName, r"unknown method 'sfrom'. Did you mean 'sfron'\? Known: .*finetune, .*sfron", method="sfrom")
     attempt(UnknownName, r"unknown task 'classify'.* Known: class-diffusion, classification", task="classify")
+    attempt(SettingError, r"'lr': give optimizer=untrain.Optimizer\(\"adam\", lr=", lr=0.1)
+    attempt(SettingError, r"'num_workers': give workers=", num_workers=2)
     attempt(SettingError, r"unknown setting of sfron 'alhpa'. Did you mean 'alpha'\? Known: .*gamma", alhpa=2)
     attempt(SettingError, r"task must be text or an untrain.Task, not 3", task=3)
     attempt(SettingError, r"precision must be 'no' or 'bf16' or 'fp16', not 'fp8'", precision="fp8")
@@ -291,8 +400,12 @@ def test_what_is_no_model(attempt):
 
 def test_a_model_that_cannot_be_copied(attempt):
     model = network()
-    model.kept = model(torch.zeros(1, 6))  # deepcopy refuses tensors with a history
-    attempt(ModelError, "the model cannot be copied by copy.deepcopy.*Pass inplace=True", model=model)
+    model.kept = [model(torch.zeros(1, 6))]  # deepcopy refuses tensors with a history
+    attempt(ModelError, "the model cannot be copied by copy.deepcopy.*inplace=True", model=model)
+    sets = {"forget": tensors(20, 1), "retain": tensors(60, 2), "device": "cpu", "inplace": True}
+    unlearn(model, **sets, steps=2, optimizer=SGD)
+    with pytest.raises(ModelError, match="the model cannot be copied by copy.deepcopy"):
+        unlearn(model, **sets, steps=2, optimizer=SGD, method="scrub")
 
 
 # ── folders and files, from Python ──────────────────────────────────────────────────────────────────────────────

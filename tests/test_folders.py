@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from untrain.errors import FolderError
-from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary, usual_mode, was_written, watched
+from untrain.folders import (
+    PRIVATE,
+    ensure_dir,
+    exclusive_lock,
+    is_name,
+    is_temporary,
+    shorten_name,
+    usual_mode,
+    was_written,
+    watched,
+)
 from untrain.io import write_text
 
 HOLDER = """\
@@ -134,3 +144,18 @@ def test_what_killed_processes_left_is_removed_but_not_where_others_are_at_work(
     assert {"a.txt", ".hidden", "cell/.c.1.tmp"} <= left
     assert not left & {".a.txt.0123abcd.tmp", ".tmpAbC123", "grids/.b.png.0123abcd.tmp"}
     assert is_temporary(".tmpAbC123") and not is_temporary(".tmpAbC1234") and not is_temporary("a.tmp")
+
+
+def test_names_that_every_file_system_takes(tmp_path):
+    for name in ("a", "a b", "x.y-z", "ü" * 100, "名" * 66, "x" * 200):
+        assert is_name(name)
+        (tmp_path / f"{name}.resume.safetensors").write_text("")
+    for name in ("", ".", "..", ".x", "-x", "a/b", "a\\b", "a\tb", "a\0", "x" * 201, "ü" * 101, "名" * 67, "\ud800"):
+        assert not is_name(name)
+
+
+def test_long_texts_become_names_that_differ():
+    long = "x" * 300
+    names = {shorten_name(text) for text in (long, f"{long}y", "名" * 300, "名" * 301)}
+    assert len(names) == 4 and all(is_name(name) and len(name.encode()) <= 100 for name in names)
+    assert shorten_name("cat-dog") == "cat-dog"

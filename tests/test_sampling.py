@@ -50,9 +50,9 @@ def in_double(scheduler):
 
 @pytest.mark.parametrize("clip", [True, False])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("steps", [1, 7, 10, T])
+@pytest.mark.parametrize("steps", [1, 8, 10, T])
 def test_it_is_ddim_of_diffusers(steps, eta, clip):
-    """Leading spacing; 7 does not divide T."""
+    """Leading spacing, of steps that divide T: where they do not, theirs leaves out the noisiest timesteps."""
     scheduler = in_double(DDIMScheduler(T, beta_end=0.2, clip_sample=clip))
     scheduler.set_timesteps(steps)
     sampler, noises = Sampler(steps, eta), Noises()
@@ -103,6 +103,49 @@ def test_quadratic_spacing_is_that_of_the_published_code():
     assert visited[0] == 800 and visited[-1] == 0
     assert visited[0] - visited[1] > 10 * (visited[-2] - visited[-1])
     assert Sampler(1, spacing="quadratic").visited(T) == [0]
+
+
+@pytest.mark.parametrize("total", [40, 999, 1000])
+@pytest.mark.parametrize("spacing", ["uniform", "linspace"])
+def test_uniform_spacing_is_leading_where_the_steps_divide_and_else_linspace(spacing, total):
+    """As diffusers' DDIMScheduler has both; sampling starts at T − 1 where the stride is not whole."""
+    for steps in range(1, total + 1):
+        named = "leading" if spacing == "uniform" and total % steps == 0 else "linspace"
+        theirs = DDIMScheduler(total, timestep_spacing=named)
+        theirs.set_timesteps(steps)
+        visited = Sampler(steps, spacing=spacing).visited(total)
+        assert visited == theirs.timesteps.tolist(), (steps, named)
+        assert visited[-1] == 0 and len(set(visited)) == steps
+        if named == "linspace" and steps > 1:
+            assert visited[0] == total - 1
+
+
+def test_dits_250_steps_are_linspace():
+    """The closed form of its code: a stride of 999/249, added up and rounded."""
+    place, published = 0.0, []
+    for _ in range(250):
+        published.append(round(place))
+        place += 999 / 249
+    assert Sampler(250, spacing="linspace").visited(1000) == published[::-1]
+
+
+def test_a_sampler_can_say_whether_the_guess_is_clipped():
+    """Null is the task's own: of pixels yes."""
+    from helpers.small_generators import denoiser
+
+    model, task = denoiser("unet"), ClassDiffusion(num_classes=3, timesteps=20, beta_end=0.3)
+    for parameter in model.parameters():
+        parameter.data.mul_(3)
+    model = model.float()
+    blank = task.blank(torch.tensor([0, 1]), (1, 8, 8))
+
+    def made(task, clip):
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        return task.generate(model, blank, generators, Sampler(5, clip=clip))
+
+    assert torch.equal(made(task, None), made(task, True)) and not torch.equal(made(task, True), made(task, False))
+    latents = ClassDiffusion(num_classes=3, timesteps=20, beta_end=0.3, clip_samples=False)
+    assert torch.equal(made(latents, None), made(task, False)) and torch.equal(made(latents, True), made(task, True))
 
 
 def test_a_step_that_stays_changes_nothing():
@@ -186,7 +229,7 @@ def test_noise_is_each_images_own():
     [
         ({"steps": 0}, "steps ≥ 1"),
         ({"eta": 1.5}, "η in"),
-        ({"spacing": "cubic"}, "'uniform' or 'quadratic'"),
+        ({"spacing": "cubic"}, "quadratic"),
         ({"guidance_scale": 0.0}, "guidance_scale must be above 0"),
     ],
 )

@@ -15,6 +15,7 @@ from pydantic import Field
 from untrain.errors import SettingError, UnknownName
 from untrain.methods import make as make_method
 from untrain.methods.base import Optimizer
+from untrain.methods.retrain import Retrain
 from untrain.methods.sfron import SFRon
 from untrain.settings import (
     Findings,
@@ -100,6 +101,13 @@ def test_settings_are_put_over_the_defaults_at_every_depth():
 )  # fmt: skip
 def test_a_value_of_another_type_or_out_of_range_is_named(name, value):
     assert flaws(**{"must": 1, name: value}) == [(name, SettingError)]
+
+
+def test_another_optimiser_does_not_take_the_rest_of_the_default():
+    own = make_method(Retrain, {"optimizer": {"lr": 0.3}}).optimizer
+    other = make_method(Retrain, {"optimizer": {"name": "adamw", "lr": 0.001}}).optimizer
+    assert (own.name, own.lr, own.momentum, own.weight_decay) == ("sgd", 0.3, 0.9, 5e-4)
+    assert (other.name, other.lr, other.momentum, other.weight_decay) == ("adamw", 0.001, 0.0, 0.0)
 
 
 def test_all_that_is_wrong_is_found_with_its_place():

@@ -4,7 +4,6 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from types import FunctionType
 from typing import get_type_hints
 
 import pytest
@@ -147,6 +146,18 @@ def test_public_names_are_listed_and_unknown_ones_are_errors():
         from untrain import no_such_name  # noqa: F401
 
 
-@pytest.mark.parametrize("before", ["", "import untrain.methods.loop; ", "from untrain.methods import METHODS; "])
-def test_a_public_function_is_not_replaced_by_the_folder_of_its_name(before):
-    assert run(f"{before}import untrain; print(type(untrain.methods).__name__)") == FunctionType.__name__
+@pytest.mark.parametrize(
+    "before",
+    ["", "import untrain.methods", "import untrain.methods.loop", "from untrain.methods import METHODS",
+     "from untrain.tasks import classification", "from untrain import methods, tasks", "from untrain import *"],
+)  # fmt: skip
+def test_packages_are_public_functions_too(before):
+    """Whichever was imported first."""
+    code = (
+        "import untrain\nassert list(untrain.methods())[0] == 'sfron' and 'classification' in untrain.tasks()\n"
+        "import untrain.methods, untrain.tasks, untrain.tasks.classification\n"
+        "assert untrain.methods()['sfron'] is untrain.methods.SFRon\n"
+        "assert list(untrain.tasks()) and untrain.tasks.classification.ENTRY\n"
+        "print('both')"
+    )
+    assert run(f"{before}\n{code}") == "both"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,12 +18,12 @@ if TYPE_CHECKING:
     from untrain.methods import methods as methods
     from untrain.methods.base import Method as Method
     from untrain.methods.base import Optimizer as Optimizer
-    from untrain.registry import tasks as tasks
     from untrain.report.presentation import Distance as Distance
     from untrain.report.presentation import Measure as Measure
     from untrain.report.presentation import Presentation as Presentation
     from untrain.saliency import saliency_mask as saliency_mask
     from untrain.sampling import Sampler as Sampler
+    from untrain.tasks import tasks as tasks
     from untrain.tasks.class_diffusion.task import ClassDiffusion as ClassDiffusion
     from untrain.tasks.classification.evaluate import Evaluation as Evaluation
     from untrain.tasks.classification.task import Classification as Classification
@@ -64,7 +62,7 @@ _HOME = {
     "methods": "untrain.methods",
     "nudenet": "untrain.tasks.text_to_image.nudity",
     "saliency_mask": "untrain.saliency",
-    "tasks": "untrain.registry",
+    "tasks": "untrain.tasks",
     "unlearn": "untrain.api",
 }
 """Public name → the module that it is imported from when it is first asked for; the same as type checkers see above."""
@@ -72,22 +70,12 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-class _Package(ModuleType):
-    """This package: a folder of it does not take the place of the public function that has the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Binds a name; `untrain.methods` stays the function when the folder is imported, which binds itself here."""
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    module = import_module(_HOME[name])
+    is_home = module.__name__ == f"{__name__}.{name}"  # a package that is called as its function of the same name
+    value = globals()[name] = module if is_home else getattr(module, name)
     return value
 
 

@@ -1,5 +1,6 @@
 """The Python interface: from a user's model and data to a result, in one call."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -11,22 +12,27 @@ from torch import nn
 
 from untrain import fisher, registry
 from untrain.callbacks import Callback
-from untrain.data.checks import check_samples, check_sets, content_hash
+from untrain.data.batches import check_given
+from untrain.data.checks import check_places, check_samples, check_sets, content_hash
+from untrain.data.datasets import is_data_set, loader_batch_size
 from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
-from untrain.domain import Domain, EvaluationSettings, UserModel, check_module
+from untrain.domain import Domain, EvaluationSettings, check_module
 from untrain.engine import Engine, Precision
-from untrain.errors import DataError, ModelError, SettingError, convert_errors, message_of, unknown
+from untrain.errors import DataError, Overlap, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
 from untrain.models.checkpoints import load_into
+from untrain.models.kinds import check_kind
 from untrain.models.parts import trained
+from untrain.models.precision import widen_
 from untrain.models.prepare import check_trainable, prepare_task
+from untrain.models.saving import check_names, check_saved
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest
+from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest, warn_of_weak_reference
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.sealed import write_sealed
@@ -46,7 +52,8 @@ class Result:
         mask: parameter name → bool tensor of the salient weights; None where the method has no mask.
         method: the method with every setting as it was used.
         clocks: the seconds by part.
-        notes: what was decided for the user, and why.
+        notes: what was decided for the user, and why; and what casts doubt on the result.
+        warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
     """
 
     model: Any
@@ -56,6 +63,7 @@ class Result:
     method: Method
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
@@ -66,7 +74,7 @@ class Result:
             kept, whole = (sum(int(count(m)) for m in self.mask.values()) for count in (torch.sum, torch.numel))
             share = [f"mask={kept / max(1, whole):.1%}"]
         shown = [repr(self.method.name), f"steps={len(self.history)}", f"seconds={self.seconds:.4g}", *losses, *share]
-        return f"Result({', '.join(shown)})"
+        return f"Result({', '.join(shown)})" + "".join(f"\n  warning: {text}" for text in self.warnings)
 
 
 @check_arguments
@@ -96,16 +104,16 @@ def unlearn(
 
     Args:
         model: any module, or a pipeline of diffusers; it is left as it was unless `inplace`.
-        forget: what to forget: a map-style data set of `(x, y)` or dicts, or a list of ready batches; of a
-            text-to-image pipeline a `Concept` or several.
+        forget: what to forget: a map-style data set of `(x, y)` or dicts (of torch, or of Hugging Face's `datasets`),
+            a DataLoader of one, or a list of ready batches; of a text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
         method: a name (see `untrain.methods()`), a class, or a method object. None: what is best for the request,
             which is `sfron`; the notes say so.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
-        batch_size: samples a batch, over all processes; lists of ready batches have their own. None: 128, and of a
-            text-to-image pipeline from 2 to 32, the fewer the larger its images.
+        batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
+            own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
@@ -126,23 +134,31 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    chosen = make(method or DEFAULT_METHOD, settings)
+    chosen = _make_method(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
-    subject = Subject(user.module, init=init or _init_of(user))
+    check_kind(user.module)
+    check_names(user.module)
+    subject = Subject(user.module, init=init or user.init())
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
+    _check_apart(given)
     home = next((p.device for p in user.module.parameters()), engine.device)
     with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
-        size = user.batch_size(sets) if batch_size is None else batch_size
-        streams = {name: Stream(data, name, engine, size, seed, workers) for name, data in sets.items()}
-        check_sets(sets, streams)
-        working = subject if inplace else _copy(subject)
+        usual = user.batch_size(sets) if batch_size is None else batch_size
+        sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
+        streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
+        compared = check_sets(sets, streams)
+        working = subject if inplace else subject.copy()
+        rounding = widen_(working.module, keep=True)
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
                 check_trainable(working.module)
+                check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
+                for note in compared:
+                    problem.note(note)
                 if method is None:
                     problem.note(f"method: {chosen.name}, the default")
                 target = user.module if inplace else None
@@ -150,8 +166,12 @@ def unlearn(
                     result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
                 else:
                     about = _describe(domain, problem, parts)
-                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, user, inplace)
+                    save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
+                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, save, target)
+            result.notes.extend(rounding.describe(result.model))
+            rounding.restore_(result.model)
         finally:
+            rounding.restore_(working.module)
             working.module.to(home)
     result.model.to(home)
     engine.wait()
@@ -174,24 +194,47 @@ DEFAULT_METHOD = "sfron"
 """What is best for any request so far; the paper's own."""
 
 
+_MEANT = {
+    **dict.fromkeys(("lr", "learning_rate"), 'optimizer=untrain.Optimizer("adam", lr=…)'),
+    **dict.fromkeys(
+        ("momentum", "weight_decay"), 'optimizer=untrain.Optimizer("sgd", lr=…, momentum=…, weight_decay=…)'
+    ),
+    **dict.fromkeys(("criterion", "loss", "loss_fn"), "task=, an object whose loss it is"),
+    "num_steps": "steps=",
+    "num_epochs": "epochs=",
+    "num_workers": "workers=",
+}
+"""What others call a setting → what it is here."""
+
+
+def _make_method(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Method:
+    """The method with its settings; names that other libraries have for a setting are refused with its own."""
+    try:
+        return make(method, settings)
+    except SettingError as error:
+        meant = next((name for name in settings if name in _MEANT and repr(name) in str(error)), None)
+        if meant is None:
+            raise
+        raise SettingError(f"unlearn has no argument {meant!r}: give {_MEANT[meant]}.") from error
+
+
 def _given_sets(**sets: Any) -> dict[str, Any]:
     """The sets that are there, of which forget and retain must be."""
     for name in ("forget", "retain"):
         if sets[name] is None:
-            raise DataError(f"the {name} set is None: give a data set, or a list of ready batches.")
+            raise DataError(
+                f"the {name} set is None: give a data set, a DataLoader, or a list of ready batches. Every method is "
+                "given both; of what to keep, a part will do, and gradient-ascent alone takes no step on it."
+            )
     return {name: data for name, data in sets.items() if data is not None}
 
 
-def _init_of(user: UserModel) -> Callable[[], nn.Module] | None:
-    """Makes the same architecture anew, where the domain knows more of that than the module tells."""
-
-    def fresh() -> nn.Module:
-        made = user.fresh()
-        if made is None:
-            raise ModelError("this architecture cannot be built anew: pass init=, a function that returns a new model.")
-        return made
-
-    return fresh if type(user).fresh is not UserModel.fresh and hasattr(user.module, "config") else None
+def _check_apart(given: Mapping[str, Any]) -> None:
+    """Refuses data sets that share a sample, as they were given: what is computed of them may not tell any more."""
+    sets = {name: data for name, data in given.items() if is_data_set(data)}
+    for name, data in sets.items():
+        check_given(data, name)
+    check_places(sets)
 
 
 def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -203,9 +246,12 @@ def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[st
 
 def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
     """Only now are images made and samples looked at."""
-    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
+    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
     ready.notes[:] = problem.notes
     check_samples(ready.task, streams)
+    for stream in streams.values():
+        for note in stream.notes:
+            ready.note(note)
     return ready
 
 
@@ -216,7 +262,8 @@ def _run(
     done = run(method, problem, engine, callbacks=callbacks)
     module = _take_over(done.state.module, model)
     mask = problem.memo.get("mask")
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, problem.notes)
+    told = problem.notes, problem.warnings
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told)
 
 
 def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
@@ -236,8 +283,8 @@ def _run_in(
     resume: bool,
     about: Mapping[str, Any],
     callbacks: Sequence[Callback],
-    user: UserModel,
-    inplace: bool,
+    save: Callable[[nn.Module], None],
+    model: nn.Module | None,
 ) -> Result:
     """The same in a run folder: read where it is finished, else made there and kept."""
     folder = RunFolder(path, engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
@@ -251,14 +298,12 @@ def _run_in(
             sets = {name: stream.data for name, stream in streams.items()}
             write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
     name = method.name
-    save = lambda module: user.save(path / name, module)  # noqa: E731
     kept = folder.make_model(name, method, problem, inputs=inputs, save=save, resume=resume, callbacks=callbacks)
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
-    facts, module = kept.facts, _take_over(kept.module, user.module if inplace else None)
-    return Result(
-        module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], list(facts["notes"])
-    )
+    facts, module = kept.facts, _take_over(kept.module, model)
+    told = list(facts["notes"]), list(facts.get("warnings", []))
+    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:
@@ -267,16 +312,6 @@ def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str]
     data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
     own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
     return {**own, "parts": parts, "manifest": {**own, "data": data}}
-
-
-def _copy(subject: Subject) -> Subject:
-    try:
-        return subject.copy()
-    except Exception as error:  # a module of the user's own can refuse in any way
-        raise ModelError(
-            f"the model cannot be copied by copy.deepcopy: {message_of(error)}. Pass inplace=True to change "
-            "the model itself."
-        ) from error
 
 
 @check_arguments
@@ -290,7 +325,7 @@ def evaluate(
     reference: Any = None,
     out: str | Path | None = None,
     seed: Seed = 0,
-    batch_size: BatchSize = 256,
+    batch_size: BatchSize | None = None,
     device: str | torch.device | None = None,
     precision: Precision = "no",
     workers: Workers = 0,
@@ -302,7 +337,7 @@ def evaluate(
     Args:
         model: the model to look at; nothing in it is changed. Several by name, {"original": …, "sfron": …}, are
             measured one beside the other.
-        forget: what was to be forgotten: a data set or a list of ready batches.
+        forget: what was to be forgotten: a data set, a DataLoader or a list of ready batches.
         retain: what was to be kept, likewise.
         test: samples that the model never saw, likewise; a classifier needs them.
         task: as in `unlearn`.
@@ -311,7 +346,7 @@ def evaluate(
         out: a run folder, that of `unlearn` or a new one: the evaluation and a report page are written into it, with
             the references beside the model.
         seed: of the samples that attacks are fitted on; other measures draw nothing.
-        batch_size: samples a forward pass.
+        batch_size: samples a forward pass. None: the smallest of the DataLoaders', else 256.
         device: as in `unlearn`.
         precision: as in `unlearn`.
         workers: as in `unlearn`.
@@ -335,13 +370,18 @@ def evaluate(
         raise SettingError(unknown(f"argument of evaluate for task {domain.name}", next(iter(unknown_options)), known))
     references = reference if isinstance(reference, (list, tuple)) else [] if reference is None else [reference]
     sets = _given_sets(forget=forget, retain=retain, test=test)
+    try:
+        _check_apart(sets)
+    except Overlap as error:
+        warnings.warn(f"{error} Until then, what is measured of both says less than it seems to.", stacklevel=2)
     models = model if isinstance(model, Mapping) else {"model": model}
     if not models:
         raise DataError("there is no model to evaluate.")
     for name in models:
         if not isinstance(name, str):
             raise SettingError(f"models are given by name, a text each, not {describe(name)}.")
-    how = EvaluationSettings(own, seed, batch_size, workers, classes)
+    loaders = [size for data in sets.values() if (size := loader_batch_size(data)) is not None]
+    how = EvaluationSettings(own, seed, batch_size or min(loaders, default=256), workers, classes)
     found = {}
     names = numbered(domain.reference_name, len(references))
     others = {} if out is None else dict(zip(names, references, strict=True))  # a page shows what it compares with
@@ -378,9 +418,12 @@ def _keep_evaluation(
         "models": {**before.get("models", {}), **entries},
         "noise_floor": floor if floor is not None else before.get("noise_floor"),
     }
+    doubts = warn_of_weak_reference(content, domain.presentation)
+    content |= doubts
     write_sealed(path / EVALUATION, content)
     manifest = about | read_manifest(path)
-    folder.write_manifest({key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest})
+    kept = {key: manifest[key] for key in ("task", "seed", "batch_size", "data") if key in manifest}
+    folder.write_manifest(kept | doubts)
     write_report(path, domain.presentation)
 
 
@@ -393,7 +436,8 @@ def fisher_diagonal(
     Args:
         model: in any mode; looked at in evaluation mode and left as it was.
         task: a name or a task object.
-        batches: a list of ready batches or a map-style data set; every sample counts once.
+        batches: a list of ready batches, what yields some, a map-style data set, or a DataLoader; every sample counts
+            once.
         estimator: "sample" squares each sample's gradient; "batch" squares batch means, as published code does,
             and so depends on the batch size.
         seed: of what the task draws (timesteps, noise).
@@ -405,12 +449,14 @@ def fisher_diagonal(
         EmptySet: if there is no sample.
         InexactFisher: if a parameter is used in a way that cannot be done exactly.
     """
-    device = next((p.device for p in check_module(model).parameters()), torch.device("cpu"))
+    model = check_module(model)
+    check_kind(model)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     data = batches
-    if isinstance(batches, Iterable) and not hasattr(batches, "__getitem__"):
+    if isinstance(batches, Iterable) and not is_data_set(batches):
         with convert_errors(DataError, "the batches cannot be read"):
             data = list(batches)
     engine = Engine.start(device)
-    stream = Stream(data, "fisher", engine, seed=seed)
+    stream = Stream(data, "fisher", engine, loader_batch_size(data) or 128, seed=seed)
     ready = prepare_task(registry.resolve(task), model, {"fisher": stream})
     return fisher.fisher_diagonal(model, ready, stream.once(ready, "fisher"), estimator=estimator, engine=engine)

@@ -18,6 +18,7 @@ from untrain.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from untrain.domain import Domain
+    from untrain.report.latex import LatexForm
     from untrain.runs.recipe import Recipe
 
 USAGE = """\
@@ -30,7 +31,8 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   compare   every method on several seeds and forget sets; see untrain compare --help
   audit     whether forgotten samples can still be told from never-seen ones; see untrain audit --help
   sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
-  report    make report.html of a run's or a comparison's folder again: untrain report FOLDER
+  log       all requests to forget that a model has met, by run folders; see untrain log --help
+  report    make report.html of a run's or a comparison's folder again: untrain report FOLDER [--latex FORM]
   list      known tasks, methods, data sources, models, and the recipes of this folder
   schema    the JSON schema of recipes, by which editors complete them: untrain schema [--out FILE]
 
@@ -41,6 +43,7 @@ A run folder stands for the recipe that is kept in it: untrain run FOLDER --resu
   --method NAME        run this method instead of the recipe's; MODULE:CLASS for one of your own
   --task NAME          what the model was trained on; MODULE:CLASS for a domain of your own
   --report-to TRACKER  log steps to tensorboard or wandb, too
+  --latex FORM         of report: write table.tex too; "wide" scales to a page, "compact" fits one of two columns
   --resume             go on with what the run folder holds
   --allow-code         run the code that a recipe or run folder names as MODULE:NAME
   --allow-links        follow links that lead out of a folder of data or of a model
@@ -59,6 +62,7 @@ two retrained models, and reports mean, spread, confidence, noise floor and rank
   --cluster ADDRESS  of a Dask scheduler, whose workers take the cells instead; it needs the extra `cluster`
   --processes k      each cell runs as k processes
   --cell KEY         run this one cell here, such as random-10/seed-0/sfron
+  --latex FORM       of comparison.tex: "wide" scales to a page, the default; "compact" fits one of two columns
   --resume           go on with the comparison that the folder holds
 
 Every field of a recipe is a flag too, such as --compare.trials 5 or --compare.seeds '[0, 1]': untrain run --help.
@@ -82,6 +86,20 @@ the others. The answer is a card and a verdict for each method, and FOLDER/audit
   --cell KEY         run this one cell here, such as twins/twin-03/sfron
   --resume           go on with the audit that the folder holds
   --self-test        simulate models with known traces, half a minute, and say what the audit finds
+"""
+
+LOG_USAGE = """\
+usage: untrain log RUNS… [--ids] [--hash-ids] [--json | --csv]
+
+Lists the requests that a model has met, each in a run folder, in the order in which one goes on from the weights of the
+one before: when, what was asked for, from which weights to which, by which method, the report's verdict, and whether
+files are still on disk. RUNS are run folders in any order, or folders of these.
+
+  --ids        all ids of each request, not the first few alone
+  --hash-ids   salted hashes instead of ids; the salt stays in the run folders
+  --json       as JSON
+  --csv        as csv, a row for each model that was made
+  --task NAME  MODULE:CLASS of a domain of your own, by which verdicts are worded
 """
 
 
@@ -170,7 +188,7 @@ def _drop_output() -> None:
 _RESUME = "--resume goes on from the last checkpoint."
 _GOING_ON = {
     "sample": "the same command again makes the images that are missing.",
-    **dict.fromkeys(("report", "list", "schema"), "nothing was changed."),
+    **dict.fromkeys(("log", "report", "list", "schema"), "nothing was changed."),
     **dict.fromkeys(("unlearn", "evaluate"), "the same command again goes on from the last checkpoint."),
 }
 """What goes on with a command that was ended."""
@@ -245,6 +263,7 @@ def _compare(words: Sequence[str], resume: bool) -> None:
         return
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
     cluster, cell = (_value(words, flag) for flag in ("--cluster", "--cell"))
+    latex = _latex_form(words) or "wide"
     if cell is not None:
         from untrain.compare.pool import end_with_parent
 
@@ -255,7 +274,7 @@ def _compare(words: Sequence[str], resume: bool) -> None:
     if cell is not None:
         compare_cell(recipe, cell)
     else:
-        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume)
+        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume, latex=latex)
 
 
 def _sample(words: Sequence[str], resume: bool) -> None:
@@ -317,6 +336,15 @@ def _value(words: list[str], flag: str) -> str | None:
     return None
 
 
+def _latex_form(words: list[str]) -> "LatexForm | None":
+    """Takes the form of tables for LaTeX out of the words; None where none is asked for."""
+    forms: dict[str | None, LatexForm | None] = {None: None, "wide": "wide", "compact": "compact"}
+    form = _value(words, "--latex")
+    if form not in forms:
+        raise SettingError(f"--latex must be wide or compact, not {form!r}.")
+    return forms[form]
+
+
 def _count(words: list[str], flag: str, default: int = 1, least: int = 1) -> int:
     value = _value(words, flag)
     if value is not None and not (value.isdecimal() and least <= int(value) < 1 << 63):
@@ -329,17 +357,38 @@ def _report(words: Sequence[str], resume: bool) -> None:
     if words and words[0] in ("-h", "--help"):
         print(USAGE)
         return
-    task = _value(words, "--task")
+    task, form = _value(words, "--task"), _latex_form(words)
     if len(words) != 1:
         raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
     folder = Path(words[0])
     if not os.path.isdir(folder):
         raise FolderError(f"there is no run folder {folder}. Check the path.")
-    from untrain.report import write_report
+    from untrain.report import write_latex, write_report
 
     with exclusive_lock(folder):
-        path = write_report(folder, _domain_of(folder, task).presentation)
-    print(f"report: {path}")
+        presentation = _domain_of(folder, task).presentation
+        path = write_report(folder, presentation)
+        table = None if form is None else write_latex(folder, presentation, form)
+    print(f"report: {path}" + (f"\ntable: {table}" if table else ""))
+
+
+def _log(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(LOG_USAGE)
+        return
+    task, whole, hashed = _value(words, "--task"), _take(words, "--ids"), _take(words, "--hash-ids")
+    forms = [form for form in ("json", "csv") if _take(words, f"--{form}")]
+    if len(forms) > 1:
+        raise SettingError("give --json or --csv, not both.")
+    strange = [word for word in words if word.startswith("-")]
+    if strange or not words:
+        raise SettingError(f"untrain log does not know {strange[0]}." if strange else "untrain log needs run folders.")
+    from untrain.runs.log import FORMS, read_log
+
+    folders = [Path(word) for word in words]
+    requests = read_log(folders, lambda folder: _domain_of(folder, task).presentation, hashed=hashed)
+    print(FORMS[(*forms, "text")[0]](requests, whole=whole), end="")
 
 
 def _domain_of(folder: Path, task: str | None) -> "type[Domain]":
@@ -386,6 +435,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "compare": _compare,
     "audit": _audit,
     "sample": _sample,
+    "log": _log,
     "report": _report,
     "list": _list,
     "schema": _schema,

@@ -9,7 +9,7 @@ losses and outputs, as any task has them; a new kind of model begins with `task_
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,17 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from untrain.data.kept import KeptRecords
 from untrain.data.request import divide, request_name
-from untrain.data.samples import Source
 from untrain.data.sections import Forget
-from untrain.data.splits import Split, Subset
+from untrain.data.source import MEMBERS, Source
+from untrain.data.splits import Split, Subset, chosen_classes
 from untrain.data.streams import Stream
 from untrain.engine import Engine, on_device
-from untrain.errors import CheckpointError, DataError, ModelError, SettingError
+from untrain.errors import CheckpointError, DataError, ModelError, SettingError, lacks_reference
 from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
-from untrain.metrics.losses import mean_losses
+from untrain.metrics.losses import mean_losses, sample_losses
 from untrain.models import checkpoints
+from untrain.models.kinds import plain_module
 from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.permissions import NONE, Permissions
@@ -61,7 +63,7 @@ class Context:
     evaluate_every: int = 0
     cache: MutableMapping[str, Any] = field(default_factory=dict)
     permissions: Permissions = NONE
-    data_seed: int | None = None
+    data_seed: int = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
         """Fills the seed of the data in."""
@@ -77,11 +79,13 @@ class Division:
         split: what is forgotten, kept and held out of the training samples.
         holdout: the held-out samples; may be empty.
         test: the samples that models are tested on; may be empty.
+        records: all of them by name; None where they have no names.
     """
 
     split: Split
     holdout: Source
     test: Source
+    records: KeptRecords | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,16 +191,16 @@ class UserModel:
         """Returns the samples of a batch where the user does not say."""
         return 128
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights, where that takes more than the module itself tells."""
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights, where that takes more than the module tells."""
         return None
 
     def save(self, folder: Path, module: nn.Module) -> None:
         """Writes what users of this kind of model expect beside the weights that a run folder holds."""
 
     def whole(self, module: nn.Module) -> Any:
-        """Returns the unlearned module as the user's type."""
-        return module
+        """Returns the unlearned module as the user's type; a compiled model that was changed in place is itself."""
+        return self.model if module is self.module else module
 
 
 @contextmanager
@@ -213,19 +217,21 @@ def beside_each_other(
 
 
 def check_module(model: Any, name: str = "model") -> nn.Module:
-    """Returns the module that a user gives.
+    """Returns the module that a user gives; of a compiled one what was compiled.
 
     Raises:
         ModelError: if it is something else, or its weights have no values; see `check_weights`.
     """
-    if hasattr(model, "model") and hasattr(model, "history"):
-        raise ModelError(f"{name} is a Result: pass its .model.")
+    if type(model).__name__ == "ExportedProgram":
+        raise ModelError(f"{name} is what torch.export gives, and cannot be trained: give the module it was made from.")
     if not isinstance(model, nn.Module):
+        if isinstance(getattr(model, "model", None), nn.Module):
+            raise ModelError(f"{name} is a {type(model).__name__}: pass its .model.")
         raise ModelError(
             f"{name} must be a torch.nn.Module, not {type(model).__name__}. Models of other kinds need their task: "
             "pass task=, one of untrain.tasks()."
         )
-    return check_weights(model, name)
+    return check_weights(plain_module(model), name)
 
 
 @dataclass(frozen=True)
@@ -245,6 +251,7 @@ class Domain(ABC):
         source: all training samples, labelled; the split is made of these.
         test: the test samples, likewise.
         task: per-sample functions; prepared on the model once the stages have tried it.
+        notes: what was taken for granted of model and data, as sentences.
     """
 
     name: ClassVar[str]
@@ -253,7 +260,8 @@ class Domain(ABC):
     """Its per-sample functions; fields are settings."""
     Sections: ClassVar[type]
     """A frozen dataclass: the recipe's fields that belong to this task. A field `forget` of type `Forget` makes the
-    task one whose forget sets are chosen and compared."""
+    task one whose forget sets are chosen and compared. A method `completed(given)` returns them with what depends on
+    which of the common fields a recipe gives; it is called once, when the recipe is read."""
     UnlearnOptions: ClassVar[type] = NoOptions
     """A frozen dataclass: further arguments of `untrain.unlearn`."""
     EvaluateOptions: ClassVar[type] = NoOptions
@@ -279,6 +287,7 @@ class Domain(ABC):
     def __init__(self, sections: Any, context: Context) -> None:
         self.sections = sections
         self.context = context
+        self.notes: list[str] = []
         self.source, self.test = _loaded(self.name, self.load())
         self.task = self.make_task()
 
@@ -303,7 +312,7 @@ class Domain(ABC):
     def title(self) -> str:
         """What the data are called."""
         data = getattr(self.sections, "data", None)
-        return str(getattr(data, "name", self.name))
+        return str(getattr(data, "title", getattr(data, "name", self.name)))
 
     @property
     def data(self) -> Source:
@@ -331,12 +340,22 @@ class Domain(ABC):
 
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Reads a user's checkpoint into a module; returns what else it tells."""
-        state, facts = checkpoints.load_state(path)
+        state, facts = checkpoints.load_state(path, getattr(getattr(self.sections, "model", None), "entry", None))
         try:
-            checkpoints.load_into(module, self.renamed(state, module))
+            notes = checkpoints.load_into(module, self.renamed(state, module))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        return facts
+        return facts | {"reading": [*facts.get("reading", []), *notes]}
+
+    def check_original(self, module: nn.Module, division: Division, facts: Mapping[str, Any]) -> list[str]:
+        """Looks at a given original before anything is made of it; returns warnings, as sentences.
+
+        Args:
+            module: on the engine's device.
+            division: of the samples.
+            facts: what its checkpoint tells, as `original` returned it.
+        """
+        return []
 
     def renamed(self, state: checkpoints.State, module: nn.Module) -> checkpoints.State:
         """Returns a checkpoint's weights under the module's names, where another code base has others."""
@@ -350,14 +369,15 @@ class Domain(ABC):
 
         Args:
             division: which samples are whose.
-            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", or "asked": all that
-                was asked to be forgotten so far, by requests before this one too, under the name "forget".
+            name: "train" (forget and retain together), "forget", "retain", "holdout", "test", "earlier" (what requests
+                before this one asked for), or "asked": all that was asked to be forgotten so far; the last two under
+                the name "forget".
             data: another set under this name; None: the division's.
         """
         context = self.context
         if data is None:
             data = self._samples(division, name)
-        called = "forget" if name == "asked" else name
+        called = "forget" if name in ("asked", "earlier") else name
         return Stream(data, called, context.engine, context.batch_size, context.seed, context.workers)
 
     def _samples(self, division: Division, name: str) -> Source:
@@ -368,9 +388,17 @@ class Domain(ABC):
         return Subset(self.data, parts[name] if name in parts else getattr(split, name))
 
     def method_sets(self, division: Division) -> dict[str, Stream]:
-        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout"."""
-        names = ("forget", "retain", "holdout") if len(division.holdout) else ("forget", "retain")
-        return {name: self.stream(division, name) for name in names}
+        """Returns the sets that a method is given: "forget", "retain" and, where there is one, "holdout".
+
+        Where nothing of a request is left, the retain set stands for "forget", for methods that do not look at it.
+        """
+        there: dict[str, Any] = {
+            "forget": division.split.forget,
+            "retain": division.split.retain,
+            "holdout": division.holdout,
+        }
+        found = {name: self.stream(division, name) for name, samples in there.items() if len(samples)}
+        return {"forget": found["retain"], **found}
 
     def evaluation_sets(self, division: Division) -> dict[str, Stream]:
         """Returns the sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
@@ -384,10 +412,18 @@ class Domain(ABC):
         section = self._forget_section()
         wanted = asdict(section)
         wanted["classes"] = self.numbered(section.classes)
+        self.notes += chosen_classes(self.source, section.classes, wanted["classes"])
         if not self.holds_out:
             wanted["holdout"] = 0.0
-        parts = divide(self.source, self.test, wanted, seed=self.context.seed, checkpoint=self.checkpoint)
-        return Division(*parts)
+        root = getattr(getattr(self.sections, "data", None), "path", None)
+        how: dict[str, Any] = {"seed": self.context.seed, "checkpoint": self.checkpoint, "root": root}
+        split, holdout, test, records = divide(self.source, self.test, wanted, **how)
+        records = None if records is None else replace(records, statistics=self.input_statistics())
+        return Division(split, holdout, test, records)
+
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns what inputs are normalised by, "mean" and "std", where a later request must go on with it."""
+        return {}
 
     def _forget_section(self) -> Forget:
         section = getattr(self.sections, "forget", None)
@@ -464,6 +500,10 @@ class Domain(ABC):
             everything becomes JSON.
         """
         return mean_losses(module, task, sets, engine)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures a model on the samples of some of several requests, to tell them apart; by default their loss."""
+        return {"loss": sample_losses(module, self.task, samples, self.context.engine).mean().item()}
 
     def images_to_make(self, models: int) -> int:
         """Estimates how many images are made to prepare a run and to measure so many models, to tell its work."""
@@ -597,19 +637,17 @@ def _loaded(task: str, given: Any) -> tuple[Source, Source]:
         )
     for part, source in zip(("training", "test"), given, strict=True):
         if source is not None or part == "training":
-            lacking = [name for name in SOURCE if not hasattr(source, name)]
-            if lacking:
+            own = isinstance(source, Source)
+            lacking = [name for name in MEMBERS if not hasattr(source, name)] if own else []
+            if not own or lacking:
+                flaw = f"lacks {', '.join(lacking)}" if lacking else "is no untrain.data.source.Source"
                 raise DataError(
-                    f"load() of the task {task} gave a {type(source).__name__} as {part} samples, which lacks "
-                    f"{', '.join(lacking)}. Make it a source: untrain.data.columns.Columns takes named tensors, and "
-                    "Columns.read any map-style data set."
+                    f"load() of the task {task} gave a {type(source).__name__} as {part} samples, which {flaw}. Make "
+                    "it a source: untrain.data.columns.Columns takes named tensors, and Columns.read any map-style "
+                    "data set."
                 )
     source, test = given
     return source, Subset(source, []) if test is None else test
-
-
-SOURCE = ("labels", "classes", "ids", "shape", "in_memory", "__len__", "__getitem__", "batch", "to", "fingerprint")
-"""What a source has, see `untrain.data.samples.Source`."""
 
 
 def beside_references(
@@ -618,7 +656,7 @@ def beside_references(
     """Puts each model's distance to the first reference beside its values; the other references are the noise floor."""
     if distance is None:
         return Measurement(models)
-    lacks = {distance.key: "needs a retrained model: pass reference="}
+    lacks = {distance.key: lacks_reference()}
     if not references:
         alone = {n: {**values, "missing": {**values.get("missing", {}), **lacks}} for n, values in models.items()}
         return Measurement(alone)

@@ -227,6 +227,38 @@ def preserve_modes(module: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def preserve_state(module: nn.Module) -> Iterator[nn.Module]:
+    """Puts back, after the block, all that a forward pass may move: modes, buffers, random states.
+
+    Also tensors that are attributes of layers: hooks of pruning and of weight normalisation put a layer's weight there.
+    """
+    buffers = [
+        (layer, name, buffer, buffer.clone())
+        for layer in module.modules()
+        for name, buffer in layer._buffers.items()
+        if buffer is not None
+    ]
+    tensors = [(layer, name, tensor) for layer in module.modules() for name, tensor in tensor_attributes(layer)]
+    cuda = sorted({p.device.index for p in module.parameters() if p.device.type == "cuda"})
+    with preserve_modes(module), torch.random.fork_rng(devices=cuda):
+        try:
+            yield module
+        finally:
+            for layer, name, buffer, copy in buffers:
+                layer._buffers[name] = buffer
+                if not torch.equal(buffer, copy):  # by content: batch norm moves its statistics under no version
+                    with torch.no_grad():
+                        buffer.copy_(copy)
+            for layer, name, tensor in tensors:
+                layer.__dict__[name] = tensor
+
+
+def tensor_attributes(layer: nn.Module) -> list[tuple[str, Tensor]]:
+    """Tensors that a layer holds beside its parameters and buffers, by name."""
+    return [(name, value) for name, value in vars(layer).items() if isinstance(value, torch.Tensor)]
+
+
+@contextmanager
 def on_device(device: torch.device, *modules: nn.Module) -> Iterator[None]:
     """Moves modules to a device for the block; afterwards each is where its first parameter was before."""
     homes = [(module, next((p.device for p in module.parameters()), device)) for module in modules]

@@ -56,6 +56,10 @@ class FolderError(UntrainError):
     """A run folder holds another run, or cannot be written."""
 
 
+class UnlearningWarning(UserWarning):
+    """A result that cannot be taken as it looks: the run fell short of its aim, or what it is held against is weak."""
+
+
 @contextmanager
 def convert_errors(kind: type[UntrainError], what: str) -> Iterator[None]:
     """Turns whatever a user's own code raises inside the block into an error of ours, with that as its cause.
@@ -102,6 +106,11 @@ def spell(flag: str, argument: str) -> str:
         argument: in Python, such as "path=".
     """
     return flag if _speaking["flags"] else argument
+
+
+def lacks_reference() -> str:
+    """Says why a measure that needs a retrained model has no value."""
+    return f"needs a retrained model: {spell('--references 1', 'pass reference=')}"
 
 
 def lookup(kind: str, table: Mapping[str, T], name: str) -> T:

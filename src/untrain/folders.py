@@ -2,11 +2,13 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
 import stat
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +33,29 @@ REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
 }
 """What to do where the system refuses to write, by its error."""
+
+
+LONGEST_NAME = 200
+"""Bytes of a name that a file or folder is called by: file systems take 255, and some are left for what stands behind
+it."""
+
+
+def is_name(text: str) -> bool:
+    """Returns whether a text can name a file or folder by itself.
+
+    It can without separators and control characters, if it begins with neither a dot nor a hyphen, and has at most
+    `LONGEST_NAME` bytes.
+    """
+    plain = not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+    return plain and re.fullmatch(r"[^/\\.-][^/\\]*", text) is not None and len(text.encode()) <= LONGEST_NAME
+
+
+def shorten_name(text: str) -> str:
+    """Returns a text of at most half of `LONGEST_NAME` bytes: of a longer one the beginning and a hash."""
+    data, most = text.encode(), LONGEST_NAME // 2
+    if len(data) <= most:
+        return text
+    return f"{data[: most - 9].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,11 @@ import os
 import stat
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -352,30 +354,90 @@ def _leads_to_folder(entry: os.DirEntry[str], root: Path, links: bool) -> bool:
     return False
 
 
-def find_folders(folder: Path, root: Path, *, links: bool = False) -> list[Path]:
+_SYSTEM = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
+"""Folders, in small letters, in which systems keep copies, previews and what was removed."""
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder is no part of the data by its name.
+
+    Such are names that begin with a dot, backups of editors (x~), and folders in which systems keep what was removed.
+    """
+    return name.startswith(".") or name.endswith("~") or name.lower() in _SYSTEM
+
+
+@dataclass
+class LeftOut:
+    """What of a folder is not read, and why.
+
+    Attributes:
+        root: the folder.
+        found: reason → paths, in the order in which they were met.
+    """
+
+    root: Path
+    found: dict[str, list[Path]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: Path) -> None:
+        """Counts one."""
+        self.found.setdefault(reason, []).append(path)
+
+    def warn(self) -> None:
+        """Says what was left out, if anything: how many for each reason, and the first."""
+        parts = [
+            f"{len(paths)} {reason} ({printable(paths[0].relative_to(self.root).as_posix())}"
+            f"{', …' if len(paths) > 1 else ''})"
+            for reason, paths in self.found.items()
+        ]
+        if parts:
+            warnings.warn(f"left out of the samples in {printable(self.root)}: {'; '.join(parts)}.", stacklevel=2)
+
+
+HIDDEN = "hidden, a backup or removed, by the name"
+"""Why something is left out that is hidden."""
+
+
+def find_folders(
+    folder: Path, root: Path, *, links: bool = False, beside: Collection[str] = (), left_out: LeftOut | None = None
+) -> list[Path]:
     """Finds the folders in a folder, in order, but for hidden ones.
 
     Args:
         folder: where to look.
         root: what was handed over, and holds it.
         links: whether links may lead out of that.
+        beside: endings of files that are looked for in folders; here they are counted as left out.
+        left_out: where that and hidden folders are counted.
 
     Raises:
         DataError: names a folder that cannot be read, a link that leads out, or a name that is no text.
     """
     check_inside(folder, root, links)
-    shown = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
-    found = [entry for entry in shown if _leads_to_folder(entry, root, links)]
-    for entry in found:
-        if entry.is_symlink():
-            check_inside(Path(entry.path), root, links)
-    return [check_name(folder / entry.name) for entry in found]
+    found, left_out = [], left_out or LeftOut(root)
+    for entry in _entries(folder):
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            if os.path.isdir(path):
+                left_out.add(HIDDEN, path)
+        elif _leads_to_folder(entry, root, links):
+            if entry.is_symlink():
+                check_inside(path, root, links)
+            found.append(check_name(path))
+        elif path.suffix.lower() in beside:
+            left_out.add("beside the folders", path)
+    return found
 
 
 def find_files(
-    folder: Path, root: Path, suffixes: Collection[str], *, links: bool = False, deep: bool = True
+    folder: Path,
+    root: Path,
+    suffixes: Collection[str],
+    *,
+    links: bool = False,
+    deep: bool = True,
+    left_out: LeftOut | None = None,
 ) -> list[Path]:
-    """Finds the files with one of these endings, in a folder and in those below it, in order.
+    """Finds the files with one of these endings, in a folder and in those below it, in order, but for hidden ones.
 
     Args:
         folder: where to look.
@@ -383,12 +445,13 @@ def find_files(
         suffixes: in small letters, with their dots.
         links: whether links may lead out of that.
         deep: look into folders below as well.
+        left_out: where it is counted what is hidden, has another ending, or lies too deep.
 
     Raises:
         DataError: names what is no regular file, a link that leads out or nowhere, a folder that is reached twice by
             links, one that cannot be read, or a name that is no text.
     """
-    found, waiting, seen = [], [folder], set[tuple[int, int]]()
+    found, waiting, seen, left_out = [], [folder], set[tuple[int, int]](), left_out or LeftOut(root)
     while waiting:
         place = waiting.pop()
         check_inside(place, root, links)
@@ -397,12 +460,24 @@ def find_files(
             raise DataError(f"{printable(place)} is a link to a folder that is read already. Remove the link.")
         seen.add((about.st_dev, about.st_ino))
         for entry in _entries(place):
-            path = place / entry.name
-            if _leads_to_folder(entry, root, links):
+            path, fits = place / entry.name, Path(entry.name).suffix.lower() in suffixes
+            reason = None
+            if is_hidden(entry.name):
+                reason = HIDDEN if fits or os.path.isdir(path) else None  # .DS_Store was never meant
+            elif _leads_to_folder(entry, root, links):
                 waiting += [path] if deep else []
-            elif path.suffix.lower() in suffixes:
+                reason = None if deep else "folder below, which is not looked into"
+            elif fits:
                 found.append(_checked_file(path, entry, root, links))
+            elif entry.name.lower() not in _SYSTEM_FILES:
+                reason = f"of another ending than {', '.join(sorted(suffixes))}"
+            if reason is not None:
+                left_out.add(reason, path)
     return sorted(found)
+
+
+_SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+"""What Windows puts into folders of images; nobody takes these for samples."""
 
 
 def _checked_file(path: Path, entry: os.DirEntry[str], root: Path, links: bool) -> Path:
@@ -498,7 +573,7 @@ def _array(file: Any, size: int) -> np.ndarray:
         raise ValueError(f"version {version} of the format holds records, not numbers")
     shape, fortran, dtype = readers[version](file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects")
+        raise ValueError("it holds Python objects (texts become strings by .astype(str))")
     if dtype.itemsize == 0 or dtype.subdtype is not None or any(length < 0 for length in shape):
         raise ValueError(f"its header tells of no numbers: {dtype}, {list(shape)}")
     count = 1

@@ -123,7 +123,7 @@ def domain_of(task: "str | Task") -> "type[Domain]":
     if isinstance(task, str):
         return domain(task)
     name, installed = getattr(task, "name", None), INSTALLED.installed()
-    if isinstance(name, str) and name in installed:
+    if isinstance(name, str) and name in installed and isinstance(task, domain(name).task_class):
         return domain(name)
     others = (known for known, entries in installed.items() if not _are_ours(entries))  # their tasks may be unnamed
     for found in filter(None, map(_usable, others)):

@@ -20,7 +20,8 @@ from untrain.settings import check_arguments
 if TYPE_CHECKING:
     from torch import Tensor
 
-Spacing = Literal["uniform", "quadratic"]
+Spacing = Literal["uniform", "quadratic", "linspace"]
+Solver = Literal["ddim", "lms"]
 
 
 @check_arguments
@@ -33,9 +34,15 @@ class Sampler:
     eta: float = 0.0
     """η, the noise that is put back at each step: 0 for DDIM, 1 for DDPM."""
     spacing: Spacing = "uniform"
-    """Of the visited timesteps: "uniform", or "quadratic" with more of them near 0."""
+    """Of the visited timesteps: "uniform"; "quadratic" with more of them near 0; or "linspace", uniform from T − 1 to
+    0, both included."""
     guidance_scale: float = 1.0
     """w in ε(x, ∅) + w (ε(x, c) − ε(x, ∅)), as diffusers counts it; 1: the condition alone."""
+    solver: Solver = "ddim"
+    """"ddim", or "lms": the linear multistep method of diffusers' LMSDiscreteScheduler, from T − 1 to 0, as published
+    evaluations of Stable Diffusion have it."""
+    clip: bool | None = None
+    """Whether the guess of x₀ is kept in [−1, 1] at each step; null: of pixels yes, of latents no."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -43,6 +50,8 @@ class Sampler:
             raise SettingError(f"a sampler needs steps ≥ 1 and η in [0, 1], not {self.steps} and {self.eta}.")
         if self.guidance_scale <= 0:
             raise SettingError(f"guidance_scale must be above 0, not {self.guidance_scale}.")
+        if self.solver == "lms" and (self.eta or self.clip or self.spacing == "quadratic"):
+            raise SettingError("the solver lms puts no noise back, clips nothing, has its own spacing: leave eta 0.")
 
     @property
     def is_guided(self) -> bool:
@@ -52,20 +61,25 @@ class Sampler:
     def visited(self, total: int) -> list[int]:
         """The timesteps that are visited, falling; the last is 0. `total` is T, steps of the diffusion.
 
-        Uniform: ⌊T / S⌋ k. Quadratic: ⌊0.8 T (k / (S − 1))²⌋; those that fall together near 0 are visited once, as a
-        step from t to t changes nothing. k = 0, …, S − 1.
+        Uniform: T / S · k where S divides T, else as linspace: a stride of ⌊T / S⌋ would leave out the noisiest
+        timesteps, though x_T is pure noise. Linspace: (T − 1) / (S − 1) · k, rounded. Quadratic:
+        ⌊0.8 T (k / (S − 1))²⌋; those that fall together near 0 are visited once, as a step from t to t changes nothing.
+        k = 0, …, S − 1. The solver lms visits those of linspace, not rounded.
 
         Raises:
             SettingError: if there are more steps than T.
 
-        Source: Song et al. 2021, appendix D.2, "linear" and "quadratic"; 0.8 is of their published code.
+        Source: Song et al. 2021, appendix D.2, "linear" and "quadratic"; 0.8 is of their published code. Linspace is
+        that of diffusers, and of the published code of DiT.
         """
         if self.steps > total:
             raise SettingError(f"a diffusion of {total} steps cannot be sampled in {self.steps}.")
-        if self.spacing == "uniform":
-            return [k * (total // self.steps) for k in range(self.steps)][::-1]
         last = max(1, self.steps - 1)
-        return sorted({4 * total * k * k // (5 * last * last) for k in range(self.steps)}, reverse=True)
+        if self.spacing == "quadratic":
+            return sorted({4 * total * k * k // (5 * last * last) for k in range(self.steps)}, reverse=True)
+        if self.spacing == "uniform" and self.solver == "ddim" and total % self.steps == 0:
+            return [k * (total // self.steps) for k in range(self.steps)][::-1]
+        return [round(k * ((total - 1) / last)) for k in range(self.steps)][::-1]
 
 
 def denoise(

@@ -361,6 +361,7 @@ def _read(setting: Setting, value: Any, findings: Findings, name: str) -> Any:
             return value
         if isinstance(value, Mapping):
             base = setting.default if isinstance(setting.default, section) else None
+            base = None if base is not None and _is_another(section, value, base) else base
             return build(section, value, findings, prefix=f"{name}.", base=base)
     elif setting.item is not None and isinstance(value, Sequence) and not isinstance(value, str):
         one = Setting("", setting.item)
@@ -371,6 +372,15 @@ def _read(setting: Setting, value: Any, findings: Findings, name: str) -> Any:
         return _checked(setting, _plain_number(value), findings, name)
     findings.refuse(name, setting, value)
     return None
+
+
+def _is_another(section: Any, value: Mapping[Any, Any], default: Any) -> bool:
+    """Whether a mapping says that it is of another kind than the default, whose other values are then not meant.
+
+    A section that is of several kinds calls the field that says which `kind_field`.
+    """
+    told = getattr(section, "kind_field", None)
+    return told is not None and told in value and value[told] != getattr(default, told)
 
 
 def _spelled_out(value: Any, one: Setting) -> Any:

@@ -22,8 +22,9 @@ Role = Literal["train", "forget", "retain", "fisher", "evaluate"]
 """What a batch is drawn for. A task may augment and drop conditions in "train" and "retain", augments but never
 drops conditions in "forget", and does neither for "fisher" and "evaluate"."""
 
-Objective = Literal["adaptive", "ascent", "redirect"]
-"""What a forget step of SFR-on descends on: weighted ascent, plain ascent, or the loss of the redirected variant."""
+Objective = Literal["adaptive", "ascent", "redirect", "relabel"]
+"""What a forget step of SFR-on descends on: weighted ascent, plain ascent, the distance to what is predicted for the
+redirected variant, or the training loss under its condition."""
 
 Variant = Literal["redirect", "unconditional"]
 """What a batch can be conditioned on instead: something else (another label, class or prompt), or nothing."""
@@ -41,6 +42,8 @@ class Task(Protocol):
 
     Two class variables that a task may have besides: `objective`, what SFR-on's forget steps descend on where a user
     does not say ("adaptive" without it); `asks_teacher`, whether `redirect_loss` asks its teacher (false without it).
+    And a function: `copies(model)`, groups of names of the parameters that are one weight, which stay equal in every
+    method where they are (none without it).
     """
 
     variants: ClassVar[tuple[Variant, ...]] = ()

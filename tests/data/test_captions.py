@@ -176,7 +176,8 @@ class TestSource:
         write_images(tmp_path, 3)
         (tmp_path / "2.png").write_bytes(b"no image")
         write_jsonl(tmp_path, rows("train", TEXTS[:2]))
-        assert load("captions", "train", path=tmp_path).ids == ("0.png", "1.png")
+        with pytest.warns(UserWarning, match=r"1 named by no row of the table \(2\.png\)"):
+            assert load("captions", "train", path=tmp_path).ids == ("0.png", "1.png")
 
     def test_blank_lines_marks_and_quotes_do_no_harm(self, tmp_path: Path) -> None:
         write_images(tmp_path, 2)
@@ -380,3 +381,48 @@ class TestAttributes:
         assert read_attributes(Data("fashion"), ["Coat"], []) == {}
         with pytest.raises(SettingError, match="'fashion'"):
             read_attributes(Data("fashion"), ["Coat"], ["colour"])
+
+
+@pytest.mark.parametrize("write", [write_csv, write_jsonl])
+@pytest.mark.parametrize(
+    "names", [{"file_name": "File_Name"}, {"text": "Text"}, {"file_name": "filename", "text": "TEXT "}]
+)
+def test_columns_that_come_close_are_used_and_that_is_said(
+    tmp_path: Path, write: Writer, names: dict[str, str]
+) -> None:
+    write_images(tmp_path, 6)
+    write(tmp_path, [{names.get(key, key): value for key, value in row.items()} for row in rows("train")])
+    with pytest.warns(UserWarning, match="is read as"):
+        source = load("captions", "train", path=tmp_path)
+    assert source.classes == TEXTS and torch.equal(source.batch(torch.arange(6))["input"], pixels(*range(6)))
+
+
+def test_each_part_has_its_own_spelling(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write_jsonl(tmp_path / "test", [{"file_name": row["file_name"], "Text": row["text"]} for row in rows("test")])
+    with pytest.warns(UserWarning, match="'Text' is read as text"):
+        assert len(load("captions", "test", path=tmp_path)) == 6
+
+
+def test_a_column_that_looks_like_the_captions_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    write_csv(tmp_path, [{**row, "captions": "other"} for row in rows("train")])
+    with pytest.warns(UserWarning, match="'captions' is not read: 'text' is"):
+        load("captions", "train", path=tmp_path)
+
+
+def test_hidden_images_of_a_table_are_left_out(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    write_images(tmp_path / ".cache", 6)
+    write_csv(tmp_path, [*rows("train"), *rows("train", prefix=".cache/")])
+    with pytest.warns(UserWarning, match=r"6 hidden.*\.cache/0\.png"):
+        assert len(load("captions", "train", path=tmp_path)) == 6
+
+
+def test_photographs_of_a_table_are_upright(tmp_path: Path) -> None:
+    write_images(tmp_path, 6)
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    picture(0).save(tmp_path / "0.png", exif=tags)
+    write_csv(tmp_path, rows("train"))
+    assert torch.equal(load("captions", "train", path=tmp_path)[0]["input"], pixels(0)[0].rot90(-1, (1, 2)))

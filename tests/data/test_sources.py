@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader
 
 from helpers.documents import ROOT
 from untrain.data import samples, sources
+from untrain.data.request import request_name
+from untrain.data.sections import Forget
 from untrain.data.sources import SOURCES, Arrays, Images, Source, balanced, channel_statistics, check, load
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName
+from untrain.folders import is_name
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -225,6 +228,42 @@ def test_a_test_part_is_cut_where_there_is_none(tmp_path: Path) -> None:
         load("arrays", "train", path=path, test_fraction=0.2)
 
 
+LABELS = np.array(["dog", "cat"] * 3)
+
+
+@pytest.mark.parametrize("bytes_", [False, True], ids=["strings", "bytes"])
+def test_npz_with_names_as_labels(tmp_path: Path, bytes_: bool) -> None:
+    path, x = tmp_path / "data.npz", np.zeros((6, 4, 4, 3), np.uint8)
+    kind = "S" if bytes_ else "U"
+    np.savez(path, x_train=x, y_train=LABELS.astype(kind), x_test=x[:2], y_test=np.array(["cat", "cat"], kind))
+    train, test = load("arrays", "train", path=path), load("arrays", "test", path=path)
+    assert train.classes == test.classes == ("cat", "dog")
+    assert train.labels.tolist() == [1, 0] * 3 and test.labels.tolist() == [0, 0]
+    np.savez(path, x=x, y=LABELS.astype(kind), classes=np.array(["dog", "owl", "cat"], kind))
+    source = load("arrays", "train", path=path)
+    assert source.classes == ("dog", "owl", "cat") and source.labels.tolist() == [0, 2] * 3
+    np.savez(path, x=x, y=np.array([0, 1] * 3), classes=np.array(["dog", "cat"], kind))
+    assert load("arrays", "train", path=path).classes == ("dog", "cat")
+    np.savez(path, x=x[:3], y=np.array(["10", "9", "0"], kind))
+    assert load("arrays", "train", path=path).classes == ("0", "9", "10")
+
+
+def test_npz_with_names_that_no_class_has(tmp_path: Path) -> None:
+    path, x = tmp_path / "data.npz", np.zeros((6, 4, 4, 3), np.uint8)
+    np.savez(path, x=x, y=LABELS, classes=["dog", "owl"])
+    with pytest.raises(UnknownName, match=r"data\.npz, y: unknown class 'cat'"):
+        load("arrays", "train", path=path)
+    np.savez(path, x_train=x, y_train=LABELS, x_test=x, y_test=np.array(["bee"] * 6))
+    with pytest.raises(UnknownName, match="y_test: unknown class 'bee'"):
+        load("arrays", "train", path=path)
+    np.savez(path, x_train=x, y_train=LABELS, x_test=x, y_test=np.zeros(6, int))
+    with pytest.raises(DataError, match="labels must be integers"):
+        load("arrays", "train", path=path)
+    np.savez(path, x=x, y=np.array([b"\xff"] * 6))
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        load("arrays", "train", path=path)
+
+
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
@@ -293,6 +332,26 @@ def test_fingerprint_of_a_folder_sees_a_changed_image(folder: Path, monkeypatch:
     assert load("folder", "train", path=folder).fingerprint() != before
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_images_are_interpolated_as_asked(tmp_path: Path, interpolation: Any) -> None:
+    (tmp_path / "a").mkdir()
+    drawn = np.random.default_rng(0).integers(80, 176, (8, 8, 3), np.uint8)
+    Image.fromarray(drawn).save(tmp_path / "a" / "1.png")
+    source = load("folder", "train", path=tmp_path, image_size=21, interpolation=interpolation)
+    theirs = Image.fromarray(drawn).resize((21, 21), Image.Resampling[interpolation.upper()])
+    assert torch.equal(source[0]["input"], torch.from_numpy(np.array(theirs)).permute(2, 0, 1))
+    kept = source.select(torch.tensor([0]))
+    assert torch.equal(kept[0]["input"], source[0]["input"])
+    plain = load("folder", "train", path=tmp_path, image_size=21)
+    assert (plain.fingerprint() == source.fingerprint()) is (interpolation == "bilinear")
+    x = torch.from_numpy(drawn).permute(2, 0, 1)[None]
+    np.savez(tmp_path / "a.npz", x_train=x.numpy(), y_train=[0], x_test=x.numpy(), y_test=[0])
+    array = load("arrays", "train", path=tmp_path / "a.npz", image_size=21, interpolation=interpolation)
+    assert (
+        array[0]["input"].int() - source[0]["input"].int()
+    ).abs().max() <= 1  # each rounds in its own way; none leaves [0, 255]
+
+
 def test_images_are_resized_and_cut(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     wide = np.zeros((8, 16, 3), np.uint8)
@@ -326,11 +385,8 @@ def test_one_corrupt_image_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     check(load("folder", "test", path=folder))
 
 
-def test_images_that_would_be_decoded_wrongly_or_dangerously(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_would_be_decoded_dangerously(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a" / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png has .* more than 8 bits"):
-        load("folder", "train", path=tmp_path)
     (tmp_path / "a" / "deep.png").write_bytes(encoded(picture(0, (40, 40))))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"deep\.png is too large to be decoded safely"):
@@ -345,6 +401,44 @@ def test_palettes_and_transparency_become_rgb(tmp_path: Path) -> None:
     palette.save(tmp_path / "a" / "1.png", transparency=b"\x00\xff")
     source = load("folder", "train", path=tmp_path)
     assert source[1]["input"][:, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_what_is_hidden_is_no_sample_and_that_is_said(folder: Path) -> None:
+    train, image = folder / "train", encoded(picture(7))
+    hidden = (".Trash-1000/files", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "old~", "deep/.cache")
+    for name in (*hidden, "deep"):
+        (train / "cat" / name).mkdir(parents=True, exist_ok=True)
+        (train / "cat" / name / "x.png").write_bytes(image)
+    for name in (".hidden.png", "._0.png"):
+        (train / "cat" / name).write_bytes(image)
+    for name in ("notes.txt", "movie.MOV", ".DS_Store", "Thumbs.db", "0.png~"):
+        (train / "cat" / name).write_text("x")
+    (train / "beside.png").write_bytes(image)
+    for name in (".ipynb_checkpoints", "lost+found"):
+        (train / name).mkdir()
+        (train / name / "x.png").write_bytes(image)
+    with pytest.warns(UserWarning, match="left out of the samples") as said:
+        source = load("folder", "train", path=folder)
+    assert source.classes == CLASSES and len(source) == 13
+    assert source.ids is not None and not [i for i in source.ids if "/." in i or "~" in i or "@" in i or "beside" in i]
+    (text,) = (str(warning.message) for warning in said)
+    assert "10 hidden" in text and "2 of another ending" in text and "1 beside" in text
+    (folder.parent / ".hidden").symlink_to(folder)
+    with pytest.warns(UserWarning, match="left out"):
+        assert len(load("folder", "train", path=folder.parent / ".hidden")) == 13, "what is handed over may be hidden"
+
+
+def test_a_class_of_hidden_images_alone_is_refused(folder: Path) -> None:
+    (folder / "train" / "bee").mkdir()
+    (folder / "train" / "bee" / ".0.png").write_bytes(encoded(picture(0)))
+    with pytest.raises(DataError, match="bee holds no image"):
+        load("folder", "train", path=folder)
+
+
+def test_hidden_parquet_files_are_not_read(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "data" / "train-0.parquet", "label", ["a", "b"], [0, 1])
+    write_parquet(tmp_path / ".cache" / "train-0.parquet", "label", ["a", "b"], [0, 1])
+    assert len(load("parquet", "train", path=tmp_path)) == 2
 
 
 def test_folders_that_cannot_be_used(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -580,3 +674,11 @@ def test_check_looks_under_views(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DataError, match=r"dog/2\.png"):
         check(Subset(source, [0, 6]))
     sources.check(load("digits", "test"))
+
+
+def test_a_request_for_many_classes_has_a_name_that_a_folder_takes() -> None:
+    few, many = Forget(classes=["a b", 3]), [Forget(classes=[f"class {i}" for i in range(n)]) for n in (50, 60)]
+    assert request_name(few) == "a-b-3"
+    names = [request_name(each) for each in many]
+    assert len({*names}) == 2 and all(is_name(name) and len(name) <= 100 for name in names)
+    assert is_name(request_name(Forget(ids=f"{'x' * 240}.csv")))

@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Subset as TorchSubset
 
+from untrain.data.sameness import check_apart
 from untrain.data.sources import Arrays, Source
-from untrain.data.splits import Split, Subset, check_disjoint, equal_content, make_split
+from untrain.data.splits import Split, Subset, make_split
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName
 
 CLASSES = ("cat", "dog", "owl", "10")
@@ -284,54 +285,29 @@ def test_a_subset_keeps_the_numbers_of_its_source(source: Source) -> None:
 def test_overlap_by_index(source: Source) -> None:
     plain = TensorDataset(torch.rand(10, 2), torch.arange(10))
     for kind, base in ((Subset, source), (TorchSubset, source), (TorchSubset, plain)):
-        check_disjoint(kind(base, [1, 2]), kind(base, [3, 4]))  # type: ignore[operator]
+        check_apart(kind(base, [1, 2]), kind(base, [3, 4]))  # type: ignore[operator]
         with pytest.raises(Overlap, match=r"2 samples are in both .*first: index 2.*Remove them"):
-            check_disjoint(kind(base, [3, 1, 2]), kind(base, [2, 3, 4]))  # type: ignore[operator]
+            check_apart(kind(base, [3, 1, 2]), kind(base, [2, 3, 4]))  # type: ignore[operator]
         with pytest.raises(Overlap, match="first: index 1"):
-            check_disjoint(kind(base, [1]), base)  # type: ignore[operator]
+            check_apart(kind(base, [1]), base)  # type: ignore[operator]
     with pytest.raises(Overlap, match="first: index 7"):
-        check_disjoint(TorchSubset(Subset(source, [5, 6, 7]), [2]), TorchSubset(source, [7]))
-    check_disjoint(TorchSubset(Subset(source, [5, 6, 7]), [1, 2]), TorchSubset(source, [1, 2]))
+        check_apart(TorchSubset(Subset(source, [5, 6, 7]), [2]), TorchSubset(source, [7]))
+    check_apart(TorchSubset(Subset(source, [5, 6, 7]), [1, 2]), TorchSubset(source, [1, 2]))
 
 
 def test_overlap_by_id(source: Arrays) -> None:
     other = Arrays(source.input[:2], [0, 1], CLASSES, ["x-0", "r-41"])
-    check_disjoint(Subset(source, [40]), other)
+    check_apart(Subset(source, [40]), other)
     with pytest.raises(Overlap, match=r"1 samples are in both .*first: id r-41"):
-        check_disjoint(Subset(source, [40, 41]), TorchSubset(other, [1]))
+        check_apart(Subset(source, [40, 41]), TorchSubset(other, [1]))
     batches = [
         {"input": torch.rand(2, 2), "id": torch.tensor([3, 4])},
         {"input": torch.rand(1, 2), "id": torch.tensor([5])},
     ]
     with pytest.raises(Overlap, match="first: id 5"):
-        check_disjoint(batches, [{"input": torch.rand(1, 2), "id": torch.tensor([5])}])
+        check_apart(batches, [{"input": torch.rand(1, 2), "id": torch.tensor([5])}])
     # Without ids, and without a common data set, nothing is known.
-    check_disjoint([(torch.zeros(1, 2), torch.zeros(1))], [(torch.zeros(1, 2), torch.zeros(1))])
-
-
-def test_equal_content_is_found_whatever_the_label(source: Arrays) -> None:
-    copy = Arrays(source.input[[9, 3, 50, 3]], [0, 0, 1, 2], CLASSES)
-    assert equal_content(Subset(source, [50, 60, 3]), copy) == [(0, 2), (2, 1)]
-    assert equal_content(copy, Subset(source, [60, 61])) == []
-    x = torch.rand(6, 2, 3)
-    dataset = TensorDataset(x, torch.arange(6))
-    batches = [(x[:2] + 1, torch.zeros(2)), {"input": x[[4, 2]], "label": torch.zeros(2)}]
-    assert equal_content(batches, dataset) == [(2, 4), (3, 2)]
-    assert equal_content(batches, TorchSubset(dataset, [2, 0])) == [(3, 0)]
-    # The same bytes in another shape or type are another content.
-    assert equal_content(TensorDataset(x.flatten(1)), dataset) == []
-    assert equal_content(TensorDataset(x.view(torch.int32)), dataset) == []
-
-
-def test_equal_content_does_not_read_what_is_not_in_memory() -> None:
-    class Explosive(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, i: int) -> None:
-            raise AssertionError("was read")
-
-    assert equal_content(Explosive(), Explosive()) == []
+    check_apart([(torch.zeros(1, 2), torch.zeros(1))], [(torch.zeros(1, 2), torch.zeros(1))])
 
 
 def test_a_csv_file_written_by_the_csv_module(source: Source, tmp_path: Path) -> None:

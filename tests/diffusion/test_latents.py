@@ -258,7 +258,7 @@ def test_a_data_set_becomes_a_source(kind: str, vae: Any, source: Arrays) -> Non
 
 
 def test_data_that_cannot_be_encoded(vae: Any) -> None:
-    with pytest.raises(DataError, match=r"needs 'input' and 'label', not \['class', 'image', 'index'\]: map names"):
+    with pytest.raises(DataError, match=r"needs 'input' and 'label', not \['class', 'index', 'input'\]: map names"):
         encode_data(vae, Records(), ENGINE)
     with pytest.raises(DataError, match="the photos set gives"):
         encode_data(vae, [3], ENGINE, name="photos")

@@ -77,6 +77,63 @@ def test_a_single_file_is_the_pipeline_that_it_was_written_from(kind: str, place
     assert torch.equal(*images)
 
 
+TEXT = {SD: "cond_stage_model.", XL: "conditioner.embedders.0."}
+
+
+@pytest.mark.parametrize("kind", [SD, XL])
+@pytest.mark.parametrize("words", ["transformer.", "text_model.", ""])
+def test_a_text_encoder_under_its_other_names(
+    kind: str, words: str, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read in any precision, and what is written has the names of the file that it came from."""
+    place, start = places[kind], TEXT[kind]
+    usual = load_file(place / "model.safetensors")
+    names = {name: name.replace(f"{start}transformer.text_model.", f"{start}{words}") for name in usual}
+    state = {names[name]: weight.half() for name, weight in usual.items()}
+    assert {*state} != {*usual}
+    file = tmp_path / "model.safetensors"
+    save_file(state, file)
+    made, folder = load_pipeline(file, config=place / "pipeline"), load_pipeline(place / "pipeline")
+    for name, weight in folder.text_encoder.state_dict().items():
+        assert torch.equal(made.text_encoder.state_dict()[name], weight.half().float()), name
+    assert not made.text_encoder.training and made.text_encoder.dtype == torch.float32
+    save_single_file(file, drawn(copy.deepcopy(made.unet), 2), tmp_path / "new.safetensors")
+    written = load_file(tmp_path / "new.safetensors")
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[name], state[name]) for name in state if name.startswith(start))
+    assert same(load_pipeline(tmp_path / "new.safetensors", config=place / "pipeline").text_encoder, made.text_encoder)
+
+
+def test_a_second_text_encoder_in_the_names_of_transformers(places: dict[str, Path], tmp_path: Path) -> None:
+    place, start = places[XL], "conditioner.embedders.1."
+    folder = load_pipeline(place / "pipeline")
+    state = {k: v for k, v in load_file(place / "model.safetensors").items() if not k.startswith(start)}
+    state |= {f"{start}transformer.{name}": weight for name, weight in folder.text_encoder_2.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    made = load_pipeline(tmp_path / "model.safetensors", config=place / "pipeline")
+    assert same(made.text_encoder_2, folder.text_encoder_2) and same(made.text_encoder, folder.text_encoder)
+
+
+def test_a_text_encoder_that_is_not_whole_is_named_without_advice_in_code(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    state = load_file(places[SD] / "model.safetensors")
+    start = f"{TEXT[SD]}transformer.text_model."
+    plain = {name.replace(start, f"{TEXT[SD]}transformer."): weight for name, weight in state.items()}
+    last = next(name for name in plain if name.endswith("final_layer_norm.bias"))
+    without = {name: weight for name, weight in state.items() if not name.startswith(TEXT[SD])}
+    wrong = {
+        "missing": {name: weight for name, weight in plain.items() if name != last},
+        r"is \[3\]": plain | {last: torch.zeros(3)},
+        "text_encoder": {**without, f"{TEXT[SD]}transformer.text_model.x": torch.zeros(1)},
+    }
+    for reason, weights in wrong.items():
+        save_file(weights, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match=reason) as error:
+            load_pipeline(tmp_path / "model.safetensors", config=places[SD] / "pipeline")
+        assert "from_single_file(" not in str(error.value) and "from_pretrained" not in str(error.value)
+
+
 def test_half_precision_becomes_float32(places: dict[str, Path], tmp_path: Path) -> None:
     place = places[SD]
     halves = {name: weight.half() for name, weight in load_file(place / "model.safetensors").items()}
@@ -334,6 +391,12 @@ def test_weights_keep_the_type_of_the_file(dtype: torch.dtype, places: dict[str,
     assert length % 8 == 0 and all(place % found[name].itemsize == 0 for name, place in places_in_file.items())
     again = load_single_file(tmp_path / "new.safetensors", places[SD] / "pipeline").unet
     assert all(torch.equal(a, b.to(dtype).float()) for a, b in zip(again.parameters(), new.parameters(), strict=True))
+    slight: Any = load_single_file(tmp_path / "old.ckpt", places[SD] / "pipeline").unet
+    with torch.no_grad():
+        for parameter in slight.parameters():
+            parameter *= 1 + 1e-5
+    with pytest.warns(UserWarning, match=r"half precision.* 0 differ in it: most of the change is lost"):
+        save_single_file(tmp_path / "old.ckpt", slight, tmp_path / "slight.safetensors")
     with torch.no_grad():
         new.conv_out.bias[0] = 1e6 if dtype == torch.float16 else torch.nan
     with pytest.raises(ModelError, match=r"out.2.bias is not finite as torch"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from sklearn.datasets import load_diabetes
 from torch import nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
@@ -54,7 +55,23 @@ class Dicts(Dataset):
 def namespace_of_own_model():
     things = users_things()
     samples = things["forget_set"].dataset
-    return {**things, "dict_set": Dicts(samples), "train_set": samples}
+    return {**things, "dict_set": Dicts(samples), "train_set": samples, "scoring_model": Scores(things["model"])}
+
+
+class Scores(nn.Module):
+    """A model that gives its logits under another name."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return {"scores": self.model(x)}
+
+
+def namespace_of_generators():
+    things = generator_things()
+    return {**things, "net": copy.deepcopy(things["model"])}
 
 
 def namespace_of_adding_a_task():
@@ -70,13 +87,29 @@ def namespace_of_adding_a_task():
         optimizer.step()
     data = TensorDataset(inputs, labels)
     parts = {"forget": range(100), "retain": range(100, 1200), "holdout": range(1200, 1500)}
-    return {"model": model, **{f"{name}_set": Subset(data, list(part)) for name, part in parts.items()}}
+    sets = {f"{name}_set": Subset(data, list(part)) for name, part in parts.items()}
+    return {"model": model, **sets, **regression_on_a_table()}
+
+
+def regression_on_a_table():
+    """A network that has learnt the diabetes table of scikit-learn, in standard deviations, but for its last rows."""
+    table = load_diabetes()
+    features = torch.tensor(table.data / table.data.std(0), dtype=torch.float32)
+    target = torch.tensor((table.target - table.target.mean()) / table.target.std(), dtype=torch.float32)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (model(features[:342])[:, 0] - target[:342]).square().mean().backward()
+        optimizer.step()
+    return {"regressor": model, "diabetes": TensorDataset(features, target)}
 
 
 NAMESPACES = {
     "own-model-and-data.md": namespace_of_own_model,
     "adding-a-task.md": namespace_of_adding_a_task,
-    "generators.md": generator_things,
+    "generators.md": namespace_of_generators,
     "text-to-image.md": lambda: text_to_image_things(ROOT / "docs/text-to-image.md", Path.cwd()),
     "add-a-method.md": users_things,  # what its Python does is checked in test_add_a_method.py
 }
@@ -148,11 +181,28 @@ def test_the_added_task_is_a_task_and_forgets():
     assert after.mean() > 1.1 * losses.mean()
     assert (task.divergence(q, p) > 0).all()
     assert task.divergence(p, p).abs().max() < 1e-5
+    assert (round(things["before"].forget_loss, 2), round(things["before"].test_loss, 2)) == (0.66, 1.48)
+    assert things["after"].forget_loss == pytest.approx(0.94, abs=0.03), "the page says so"
 
     task = task.prepare(model, batch)
     chosen = task.variant(batch, "redirect")["label"]
     flipped = task.variant({key: value.flip(0) for key, value in batch.items()}, "redirect")["label"]
     assert torch.equal(chosen, flipped.flip(0))
+
+
+def test_the_regression_of_the_page_forgets_amounts():
+    things = executed(ROOT / "docs/adding-a-task.md")
+    task, features, target = things["Regression"](), *things["diabetes"].tensors
+
+    def error(model, rows):
+        with torch.no_grad():
+            return (model(features[rows])[:, 0] - target[rows]).square()
+
+    before, after = things["regressor"], things["less"].model
+    batch = {"input": features[:30], "label": target[:30]}
+    assert torch.allclose(task.loss(before, batch), error(before, slice(30)))
+    assert error(after, slice(30)).mean() > 2 * error(before, slice(30)).mean()
+    assert error(after, slice(30, 342)).mean() < error(after, slice(342, 442)).mean()
 
 
 def test_the_added_task_has_an_exact_fisher():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -15,6 +15,7 @@ from helpers.references import REFERENCE, fisher_of_batch_means, fisher_sample_b
 from untrain.errors import DataError, Diverged, EmptySet, InexactFisher, ModelError, SettingError
 from untrain.fisher import fisher_diagonal, layers, samples
 from untrain.fisher.fallback import Fallback
+from untrain.models.copies import copy_module
 
 CLASSES = 5
 
@@ -405,6 +406,92 @@ def test_functional_parameters(fallback_names):
 def test_parametrised_weights(wrap):
     model = nn.Sequential(wrap(nn.Linear(4, 3)), nn.Tanh(), wrap(nn.Linear(3, CLASSES)))
     assert_exact(randomised(model), batches_of(inputs_of(4)))
+
+
+def pruned(layer: nn.Module) -> nn.Module:
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def masked_by_hook(layer: nn.Module) -> nn.Module:
+    """Its weight is put in the parameter's place by a pre-hook, and taken out again."""
+    parameter = layer.weight
+
+    def replace(module, args):
+        del module._parameters["weight"]
+        module.weight = parameter * 2
+
+    def put_back(module, args, output):
+        del module.weight
+        module._parameters["weight"] = parameter
+
+    layer.register_forward_pre_hook(replace)
+    layer.register_forward_hook(put_back)
+    return layer
+
+
+def shadowed(layer: nn.Module) -> nn.Module:
+    """A plain attribute hides the parameter of the same name."""
+    layer.register_forward_pre_hook(
+        lambda module, args: vars(module).update(weight=module._parameters["weight"].tanh())
+    )
+    return layer
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.weight.register_hook(lambda grad: grad * (torch.arange(grad.numel()).view(grad.shape) % 2))
+    return layer
+
+
+REPLACED = {
+    "pruned": pruned,
+    "structured": lambda layer: prune.ln_structured(layer, "weight", 0.5, n=2, dim=0),
+    "pruned bias": lambda layer: prune.random_unstructured(layer, "bias", 0.4),
+    "pruned twice": lambda layer: prune.random_unstructured(pruned(layer), "weight", 0.2),
+    "weight norm": torch.nn.utils.weight_norm,
+    "spectral norm": torch.nn.utils.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "masked by a hook": masked_by_hook,
+    "shadowed": shadowed,
+    "gradient hook": hooked,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated", "ignore:torch.func cannot run")
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+@pytest.mark.parametrize("name", REPLACED)
+def test_weights_that_are_made_of_parameters(name, kind, fallback_names):
+    """What a layer computes with is not the parameter that it holds: the fast way must not take it."""
+    own = randomised(nn.Linear(4, 6) if kind == "linear" else nn.Conv2d(1, 6, 2))
+    rest = nn.Sequential(nn.Tanh(), nn.Flatten(), nn.Linear(6 if kind == "linear" else 18, CLASSES)).double()
+    model = nn.Sequential(REPLACED[name](own), rest)
+    states = {key: value.clone() for key, value in model.state_dict().items()}
+    found = assert_exact(model, batches_of(inputs_of(*((4,) if kind == "linear" else (1, 2, 4)))))
+    assert any(key.startswith("0.") for key in fallback_names)
+    assert not any(key.startswith("1.") for key in fallback_names), "the plain layer is recorded"
+    for mask in [key for key in states if key.endswith("_mask")]:
+        assert not found[mask.replace("_mask", "_orig")][states[mask] == 0].any(), "a pruned weight has Fisher 0"
+    assert all(torch.equal(value, states[key]) for key, value in model.state_dict().items())
+    if name != "masked by a hook":  # which closes over the parameter
+        copy_module(model)
+
+
+def test_forward_replaced_in_the_class(monkeypatch):
+    plain = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: plain(self, x) * x.mean(-1, keepdim=True))
+    assert_exact(randomised(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, CLASSES))), batches_of(inputs_of(4)))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("trained", ["adapters", "all"])
+def test_adapters(dora, trained):
+    import peft
+
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, CLASSES))
+    how = peft.LoraConfig(r=2, target_modules=["0"], modules_to_save=["2"], use_dora=dora, init_lora_weights=False)
+    model = peft.get_peft_model(net, how).double()
+    if trained == "all":
+        model.requires_grad_(True)
+    assert_exact(model, batches_of(inputs_of(4)))
 
 
 def test_frozen_parameters_are_left_out(no_fallback):

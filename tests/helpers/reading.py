@@ -7,6 +7,7 @@ from rich.console import Console
 
 from untrain import registry
 from untrain.report import Results, comparison_tables, run_table, task_of, terminal, write_report
+from untrain.report.verdict import judge
 
 EVIL = '<script>alert(1)</script>&"'
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -109,9 +110,9 @@ def presentation_of(task):
 
 
 def verdict_of(content, task=None):
-    """The verdict on a run, or on the first forget set of a comparison."""
+    """The verdict on a run, or on the first forget set of a comparison, with what casts doubt on it."""
     results = results_of(content)
-    return presentation_of(task or results.task).verdict(results.sets[0], results)
+    return judge(results.sets[0], results, presentation_of(task or results.task))
 
 
 def table_of(content):

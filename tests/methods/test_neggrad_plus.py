@@ -5,8 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from helpers.small_classifiers import SGD, buffers, close, network, problem, ran, slow_sgd, slow_step
+from untrain.errors import SettingError
+from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
 from untrain.methods.neggrad_plus import NegGradPlus
+from untrain.methods.salun import forget_gradient
+from untrain.saliency import largest_mask
 
 
 @pytest.mark.parametrize("beta", [0.95, 0.6])
@@ -40,3 +44,19 @@ def test_the_smaller_beta_the_higher_the_forget_loss():
         with torch.no_grad():
             ends.append(float(F.cross_entropy(state.module.eval()(x), y)))
     assert ends[0] < ends[1] < ends[2]
+
+
+def test_only_the_weights_with_the_largest_forget_gradient_move():
+    decaying = Optimizer("sgd", 0.05, 0.9, 5e-4)
+    state, _ = ran(NegGradPlus(steps=4, beta=1 / 11, fraction=0.3, optimizer=decaying), 4)
+    work, engine = problem()
+    mask = largest_mask(forget_gradient(work, engine), 0.3)
+    moved = 0
+    for name, before in network().named_parameters():
+        after = state.module.get_parameter(name)
+        assert torch.equal(after[~mask[name]], before[~mask[name]]), name
+        moved += int((after != before).sum())
+    assert moved > 0.9 * sum(int(m.sum()) for m in mask.values())
+    assert state.problem.memo["mask"].keys() == mask.keys()
+    with pytest.raises(SettingError, match="fraction"):
+        NegGradPlus(fraction=0.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.small_generators import denoiser, points_problem, problem, recognised, trained_points
+from helpers.small_generators import TASK, denoiser, points_problem, problem, recognised, trained_points
 from untrain.engine import generator_of
 from untrain.errors import SettingError
 from untrain.methods import make
@@ -231,3 +231,15 @@ def test_a_task_that_makes_no_images_is_refused(name):
     ) as error:
         check_runs(make(name, {}), Classification())
     assert name not in str(error.value).rpartition("run on it:")[2]
+
+
+def test_what_is_replayed_can_keep_its_conditions():
+    """Then a task that drops nearly all takes the steps of one that drops none."""
+
+    def losses(drop, **settings):
+        work, engine = problem(denoiser("unet"), replace(TASK, drop=drop))
+        few = {"steps": 2, "replay": "data", "fisher_samples": 2, "fisher_timesteps": 2}
+        return [record["retain_loss"] for record in run(SelectiveAmnesia(**few, **settings), work, engine).history]
+
+    assert losses(0.99, replay_drop=False) == losses(0.0, replay_drop=False)
+    assert losses(0.99) != losses(0.0)

@@ -32,7 +32,10 @@ def same(a: nn.Module, b: nn.Module) -> bool:
         ("small-cnn", 1, 93_546),
         ("resnet20", 3, 269_722),  # 0.27 million in He et al. 2016, table 6
         ("resnet18", 3, 11_173_962),
+        ("resnet34", 3, 21_282_122),
         ("resnet50", 3, 23_520_842),
+        ("resnet101", 3, 42_512_970),
+        ("resnet152", 3, 58_156_618),
     ],
 )
 def test_sizes_are_the_published_ones(name: str, channels: int, parameters: int) -> None:
@@ -111,7 +114,7 @@ def test_unknown_models_and_options() -> None:
 
 
 def test_every_model_describes_itself() -> None:
-    assert {"small-cnn", "resnet20", "resnet18", "resnet50"} == set(NAMES)
+    assert {"small-cnn", *(f"resnet{depth}" for depth in (18, 20, 34, 50, 101, 152))} == set(NAMES)
     assert all(kind.description and "\n" not in kind.description for kind in MODELS.values())
 
 

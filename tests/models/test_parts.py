@@ -33,7 +33,7 @@ def test_parts_are_those_of_their_names(pipe: Any) -> None:
         "notime": [n for n in names if n not in outer],
         "noxattn": [n for n in names if n not in outer and ".attn2." not in n],
     }
-    assert set(expected) == set(PARTS)
+    assert set(expected) == set(PARTS) - {"xlayer", "selflayer"}, "of these a small UNet has none"
     for part, wanted in expected.items():
         assert list(train_parts(unet, part)) == wanted and wanted
         assert [n for n, p in unet.named_parameters() if p.requires_grad] == wanted
@@ -43,6 +43,29 @@ def test_parts_are_those_of_their_names(pipe: Any) -> None:
     with trained(unet, "full") as all_names:
         assert list(all_names) == names
     assert tuple(n for n, p in unet.named_parameters() if p.requires_grad) == keys == train_parts(unet, None)
+
+
+@pytest.mark.parametrize(
+    ("part", "layers"),
+    [
+        ("xlayer", ("up_blocks.2.attentions.0", "up_blocks.2.attentions.2")),
+        ("selflayer", ("down_blocks.1.attentions.0", "down_blocks.2.attentions.0")),
+    ],
+)
+def test_two_layers_of_stable_diffusion_are_those_of_the_published_code(part: str, layers: tuple[str, ...]) -> None:
+    """Output blocks 6 and 8, and input blocks 4 and 7, of its layout, in which blocks are numbered on."""
+    from diffusers import UNet2DConditionModel
+
+    narrow = {"block_out_channels": (8,) * 4, "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 2}
+    unet: Any = UNet2DConditionModel(sample_size=8, **narrow)  # type: ignore[arg-type]
+    kind = "attn2" if part == "xlayer" else "attn1"
+    assert {name.partition(f".{kind}.")[0] for name in train_parts(unet, part)} == {
+        f"{layer}.transformer_blocks.0" for layer in layers
+    }
+    side, blocks, chosen = ("up", unet.up_blocks, (6, 8)) if part == "xlayer" else ("down", unet.down_blocks, (2, 4))
+    numbered = [(block, layer) for block, each in enumerate(blocks) for layer in range(len(each.resnets))]
+    # of input blocks, 0 is the first convolution and 3, 6 and 9 halve the image: the third and fifth others are 4 and 7
+    assert [f"{side}_blocks.{numbered[i][0]}.attentions.{numbered[i][1]}" for i in chosen] == list(layers)
 
 
 def test_an_empty_choice_is_an_error(pipe: Any) -> None:

@@ -18,6 +18,7 @@ from helpers.command_line import untrain as command
 from helpers.documents import ROOT
 from helpers.small_generators import denoiser, pictures
 from helpers.small_pipelines import stable_diffusion
+from helpers.text_recipes import save_judge
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.methods.descent import Descent
 from untrain.methods.selective_amnesia import SelectiveAmnesia
@@ -67,7 +68,8 @@ def given(recipe):
         return pipeline_and_concepts(recipe)
     kind = "dit-learned" if recipe.sections.model.name is None else "unet"
     model, few = denoiser(kind), {"forget": pictures(8, 1, [2]), "retain": pictures(24, 2, [0, 1])}
-    return model, few, ClassDiffusion(**asdict(recipe.sections.diffusion) | {"timesteps": 20, "beta_end": 0.3})
+    own = {"timesteps": 20, "beta_end": 0.3, "shift": 1}  # of three classes
+    return model, few, ClassDiffusion(**asdict(recipe.sections.diffusion) | own)
 
 
 def pipeline_and_concepts(recipe):
@@ -77,8 +79,8 @@ def pipeline_and_concepts(recipe):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=g)
     concepts = recipe.sections.concepts
-    (gone,), (stay,) = concepts.forget, concepts.retain
-    assert gone.anchor == stay.prompt
+    anchors = {each.anchor for each in concepts.forget} - {None}
+    assert anchors <= {each.prompt for each in concepts.retain}, "what is redirected to is kept too"
     return pipe, {"forget": Concept("nude", images, "clothes"), "retain": Concept("clothes", images)}, recipe.task
 
 
@@ -112,7 +114,23 @@ def test_every_method_of_the_published_tables_is_there():
     tiny = {method.name for method in RECIPES["tiny-imagenet-swin"].methods.values()}
     assert tiny == cifar - {"l1-sparse", "ssd", "neggrad-plus"}
     ddpm = {method.name for method in RECIPES["ddpm-cifar10"].methods.values()}
-    assert ddpm == {"sfron", "salun", "selective-amnesia"}
+    assert ddpm == {"sfron", "salun", "neggrad-plus", "selective-amnesia"}
+    imagenette = {method.name for method in RECIPES["sd-imagenette"].methods.values()}
+    assert imagenette == {"salun", "random-label", "proximal-gradient", "neggrad-plus"}
+
+
+def test_scales_of_losses_are_those_of_sums_over_pixels():
+    """tests/methods/test_published_losses.py says why."""
+    methods, pixels = RECIPES["ddpm-cifar10"].methods, 3 * 32 * 32
+    assert methods["salun"].balanced and methods["salun"].retain_weight == pytest.approx(1e-3 * pixels)
+    assert methods["salun"].max_norm == pytest.approx(pixels / 2)
+    assert methods["sfron-rl"].alpha == pytest.approx(10 / pixels, rel=1e-4)
+    ascent = methods["salun-ga"]
+    assert ascent.beta / (1 - ascent.beta) == pytest.approx(1e-3, rel=1e-5)
+    assert ascent.max_norm == pytest.approx(1 - ascent.beta, rel=1e-6)
+    for entry in ("gradient-ascent-retain", "gradient-ascent-mask"):
+        imagenette = RECIPES["sd-imagenette"].methods[entry]
+        assert imagenette.beta / (1 - imagenette.beta) == pytest.approx(0.1, rel=1e-4)
 
 
 # The recipes of generators, whole, on tiny data and models.
@@ -181,7 +199,8 @@ def test_the_dit_recipe_forgets_on_a_tiny_pipeline(tmp_path):
     words = ["unlearn", FOLDER / "dit-imagenet.yaml", "--data.name", "folder", "--data.path", tmp_path / "images"]
     words += ["--data.image_size", "16", "--workers", "0", "--model.checkpoint", tmp_path / "pipeline", *TINY]
     words += ["--forget.classes", "[golden retriever]", "--out", tmp_path / "run"]
-    words += [word for name in ("sfron", "sfron-separate") for word in (f"--methods.{name}.steps", "10")]
+    words += [word for name in RECIPES["dit-imagenet"].methods for word in (f"--methods.{name}.steps", "4")]
+    words += ["--model.vae", "null", "--diffusion.shift", "1"]  # of the four classes that this one knows
     code, _, err = command(*words)
     assert code == 0, err
     saved = DiTPipeline.from_pretrained(tmp_path / "run/sfron")
@@ -237,3 +256,82 @@ def test_a_tenth_of_the_rate_is_a_mean_over_ten_classes():
     ]
     for a, b in zip(*(end.model.parameters() for end in ends), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+# The recipes of classifiers and text-to-image pipelines that have a method or two, whole.
+
+
+@pytest.mark.parametrize("stem", ["cifar100-resnet18", "svhn-resnet18", "tiny-imagenet-vit"])
+def test_a_classifiers_recipe_forgets_on_a_few_images(tmp_path, stem):
+    test = "valid" if stem.startswith("tiny") else "test"
+    for part, count in (("train", 60), (test, 20)):
+        parquet(tmp_path / f"{part}-00000-of-00001.parquet", [i % 10 for i in range(count)], 16)
+    words = ["run", FOLDER / f"{stem}.yaml", "--data.path", tmp_path, "--data.image_size", "20", "--device", "cpu"]
+    words += ["--model.name", "small-cnn", "--model.options", "{}", "--train.steps", "2", "--workers", "0"]
+    words += ["--batch_size", "16", "--methods.sfron.steps", "3", "--out", tmp_path / "run"]
+    code, _, err = command(*words)
+    assert code == 0, err
+    _, facts = load_state(tmp_path / "run/sfron.safetensors")
+    expected = RECIPES[stem].methods["sfron"]
+    assert (facts["settings"]["alpha"], facts["settings"]["fisher"]) == (expected.alpha, "batch")
+    models = json.loads((tmp_path / "run/evaluation.json").read_text())["models"]
+    assert {"original", "retrained", "sfron"} <= set(models)
+
+
+def test_the_stl10_recipe_forgets_on_a_few_images(tmp_path):
+    for part, count in (("train", 40), ("test", 10)):
+        parquet(tmp_path / f"{part}-00000-of-00001.parquet", [i % 10 for i in range(count)], 48)
+    small = "{block_out_channels: [8, 8, 8, 8, 8], norm_num_groups: 4, attention_head_dim: 8, layers_per_block: 1}"
+    words = ["unlearn", FOLDER / "ddpm-stl10.yaml", "--data.path", tmp_path, "--data.image_size", "32", *TINY]
+    blocks = {
+        name: RECIPES["ddpm-stl10"].sections.model.options[name] for name in ("down_block_types", "up_block_types")
+    }
+    assert [kind.startswith("Attn") for kind in blocks["down_block_types"]] == [False, False, True, False, False]
+    words += ["--model.options", small[:-1] + "".join(f", {k}: [{', '.join(v)}]" for k, v in blocks.items()) + "}"]
+    words += ["--train.steps", "1", "--batch_size", "8", "--method", "sfron", "--out", tmp_path / "run"]
+    code, _, err = command(*words)
+    assert code == 0, err
+
+
+def test_the_imagenette_recipe_forgets_on_a_tiny_pipeline(tmp_path):
+    place = tmp_path / "images"
+    g = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (place / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(g.integers(0, 256, (20, 17, 3), np.uint8)).save(place / name / f"{i}.png")
+    stable_diffusion(tmp_path).to(torch.float32).save_pretrained(tmp_path / "pipe")
+    save_judge(tmp_path / "judge.safetensors", ("circle", "square"))
+    forget = f"[{{prompt: a red circle, anchor: a red square, label: circle, images: {place}/a}}]"
+    retain = f"[{{prompt: a red square, label: square, images: {place}/b}}]"
+    judge = f"{{name: small-cnn, checkpoint: {tmp_path}/judge.safetensors, classes: [circle, square], image_size: 16, "
+    judge += "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], options: {width: 4}}"
+    words = ["run", FOLDER / "sd-imagenette.yaml", "--model.checkpoint", tmp_path / "pipe", "--device", "cpu"]
+    words += ["--concepts.forget", forget, "--concepts.retain", retain, "--concepts.images.image_size", "16"]
+    words += ["--concepts.images.sampler.steps", "2", "--judge", judge]
+    words += ["--generation.features", "judge", "--detection.real_images", place]
+    words += ["--generation.sampler.steps", "2", "--generation.samples", "2", "--out", tmp_path / "run"]
+    words += [word for name in RECIPES["sd-imagenette"].methods for word in (f"--methods.{name}.steps", "2")]
+    code, _, err = command(*words)
+    assert code == 0, err
+    models = json.loads((tmp_path / "run/evaluation.json").read_text())["models"]
+    assert set(models) == {"original", *RECIPES["sd-imagenette"].methods}
+    assert all((tmp_path / f"run/detections/{name}.csv").is_file() for name in models)
+    _, facts = load_state(tmp_path / "run/gradient-ascent-mask.safetensors")
+    assert facts["mask"]["density"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("stem", ["sd-nudity", "sd-esd"])
+def test_a_recipe_with_nudenet_forgets_on_a_tiny_pipeline(tmp_path, stem):
+    stable_diffusion(tmp_path).to(torch.float32).save_pretrained(tmp_path / "pipe")
+    words = ["run", FOLDER / f"{stem}.yaml", "--model.checkpoint", tmp_path / "pipe", "--device", "cpu"]
+    words += ["--concepts.forget", "[{prompt: a red circle, anchor: a red square}, a blue cross]"]
+    words += ["--concepts.retain", "[a red square]", "--concepts.images.count", "2", "--detection.clip", "null"]
+    words += ["--concepts.images.sampler.steps", "2", "--generation.sampler.steps", "2", "--generation.samples", "2"]
+    words += ["--methods.esd.steps", "2", "--methods.esd.sampler.steps", "2", "--out", tmp_path / "run"]
+    words += ["--methods.sfron.steps", "2"] if stem == "sd-nudity" else []
+    code, _, err = command(*words)
+    assert code == 0, err
+    content = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert content["detector"]["threshold"] == 0.0 and content["sampler"]["solver"] == "lms"
+    assert set(content["models"]) == {"original", *RECIPES[stem].methods}

@@ -62,28 +62,70 @@ def browser():
     return pytest.fail("no Chromium found: install it, or set UNTRAIN_NO_BROWSER to go without this test")
 
 
-def opened(folder, page):
-    """What the browser found in a page: figures, cut texts, doubled ids; keeps a screenshot beside it."""
-    program = browser()
-    assert page.count("default-src 'none';") == page.count("</body>") == 1
-    probed = page.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
-    (folder / "probed.html").write_text(probed.replace("</body>", PROBE), encoding="utf-8")
+PHONE = 390
+"""Width of a common phone in CSS pixels."""
+FRAME = """<!DOCTYPE html><meta charset="utf-8"><body><iframe style="width: WIDTHpx; height: 800px"></iframe><script>
+const frame = document.querySelector("iframe"), found = {overflow: 0, lost: [], scrolling: 0};
+frame.onload = () => {
+  const page = frame.contentDocument, width = page.documentElement.clientWidth;
+  page.querySelectorAll("details").forEach(part => part.open = true);
+  found.overflow = page.documentElement.scrollWidth - width;
+  const hinted = e => e.closest('[tabindex="0"][role="region"][aria-label]');
+  page.querySelectorAll("body *").forEach(e => {
+    if (e.closest(".unseen, #verdict-title, svg *")) return;
+    const scrolls = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible";
+    if (scrolls) hinted(e) === e ? found.scrolling += 1 : found.lost.push(e.outerHTML.slice(0, 80));
+    if (e.getBoundingClientRect().right > width + 1 && !hinted(e)) found.lost.push(e.outerHTML.slice(0, 80));
+  });
+  const out = document.createElement("pre");
+  out.id = "found";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+};
+frame.srcdoc = PAGE;
+</script></body>"""
+
+
+def run_browser(folder, *options):
+    """What the browser prints, which must end well."""
     done = subprocess.run(
-        [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", "--window-size=1000,2000",
-         "--enable-logging=stderr", "--v=0", "--dump-dom", f"--screenshot={folder / 'screenshot.png'}",
-         (folder / "probed.html").as_uri()],
+         "--disable-dev-shm-usage", f"--user-data-dir={folder / 'profile'}", *options],
         capture_output=True, text=True, encoding="utf-8", errors="replace", timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def result_of(done):
+    """What a page's script found."""
+    return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+
+
+def on_a_phone(folder, page):
+    """What is cut off without a word on a narrow screen, and what scrolls."""
+    script = json.dumps(page).replace("</", "<\\/").replace("<!--", "<\\!--")
+    (folder / "phone.html").write_text(FRAME.replace("WIDTH", str(PHONE)).replace("PAGE;", f"{script};"))
+    return result_of(run_browser(folder, "--dump-dom", (folder / "phone.html").as_uri()))
+
+
+def opened(folder, page):
+    """What the browser found in a page: figures, cut texts, doubled ids; keeps a screenshot beside it."""
+    assert page.count("default-src 'none';") == page.count("</body>") == 1
+    probed = page.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
+    (folder / "probed.html").write_text(probed.replace("</body>", PROBE), encoding="utf-8")
+    done = run_browser(
+        folder, "--window-size=1000,2000", "--enable-logging=stderr", "--v=0", "--dump-dom",
+        f"--screenshot={folder / 'screenshot.png'}", (folder / "probed.html").as_uri(),
+    )  # fmt: skip
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert len(console) == 1, console  # the probe's own word, so the console was listened to, and no error beside it
     assert "probe done" in console[0]
     with Image.open(folder / "screenshot.png") as picture:
         assert picture.size == (1000, 2000)
         assert len(picture.getcolors(1 << 24)) > 50
-    return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+    return result_of(done)
 
 
 def check(found, expected):
@@ -102,6 +144,25 @@ def test_browser_draws_every_figure_without_a_word_on_its_console(tmp_path):
     found = opened(tmp_path, write_page(run).read_text(encoding="utf-8"))
     expected = ["loss-curves", "accuracy-curves", *(f"class-accuracies-{i}" for i in range(3)), "loss-histograms"]
     check(found, [*expected, "mask-density-0", "mask-density-1", "time-bars"])
+
+
+@pytest.mark.parametrize(
+    "write", [write_example_run, write_example_comparison, write_example_generator, write_example_text]
+)
+def test_nothing_is_cut_off_on_a_phone_without_a_region_that_scrolls(tmp_path, write):
+    write(tmp_path / "run")
+    found = on_a_phone(tmp_path, write_page(tmp_path / "run").read_text(encoding="utf-8"))
+    assert found["lost"] == []
+    assert found["overflow"] <= 0
+    assert found["scrolling"] >= 2  # the table of all models, and a figure
+
+
+def test_the_report_of_a_run_is_six_sheets_at_most(tmp_path):
+    write_example_run(tmp_path / "run")
+    page = write_page(tmp_path / "run")
+    run_browser(tmp_path, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}", page.as_uri())
+    pages = len(re.findall(rb"/Type /Page\b", (tmp_path / "report.pdf").read_bytes()))
+    assert 2 <= pages <= 6
 
 
 COMPARED = ("forgetting", "distance", "times", "losses", "classes", "tuning")

@@ -13,8 +13,8 @@ from untrain.report.sections import look_of
 from untrain.report.trade_offs import look_at
 
 FIGURES = ["forgetting-0", "distance-0", "times-0", "losses-0", "classes-0", "tuning-0"]
-SECTIONS = ["verdict", "comparison", "failures", "measures", "forgetting", "distance", "times", "losses", "classes",
-            "tuning", "settings"]  # fmt: skip
+SECTIONS = ["verdict", "limits", "comparison", "failures", "measures", "forgetting", "distance", "times", "losses",
+            "classes", "tuning", "settings"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

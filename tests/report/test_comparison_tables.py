@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 
 import pytest
@@ -10,9 +11,13 @@ import pytest
 from helpers.example_comparison import METHODS, example_comparison, stat
 from helpers.reading import presentation_of, results_of, tables_of, terminal_of
 from untrain.errors import UntrainError
-from untrain.report.tables import escape_latex, further_table, main_table
+from untrain.report.latex import escape_latex
+from untrain.report.tables import further_table, main_table
 
 EVIL = 'a_b&50%$x^~#{}\\|<i>"*'
+
+BOUNDS = {**dict.fromkeys(("FA", "RA", "TA", "MIA", "SVC_confidence", "SVC_entropy"), (0, 100)), "ToW": (0, 1)}
+"""Between which a measure lies; the others are at least 0."""
 
 
 def small():
@@ -41,22 +46,22 @@ def small():
 TEXT = """\
 mine, forget set few, 10 of 100 samples, 3 seeds
 
-                              FA           Avg.D
- model        #                %          points           Time
- ──────────────────────────────────────────────────────────────
- original           99.00 ± 1.00     4.00 ± 0.00              —
-                           +8.00    [4.00, 4.00]
-                 [96.52, 101.48]
- retrained          91.00 ± 1.00               —   60.0 s ± 0.0
-                  [88.52, 93.48]                   [60.0, 60.0]
- noise floor                         0.50 ± 0.25
- SFR-on *     1     92.00 ± 1.32     1.25 ± 0.25  6.50 s ± 0.87
-                           +1.00    [0.63, 1.87]   [4.35, 8.65]
-                  [88.71, 95.29]                           9.3×
- SSD¹         —     82.00 ± 2.83     4.00 ± 1.41  2.00 s ± 0.00
-                           −9.00  [−8.71, 16.71]   [2.00, 2.00]
-                 [56.59, 107.41]          2 of 3          30.0×
-                          2 of 3                         2 of 3
+                              FA          Avg.D
+ model        #                %         points           Time
+ ─────────────────────────────────────────────────────────────
+ original           99.00 ± 1.00    4.00 ± 0.00              —
+                           +8.00   [4.00, 4.00]
+                 [96.52, 100.00]
+ retrained          91.00 ± 1.00              —   60.0 s ± 0.0
+                  [88.52, 93.48]                  [60.0, 60.0]
+ noise floor                        0.50 ± 0.25
+ SFR-on *     1     92.00 ± 1.32    1.25 ± 0.25  6.50 s ± 0.87
+                           +1.00   [0.63, 1.87]   [4.35, 8.65]
+                  [88.71, 95.29]                          9.3×
+ SSD¹         —     82.00 ± 2.83    4.00 ± 1.41  2.00 s ± 0.00
+                           −9.00  [0.00, 16.71]   [2.00, 2.00]
+                 [56.59, 100.00]         2 of 3          30.0×
+                          2 of 3                        2 of 3
 the target is retrained; under the values: the difference to it, [95 % confidence interval of the mean], \
 how many times faster than retraining
 all intervals are from fewer than five seeds: read them with care
@@ -92,7 +97,8 @@ def test_csv_has_every_value_unrounded():
         for model, values in one["models"].items():
             for key, measure in values["measures"].items():
                 row, rank = found[name, model, key], values["rank"].get(key)
-                ends = measure["ci95"] or [None, None]
+                low, high = BOUNDS.get(key, (0, math.inf))
+                ends = [min(max(end, low), high) for end in measure["ci95"]] if measure["ci95"] else [None, None]
                 given = [measure["mean"], measure["std"], *ends, measure["difference"]]
                 shown = [row[k] for k in ("mean", "std", "ci_low", "ci_high", "difference")]
                 assert [float(text) if text else None for text in shown] == given

@@ -132,3 +132,17 @@ def test_flat_layer_names_get_ticks_too():
     drawn = figures.draw_mask("mask", "m", {f"w{i}": 0.1 for i in range(150)}, None)
     assert "w0" in texts(drawn.svg)
     assert len(texts(drawn.svg)) < 60
+
+
+def test_the_loss_aimed_at_is_a_line_with_its_value():
+    curve = Curve(list(range(20)), [0.01] * 20)
+    sets = {"forget_loss": "forget", "retain_loss": "retain"}
+    series = {"forget_loss": curve, "retain_loss": curve}
+    plain = figures.draw_curves("plain", [Curves("sfron", series)], sets, "loss", "nats")
+    aimed = figures.draw_curves("aimed", [Curves("sfron", series, aim=5.08)], sets, "loss", "nats")
+    assert "5.08" not in plain.svg + plain.alt
+    assert ">aimed at: 5.08<" in aimed.svg  # and the axis reaches up to it: matplotlib draws no label outside of it
+    assert "aimed at a forget loss of 5.08" in aimed.alt
+    assert "Dotted line" in aimed.caption
+    retained = figures.draw_curves("r", [Curves("finetune", {"retain_loss": curve}, aim=5.08)], sets, "loss", "nats")
+    assert "5.08" not in retained.svg + retained.alt  # a method without a forget loss aims at none

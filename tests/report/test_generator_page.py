@@ -12,7 +12,19 @@ from PIL import Image
 from helpers.example_generator import DIGITS, example_generator_comparison, write_example_generator
 from helpers.reading import EVIL, Page, page_of, table_of, tables_of, terminal_of, write_page, written
 
-SECTIONS = ["verdict", "grids", "comparison", "measures", "classes", "snapshots", "curves", "mask", "times", "settings"]
+SECTIONS = [
+    "verdict",
+    "limits",
+    "grids",
+    "comparison",
+    "measures",
+    "classes",
+    "snapshots",
+    "curves",
+    "mask",
+    "times",
+    "settings",
+]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +236,7 @@ def test_comparison_of_generators_has_tables_and_a_page_without_the_figures_of_c
     assert terminal_of(content, 100)
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     page = page_of(tmp_path)
-    assert page.ids("section") == ["verdict", "comparison", "failures", "measures", "figures", "settings"]
+    assert page.ids("section") == ["verdict", "limits", "comparison", "failures", "measures", "figures", "settings"]
     assert "svg" not in page.tags
     assert re.search(r'class="headline">SFR-on', (tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "ESD (1 of 3)" in page.text

@@ -12,7 +12,7 @@ from helpers.reading import EVIL, Page, page_of, write_page, written
 from untrain.errors import FolderError, UntrainError
 from untrain.report import Results
 
-SECTIONS = ["verdict", "comparison", "measures", "curves", "classes", "losses", "mask", "times", "settings"]
+SECTIONS = ["verdict", "limits", "comparison", "measures", "curves", "classes", "losses", "mask", "times", "settings"]
 
 
 @pytest.fixture(scope="module")

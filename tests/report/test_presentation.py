@@ -11,8 +11,8 @@ from untrain.report import Presentation, Verdict, run_table, write_report
 from untrain.report.page import render_page
 from untrain.report.sections import Section
 
-RUN = ["verdict", "comparison", "measures", "curves", "mask", "times", "settings"]
-COMPARED = ["verdict", "comparison", "measures", "forgetting", "distance", "times", "settings"]
+RUN = ["verdict", "limits", "comparison", "measures", "curves", "mask", "times", "settings"]
+COMPARED = ["verdict", "limits", "comparison", "measures", "forgetting", "distance", "times", "settings"]
 
 
 class OnlyMeasures(Presentation):

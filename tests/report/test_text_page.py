@@ -23,7 +23,7 @@ from helpers.example_text import (
 )
 from helpers.reading import EVIL, Page, page_of, table_of, tables_of, terminal_of, write_page, written
 
-FIRST = ["verdict", "grids", "comparison", "measures"]
+FIRST = ["verdict", "limits", "grids", "comparison", "measures"]
 LAST = ["setup", "curves", "mask", "times", "settings"]
 TITLES = {"FA5": "FA, top 5", "RA": "RA", "RA_worst": "RA, worst", "NR": "NR"}
 
@@ -244,7 +244,7 @@ def test_values_of_the_wrong_kind_are_shown_as_missing(tmp_path):
             (tmp_path / "evaluation.json").write_text(json.dumps(changed))
             (tmp_path / "grids" / "sfron.json").write_text(json.dumps({"classes": junk, "columns": junk}))
             page = page_of(tmp_path)
-            assert page.ids("section")[:4] == FIRST
+            assert page.ids("section")[: len(FIRST)] == FIRST
             row = next(row for row in page.rows if row and row[0] == "SFR-on")
             assert set(row[1:]) == {"—"}
             assert "grids/sfron.png does not fit" in page.text
@@ -292,7 +292,7 @@ def test_a_comparison_has_tables_and_a_page(tmp_path):
     assert terminal_of(content, 100)
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     page = page_of(tmp_path)
-    assert page.ids("section") == ["verdict", "comparison", "measures", "figures", "settings"]
+    assert page.ids("section") == ["verdict", "limits", "comparison", "measures", "figures", "settings"]
     assert re.search(r'class="headline">SFR-on', (tmp_path / "report.html").read_text(encoding="utf-8"))
 
 

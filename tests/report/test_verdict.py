@@ -60,6 +60,26 @@ def comparison_of(distances, *, floor=0.5, before=4.0, failed=(), seeds=3):
     return {"task": "classification", "forget_sets": {"a": {"models": models, "noise_floor": noise}}}
 
 
+def weak(content):
+    """An evaluation whose retrained model is 11 points worse on new images than the original."""
+    models = {
+        name: {**values, "TA": 80.0 if name == "retrained" else 91.0} for name, values in content["models"].items()
+    }
+    return {**content, "models": models, "sizes": {"forget": 10, "retain": 90}}
+
+
+def warned(content, text, name="sfron"):
+    """An evaluation of which a model was warned of."""
+    return beside(content, **{name: {**content["models"][name], "warnings": [text]}})
+
+
+def class_of(**methods):
+    """An evaluation of classifiers that forget a class, without a retrained model."""
+    usual = {"FA": 99.0, "RA": 99.0, "TA": 91.0, "MIA": 70.0, "forgotten_TA": 93.0}
+    models = {"original": usual} | {name: usual | values for name, values in methods.items()}
+    return {"task": "classification", "models": models}
+
+
 def generators_of(original=None, retrained=None, **methods):
     usual = {"FA": 99.0, "RA": 98.0, "RA_worst": 95.0, "FD": 2.0}
     models = {"original": usual | (original or {})} | {name: usual | values for name, values in methods.items()}
@@ -109,6 +129,37 @@ CASES = {  # name → what was measured, the verdict's kind, and the method that
     "worse on what is kept": (run_of(4.0, 1.0, RA=95.0), "closer", "sfron"),
     "another is closer": (beside(run_of(4.0, 2.0, floor=0.4), finetune={"AvgD": 1.5}), "closer", "finetune"),
     "closer by chance": (beside(run_of(4.0, 2.0, floor=0.4), finetune={"AvgD": 1.8}), "closer", "finetune"),
+    # Where the reference is weak, the target is known without one, or the run fell short.
+    "weak reference": (weak(run_of(8.1, 8.0, FA=52.0)), "unknown", "sfron"),
+    "weaker for what it was not shown": (
+        {**weak(run_of(4.0, 1.0)), "sizes": {"forget": 90, "retain": 10}}, "closer", "sfron"
+    ),
+    "no forget step": (warned(run_of(4.0, 3.9), "no forget step was taken: all is forgotten"), "none", "sfron"),
+    "short of its aim": (warned(run_of(4.0, 1.0), "the loss aimed at was not reached: 1, not 5"), "closer", "sfron"),
+    "short of its aim, no retrained model": (
+        warned(without(run_of(None, None), "retrained"), "the loss aimed at was not reached: 1, not 5"),
+        "unknown", "sfron",
+    ),
+    "another fell short": (
+        warned(beside(run_of(4.0, 1.0), finetune={"AvgD": 1.5}), "the loss did not move: 1", "finetune"),
+        "closer", "sfron",
+    ),
+    "a class forgotten": (class_of(sfron={"FA": 0.2, "forgotten_TA": 0.4}), "closer", "sfron"),
+    "a class at every limit": (class_of(sfron={"FA": 1.0, "forgotten_TA": 1.0, "TA": 88.0}), "closer", "sfron"),
+    "a class forgotten by its samples alone": (class_of(sfron={"FA": 0.0, "forgotten_TA": 60.0}), "none", "sfron"),
+    "a class half forgotten": (class_of(sfron={"FA": 10.0, "forgotten_TA": 40.0}), "partly", "sfron"),
+    "a class at the expense of others": (
+        class_of(sfron={"FA": 0.0, "forgotten_TA": 0.0, "TA": 80.0}), "partly", "sfron"
+    ),
+    "others damaged, the class not": (class_of(sfron={"RA": 60.0}), "further", "sfron"),
+    "two methods on a class": (
+        class_of(ssd={"FA": 0.0, "forgotten_TA": 0.0, "TA": 60.0}, sfron={"FA": 0.9, "forgotten_TA": 0.0}),
+        "closer", "sfron",
+    ),
+    "a class beside a retrained model": (beside(class_of(), **run_of(4.0, 1.0)["models"]), "closer", "sfron"),
+    "a class beside a weak model": (
+        beside(weak(run_of(4.0, 1.0)), **class_of(sfron={"FA": 0.0})["models"]), "none", "sfron"
+    ),
     # A comparison.
     "one closest": (comparison_of({"salun": 2.0, "sfron": 1.0}), "closer", "sfron"),
     "ties": (comparison_of({"salun": 1.3, "sfron": 1.0, "scrub": 1.5, "ssd": 1.6}, seeds=5), "closer", "sfron"),
@@ -186,7 +237,8 @@ def test_the_words_of_every_case():
     texts = []
     for name, (content, *_) in CASES.items():
         said = verdict_of(content)
-        texts += [f"# {name}", said.headline, said.sentence, *(f"- {remark}" for remark in said.remarks), ""]
+        told = [*(f"! {caution}" for caution in said.cautions), *(f"- {remark}" for remark in said.remarks)]
+        texts += [f"# {name}", said.headline, said.sentence, *told, ""]
     check_golden(Path(__file__).parent / "golden" / "verdicts.txt", "\n".join(texts))
 
 
@@ -206,6 +258,40 @@ def test_what_could_be_chance_is_said_only_within_the_noise_floor():
     far, near = (verdict_of(CASES[name][0]).remarks for name in ("another is closer", "closer by chance"))
     assert len(near) == len(far) + 1
     assert "0.20 points" in near[-1]
+
+
+def test_a_weak_reference_judges_nothing_and_its_gap_is_told():
+    said = verdict_of(CASES["weak reference"][0])
+    assert said.headline.endswith("the retrained model is weak")
+    (caution,) = said.cautions
+    assert all(number in caution for number in ("11.00", "80.00", "91.00"))
+    assert any("52.00" in remark for remark in said.remarks)
+
+
+def test_what_a_run_fell_short_of_stands_in_the_headline_and_of_others_below():
+    own, other = (verdict_of(CASES[name][0]) for name in ("short of its aim", "another fell short"))
+    assert own.headline.endswith(", but the loss aimed at was not reached")
+    assert own.cautions == ("The loss aimed at was not reached: 1, not 5.",)
+    assert "did not move" not in other.headline
+    assert other.cautions == ("finetune: the loss did not move: 1.",)
+
+
+def test_a_comparison_says_in_its_headline_that_nothing_came_closer():
+    for name in ("no gain", "all further", "original within the floor"):
+        assert "closest" not in verdict_of(CASES[name][0]).headline
+    content = comparison_of({"sfron": 1.0})
+    content["forget_sets"]["a"]["models"]["sfron"]["warnings"] = ["seed 1: no forget step was taken: all is forgotten"]
+    said = verdict_of(content)
+    assert said.headline == "SFR-on comes closest, but no forget step was taken"
+    assert said.cautions == ("SFR-on: seed 1: no forget step was taken: all is forgotten.",)
+
+
+def test_a_weak_retrained_generator_excuses_nothing():
+    """It shows much of what it never saw, as the judge must call its bad images something."""
+    bad = {"FA": 6.0, "RA": 60.0}
+    said = verdict_of(generators_of(retrained=bad, sfron={"FA": 5.0}))
+    assert said.kind == "partly"
+    assert "the retrained model is weak" in said.headline
 
 
 def test_several_unjudged_methods_are_about_none(tmp_path):

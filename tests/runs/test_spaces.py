@@ -72,6 +72,8 @@ def test_flags_are_put_over_the_section(recipe):
         ('["3"]', "3", 10, r"compare.forget_sets.three.classes .*a list.*3"),
         ("    three:", "    tuning:", 9, r"'tuning' cannot name a forget set"),
         ("    three:", "    a/b:", 9, r"'a/b' cannot name a forget set"),
+        ("    three:", f"    {'x' * 101}:", 9, r"cannot name a forget set: use at most 100 letters"),
+        ("    three:", f"    {'名' * 67}:", 9, r"cannot name a forget set"),
         ("trials: 3", "trails: 3", 6, r"'compare.trails'.*'compare.trials'\?"),
         ("trials: 3", "trials: -1", 6, r"compare.trials .*from 0.*-1"),
         ("trials: 3", "trials: 3\n  tuning_seed: 1", 7, r"compare.tuning_seed .*compare.seeds"),

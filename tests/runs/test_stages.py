@@ -1,13 +1,17 @@
 """A recipe's stages, where the command line's tests do not look."""
 
+import html
 import json
+import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from helpers.command_line import RECIPE, files, untrain
 from untrain.data import request
-from untrain.data.splits import check_disjoint
+from untrain.data.sameness import check_apart
 from untrain.errors import FolderError
 from untrain.models.checkpoints import load_state
 from untrain.runs import stages
@@ -29,7 +33,7 @@ def test_the_sets_are_apart_and_the_original_sees_two_of_them(recipe, tmp_path):
     run = opened(recipe, tmp_path / "run")
     sets = {name: run.domain.stream(run.division, name) for name in ("forget", "retain", "holdout", "train", "test")}
     for a, b in (("forget", "retain"), ("forget", "holdout"), ("train", "holdout"), ("retain", "test")):
-        check_disjoint(sets[a].data, sets[b].data)
+        check_apart(sets[a].data, sets[b].data)
     assert len(sets["train"]) == len(sets["forget"]) + len(sets["retain"])
     assert len(sets["train"]) + len(sets["holdout"]) == len(run.domain.source) == 1437
 
@@ -112,3 +116,40 @@ def test_equal_records_are_said_in_a_line(recipe, tmp_path):
     assert code == 0, err
     line = next(line for line in err.splitlines() if "warning" in line)
     assert line.startswith("untrain: warning: 1 samples of the forget set are equal to samples of the retain set")
+
+
+def test_what_casts_doubt_is_in_log_manifest_evaluation_and_report(recipe, tmp_path):
+    """A reference trained for one step beside an original trained for 150, and a method that takes one step."""
+    long, folder = tmp_path / "long", tmp_path / "run"
+    stages.train_recipe(read(recipe, ["--out", str(long), "--references", "0", "--train.steps", "150"]))
+    checkpoint = ["--model.checkpoint", str(long / "original.safetensors"), "--forget.holdout_from", "train"]
+    short = ["--train.steps", "1", "--methods.sfron.steps", "1", "--method", "sfron"]
+    code, _, log = untrain("run", recipe, "--out", folder, *checkpoint, *short)
+    assert code == 0, log
+    evaluation, manifest = (json.loads((folder / f"{n}.json").read_text()) for n in ("evaluation", "manifest"))
+    (weak,), missed = evaluation["warnings"], evaluation["models"]["sfron"]["warnings"]
+    assert weak.startswith("the retrained model is weak:")
+    assert missed == manifest["models"]["sfron"]["warnings"]
+    assert missed
+    assert manifest["warnings"] == [weak]
+    assert set(missed) <= set(manifest["models"]["sfron"]["notes"])
+    assert all(f"untrain: warning: {text}" in log for text in (weak, *missed))
+    page = html.unescape((folder / "report.html").read_text(encoding="utf-8"))
+    assert all(text[1:] in page.replace("\u00a0", " ") for text in (weak, *missed))
+    assert "the retrained model is weak</p>" in page  # in the headline
+
+
+def test_what_is_left_out_of_the_data_is_said_once_and_stands_in_the_manifest(recipe, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{'.' * (i == 0)}{i}.png")
+    data = f"data: {{name: folder, path: {tmp_path / 'photos'}, test_fraction: 0.3}}"
+    recipe.write_text(recipe.read_text().replace("data: {name: digits}", data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # as in a user's process
+        code, _, err = untrain("train", recipe, "--out", tmp_path / "run")
+    assert code == 0 and err.count("left out of the samples") == 1, err
+    (note,) = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]["notes"]
+    assert "2 hidden" in note and "cat/.0.png" in note

@@ -87,9 +87,9 @@ def _epsilon(found: Findings, original: Findings) -> Row:
 
 def _kept(found: Findings, original: Findings) -> Iterator[Row]:
     names: Mapping[str, Callable[[Findings], Mean | None]] = {
-        "kept data": lambda each: each.kept and each.kept.base,
-        "test data": lambda each: each.kept and each.kept.test,
-        "never-seen data": lambda each: each.kept and each.kept.never_seen,
+        "kept data": lambda each: each.kept.base if each.kept else None,
+        "test data": lambda each: each.kept.test if each.kept else None,
+        "never-seen data": lambda each: each.kept.never_seen if each.kept else None,
     }
     for name, get in names.items():
         mean, before = get(found), get(original)

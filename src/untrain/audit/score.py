@@ -17,6 +17,7 @@ from untrain.audit.findings import (
     Mean,
 )
 from untrain.audit.statistics import (
+    Hits,
     Resamples,
     auc_of_models,
     epsilon_bound,
@@ -69,7 +70,9 @@ class Audited:
         self.coins = coins
         self.originals = originals
         self.seed, self.redraws = seed, redraws
-        self.resamples = Resamples.draw(self._rng(0), *coins.shape, draws) if originals is None else originals.resamples
+        twins, samples = coins.shape
+        drawn = Resamples.draw(self._rng(0), twins, samples, draws) if originals is None else originals.resamples
+        self.resamples: Resamples = drawn
         self.attacks = {name: Attack(signal, other_twins(len(coins))) for name, signal in self.signals.items()}
         self.draws: dict[str, np.ndarray] = {}
 
@@ -78,7 +81,7 @@ class Audited:
 
     def scores(self, names: Sequence[str], coins: Coins) -> np.ndarray:
         """Computes the mean of the signals' scores by the other twins, [..., K, N]."""
-        return sum(self.attacks[name].scores(coins) for name in names) / len(names)  # type: ignore[return-value]
+        return np.mean([self.attacks[name].scores(coins) for name in names], axis=0)  # type: ignore[no-any-return]
 
     def group(self, name: str) -> Group:
         """Finds how well a group of signals tells forgotten samples apart."""
@@ -108,7 +111,8 @@ class Audited:
         """Scores outputs by shadows of the other fold, [K, N]."""
         names = [name for name in SIGNALS[OUTPUTS] if name in self.signals]
         shadows = other_fold(len(self.coins))
-        return sum(Attack(self.signals[name], shadows).scores(self.coins) for name in names) / len(names)  # type: ignore[return-value]
+        scores = [Attack(self.signals[name], shadows).scores(self.coins) for name in names]
+        return np.mean(scores, axis=0)  # type: ignore[no-any-return]
 
     def exposed(self) -> Group:
         """Finds how well outputs tell apart the tenth of the pool that shows most in the other fold's originals."""
@@ -154,7 +158,7 @@ class Audited:
             control=None if retrained is None else self.control(retrained),
         )
 
-    def _hits(self, names: Sequence[str]) -> tuple:  # type: ignore[type-arg]
+    def _hits(self, names: Sequence[str]) -> tuple[Hits, ...]:
         if not names:
             return ()
         scores = self.scores(names, self.coins)
@@ -180,7 +184,7 @@ class Audited:
             if not there:
                 continue
             count = min(len(retrained[there[0]]), len(self.coins) // 2)
-            scores = sum(self._scores_of(name, retrained[name][:count]) for name in there) / len(there)
+            scores = np.mean([self._scores_of(name, retrained[name][:count]) for name in there], axis=0)
             aucs[group], p[group], _ = p_of_redrawn_labels(scores, self.coins[:count], self._rng(3), self.redraws)
         return Control(aucs, p)
 

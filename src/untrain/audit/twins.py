@@ -149,7 +149,7 @@ class Pool:
         forget = torch.from_numpy(np.sort(self.samples[given]))
         spec = {"audit": seed, "holdout": split.spec.get("holdout"), **({} if k is None else {"twin": k})}
         mine = Split(forget, torch.from_numpy(self.base), split.holdout, "audit", spec, split.data_hash)
-        return replace(self.division, split=mine)
+        return replace(self.division, split=mine, records=None)
 
     def facts(self) -> dict[str, Any]:
         """Says what it holds, as audit.json does."""

@@ -204,7 +204,7 @@ def _evaluate(recipe: Recipe, group: str, experiment: Experiment) -> None:
     if (read_evaluation(folder.path) or {}).get("mark") == mark:
         return
     content = stages.evaluate_models(experiment, models)
-    stages.write_manifest(experiment)
+    stages.write_manifest(experiment, content.get("warnings", ()))
     experiment.domain.on_evaluated(content, folder.facts)
     experiment.domain.close()
     if experiment.engine.is_main:

@@ -16,11 +16,12 @@ from untrain.compare.pool import Cache, Cluster, Command, Commands, Outcome, Poo
 from untrain.compare.search import check_optuna
 from untrain.compare.summary import compare_results
 from untrain.engine import Bar, Engine
-from untrain.errors import FolderError, SettingError, UntrainError
+from untrain.errors import FolderError, SettingError, UnlearningWarning, UntrainError
 from untrain.io import write_json, write_text
 from untrain.report import comparison_tables, terminal, write_report
+from untrain.report.latex import LatexForm
 from untrain.runs import stages
-from untrain.runs.folder import describe_environment, list_files, remove_temporary
+from untrain.runs.folder import describe_environment, list_files, read_manifest, remove_temporary
 from untrain.runs.names import CONFIG, MANIFEST, ORIGINAL, SPLIT
 from untrain.runs.recipe import Recipe, write_config
 from untrain.runs.stages import holds_run
@@ -35,8 +36,9 @@ _OTHER = (
 
 
 def compare_recipe(
-    recipe: Recipe, *, jobs: int = 1, cluster: str | None = None, processes: int = 1, resume: bool = False
-) -> Path:
+    recipe: Recipe, *, jobs: int = 1, cluster: str | None = None, processes: int = 1, resume: bool = False,
+    latex: LatexForm = "wide",
+) -> Path:  # fmt: skip
     """Runs all cells of a comparison that are not finished yet, and reports.
 
     Args:
@@ -45,6 +47,7 @@ def compare_recipe(
         cluster: address of a Dask scheduler that takes the cells instead.
         processes: as how many processes each cell runs.
         resume: go on with the comparison that the folder holds.
+        latex: form of comparison.tex.
 
     Returns:
         The report's path.
@@ -57,13 +60,16 @@ def compare_recipe(
     with stages.locked(recipe):
         recipe = _checked(recipe, jobs, cluster, processes, resume)
         cells, done = _prepared(recipe, processes)
-        return _compared(recipe, engine, cells, done, jobs, cluster, processes)
+        outcomes = _run_cells(recipe, engine, cells, done, jobs, cluster, processes)
+        path = report_comparison(recipe, outcomes, latex)
+        _finish(recipe, cells, outcomes)
+        return path
 
 
-def _compared(
+def _run_cells(
     recipe: Recipe, engine: Engine, cells: list[Cell], done: list[str], jobs: int, cluster: str | None, processes: int
-) -> Path:
-    """Runs the cells that are not done, and reports; returns the report's path."""
+) -> Mapping[str, Outcome]:
+    """Runs the cells that are not done; returns how each ended, by key."""
     for cell in cells:
         if cell.key in done:
             _failure_file(recipe, cell).unlink(missing_ok=True)
@@ -71,10 +77,14 @@ def _compared(
         pool = _pool(recipe, jobs, cluster, processes)
         outcomes = run_cells(cells, pool, done, lambda cell, outcome: _told(recipe, cell, outcome, bar))
     write_sealed(recipe.folder / MANIFEST, _manifest(recipe, engine, outcomes, jobs, cluster, processes))
-    path = report_comparison(recipe, outcomes)
+    return outcomes
+
+
+def _finish(recipe: Recipe, cells: list[Cell], outcomes: Mapping[str, Outcome]) -> None:
+    """Removes what was computed for the cells alone, and says what they warned of and which failed."""
     for group in groups(recipe):  # a search's, too, which other searches work on
         remove_temporary(folder_of(recipe, group))
-    _warn_once(outcomes)
+    _warn_once(outcomes, _doubts(recipe))
     failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
     if failed:
         missing = sum(outcome.state == "missing" for outcome in outcomes.values())
@@ -84,7 +94,6 @@ def _compared(
             + f". {failed[0]}: {outcomes[failed[0]].error} The tracebacks are in *.failed.json beside each; "
             "start it again with --resume to try them again."
         )
-    return path
 
 
 def compare_cell(recipe: Recipe, key: str) -> None:
@@ -180,10 +189,17 @@ def _told(recipe: Recipe, cell: Cell, outcome: Outcome, bar: Bar) -> None:
     Console(stderr=True).print(f"{cell.key}: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _warn_once(outcomes: Mapping[str, Outcome]) -> None:
-    """What cells warned of, each once."""
-    for warning in dict.fromkeys(warning for outcome in outcomes.values() for warning in outcome.warnings):
-        warnings.warn(warning, stacklevel=3)
+def _doubts(recipe: Recipe) -> set[str]:
+    """What casts doubt on the results of single runs, as their manifests have it."""
+    manifests = [read_manifest(folder_of(recipe, group)) for group in groups(recipe)]
+    made = [facts for manifest in manifests for facts in (manifest, *manifest.get("models", {}).values())]
+    return {text for facts in made for text in facts.get("warnings", ())}
+
+
+def _warn_once(outcomes: Mapping[str, Outcome], doubts: set[str]) -> None:
+    """Warns of what cells warned of, each once; texts are all that is left of them, so `doubts` tells their kind."""
+    for text in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+        warnings.warn(text, UnlearningWarning if text in doubts else UserWarning, stacklevel=3)
 
 
 def _manifest(
@@ -207,13 +223,13 @@ def _manifest(
     }
 
 
-def report_comparison(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> Path:
+def report_comparison(recipe: Recipe, outcomes: Mapping[str, Outcome], latex: LatexForm = "wide") -> Path:
     """Prints the table, and writes it and the page into a comparison's folder; returns the page's path."""
     presentation = recipe.domain.presentation
     results = compare_results(recipe, outcomes, presentation)
     folder = recipe.folder
     write_sealed(folder / "comparison.json", results.to_json())
-    for suffix, text in comparison_tables(results, presentation).items():
+    for suffix, text in comparison_tables(results, presentation, latex).items():
         write_text(folder / f"comparison.{suffix}", text)
     write_sealed(folder / MANIFEST, {**results.manifest, "files": list_files(folder, (CONFIG, "comparison.*"))})
     path = write_report(results, presentation)

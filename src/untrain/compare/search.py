@@ -8,6 +8,7 @@ trial unlearns two such sets in turn, each from the same original.
 """
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from untrain.data.checks import check_sets
 from untrain.domain import SearchObjective
 from untrain.engine import seed_of
-from untrain.errors import SettingError, StaleFile, UntrainError
+from untrain.errors import SettingError, StaleFile, UnlearningWarning, UntrainError
 from untrain.io import hash_json
 from untrain.methods.base import Choice, Method, Optimizer, Space
 from untrain.methods.loop import run
@@ -91,7 +92,9 @@ def _try(
         tried, values = with_settings(method, settings, fitting_optimizer(start, experiment.domain.task)), []
         for objective, original in zip(objectives, before, strict=True):
             sets = experiment.domain.method_sets(objective.division)
-            done = run(tried, stages.unlearning(experiment, start, sets), experiment.engine)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnlearningWarning)  # a trial may fall short: its criterion says how far
+                done = run(tried, stages.unlearning(experiment, start, sets), experiment.engine)
             values.append(objective.score(objective.observe(done.state.module), original))
             settings = {name: settings.get(name, _setting(done.method, name)) for name in space}
         value = sum(values) / len(values)

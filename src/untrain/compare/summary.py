@@ -28,7 +28,7 @@ def compare_results(recipe: Recipe, outcomes: Mapping[str, Outcome], presentatio
     runs = {name: _read_runs(recipe, name, outcomes) for name in recipe.compare.forget_sets}
     return Results(
         recipe.name, recipe.task,
-        tuple(_forget_set(recipe, name, each, outcomes, presentation.higher) for name, each in runs.items()),
+        tuple(_forget_set(recipe, name, each, outcomes, presentation) for name, each in runs.items()),
         tuple(recipe.compare.seeds),
         next((run.classes for each in runs.values() for run in each if run), ()),
         recipe.plain(), read_manifest(recipe.folder), config=read_config_text(recipe.folder), folder=recipe.folder,
@@ -55,9 +55,10 @@ def _forget_set(
     name: str,
     runs: Sequence[Results | None],
     outcomes: Mapping[str, Outcome],
-    higher: Mapping[str, bool],
+    presentation: Presentation,
 ) -> ForgetSet:
     """Compares all models on one forget set."""
+    higher = presentation.higher
     roles: dict[str, Role] = {ORIGINAL: "original", **dict.fromkeys(reference_names(recipe), "reference")}
     roles |= {RETRAINED: "target"} if RETRAINED in roles else {}
     roles |= dict.fromkeys(recipe.methods, "method")
@@ -67,8 +68,9 @@ def _forget_set(
     for model, role in roles.items():
         entry = Entry(
             model, role, recipe.methods[model].name if role == "method" else "", _settings(recipe, name, model),
-            _cells(recipe, name, model, outcomes), _summaries(_values(seen[model]), aims, len(runs)),
+            _cells(recipe, name, model, outcomes), _summaries(_values(seen[model]), aims, len(runs), presentation),
             losses=_histograms(seen[model]), by_class=_by_class(seen[model]),
+            warnings=_warnings(recipe.compare.seeds, seen[model]),
         )  # fmt: skip
         entries.append(entry)
     others = [entry for entry in entries if entry.role == "reference"]
@@ -90,11 +92,16 @@ def _values(entries: Sequence[Entry | None]) -> dict[str, list[float | None]]:
 
 
 def _summaries(
-    values: Mapping[str, list[float | None]], aims: Mapping[str, list[float | None]], seeds: int
-) -> dict[str, Stat]:
+    values: Mapping[str, list[float | None]], aims: Mapping[str, list[float | None]], seeds: int,
+    presentation: Presentation,
+) -> dict[str, Stat]:  # fmt: skip
     """Summarises each measure, and the speed-up over retraining."""
     nothing: list[float | None] = [None] * seeds
-    found = {key: summary(each, aims.get(key, nothing)) for key, each in values.items()}
+    found = {}
+    for key, each in values.items():
+        stat = summary(each, aims.get(key, nothing))
+        inside = None if stat.interval is None else presentation.measure(key).within(stat.interval)
+        found[key] = replace(stat, interval=inside)
     if "seconds" in values:
         faster = speedups(values["seconds"], aims.get("seconds", nothing))
         found |= {SPEEDUP: summary(faster)} if any(value is not None for value in faster) else {}
@@ -135,6 +142,12 @@ def _settings(recipe: Recipe, name: str, model: str) -> dict[str, Any]:
         if made := read_manifest(folder_of(recipe, group)).get("models", {}).get(model):
             return dict(made["settings"])
     return asdict(recipe.methods.get(model, recipe.train))
+
+
+def _warnings(seeds: Sequence[int], entries: Sequence[Entry | None]) -> tuple[str, ...]:
+    """Returns what casts doubt on a model, by seed."""
+    pairs = zip(seeds, entries, strict=True)
+    return tuple(f"seed {seed}: {text}" for seed, entry in pairs if entry for text in entry.warnings)
 
 
 def _histograms(entries: Sequence[Entry | None]) -> dict[str, Any]:

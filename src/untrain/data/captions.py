@@ -5,20 +5,21 @@ Every caption is a class, so that splits, streams and labels work on captions as
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows, ParquetRows, Rows
 from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
 from untrain.data.sections import Data
 from untrain.data.tables import IMAGES, find_column, parquet_files, read_columns, read_schema
-from untrain.data.text_tables import read_records
+from untrain.data.text_tables import match_columns, read_records
 from untrain.errors import DataError, EmptySet, SettingError
-from untrain.reading import check_all_inside, check_inside, expand, printable
+from untrain.reading import HIDDEN, LeftOut, check_all_inside, check_inside, expand, is_hidden, printable
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 """What the table in a folder of images may be called."""
@@ -32,13 +33,14 @@ def captions(request: Request) -> Source:
     """Loads captioned images; classes are the training captions in order of first appearance, ids the files' paths.
 
     `path` is a folder with metadata.jsonl or metadata.csv and the images that it names, or with a folder train/ and a
-    folder test/ of that kind; or one of parquet files as the hub lays them out. Images that no row names are not read.
+    folder test/ of that kind; or one of parquet files as the hub lays them out. Images that no row names are left out,
+    and that is said.
 
     Raises:
         DataError: names file, line and remedy. EmptySet: if a table has no row.
     """
-    tables, column = _tables(request)
-    texts = {part: _texts(table, column) for part, table in tables.items()}
+    tables, columns = _tables(request)
+    texts = {part: _texts(table, columns[part]) for part, table in tables.items()}
     classes = list(dict.fromkeys(texts["train"]))
     numbers = {text: number for number, text in enumerate(classes)}
     for i, text in enumerate(texts.get("test", ())):
@@ -49,8 +51,7 @@ def captions(request: Request) -> Source:
 
     def build(part: Part) -> Source:
         table, labels = tables[part], [numbers[text] for text in texts[part]]
-        size, grayscale = request.image_size, request.grayscale
-        return Images(table.rows(), labels, classes, table.ids(), image_size=size, grayscale=grayscale)
+        return Images(table.rows(), labels, classes, table.ids(), **request.decoding)
 
     return part_of(request, lambda part: part in tables, build)
 
@@ -77,13 +78,13 @@ def read_attributes(
             f"attributes are columns beside captions, and the data source {section.name!r} has none: set data.name to "
             "captions, or name no attributes."
         )
-    path, columns = expand(section.path), {"image_column": section.image_column}
-    columns["caption_column"] = section.caption_column
-    asked = Request("captions", "train", path, links=links, **columns)  # type: ignore[arg-type]
-    tables, column = _tables(asked)
+    path, given = expand(section.path), {"image_column": section.image_column}
+    given["caption_column"] = section.caption_column
+    asked = Request("captions", "train", path, links=links, **given)  # type: ignore[arg-type]
+    tables, columns = _tables(asked)
     found: dict[str, dict[str, str]] = {}
-    for table in tables.values():
-        texts = _texts(table, column)
+    for part, table in tables.items():
+        texts = _texts(table, columns[part])
         for name in names:
             for i, (text, value) in enumerate(zip(texts, _values(table, name), strict=True)):
                 known = found.setdefault(text, {}).setdefault(name, value)
@@ -110,9 +111,7 @@ def _texts(table: "CaptionTable", column: str) -> list[str]:
 
 def _values(table: "CaptionTable", column: str) -> list[str]:
     """What a column says of a table's rows; numbers are taken as they are written."""
-    if column not in table.columns:
-        raise DataError(f"{table.name} has no column {column!r}. It has {', '.join(table.columns)}.")
-    values = table.values(column)
+    values = table.values(find_column(column, (), table.columns, table.name, "attributes"))
     for i, value in enumerate(values):
         if not isinstance(value, str | int | float) or not str(value).strip():
             raise DataError(f"{table.place(i)}: {column} is {value!r}. Write a text or a number there.")
@@ -152,8 +151,8 @@ class CaptionTable(Protocol):
         ...
 
 
-def _tables(request: Request) -> tuple[dict[Part, CaptionTable], str]:
-    """The tables of the training part and, where there is one, of the test part; and their column of captions."""
+def _tables(request: Request) -> tuple[dict[Part, CaptionTable], dict[Part, str]]:
+    """The tables of the training part and, where there is one, of the test part; and their columns of captions."""
     root = existing_folder(request, f"of images with {' or '.join(TABLES)}")
     tables = _folder_tables(request, root) or _parquet_tables(request, root)
     if not tables:
@@ -161,12 +160,11 @@ def _tables(request: Request) -> tuple[dict[Part, CaptionTable], str]:
             f"{root} holds no {' or '.join(TABLES)}, nor does train/ in it. Write one, with a {NAME} and a text for "
             "each image."
         )
-    column = find_column(
-        request.caption_column, CAPTIONS, tables["train"].columns, tables["train"].name, "caption_column"
-    )
-    for table in tables.values():
-        find_column(column, CAPTIONS, table.columns, table.name, "caption_column")
-    return tables, column
+    columns: dict[Part, str] = {}
+    for part, table in tables.items():
+        wanted = request.caption_column or columns.get("train")
+        columns[part] = find_column(wanted, CAPTIONS, table.columns, table.name, "caption_column")
+    return tables, columns
 
 
 def _folder_tables(request: Request, root: Path) -> dict[Part, CaptionTable]:
@@ -206,6 +204,7 @@ class FileTable:
         lines: where each row stands.
         records: what each row says.
         files: each row's image.
+        left_out: hidden images, and those that no row names.
         links: whether links may lead out of the root.
     """
 
@@ -214,6 +213,7 @@ class FileTable:
     lines: tuple[int, ...]
     records: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...]
+    left_out: LeftOut
     links: bool = False
 
     @classmethod
@@ -225,18 +225,28 @@ class FileTable:
             EmptySet: if there is no row.
         """
         lines: dict[Path, int] = {}
-        kept = []
-        for line, record in read_records(path):
-            file = path.parent / _relative(f"{path}, line {line}", record)
+        kept, left_out = [], LeftOut(root)
+        rows = list(read_records(path))
+        columns = [*dict.fromkeys(name for _, record in rows for name in record)]
+        column = match_columns(path, columns, {NAME: (NAME,)}, {NAME: ("filename",)}).get(NAME, NAME)
+        for line, record in rows:
+            name = _relative(f"{path}, line {line}", record, column)
+            file = path.parent / name
+            if any(map(is_hidden, name.split("/"))):
+                left_out.add(HIDDEN, file)
+                continue
             if file in lines:
-                raise DataError(f"{path}, line {line}: line {lines[file]} names {record[NAME]!r} too. Remove one.")
+                raise DataError(f"{path}, line {line}: line {lines[file]} names {record[column]!r} too. Remove one.")
             lines[file] = line
             if folder in file.parents:
                 kept.append((line, record, file))
         if not kept:
             raise EmptySet(f"{path} names no image in {folder}: write a line for each, with a {NAME} and a text.")
+        for file in _images_in(folder):
+            if file not in lines:
+                left_out.add("named by no row of the table", file)
         found, records, files = zip(*kept, strict=True)
-        return cls(path, root, found, records, files, links)
+        return cls(path, root, found, records, files, left_out, links)
 
     @property
     def name(self) -> str:
@@ -257,12 +267,13 @@ class FileTable:
         return f"{self.path}, line {self.lines[i]}"
 
     def rows(self) -> FileRows:
-        """The files, each of which must be there."""
+        """The files, each of which must be there; what is left out is said."""
         for i, file in enumerate(self.files):
             if not os.path.isfile(file):
                 why = "is not a file" if os.path.exists(file) else "does not exist"
                 raise DataError(f"{self.place(i)}: {printable(file)} {why}. Restore the image, or remove the row.")
         check_all_inside(self.files, self.root, self.links)
+        self.left_out.warn()
         return FileRows(self.files)
 
     def ids(self) -> tuple[str, ...]:
@@ -270,9 +281,17 @@ class FileTable:
         return tuple(file.relative_to(self.root).as_posix() for file in self.files)
 
 
-def _relative(place: str, record: Mapping[str, Any]) -> str:
+def _images_in(folder: Path) -> Iterator[Path]:
+    """The images below a folder, but for hidden ones and those behind links to folders."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        shown = (Path(place, name) for name in sorted(names) if not is_hidden(name))
+        yield from (path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _relative(place: str, record: Mapping[str, Any], column: str) -> str:
     """The path of a row's image in the table's folder."""
-    name = record.get(NAME)
+    name = record.get(column)
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{place}: there is no {NAME}. Name the image by its path in the table's folder.")
     path = posixpath.normpath(name)

@@ -2,21 +2,26 @@
 
 import warnings
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import torch
 
-from untrain.data.splits import check_disjoint, equal_content
+from untrain.data.sameness import MOST_READ, check_apart, content_of, repeated, share_one_root
+from untrain.data.source import Source
 from untrain.data.streams import Stream
 from untrain.errors import DataError, Overlap
 from untrain.io import hash_tensors
 from untrain.types import Task
 
+LOOKED_AT = 64
+"""Samples of a set that are drawn before the first step, where they are read or computed on access."""
+
 
 def content_hash(stream: Stream) -> str:
     """Hashes a set: all its content where that is in memory, else up to 16 of its samples."""
-    if hasattr(stream.data, "fingerprint"):
-        return str(stream.data.fingerprint())
+    if isinstance(stream.data, Source):
+        return stream.data.fingerprint()
     if stream.ready:
         return hash_tensors({f"{k}.{name}": t for k, batch in enumerate(stream.data) for name, t in batch.items()})
     count = len(stream) if stream.in_memory else min(16, len(stream))
@@ -25,47 +30,83 @@ def content_hash(stream: Stream) -> str:
 
 
 def check_samples(task: Task, streams: Mapping[str, Stream]) -> None:
-    """Draws every sample that is in memory once, so that a label that does not fit is found before the first step.
+    """Draws samples once, so that a label that does not fit is found before the first step.
+
+    Every sample that is in memory, and `LOOKED_AT` of a set that is read on access.
 
     Raises:
-        DataError: names the sample.
+        DataError: names the set and the sample.
     """
-    for name, stream in streams.items():
-        if stream.in_memory:
-            try:
-                for _ in stream.once(task, "evaluate"):
-                    pass
-            except DataError as error:
-                raise type(error)(f"{name} set: {error}") from error
+    for stream in streams.values():
+        for _ in stream.once(task, "evaluate", limit=None if stream.in_memory else LOOKED_AT):
+            pass
 
 
-def check_sets(sets: Mapping[str, Any], streams: Mapping[str, Stream]) -> None:
-    """Refuses sets that share a sample by index or id; warns where samples in memory are equal.
+def check_places(sets: Mapping[str, Any]) -> None:
+    """Refuses sets that share a sample, and one that has a sample twice; nothing is read.
+
+    Args:
+        sets: data sets, DataLoaders and lists of ready batches, by name.
+
+    Raises:
+        Overlap: names the two sets.
+        DataError: names the sample that comes twice.
+    """
+    for name, data in sets.items():
+        twice = None if isinstance(data, list) else repeated(data)
+        if twice is not None:
+            raise DataError(f"index {twice} comes twice in the {name} set. Leave it in once.")
+    for a, b in combinations(sets, 2):
+        try:
+            check_apart(sets[a], sets[b])
+        except Overlap as error:
+            raise Overlap(f"{a} and {b}: {error}") from error
+
+
+def check_sets(sets: Mapping[str, Any], streams: Mapping[str, Stream]) -> list[str]:
+    """Refuses sets that share a sample, warns where different records are equal; see the two functions for both.
 
     Args:
         sets: the sets as they were given.
         streams: their batches, by the same names.
 
-    Raises:
-        Overlap: names the two sets.
+    Returns:
+        Notes on what was compared.
     """
-    names = list(sets)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            try:
-                check_disjoint(sets[a], sets[b])
-            except Overlap as error:
-                raise Overlap(f"{a} and {b}: {error}") from error
-            equal = [] if _other_names(streams[a], streams[b]) else equal_content(streams[a].data, streams[b].data)
-            if equal:
-                warnings.warn(
-                    f"{len(equal)} samples of the {a} set are equal to samples of the {b} set (first: number "
-                    f"{equal[0][0]} and number {equal[0][1]}). They are different records with the same content; "
-                    "what one set teaches, the other undoes.",
-                    stacklevel=3,
-                )
+    check_places(sets)
+    return compare_content(sets, streams)
 
 
-def _other_names(*streams: Stream) -> bool:
-    """Whether ready batches name their input otherwise, so that what to compare is not known."""
-    return any("input" not in batch for stream in streams if stream.ready for batch in stream.data)
+def compare_content(sets: Mapping[str, Any], streams: Mapping[str, Stream]) -> list[str]:
+    """Warns where different records of two sets have the same content, and says what was not compared.
+
+    Sets that are read on access are looked at where their places tell nothing, up to `MOST_READ` samples of each.
+
+    Args:
+        sets: the sets as they were given.
+        streams: their batches, by the same names.
+
+    Returns:
+        Notes: samples that are equal within a set, and sets of which not all was read.
+    """
+    read = [(a, b) for a, b in combinations(sets, 2) if _tells_more(sets, streams, a, b)]
+    contents = {name: content_of(streams[name]) for name in {name: None for pair in read for name in pair}}
+    for a, b in read:
+        equal = contents[a].equal_to(contents[b])
+        if equal:
+            warnings.warn(
+                f"{len(equal)} samples of the {a} set are equal to samples of the {b} set (first: number "
+                f"{equal[0][0]} and number {equal[0][1]}). They are different records with the same content; "
+                "what one set teaches, the other undoes.",
+                stacklevel=4,
+            )
+    twice = {name: found.duplicates for name, found in contents.items() if found.duplicates}
+    notes = [f"{name}: {count} samples are equal to others of the set" for name, count in twice.items()]
+    partly = [name for name, found in contents.items() if found.digests and not found.whole]
+    notes += [f"{name}: the content of {MOST_READ:,} samples, evenly spread, was compared" for name in partly]
+    return notes
+
+
+def _tells_more(sets: Mapping[str, Any], streams: Mapping[str, Stream], a: str, b: str) -> bool:
+    """Whether the content of two sets can tell what their places do not."""
+    return all(streams[name].in_memory for name in (a, b)) or not share_one_root(sets[a], sets[b])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from untrain.data.streams import check_map_style, gather, size_of
-from untrain.errors import DataError, EmptySet
+from untrain.data.batches import SampleReader
+from untrain.data.source import Source
+from untrain.errors import DataError, EmptySet, UnknownName, unknown
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
 from untrain.types import Batch
@@ -20,7 +21,7 @@ MOST_CLASSES = 1_000_000
 """Classes that labels may count up to: ImageNet-21k has 21,841, and labels that are hashes or times make billions."""
 
 
-class Columns:
+class Columns(Source):
     """A source whose samples are rows of named tensors in memory: tokens and a mask, a table's features and targets.
 
     Args:
@@ -75,11 +76,12 @@ class Columns:
         Raises:
             DataError: if it is of another kind, or a sample cannot be read.
         """
-        check_map_style(data, "training")
-        size = size_of(data, "training")
-        if size == 0:
+        samples = SampleReader(data, "training")
+        if len(samples) == 0:
             raise EmptySet("the data holds no sample.")
-        rows = gather(data, torch.arange(size), "training")
+        rows = samples.gather(torch.arange(len(samples)))
+        if samples.left_out:
+            raise DataError(f"{', '.join(map(repr, samples.left_out))} of the data holds texts: tokenise or remove it.")
         del rows["index"]
         return Columns(rows, labels, classes, ids)
 
@@ -215,7 +217,48 @@ def class_names(labels: Tensor, classes: Sequence[str] | None) -> tuple[str, ...
     """Returns the classes' names, which are their numbers where none are given."""
     if classes is None:
         return numbered_classes(int(labels.max()) + 1)
-    return tuple(str(name) for name in classes)
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in classes)
+
+
+def names_in(labels: np.ndarray) -> tuple[str, ...]:
+    """Returns the names that labels hold, each once, in alphabetical order; whole numbers by their value."""
+    names = np.unique(labels).tolist()
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else names)
+
+
+def label_numbers(labels: np.ndarray, classes: Sequence[str], place: str) -> np.ndarray:
+    """Returns labels as class numbers; strings are looked up among the class names.
+
+    Args:
+        labels: integers or strings.
+        classes: the names.
+        place: where the labels are, in messages.
+
+    Raises:
+        DataError: if they are neither. UnknownName: if a name is not among the classes.
+    """
+    if labels.dtype.kind in "iub":
+        return labels
+    if labels.dtype.kind not in "US":
+        raise DataError(f"labels must be integers or strings; {place} holds {labels.dtype}.")
+    names, places = np.unique(labels, return_inverse=True)
+    numbers = {name: number for number, name in enumerate(classes)}
+    for name in names.tolist():
+        if name not in numbers:
+            raise UnknownName(f"{place}: {unknown('class', name, classes)}")
+    return np.array([numbers[name] for name in names.tolist()], np.int64)[places.reshape(labels.shape)]
+
+
+def decoded_texts(texts: np.ndarray, place: str) -> np.ndarray:
+    """Returns an array of bytes as one of strings; strings stay as they are.
+
+    Raises:
+        DataError: if bytes are no text in UTF-8.
+    """
+    try:
+        return np.char.decode(texts, "utf-8") if texts.dtype.kind == "S" else texts
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} holds bytes that are no text in UTF-8 ({error}). Write strings.") from error
 
 
 def check_ids(ids: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

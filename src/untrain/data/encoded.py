@@ -1,21 +1,18 @@
-"""Encoded images: their bytes in files, parquet tables and tables of the hub, and how they are decoded."""
+"""Encoded images: their bytes in files, parquet tables and tables of the hub."""
 
 from __future__ import annotations
 
-import io
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from untrain.errors import DataError
 from untrain.io import hash_file, hash_json
-from untrain.lazy import Image, np, torch
 from untrain.reading import (
     DAMAGED,
     IMAGE_LIMIT,
@@ -26,9 +23,6 @@ from untrain.reading import (
     read_bytes,
     reason_of,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IN_MEMORY_BYTES = 2 << 30
 """Sets whose decoded images take at most this much are decoded once and kept in memory."""
@@ -102,7 +96,7 @@ class ParquetRows:
     def _row(self, i: int) -> bytes:
         group = bisect_right(self.starts, i) - 1
         value = self._group(group)[i - self.starts[group]].as_py()
-        return _row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
+        return row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
 
     def _group(self, number: int) -> Any:
         import pyarrow
@@ -155,7 +149,7 @@ class HubRows:
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The images' bytes."""
         values = self.table[list(indices)][self.column]
-        return [_row_bytes(value, self.name(i), None) for i, value in zip(indices, values, strict=True)]
+        return [row_bytes(value, self.name(i), None) for i, value in zip(indices, values, strict=True)]
 
     def name(self, i: int) -> str:
         """The set and the row in it."""
@@ -207,7 +201,18 @@ MANY_ROWS = 1 << 20
 """Rows that a parquet file may tell of; beyond them it needs a byte for each, and any image takes far more."""
 
 
-def _row_bytes(value: Any, name: str, folder: Path | None, links: bool = False) -> bytes:
+def row_bytes(value: Any, name: str, folder: Path | None, links: bool = False) -> bytes:
+    """Returns the encoded image in a cell of a table: its bytes, or a mapping with "bytes" or "path".
+
+    Args:
+        value: the cell.
+        name: of the image, in messages.
+        folder: that paths lie in; None: they are whole.
+        links: whether links may lead out of it.
+
+    Raises:
+        DataError: if there is none, or its file cannot be read.
+    """
     if isinstance(value, bytes):
         return value
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -232,45 +237,3 @@ def hash_files(paths: Sequence[Path], *, named: bool) -> str:
     if sum(sizes) > IN_MEMORY_BYTES:
         return hash_json([names, sizes])
     return hash_json([names, [hash_file(path) for path in paths]])
-
-
-def decode(data: bytes, name: str, image_size: int | None, grayscale: bool) -> Tensor:
-    """Encoded image → uint8 [C, H, W]; a DataError names one that cannot be decoded."""
-    try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            bits = 1 if image.mode == "1" else 8 * len(image.getbands())
-            check_unpacked(name, image.width * image.height * bits // 8, len(data))
-            if image.mode[0] in "IF":
-                raise DataError(f"{name} has {image.mode!r} pixels of more than 8 bits: convert it to 8 bits.")
-            # A palette with transparency goes through RGBA: Pillow warns about the direct way.
-            full = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-            pixels = np.array(_fitted(full.convert("L" if grayscale else "RGB"), image_size))
-    except DataError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name} is too large to be decoded safely: {error} Shrink or remove it.") from error
-    except Exception as error:  # a damaged file can raise nearly anything in a decoder
-        raise DataError(f"{name} cannot be decoded as an image: {error}. Restore it or remove it.") from error
-    return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1).contiguous()
-
-
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What images may be encoded in, as Pillow calls it. Of its others some start programs: EPS is drawn by Ghostscript."""
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those that this Pillow can read."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _fitted(image: Image.Image, size: int | None) -> Image.Image:
-    """The shorter side resized to `size` pixels and the centre cut out, a square."""
-    if size is None or image.size == (size, size):
-        return image
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (width - size) // 2, (height - size) // 2
-    return resized.crop((left, top, left + size, top + size))

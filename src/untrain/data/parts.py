@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from untrain.data.samples import Source
+from untrain.data.geometry import Size
+from untrain.data.sections import Interpolation
+from untrain.data.source import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, spell
 from untrain.lazy import torch
@@ -32,7 +34,8 @@ class Request:
     name: str
     part: Part
     path: Path | None = None
-    image_size: int | None = None
+    image_size: Size = None
+    interpolation: Interpolation = "bilinear"
     grayscale: bool = False
     test_fraction: float | None = None
     image_column: str | None = None
@@ -41,6 +44,13 @@ class Request:
     config: str | None = None
     test_name: str = "test"
     links: bool = False
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How images are decoded, as arguments of `Images`."""
+        names = ("image_size", "grayscale", "interpolation")
+        return {name: getattr(self, name) for name in names}
 
 
 def names_of(request: Request, part: Part) -> tuple[str, ...]:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from untrain.data.columns import Columns, check_column, check_ids, check_labels, class_names
-from untrain.data.encoded import IN_MEMORY_BYTES, Rows, decode
+from untrain.data.decoding import Remarks, decode
+from untrain.data.encoded import IN_MEMORY_BYTES, Rows
+from untrain.data.geometry import Size, size_facts
+from untrain.data.sections import Interpolation
+from untrain.data.source import Source
 from untrain.errors import DataError, spell
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import np, torch
@@ -21,49 +25,6 @@ from untrain.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A map-style data set of samples, each of a class.
-
-    Attributes:
-        labels: class number of every sample, int64 [N], on the CPU; samples without classes are all of one.
-        classes: name of every class, by number.
-        ids: a name for every sample that is unique within the source, or None.
-        shape: of one input, such as (C, H, W).
-        in_memory: whether the inputs are tensors in memory, which need no worker processes.
-    """
-
-    labels: Tensor
-    classes: tuple[str, ...]
-    ids: tuple[str, ...] | None
-    shape: tuple[int, ...]
-    in_memory: bool
-
-    def __len__(self) -> int:
-        """How many samples there are."""
-        ...
-
-    def __getitem__(self, i: int) -> Batch:
-        """Sample i: tensors by name, "index" among them, int64 []; of images {"input": [C, H, W], "label": []}."""
-        ...
-
-    def batch(self, indices: Tensor) -> Batch:
-        """Samples at these positions, int64 [B], gathered: the same tensors, each [B, …]."""
-        ...
-
-    def select(self, indices: Tensor) -> Source:
-        """A source of its own that holds these samples alone, numbered from 0."""
-        ...
-
-    def to(self, device: torch.device | str) -> Source:
-        """The source with its tensors on a device; a source that decodes on access stays on the CPU."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of the content in hexadecimal; the same data has the same one everywhere."""
-        ...
 
 
 class Arrays(Columns):
@@ -98,7 +59,7 @@ class Arrays(Columns):
         return self.columns["input"]
 
 
-class Images:
+class Images(Source):
     """A source whose images stay encoded, in files or tables, and are decoded on access.
 
     It can be pickled and read by worker processes.
@@ -108,10 +69,12 @@ class Images:
         labels: class number of every sample, [N].
         classes: names of the classes.
         ids: a unique name for every sample, or None.
-        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; None leaves
-            images as they are, which then must be of one size.
+        image_size: the shorter side is resized to so many pixels and the centre cut out, a square; or how exactly; None
+            leaves images as they are, which then must be of one size.
         grayscale: one channel instead of red, green, blue.
+        interpolation: of resized images.
         order: the row of every sample, [N]; None: sample i is row i.
+        remarks: what was said of these images already.
     """
 
     in_memory = False
@@ -123,9 +86,11 @@ class Images:
         classes: Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
         *,
-        image_size: int | None = None,
+        image_size: Size = None,
         grayscale: bool = False,
+        interpolation: Interpolation = "bilinear",
         order: Tensor | None = None,
+        remarks: Remarks | None = None,
     ) -> None:
         count = len(labels)
         self.rows = rows
@@ -134,8 +99,10 @@ class Images:
         self.ids = check_ids(ids, count)
         self.image_size = image_size
         self.grayscale = grayscale
+        self.interpolation = interpolation
         self.order = torch.arange(count) if order is None else order
-        first = decode(rows.read([int(self.order[0])])[0], self.name(0), image_size, grayscale)
+        self.remarks = remarks or Remarks()
+        first = self._decode(rows.read([int(self.order[0])])[0], 0)
         self.shape = tuple(first.shape)
 
     def __len__(self) -> int:
@@ -164,7 +131,7 @@ class Images:
         Raises:
             DataError: names the image if it is damaged, or of another size than the first one.
         """
-        image = decode(data, self.name(i), self.image_size, self.grayscale)
+        image = self._decode(data, i)
         if tuple(image.shape) != self.shape:
             raise DataError(
                 f"{self.name(i)} is {image.shape[2]}×{image.shape[1]} pixels, {self.name(0)} is "
@@ -172,6 +139,10 @@ class Images:
                 f"{spell('--data.image_size', 'image_size')}, such as 224."
             )
         return image
+
+    def _decode(self, data: bytes, i: int) -> Tensor:
+        how = (self.image_size, self.grayscale, self.remarks, self.interpolation)
+        return decode(data, self.name(i), *how)
 
     def select(self, indices: Tensor) -> Images:
         """A source of these samples alone, numbered from 0."""
@@ -184,7 +155,9 @@ class Images:
             ids,
             image_size=self.image_size,
             grayscale=self.grayscale,
+            interpolation=self.interpolation,
             order=self.order[chosen],
+            remarks=self.remarks,
         )
 
     def to(self, device: torch.device | str) -> Images:
@@ -194,10 +167,12 @@ class Images:
     def fingerprint(self) -> str:
         """A hash of the encoded images, their order, labels and class names, and of how they are decoded."""
         tensors = hash_tensors({"label": self.labels, "order": self.order})
-        return hash_json([self.rows.fingerprint(), tensors, self.classes, self.image_size, self.grayscale])
+        how = [size_facts(self.image_size), self.grayscale]
+        how += [self.interpolation] if self.interpolation != "bilinear" else []
+        return hash_json([self.rows.fingerprint(), tensors, self.classes, *how])
 
 
-class Relabelled:
+class Relabelled(Source):
     """A source under other class numbers and names.
 
     Args:

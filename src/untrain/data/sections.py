@@ -1,11 +1,16 @@
 """Sections of recipes on data: where samples come from, and which of them are to be forgotten."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from untrain.data.records import Missing
 from untrain.settings import Seed
+
+Interpolation = Literal["bilinear", "bicubic"]
+"""How pixels between others are computed where an image is resized."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,8 @@ class Data:
     """File or folder on this machine."""
     image_size: Annotated[int, Ge(1)] | None = None
     """Height and width in pixels that images are brought to; null: as they are."""
+    interpolation: Interpolation = "bilinear"
+    """How resized images are interpolated."""
     grayscale: bool = False
     """Decode images into one channel."""
     limit: Annotated[int, Ge(1)] | None = None
@@ -40,6 +47,17 @@ class Data:
     std: list[float] | None = None
     """Standard deviation of each channel in [0, 1]; goes with mean."""
 
+    @property
+    def title(self) -> str:
+        """What the data are called: by the name of their file or folder where `name` is only the form they have."""
+        if self.path is None or self.name not in FORMS:
+            return self.name
+        return Path(self.path).absolute().name.removesuffix(".npz").removesuffix(".parquet") or self.name
+
+
+FORMS = ("arrays", "folder", "captions", "parquet")
+"""Sources that are called after the form of what a user has, not after what is in it."""
+
 
 @dataclass(frozen=True)
 class Forget:
@@ -54,7 +72,14 @@ class Forget:
     indices: str | None = None
     """A file of sample numbers (csv, txt, npy)."""
     ids: str | None = None
-    """A file of sample ids (csv, txt)."""
+    """A file of sample ids (csv, txt, npy, json); of samples that are files, ids are paths within data.path, and a list
+    may have bare file names or absolute paths."""
+    id_column: str | None = None
+    """Column of a csv or json file that holds the ids; null: the one called id or file_name, else the first."""
+    missing: Missing = "refuse"
+    """What happens where ids are not there: refuse the request, or skip them, which is said and noted."""
+    hash_ids: bool = False
+    """Keep salted hashes in the run folder instead of ids and positions; see SECURITY.md for what they hide."""
     holdout: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the data that nothing is ever trained on; it shows how far to forget. 0: none."""
     holdout_from: Literal["train", "test"] | None = None

@@ -7,23 +7,28 @@ import io
 import lzma
 import math
 import os
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.data.captions import captions
-from untrain.data.columns import numbered_classes
+from untrain.data.columns import decoded_texts, label_numbers, names_in, numbered_classes
+from untrain.data.decoding import IMAGE_SUFFIXES
 from untrain.data.encoded import FileRows
+from untrain.data.geometry import Geometry, Size
 from untrain.data.parts import PARTS, Part, Request, existing, existing_folder, names_of, part_of
-from untrain.data.samples import Arrays, Images, Source, decode_all, decoded_if_small
+from untrain.data.samples import Arrays, Images, Relabelled, Source, decode_all, decoded_if_small
+from untrain.data.sections import Interpolation
 from untrain.data.tables import HUB_SETS, hub, known_hub_set, parquet
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, SettingError, UnknownName, lookup, unknown
-from untrain.lazy import nn, np, torch
+from untrain.lazy import Image, nn, np, torch
 from untrain.reading import (
     DAMAGED,
+    LeftOut,
     check_inside,
     check_unpacked,
     expand,
@@ -36,9 +41,6 @@ from untrain.reading import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-"""Files of a class folder that are samples; other files are not looked at."""
 
 _FASHION_CLASSES = (
     "T-shirt/top",
@@ -74,7 +76,8 @@ def load(
     part: Part,
     *,
     path: Path | str | None = None,
-    image_size: int | None = None,
+    image_size: Size = None,
+    interpolation: Interpolation = "bilinear",
     grayscale: bool = False,
     limit: int | None = None,
     seed: int = 0,
@@ -84,6 +87,8 @@ def load(
     caption_column: str | None = None,
     config: str | None = None,
     links: bool = False,
+    classes: Sequence[str] | None = None,
+    known: Callable[[str], bool] | None = None,
 ) -> Source:
     """A source by name.
 
@@ -91,7 +96,9 @@ def load(
         name: a key of `SOURCES`, or "hub:OWNER/NAME" for any image classification set of the Hugging Face hub.
         part: "train" or "test" (the validation part where a set's own test part has no labels).
         path: a file or folder on this machine; for a set of the hub, a folder in the same layout to read instead.
-        image_size: height and width in pixels that images are brought to; None leaves them as they are.
+        image_size: height and width in pixels that images are brought to, or how exactly; None leaves them as they
+            are.
+        interpolation: of resized images, "bilinear" or "bicubic"; a geometry has its own.
         grayscale: decode images into one channel instead of three.
         limit: at most so many samples, chosen by the seed and balanced over classes; they are numbered from 0.
         seed: of `limit`.
@@ -102,6 +109,8 @@ def load(
         caption_column: of a table, where it is not called `text`, `caption` or `prompt`.
         config: of a set of the hub that has several configurations.
         links: whether links in the folder may lead out of it; the folder itself may be a link in any case.
+        classes: names of the classes by number, as a model knows them, though some may have no sample any more.
+        known: whether an id is that of a sample to take, instead of a limit.
 
     Raises:
         UnknownName: lists the known sources.
@@ -115,6 +124,7 @@ def load(
         part,
         None if path is None else expand(path),
         image_size,
+        interpolation,
         grayscale,
         test_fraction,
         image_column,
@@ -122,26 +132,72 @@ def load(
         caption_column,
         config,
         links=links,
+        classes=None if classes is None else tuple(classes),
     )
     _check_request(name, request, kind, limit)
-    source = _resized(kind.load(request), image_size)
+    source = _resized(kind.load(request), image_size, interpolation)
+    if known is not None:
+        source = _among(source, known, name, part)
     if limit is not None and limit < len(source):
         source = source.select(balanced(source.labels, limit, generator_of(seed, "limit")))
-    return decoded_if_small(source)
+    source = decoded_if_small(source)
+    return source if classes is None or source.classes == tuple(classes) else _under(source, classes, name)
 
 
-def _resized(source: Source, size: int | None) -> Source:
+def _among(source: Source, known: Callable[[str], bool], name: str, part: Part) -> Source:
+    """The samples whose ids are known."""
+    there = torch.tensor([known(each) for each in source.ids or ()], dtype=torch.bool)
+    if source.ids is None or there.all():
+        return source
+    if not there.any():
+        raise EmptySet(f"no {part} sample of {name} is one that the request before had: all of them are gone or new.")
+    return source.select(there.nonzero()[:, 0])
+
+
+def _under(source: Source, classes: Sequence[str], name: str) -> Source:
+    """The source with its classes numbered as a model knows them."""
+    numbers = {each: number for number, each in enumerate(classes)}
+    strange = [each for each in source.classes if each not in numbers]
+    if strange:
+        raise UnknownName(f"{name}: {unknown('class', strange[0], classes)} The model was not trained on it.")
+    places = [numbers[each] for each in source.classes]
+    if isinstance(source, Arrays):
+        return Arrays(source.input, torch.tensor(places)[source.labels], classes, source.ids)
+    return Relabelled(source, places, classes)
+
+
+def _resized(source: Source, size: Size, interpolation: Interpolation) -> Source:
     """Arrays brought to `size` × `size` pixels; images are resized where they are decoded."""
-    if size is None or not isinstance(source, Arrays) or source.shape[-2:] == (size, size):
+    if isinstance(size, Geometry) and isinstance(source, Arrays):
+        return Arrays(_fitted(source.input, size), source.labels, source.classes, source.ids)
+    if size is None or isinstance(size, Geometry) or not isinstance(source, Arrays):
+        return source
+    if source.shape[-2:] == (size, size):
         return source
     if source.shape[1] != source.shape[2]:
         raise SettingError(f"image_size needs square images; these are {source.shape[2]}×{source.shape[1]} pixels.")
-    parts = [_interpolated(part, size) for part in source.input.split(1000)]
+    parts = [_interpolated(part, size, interpolation) for part in source.input.split(1000)]
     return Arrays(torch.cat(parts), source.labels, source.classes, source.ids)
 
 
-def _interpolated(input: Tensor, size: int) -> Tensor:
-    pixels = nn.functional.interpolate(input.float(), (size, size), mode="bilinear", antialias=True)
+def _fitted(input: Tensor, geometry: Geometry) -> Tensor:
+    """Arrays of bytes through Pillow, as encoded images go; numbers of another type only where nothing changes."""
+    if input.ndim == 4 and tuple(input.shape[-2:]) == geometry.size and geometry.resize in (None, geometry.size):
+        return input
+    if input.dtype != torch.uint8 or input.ndim != 4 or input.shape[1] not in (1, 3):
+        raise DataError(
+            f"arrays of {input.dtype}, each {list(input.shape[1:])}, cannot be resized as the model's image processor "
+            f"does it ({geometry}). Give bytes [N, C, H, W] of one or three channels, or images of {geometry.size}."
+        )
+    channels = input.shape[1]
+    planes = input.permute(0, 2, 3, 1).contiguous().numpy()
+    fitted = (geometry.fit(Image.fromarray(each[..., 0] if channels == 1 else each)) for each in planes)
+    whole = np.stack([np.asarray(each).reshape(each.height, each.width, channels) for each in fitted])
+    return torch.from_numpy(whole).permute(0, 3, 1, 2).contiguous()
+
+
+def _interpolated(input: Tensor, size: int, interpolation: Interpolation) -> Tensor:
+    pixels = nn.functional.interpolate(input.float(), (size, size), mode=interpolation, antialias=True)
     return pixels.round().clamp(0, 255).to(torch.uint8) if input.dtype == torch.uint8 else pixels.to(input.dtype)
 
 
@@ -264,7 +320,7 @@ def _arrays(request: Request) -> Source:
     path = existing(request)
     keys = {part: (f"x_{part}", f"y_{part}") for part in PARTS}
     stored, names = read_npz(path, [*keys["train"], *keys["test"], "x", "y", "classes"])
-    classes = _array_classes(stored, path)
+    classes = _number_labels(stored, path)
     if not any(key in stored for key in keys["train"]):
         keys["train"] = ("x", "y")
 
@@ -283,15 +339,25 @@ def _arrays(request: Request) -> Source:
     return part_of(request, has, build)
 
 
-def _array_classes(stored: Mapping[str, np.ndarray], path: Path) -> list[str] | None:
-    if "classes" in stored:
-        if stored["classes"].ndim != 1:
-            raise DataError(f"{path}: classes must be a list of names, not an array {list(stored['classes'].shape)}.")
-        return [str(name) for name in stored["classes"]]
-    labels = [stored[key] for key in ("y", "y_train", "y_test") if key in stored]
-    if not all(np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 for array in labels):
-        return None  # what is wrong with them is said when they are used
-    return list(numbered_classes(max([int(array.max()) + 1 for array in labels], default=1)))
+def _number_labels(stored: dict[str, np.ndarray], path: Path) -> tuple[str, ...] | None:
+    """The names of the classes; labels that are names become numbers. None: what is wrong is said at their use."""
+    texts = {key: decoded_texts(array, f"{path}, {key}") for key, array in stored.items() if array.dtype.kind in "SU"}
+    stored.update(texts)
+    given = stored.get("classes")
+    if given is not None and given.ndim != 1:
+        raise DataError(f"{path}: classes must be a list of names, not an array {list(given.shape)}.")
+    labels = {key: stored[key] for key in ("y_train", "y", "y_test") if key in stored}
+    named = {key: array for key, array in labels.items() if key in texts}
+    if given is not None:
+        classes = tuple(str(name) for name in given)
+    elif named and len(named) == len(labels):
+        classes = names_in(next(iter(labels.values())))
+    elif all(np.issubdtype(array.dtype, np.integer) and array.size and array.min() >= 0 for array in labels.values()):
+        return numbered_classes(max([int(array.max()) + 1 for array in labels.values()], default=1))
+    else:
+        return None
+    stored.update({key: label_numbers(array, classes, f"{path}, {key}") for key, array in named.items()})
+    return classes
 
 
 def _pixels(x: np.ndarray) -> np.ndarray:
@@ -321,7 +387,7 @@ def _folder(request: Request) -> Source:
     folders = subfolders(train)
     if not folders:
         raise EmptySet(f"{train} holds no folder: give it one folder of images per class.")
-    classes = tuple(folder.name for folder in folders)
+    classes = request.classes or tuple(folder.name for folder in folders)
 
     def build(part: Part) -> Source:
         return _class_folders(train if part == "train" else found["test"][0], root, classes, request)
@@ -333,20 +399,25 @@ def _class_folders(folder: Path, root: Path, classes: tuple[str, ...], request: 
     paths: list[Path] = []
     labels: list[int] = []
     numbers = {name: number for number, name in enumerate(classes)}
-    for subfolder in find_folders(folder, root, links=request.links):
+    left_out = LeftOut(folder)
+    for subfolder in find_folders(folder, root, links=request.links, beside=IMAGE_SUFFIXES, left_out=left_out):
+        if subfolder.name not in numbers and request.classes is not None:
+            warnings.warn(f"{subfolder} is of a class that the model was not trained on: it is left out.", stacklevel=2)
+            continue
         if subfolder.name not in numbers:
             raise UnknownName(
                 f"{subfolder} has no counterpart to train on: {unknown('class', subfolder.name, classes)}"
             )
-        found = find_files(subfolder, root, IMAGE_SUFFIXES, links=request.links)
-        if not found:
-            raise DataError(f"{subfolder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}): fill it or remove it.")
+        found = find_files(subfolder, root, IMAGE_SUFFIXES, links=request.links, left_out=left_out)
+        if not found and request.classes is None:
+            raise DataError(
+                f"{subfolder} holds no image ({', '.join(IMAGE_SUFFIXES)}; hidden ones are none): fill it or remove it."
+            )
         paths += found
         labels += [numbers[subfolder.name]] * len(found)
+    left_out.warn()
     ids = [path.relative_to(root).as_posix() for path in paths]
-    return Images(
-        FileRows(tuple(paths)), labels, classes, ids, image_size=request.image_size, grayscale=request.grayscale
-    )
+    return Images(FileRows(tuple(paths)), labels, classes, ids, **request.decoding)
 
 
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -357,7 +428,7 @@ def _check_request(name: str, request: Request, kind: SourceKind, limit: int | N
         raise UnknownName(unknown("part", request.part, PARTS))
     if limit is not None and limit < 1:
         raise SettingError(f"limit must be at least 1 sample, not {limit}.")
-    if request.image_size is not None and request.image_size < 1:
+    if isinstance(request.image_size, int) and request.image_size < 1:
         raise SettingError(f"image_size must be at least 1 pixel, not {request.image_size}.")
     if request.test_fraction is not None and not 0 < request.test_fraction < 1:
         raise SettingError(f"test_fraction must lie between 0 and 1, not at {request.test_fraction}.")

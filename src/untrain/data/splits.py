@@ -4,11 +4,7 @@ The held-out part is chosen first, by the seed alone, so that all requests made 
 it. A *training set* is then everything else, and the forget set is taken from it.
 """
 
-import csv
-import hashlib
-import io
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 from torch.utils.data import Subset as TorchSubset
 
-from untrain.data.columns import Columns
-from untrain.data.samples import Source
+from untrain.data.kept import TRAINED, KeptRecords
+from untrain.data.records import Found, Missing, Request, few, find_records, hash_id, skip_words
+from untrain.data.sameness import names_of
+from untrain.data.source import Source
 from untrain.engine import generator_of
-from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, unknown
-from untrain.io import hash_file, hash_json
-from untrain.reading import DAMAGED, expand, printable, read_npy, read_text
+from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, spell, unknown
+from untrain.io import hash_json
+from untrain.reading import DAMAGED, printable
 from untrain.sealed import read_sealed, write_sealed
 from untrain.types import Batch
 
 Records = str | Path | Sequence[Any] | Tensor | np.ndarray
-"""A file (csv, txt, npy) that lists records, or the records themselves."""
+"""A file (csv, txt, npy, json) that lists records, or the records themselves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +42,7 @@ class Split:
         spec: how the split was asked for; it holds no id of a record, only a hash of the file that listed them.
         data_hash: the source's fingerprint.
         earlier: what requests before this one forgot, [E]; in none of the other parts. See `further_split`.
+        skipped: why → records of the request that were left out, as its list names them.
     """
 
     forget: Tensor
@@ -53,6 +52,7 @@ class Split:
     spec: dict[str, Any] = field(default_factory=dict)
     data_hash: str = ""
     earlier: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def asked(self) -> Tensor:
@@ -76,9 +76,17 @@ class Split:
             **({"earlier": self.earlier.tolist()} if len(self.earlier) else {}),
         }
 
-    def save(self, path: str | Path) -> None:
-        """Writes the split as JSON, whole or not at all."""
-        write_sealed(Path(path), self.to_json(), compact=True)
+    def save(self, path: str | Path, records: KeptRecords | None = None) -> None:
+        """Writes the split as JSON, whole or not at all.
+
+        Args:
+            path: the file.
+            records: the same samples by name; where these are hashed, positions are left out, which would tell names.
+        """
+        content = self.to_json() | ({} if records is None else {"records": records.to_json()})
+        if records is not None and records.hashed:
+            content = {name: value for name, value in content.items() if name not in (*_PARTS, "earlier")}
+        write_sealed(Path(path), content, compact=True)
 
     @classmethod
     def load(cls, path: str | Path, source: Source) -> "Split":
@@ -86,24 +94,27 @@ class Split:
 
         Raises:
             DataError: if the file is missing or is not a split.
-            StaleFile: if it was changed since, or made of other data.
+            StaleFile: if it was changed since, or made of other data; says what of these is gone.
         """
-        content = read_sealed(Path(path), "Make the split again.", "a split", DataError)
-        if content is None:
-            raise DataError(f"{printable(path)} cannot be read as a split: there is no such file. Check the path.")
+        content, records = read_split(path)
+        if content.get("kind") == SETS:
+            return cls._of_sets(content, path, source)
         try:
-            if content.get("kind") == SETS:
-                return cls._of_sets(content, path, source)
-            parts = {part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS}
+            if content["data_hash"] != source.fingerprint():
+                told = "other data than what is loaded" if records is None else describe_change(records, source)
+                raise StaleFile(f"{path} was made of other data: {told}. Make the split again for this data.")
+            parts: dict[str, Any] = {
+                part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS if part in content
+            }
             parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
+            if records is not None and records.hashed:
+                parts = positions_of(records, source)
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
             stored = content["hash"]
         except DAMAGED as error:
             raise DataError(f"{printable(path)} cannot be read as a split: {error!r}. Make the split again.") from error
         if stored != split.hash:
             raise StaleFile(f"{path} was changed after it was written. Make the split again.")
-        if split.data_hash != source.fingerprint():
-            raise StaleFile(f"{path} was made of other data than what is loaded. Make the split again for this data.")
         split._check_content(path, len(source))
         return split
 
@@ -130,11 +141,12 @@ class Split:
             )
         if source.ids is None:
             raise DataError(f"{path} names samples by their ids, and this data source has none.")
-        places = {_key(name): place for place, name in enumerate(source.ids)}
-        strange = sum(key not in places for part in _PARTS for key in keys[part])
+        places = {hash_id(name): place for place, name in enumerate(source.ids)}
+        strange = sum(key not in places for part in ("retain", "holdout") for key in keys[part])
         if strange:
             raise StaleFile(f"{path} was made of other data: {strange} of its samples are not in what is loaded.")
-        parts = {part: torch.tensor(sorted(places[key] for key in keys[part]), dtype=torch.int64) for part in _PARTS}
+        found = {part: sorted(places[key] for key in keys[part] if key in places) for part in _PARTS}
+        parts: dict[str, Any] = {part: torch.tensor(own, dtype=torch.int64) for part, own in found.items()}
         return cls(**parts, kind="ids", spec=dict(content["spec"]), data_hash=source.fingerprint())
 
 
@@ -154,22 +166,64 @@ def split_of_sets(sets: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     roots = {name: _root(data) for name, data in sets.items()}
     bases = [base for base, _ in roots.values()]
     if all(base is bases[0] for base in bases) and isinstance(bases[0], Source):
-        parts = {
+        parts: dict[str, Any] = {
             part: torch.tensor(sorted(roots[part][1]) if part in roots else [], dtype=torch.int64) for part in _PARTS
         }
         return Split(**parts, kind="indices", spec=spec, data_hash=bases[0].fingerprint()).to_json()
-    names = {name: [] if isinstance(data, list) else _ids(data) for name, data in sets.items()}
+    names = {name: [] if isinstance(data, list) else names_of(data) for name, data in sets.items()}
     whole = all(len(names[name]) == len(data) for name, data in sets.items())
-    keys = {part: sorted(map(_key, names.get(part, []))) for part in _PARTS} if whole else None
+    keys = {part: sorted(map(hash_id, names.get(part, []))) for part in _PARTS} if whole else None
     return {"kind": SETS, "spec": spec, "keys": keys}
 
 
-def _key(name: Any) -> str:
-    """A hash in place of a sample's id, which a run folder must not tell."""
-    return hashlib.sha256(str(name).encode()).hexdigest()[:32]
+def read_split(path: str | Path) -> tuple[dict[str, Any], KeptRecords | None]:
+    """Reads split.json: what it says, and its samples by name, where it has these.
+
+    Raises:
+        DataError: if the file is missing or is not a split. StaleFile: if it was changed since.
+    """
+    content = read_sealed(Path(path), "Make the split again.", "a split", DataError)
+    if content is None:
+        raise DataError(f"{printable(path)} cannot be read as a split: there is no such file. Check the path.")
+    try:
+        records = KeptRecords.of_json(content.get("records"))
+        if content.get("kind") == SETS and content.get("keys") is not None:
+            parts = {part: [str(key) for key in content["keys"][part]] for part in _PARTS}
+            records = KeptRecords(parts, hashed=True)
+    except DAMAGED as error:
+        raise DataError(f"{printable(path)} cannot be read as a split: {error!r}. Make the split again.") from error
+    return content, records
 
 
-class Subset(Dataset[Batch]):
+def positions_of(records: KeptRecords, source: Source) -> dict[str, Any]:
+    """Finds the samples of each part by name: forget, retain, holdout, earlier → positions, int64, ascending.
+
+    Samples that are gone are in none; one that had vanished from the retain set, and is there again, is retained.
+    """
+    places = records.in_place(source)
+    found = {part: [i for i, own in enumerate(places) if own == part] for part in (*_PARTS, "earlier", "gone")}
+    found["retain"] = sorted([*found["retain"], *found.pop("gone")])
+    return {part: torch.tensor(positions, dtype=torch.int64) for part, positions in found.items()}
+
+
+def describe_change(records: KeptRecords, source: Source) -> str:
+    """Says how a source differs from the one that records were kept of."""
+    if source.ids is None:
+        return "what is loaded has no ids"
+    vanished = records.vanished(source, *TRAINED)
+    told = []
+    for part, words in (("forget", "to be forgotten"), ("earlier", "forgotten earlier"), ("retain", "retained")):
+        if part in vanished:
+            first = "" if records.hashed else f" (first: {few(vanished[part])})"
+            told.append(f"{len(vanished[part])} samples {words} are gone{first}")
+    others = sum(len(names) for part, names in vanished.items() if part in ("holdout", "unused"))
+    told += [f"{others} samples held out are gone"] if others else []
+    new = [name for name, part in zip(source.ids, records.in_place(source), strict=True) if not part]
+    told += [f"{len(new)} samples are new (first: {few(new)})"] if new else []
+    return "; ".join(told) or "the same names have another content"
+
+
+class Subset(Source, Dataset[Batch]):
     """A view of a source: some of its samples, which keep the source's numbers in "index".
 
     Args:
@@ -213,6 +267,11 @@ class Subset(Dataset[Batch]):
         """A hash of the source and of what is seen of it."""
         return hash_json([self.source.fingerprint(), self.indices.tolist()])
 
+    def root(self) -> tuple[Source, Tensor]:
+        """The source under nested views, and the positions there."""
+        below, positions = self.source.root()
+        return below, positions[self.indices]
+
 
 def make_split(
     source: Source,
@@ -222,6 +281,10 @@ def make_split(
     count: int | None = None,
     indices: Records | None = None,
     ids: Records | None = None,
+    id_column: str | None = None,
+    missing: Missing = "refuse",
+    root: str | Path | None = None,
+    elsewhere: Mapping[str, Callable[[str], bool]] | None = None,
     holdout: float = 0.0,
     seed: int = 0,
     within: Tensor | None = None,
@@ -237,20 +300,31 @@ def make_split(
         count: so many samples of the training set, chosen by the seed.
         indices: positions in the source: a file or the numbers. They are forgotten whatever the seed says of the
             held-out part.
-        ids: names of samples: a file or the names; the source must have `ids`.
+        ids: names of samples: a file or the names; the source must have `ids`. Where these are paths, a list may have
+            them absolute, with another folder before them or fewer, as long as one sample alone is meant.
+        id_column: the column of a csv or json list that names them; None: see below.
+        missing: "refuse" a list with names that are not there, or "skip" these; `skipped` then has them.
+        root: the folder that ids which are paths lie in.
+        elsewhere: what else is known of names: why they cannot be forgotten → whether a name is one of these.
         holdout: this share of the data is held out, in [0, 1).
         seed: of the held-out part and of the random choice, each with its own numbers.
         within: use these positions of the source alone, int64; None: all.
 
-    A csv file has the records in the column called `index` or `id`, else in the first one, with or without a header;
-    a txt file one a line; an npy file as an array.
+    A csv file has the records in the column called `index` or `id` (of ids also `file_name` or `file`), else in the
+    first one, with or without a header; a txt file one a line; an npy file as an array; a json file as a list.
 
     Raises:
         SettingError: if there is not exactly one kind of request, or a share is out of range.
         EmptySet: if the forget set, or the retain set, would be empty.
         UnknownName: a class or an id is not known. DataError: an index is out of range, twice there, or unreadable.
     """
+    named = Request(id_column, missing, root, elsewhere or {})
+    skipped: Mapping[str, Sequence[str]] = {}
     kind = _kind(classes=tuple(classes) or None, fraction=fraction, count=count, indices=indices, ids=ids)
+    if id_column is not None and kind != "ids":
+        raise SettingError(
+            f"{spell('forget.id_column', 'id_column')} names a column of the list of ids, and there is none."
+        )
     if not 0 <= holdout < 1:
         raise SettingError(f"holdout must lie in [0, 1), not at {holdout}.")
     pool = _pool(source, within)
@@ -267,15 +341,18 @@ def make_split(
             forget = _random(_without(pool, held), fraction, count, seed)
             spec = {"fraction": fraction} if fraction is not None else {"count": count}
         else:
-            forget, spec = _requested(source, kind, indices if kind == "indices" else ids)
+            found = find_records(source, kind, indices if kind == "indices" else ids, named)
+            forget, spec, skipped = _once_each(source, kind, found), found.spec, found.skipped
             _check_within(forget, pool)
         held = _without(held, forget)
         retain = _without(_without(pool, held), forget)
     spec |= {"holdout": holdout, "seed": seed}
     if within is not None:
         spec["within"] = hash_json(pool.tolist())
+    if skipped:
+        spec["skipped"] = {why: len(names) for why, names in skipped.items()}
     _check_parts(forget, retain, kind, spec)
-    return Split(forget, retain, held, kind, spec, source.fingerprint())
+    return Split(forget, retain, held, kind, spec, source.fingerprint(), skipped=skipped)
 
 
 def further_split(
@@ -287,6 +364,10 @@ def further_split(
     count: int | None = None,
     indices: Records | None = None,
     ids: Records | None = None,
+    id_column: str | None = None,
+    missing: Missing = "refuse",
+    root: str | Path | None = None,
+    elsewhere: Mapping[str, Callable[[str], bool]] | None = None,
     seed: int = 0,
 ) -> Split:
     """The split of one more request, made after those of `before`, on a model that has forgotten these.
@@ -297,46 +378,84 @@ def further_split(
     Args:
         source: the training data, as before.
         before: the split of the last request.
-        classes: see `make_split`, and so for fraction, count, indices, ids and seed.
+        classes: see `make_split`, and so for fraction, count, indices, ids, id_column, missing, root, elsewhere, seed.
+
+    Returns:
+        The split. Its forget set is empty where missing records are skipped and none of the list is left: a method that
+        looks at the retain set alone can go on with what remains.
 
     Raises:
         Overlap: if a listed record, or every sample of the classes, was asked for before.
         DataError: if a listed record was held out, so that there is nothing to forget of it.
         UntrainError: as `make_split`.
     """
-    request = {"fraction": fraction, "count": count, "indices": indices, "ids": ids}
+    request: dict[str, Any] = {"fraction": fraction, "count": count, "indices": indices, "ids": ids}
     kind = _kind(classes=tuple(classes) or None, **request)
+    skipped: dict[str, Sequence[str]] = {}
     if kind in ("indices", "ids"):
-        _check_new(torch.tensor(_numbers(source, kind, request[kind])[0]), before)
+        named = Request(id_column, missing, root, elsewhere or {}, empty=True)
+        found = find_records(source, kind, request[kind], named)
+        request[kind], skipped = _check_new(source, kind, found, before, missing == "skip")
+        if not request[kind]:
+            spec = {**found.spec, "seed": seed, "skipped": {why: len(names) for why, names in skipped.items()}}
+            spec["requests before"] = 1 + before.spec.get("requests before", 0)
+            nothing = torch.empty(0, dtype=torch.int64)
+            return replace(before, forget=nothing, kind=kind, spec=spec, earlier=before.asked, skipped=skipped)
     if kind == "classes":
         wanted = torch.isin(source.labels, torch.tensor(class_numbers(source, classes)))
         if not wanted[before.retain].any() and wanted[before.asked].any():
             raise Overlap(f"the classes {list(classes)} were asked for before: nothing of them is left. {_ASKED_TWICE}")
-    split = make_split(source, classes=classes, **request, seed=seed, within=before.retain)  # type: ignore[arg-type]
+    split = make_split(source, classes=classes, **request, seed=seed, within=before.retain)
     held = before.holdout
     if kind == "classes":
         held = held[~wanted[held]]
     spec = {name: value for name, value in split.spec.items() if name not in ("within", "holdout")}
+    if kind in ("indices", "ids"):
+        spec |= found.spec | ({"skipped": {why: len(names) for why, names in skipped.items()}} if skipped else {})
     spec["requests before"] = 1 + before.spec.get("requests before", 0)
-    return replace(split, spec=spec, holdout=held, earlier=before.asked)
+    return replace(split, spec=spec, holdout=held, earlier=before.asked, skipped=skipped)
 
 
 _ASKED_TWICE = "Leave out what is forgotten already."
+ASKED_BEFORE = "asked for before"
 
 
-def _check_new(wanted: Tensor, before: Split) -> None:
-    """Listed records must be neither forgotten already nor held out."""
-    twice = wanted[torch.isin(wanted, before.asked)]
-    if len(twice):
+def _check_new(
+    source: Source, kind: str, found: Found, before: Split, skip: bool
+) -> tuple[list[Any], dict[str, Sequence[str]]]:
+    """What of a list is neither forgotten already nor held out, as it would be listed, and what is skipped, with why.
+
+    Raises:
+        Overlap: if some is forgotten already. DataError: if some was held out.
+    """
+    wanted = torch.tensor(found.positions, dtype=torch.int64)
+    twice, held = torch.isin(wanted, before.asked), torch.isin(wanted, before.holdout)
+    if bool(twice.any()) and not skip:
         raise Overlap(
-            f"{len(twice)} records to forget were asked for before (first: index {int(twice[0])}). {_ASKED_TWICE}"
+            f"{int(twice.sum())} records to forget were asked for before (first: "
+            f"{_named(source, kind, wanted[twice])}). {_ASKED_TWICE} Or let them be left out: {skip_words()}."
         )
-    held = wanted[torch.isin(wanted, before.holdout)]
-    if len(held):
+    if bool(held.any()) and not skip:
         raise DataError(
-            f"{len(held)} records to forget were held out by the request before (first: index {int(held[0])}): the "
-            "model has never seen them. Leave them out."
+            f"{int(held.sum())} records to forget were held out by the request before (first: "
+            f"{_named(source, kind, wanted[held])}): the model has never seen them. Leave them out, or let "
+            f"them be left out: {skip_words()}."
         )
+    skipped = dict(found.skipped)
+    for why, chosen in ((ASKED_BEFORE, twice), ("held out, and never seen by the model", held)):
+        if bool(chosen.any()):
+            skipped[why] = [_name(source, kind, i) for i in wanted[chosen].tolist()]
+    new = wanted[~(twice | held)]
+    return ([source.ids[i] for i in new.tolist()] if kind == "ids" and source.ids else new.tolist()), skipped
+
+
+def _name(source: Source, kind: str, position: int) -> str:
+    return source.ids[position] if kind == "ids" and source.ids is not None else str(position)
+
+
+def _named(source: Source, kind: str, positions: Tensor) -> str:
+    first = int(positions[0])
+    return f"index {first}" if kind == "indices" or source.ids is None else f"{source.ids[first]!r}, index {first}"
 
 
 def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
@@ -345,6 +464,12 @@ def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
     named = {name: number for number, name in reversed([*enumerate(source.classes)])}  # of two, the first counts
     numbered = {str(number): number for number in range(len(source.classes))}
     for wanted in dict.fromkeys(classes):
+        if isinstance(wanted, int) and named.get(str(wanted), wanted) != wanted:
+            raise SettingError(
+                f"forget.classes: is {wanted} the class called {str(wanted)!r}, or number {wanted}, called "
+                f"{source.classes[wanted] if wanted < len(source.classes) else None!r}? Give the name, in quotes: "
+                f"'{wanted}'."
+            )
         if isinstance(wanted, str) and wanted in named:
             numbers.add(named[wanted])
         elif str(wanted) in numbered:
@@ -354,44 +479,20 @@ def class_numbers(source: Source, classes: Sequence[int | str]) -> list[int]:
     return sorted(numbers)
 
 
-def check_disjoint(a: Any, b: Any) -> None:
-    """Refuses two sets that share a sample: by index where both are views of one data set, else by id.
-
-    Views are `Subset`, torch's Subset, and the data set itself. Ids are an attribute `ids` or `id` with one entry a
-    sample or, in lists of ready batches, a key of that name in every batch.
-
-    Raises:
-        Overlap: says how many samples are in both, and the first.
-    """
-    base_a, indices_a = _root(a)
-    base_b, indices_b = _root(b)
-    if base_a is base_b:
-        word, shared = "index", set(indices_a) & set(indices_b)
-    else:
-        word, shared = "id", set(_ids(a)) & set(_ids(b))
-    if shared:
-        first = min(shared, key=lambda name: (isinstance(name, str), name))
-        raise Overlap(
-            f"{len(shared)} samples are in both sets that must be disjoint (first: {word} {first}). "
-            "Remove them from one of the two."
-        )
-
-
-def equal_content(a: Any, b: Any) -> list[tuple[int, int]]:
-    """Pairs of positions whose inputs are equal to the last bit, whatever their index and label.
+def chosen_classes(source: Source, asked: Sequence[int | str], found: Sequence[int | str]) -> list[str]:
+    """Says which classes were chosen by a number, or by another name than their own.
 
     Args:
-        a: a set in memory: `Columns`, a TensorDataset, a view of one of these, or a list of ready batches.
-            A set that is read or computed on access is not looked at: nothing is found in it.
-        b: likewise.
-
-    Returns:
-        (position in a, first such position in b), ascending.
+        source: knows their names.
+        asked: as the recipe has them.
+        found: the same as the domain understands them.
     """
-    places: dict[bytes, int] = {}
-    for position, digest in enumerate(_digests(b)):
-        places.setdefault(digest, position)
-    return [(position, places[digest]) for position, digest in enumerate(_digests(a)) if digest in places]
+    notes = []
+    for word, meant in zip(asked, found, strict=True):
+        number = class_numbers(source, [meant])[0]
+        if source.classes[number] != str(word):
+            notes.append(f"forget.classes: {word} is class {number}, {source.classes[number]!r}")
+    return notes
 
 
 def _kind(**given: Any) -> str:
@@ -439,104 +540,17 @@ def _without(a: Tensor, b: Tensor) -> Tensor:
     return a[~torch.isin(a, b)]
 
 
-def _requested(source: Source, kind: str, given: Any) -> tuple[Tensor, dict[str, Any]]:
-    """Listed records as ascending positions, and what a split says of where the list came from."""
-    numbers, spec = _numbers(source, kind, given)
-    forget, counts = torch.tensor(numbers).unique(return_counts=True)
-    if len(forget) < len(numbers):
-        twice = int(forget[counts > 1][0])
-        name = source.ids[twice] if kind == "ids" and source.ids else twice
-        raise DataError(f"{_place(given, kind)}: {kind[:-1] if kind == 'ids' else 'index'} {name} comes twice.")
-    return forget, spec
+def _once_each(source: Source, kind: str, found: Found) -> Tensor:
+    """Listed positions, ascending.
 
-
-def _numbers(source: Source, kind: str, given: Any) -> tuple[list[int], dict[str, Any]]:
-    """Listed records as positions in the order of the list, and what a split says of where it came from."""
-    records, spec = _listed(given, kind)
-    if not records:
-        raise EmptySet(f"{_place(given, kind)} lists no record: there is nothing to forget.")
-    numbers = (
-        [_number(record, given) for record in records] if kind == "indices" else _positions(source, records, given)
-    )
-    for number, record in zip(numbers, records, strict=True):
-        if not 0 <= number < len(source):
-            raise DataError(f"{_place(given, kind)}: index {record} is out of range, which is 0 to {len(source) - 1}.")
-    return numbers, spec
-
-
-def _listed(given: Any, kind: str) -> tuple[list[Any], dict[str, Any]]:
-    if isinstance(given, (str, Path)):
-        path = expand(given)
-        return _read_list(path, kind), {kind: {"file": path.name, "sha256": hash_file(path)}}
-    if isinstance(given, (Tensor, np.ndarray)):
-        given = given.reshape(-1).tolist()
-    return list(given), {kind: {"given": len(given)}}
-
-
-def _read_list(path: Path, kind: str) -> list[Any]:
-    """The records that a csv, txt or npy file lists."""
-    try:
-        if path.suffix == ".npy":
-            return read_npy(path).reshape(-1).tolist()
-        text = read_text(path)
-    except DataError as error:
-        raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}") from error
-    if path.suffix != ".csv":
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    try:
-        rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise DataError(f"{printable(path)} cannot be read as a list of {kind}: {error}. Check the file.") from error
-    return _csv_column(rows, path, kind)
-
-
-def _csv_column(rows: list[list[str]], path: Path, kind: str) -> list[str]:
-    if not rows:
-        return []
-    header = [cell.strip().lower() for cell in rows[0]]
-    named = [header.index(name) for name in _HEADERS[kind] if name in header]
-    column = named[0] if named else 0
-    if named or (kind == "indices" and not _is_number(rows[0][0])):
-        rows = rows[1:]
-    short = [row for row in rows if len(row) <= column]
-    if short:
-        raise DataError(
-            f"{path}: the row {','.join(short[0])[:80]!r} has no column {column + 1}. Complete or remove it."
-        )
-    return [row[column].strip() for row in rows]
-
-
-_HEADERS = {"indices": ("index", "indices", "id"), "ids": ("id", "ids", "index")}
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[+-]?\d{1,18}", text.strip()) is not None
-
-
-def _number(record: Any, given: Any) -> int:
-    if isinstance(record, (int, np.integer)) and not isinstance(record, bool):
-        return int(record)
-    if isinstance(record, str) and _is_number(record):
-        return int(record)
-    said = record[:80] if isinstance(record, str) else record
-    raise DataError(f"{_place(given, 'indices')}: {said!r} is not an index, a whole number from 0. Correct it.")
-
-
-def _positions(source: Source, records: Iterable[Any], given: Any) -> list[int]:
-    if source.ids is None:
-        raise SettingError("this data source has no ids: say what to forget by indices instead.")
-    positions = {name: position for position, name in enumerate(source.ids)}
-    strange = [record for record in records if str(record) not in positions]
-    if strange:
-        raise UnknownName(
-            f"{_place(given, 'ids')}: {len(strange)} unknown ids (first: {str(strange[0])!r}). The data's ids look "
-            f"like {source.ids[0]!r}; a header of a csv file must be called id."
-        )
-    return [positions[str(record)] for record in records]
-
-
-def _place(given: Any, kind: str) -> str:
-    return str(given) if isinstance(given, (str, Path)) else kind
+    Raises:
+        DataError: if one comes twice.
+    """
+    forget, counts = torch.tensor(found.positions).unique(return_counts=True)
+    if len(forget) < len(found.positions):
+        twice, place = int(forget[counts > 1][0]), found.place
+        raise DataError(f"{place}: {'id' if kind == 'ids' else 'index'} {_name(source, kind, twice)} comes twice.")
+    return forget
 
 
 def _check_within(forget: Tensor, pool: Tensor) -> None:
@@ -564,44 +578,3 @@ def _root(data: Any) -> tuple[Any, Sequence[int]]:
         indices = own if indices is None else own[indices]
         data = data.source if isinstance(data, Subset) else data.dataset
     return data, range(len(data)) if indices is None else indices.tolist()
-
-
-def _ids(data: Any) -> list[Any]:
-    if isinstance(data, list):
-        found = [batch[key] for batch in data if isinstance(batch, Mapping) for key in ("id", "ids") if key in batch]
-        return [] if len(found) < len(data) else [name for values in found for name in _plain(values)]
-    if isinstance(data, TorchSubset):
-        own = _ids(data.dataset)
-        return [own[int(i)] for i in data.indices] if own else []
-    values = next((v for v in (getattr(data, key, None) for key in ("ids", "id")) if _is_list(v)), None)
-    return [] if values is None else _plain(values)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, (Tensor, np.ndarray, list, tuple))
-
-
-def _plain(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, (Tensor, np.ndarray)) else list(values)
-
-
-def _digests(data: Any) -> Iterable[bytes]:
-    """A hash of every sample's input, or of all its columns, in order; none for a set that is not in memory."""
-    if isinstance(data, list):
-        inputs = [batch["input"] if isinstance(batch, Mapping) else batch[0] for batch in data]
-        return [digest for input in inputs for digest in _rows(input)]
-    base, indices = _root(data)
-    if isinstance(base, Columns):
-        named = base.columns
-        chosen = [named["input"]] if "input" in named else [*named.values()]
-        return [b"".join(digests) for digests in zip(*(_rows(column, indices) for column in chosen), strict=True)]
-    if isinstance(base, TensorDataset):
-        return _rows(base.tensors[0], indices)
-    return []
-
-
-def _rows(input: Tensor, indices: Sequence[int] | None = None) -> list[bytes]:
-    chosen = input.detach().cpu() if indices is None else input.detach().cpu()[torch.as_tensor(indices)]
-    head = f"{chosen.dtype}{list(chosen.shape[1:])}".encode()
-    flat = chosen.contiguous().reshape(len(chosen), -1).view(torch.uint8).numpy()
-    return [hashlib.blake2b(head + row.tobytes(), digest_size=16).digest() for row in flat]

@@ -6,16 +6,16 @@ cut from an endless chain of permutations of the set, so every batch is full and
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
+from untrain.data.batches import SampleReader, ready_batches, rows_of
 from untrain.engine import Engine, generator_of, seed_of
-from untrain.errors import DataError, EmptySet, SettingError, UntrainError, convert_errors, message_of
-from untrain.lazy import np, torch
+from untrain.errors import DataError, EmptySet, SettingError, UntrainError, convert_errors
+from untrain.lazy import torch
 from untrain.types import Batch, Role, Task
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Stream:
 
     Attributes:
         data: a list of ready batches, used as they are, in their order, again from the first when they run out;
-            or a map-style data set of `(x, y)` or dicts, shuffled by the seed.
+            or a map-style data set of `(x, y)` or dicts, or a DataLoader of one, shuffled by the seed.
         name: what the set is called in messages and in seeds ("forget", "retain", …).
         engine: where batches go.
         batch_size: samples per batch, over all processes; a set smaller than that is one batch.
@@ -54,14 +54,15 @@ class Stream:
         if self.workers < 0:
             raise SettingError(f"workers must be at least 0, not {self.workers}.")
         self.ready = isinstance(self.data, list)
+        self._left_out: dict[str, None] = {}
+        self._samples: SampleReader | None = None
         if self.ready:
-            self.data = _ready_batches(self.data, self.name)
-            self.size = sum(_rows(batch) for batch in self.data)
+            self.data = ready_batches(self.data, self.name, self._left_out)
+            self.size = sum(rows_of(batch) for batch in self.data)
         else:
-            check_map_style(self.data, self.name)
-            _check_content(self.data, self.name)
-            self.data = self.data.to(self.engine.device) if _gathers(self.data) else self.data
-            self.size = size_of(self.data, self.name)
+            self._samples = SampleReader(self.data, self.name, self.engine.device)
+            self._samples.check_finite()
+            self.data, self.size, self._left_out = self._samples.data, len(self._samples), self._samples.left_out
         if self.size == 0:
             raise EmptySet(f"the {self.name} set is empty: give it at least one sample.")
 
@@ -72,11 +73,21 @@ class Stream:
     @property
     def in_memory(self) -> bool:
         """Whether the samples are tensors in memory, so that looking at all of them costs next to nothing."""
-        return (
-            self.ready
-            or _is_plain(_under(self.data), torch.utils.data.TensorDataset)
-            or getattr(self.data, "in_memory", False)
-        )
+        return self._samples is None or self._samples.in_memory
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the set is not used, as far as it has been read."""
+        notes: list[str] = []
+        if self._samples is not None:
+            notes += self._samples.notes
+            if (own := self._samples.batch_size) is not None:
+                word = "as in" if own == self.batch_size else f"not of {own} as in"
+                notes.append(f"{self.name}: batches of {self.batch_size}, {word} the DataLoader")
+        if self._left_out:
+            left = ", ".join(map(repr, self._left_out))
+            notes.append(f"{self.name}: {left} of each sample is no number and was left out")
+        return notes
 
     @property
     def rows(self) -> int:
@@ -121,7 +132,7 @@ class Stream:
             for batch in self.data:
                 if limit is not None and taken >= limit:
                     return
-                taken += _rows(batch)
+                taken += rows_of(batch)
                 yield batch
             return
         order = torch.arange(self.size)
@@ -135,7 +146,7 @@ class Stream:
         if self.alike:
             self._check_alike(raw)
         generator = generator_of(self.seed, self.name, role, "draw", k)
-        with convert_errors(DataError, f"the task cannot use a batch of the {self.name} set"):
+        with _naming(self.name), convert_errors(DataError, f"the task cannot use a batch of the {self.name} set"):
             return task.draw(self.engine.to_device(raw), generator, role)
 
     def _check_alike(self, batch: Batch) -> None:
@@ -163,7 +174,7 @@ class Stream:
         return torch.cat(parts)
 
     def _read(self, k: int) -> Batch:
-        if self.workers == 0 or getattr(self.data, "in_memory", False):
+        if self.workers == 0 or self.in_memory:
             return self.gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
             loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
@@ -183,33 +194,9 @@ class Stream:
 
     def gather(self, indices: Tensor, k: object) -> Batch:
         """Gathers the samples at these positions of the set; `k` seeds what a data set may draw when it is read."""
-        return gather(self.data, indices, self.name, seed_of(self.seed, self.name, "read", k))
-
-
-def gather(data: Any, indices: Tensor, name: str, seed: int = 0) -> Batch:
-    """Gathers samples of a map-style data set into one batch, with their positions as "index".
-
-    Args:
-        data: gives `(x, y)` or dicts.
-        indices: positions, int64 [B].
-        name: what the set is called in messages.
-        seed: of what the data set may draw when it is read.
-
-    Raises:
-        DataError: if it is of another kind, a sample cannot be read, or one holds NaN or infinity.
-    """
-    check_map_style(data, name)
-    base, positions = _base(data, indices)
-    if _gathers(base):
-        batch = base.batch(positions)
-    elif _is_plain(base, torch.utils.data.TensorDataset):
-        batch = _named(tuple(tensor[positions] for tensor in base.tensors), name)
-    else:
-        with _seeded(seed):
-            samples = [_sample(base, int(i), name) for i in positions]
-        batch = _named(_collated(samples, name), name)
-    batch.setdefault("index", positions)
-    return _finite(batch, name)
+        if self._samples is None:
+            raise SettingError(f"ready batches of the {self.name} set are taken as they are.")
+        return self._samples.gather(indices, seed_of(self.seed, self.name, "read", k))
 
 
 @dataclass
@@ -231,204 +218,10 @@ class _Batches:
         return state
 
 
-def _base(data: Any, indices: Tensor) -> tuple[Any, Tensor]:
-    """The data set under nested torch Subsets, and the positions there."""
-    while _is_plain(data, torch.utils.data.Subset):
-        indices = torch.as_tensor(data.indices, dtype=torch.int64)[indices]
-        data = data.dataset
-    return data, indices
-
-
-def _under(data: Any) -> Any:
-    """The data set under nested torch Subsets."""
-    while _is_plain(data, torch.utils.data.Subset):
-        data = data.dataset
-    return data
-
-
-def _is_plain(data: Any, kind: type) -> bool:
-    """Whether a data set is of a class of torch's, and gives samples as that does."""
-    return isinstance(data, kind) and getattr(type(data), "__getitem__", None) is kind.__dict__["__getitem__"]
-
-
-def _gathers(data: Any) -> bool:
-    """Whether a data set gathers batches by itself, as `Source` says; others have something else by this name."""
-    return all(callable(getattr(data, name, None)) for name in ("batch", "to"))
-
-
-def size_of(data: Any, name: str) -> int:
-    """How many samples a data set says that it has.
-
-    Raises:
-        DataError: if it says no number, or fails.
-    """
-    with convert_errors(DataError, f"the {name} set does not say how many samples it has"):
-        return len(data)
-
-
-def _collated(samples: list[Any], name: str) -> Any:
-    try:
-        return torch.utils.data.default_collate(samples)
-    except Exception as error:  # samples can be of any type
-        raise DataError(
-            f"samples of the {name} set cannot be put into one batch: {message_of(error)}. Each must have "
-            "tensors (or numbers) of the same shape: convert them in the data set."
-        ) from error
-
-
-def _sample(data: Any, i: int, name: str) -> Any:
-    try:
-        return data[i]
-    except Exception as error:
-        raise DataError(
-            f"sample {i} of the {name} set could not be read: {type(error).__name__}: {message_of(error)}"
-        ) from error
-
-
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds what a user's data set may draw from (torch, numpy, random) and puts their states back."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
+def _naming(name: str) -> Iterator[None]:
+    """Says first which set it is that a task cannot use."""
     try:
         yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-
-
-def check_map_style(data: Any, name: str) -> None:
-    """Refuses what is no map-style data set.
-
-    Raises:
-        DataError: says what it is, and what to give instead.
-    """
-    if isinstance(data, torch.utils.data.DataLoader):
-        raise DataError(
-            f"the {name} set is a DataLoader: pass its .dataset. Batches are cut and shuffled here, by batch_size "
-            "and seed; to have yours used as they are, pass list(loader)."
-        )
-    if isinstance(data, torch.utils.data.IterableDataset):
-        raise DataError(
-            f"the {name} set is an IterableDataset, whose samples have no numbers: they cannot be shuffled by a seed, "
-            "nor named as forgotten. Give a map-style data set (with __len__ and __getitem__), or a list of ready "
-            "batches, list(DataLoader(data, batch_size))."
-        )
-    if isinstance(data, (torch.Tensor, np.ndarray, str, bytes, Mapping)) or not (
-        hasattr(data, "__len__") and hasattr(data, "__getitem__")
-    ):
-        raise DataError(
-            f"the {name} set is a {type(data).__name__}: give a map-style data set of (x, y) or dicts "
-            "(with __len__ and __getitem__), or a list of ready batches."
-        )
-
-
-def _check_content(data: Any, name: str) -> None:
-    """Refuses indices of a torch Subset that are out of range or come twice, and tensors that are not finite."""
-    view = data
-    while _is_plain(view, torch.utils.data.Subset):
-        indices, size = _indices(view, name), size_of(view.dataset, name)
-        outside = indices[(indices < 0) | (indices >= size)]
-        if len(outside):
-            raise DataError(f"index {int(outside[0])} of the {name} set is out of range, which is 0 to {size - 1}.")
-        found, counts = indices.unique(return_counts=True)
-        if len(found) < len(indices):
-            raise DataError(f"index {int(found[counts > 1][0])} comes twice in the {name} set. Leave it in once.")
-        view = view.dataset
-    if _is_plain(view, torch.utils.data.TensorDataset) and len(data):
-        _named(view.tensors, name)
-        for positions in _base(data, torch.arange(len(data)))[1].split(4096):
-            _finite({**_named(tuple(tensor[positions] for tensor in view.tensors), name), "index": positions}, name)
-
-
-def _indices(view: torch.utils.data.Subset[Any], name: str) -> Tensor:
-    """Positions of a torch Subset, int64 [N]."""
-    with convert_errors(DataError, f"the indices of the {name} set, a Subset, are no whole numbers"):
-        indices = torch.as_tensor(view.indices)
-    if indices.ndim != 1 or (len(indices) and (indices.is_floating_point() or indices.dtype == torch.bool)):
-        raise DataError(f"the indices of the {name} set, a Subset, must be whole numbers [N], one a sample.")
-    return indices.long()
-
-
-def _ready_batches(batches: list[Any], name: str) -> list[Batch]:
-    """Ready batches as dicts whose samples are numbered through; a list of single samples is refused."""
-    named: list[Batch] = []
-    first = 0
-    for k, batch in enumerate(batches):
-        entry = _named(batch, name)
-        lengths = {key: value.shape[0] if value.ndim else None for key, value in entry.items()}
-        if len(set(lengths.values())) != 1 or None in lengths.values():
-            raise DataError(
-                f"entry {k} of the {name} list is not a batch: its tensors' first dimensions are {lengths}. A list "
-                "holds ready batches, (x, y) with x [B, …] and y [B]; wrap single samples in a torch Dataset."
-            )
-        rows = _rows(entry)
-        entry.setdefault("index", torch.arange(first, first + rows))
-        if named and entry.keys() != named[0].keys():
-            raise DataError(
-                f"entry {k} of the {name} list has {', '.join(entry)}, entry 0 has {', '.join(named[0])}: every batch "
-                "must have the same."
-            )
-        named.append(_finite(entry, name))
-        first += rows
-    return [batch for batch in named if _rows(batch)]
-
-
-def _named(batch: Any, name: str) -> Batch:
-    """`(x, y)` → {"input": x, "label": y}; a dict stays as it is."""
-    if isinstance(batch, Mapping):
-        named = dict(batch)
-    elif isinstance(batch, (tuple, list)) and len(batch) == 2:
-        named = {"input": batch[0], "label": batch[1]}
-    else:
-        raise DataError(f"the {name} set gives {_described(batch)}: it must give (x, y) or a dict of tensors.")
-    if not named or not all(isinstance(key, str) for key in named):
-        raise DataError(f"the {name} set gives a dict without names: it must give (x, y) or a dict of tensors by name.")
-    return {key: _tensor(value, f"{key!r} of the {name} set") for key, value in named.items()}
-
-
-def _tensor(value: Any, what: str) -> Tensor:
-    """A tensor of plain numbers, without a history of its own."""
-    if isinstance(value, (int, float, np.ndarray, np.generic)):
-        with convert_errors(DataError, f"{what} cannot become a tensor"):
-            value = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
-    if not isinstance(value, torch.Tensor):
-        raise DataError(f"{what} is a {type(value).__name__}, not a tensor: convert it in the data set.")
-    odd = next((word for word, holds in _ODD.items() if holds(value)), None)
-    if odd is not None:
-        raise DataError(f"{what} is a tensor that is {odd}: give plain ones of real numbers.")
-    return value.detach() if value.requires_grad else value
-
-
-_ODD: dict[str, Callable[[Tensor], bool]] = {
-    "nested": lambda tensor: tensor.is_nested,
-    "sparse": lambda tensor: tensor.layout != torch.strided,
-    "on the meta device, without values": lambda tensor: tensor.is_meta,
-    "complex": lambda tensor: tensor.is_complex(),
-    "quantized": lambda tensor: tensor.is_quantized,
-}
-
-
-def _described(batch: Any) -> str:
-    return f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, Sequence) else "")
-
-
-def _rows(batch: Batch) -> int:
-    return len(next(iter(batch.values())))
-
-
-def _finite(batch: Batch, name: str) -> Batch:
-    """The batch, or an error that names the first sample with a NaN or an infinity (looked at on the CPU only)."""
-    for key, value in batch.items():
-        if value.is_floating_point() and value.device.type == "cpu" and not bool(torch.isfinite(value.sum())):
-            bad = ~torch.isfinite(value.reshape(len(value), -1)).all(dim=1)
-            if bad.any():
-                first = int(batch["index"][bad.nonzero()[0, 0]]) if "index" in batch else int(bad.nonzero()[0, 0])
-                raise DataError(
-                    f"{int(bad.sum())} samples of a batch of the {name} set hold NaN or infinity in {key!r} "
-                    f"(first: index {first}). Remove or repair them."
-                )
-    return batch
+    except DataError as error:
+        raise type(error)(f"{name} set: {error}") from error

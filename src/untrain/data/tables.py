@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from untrain.data.columns import numbered_classes
+from untrain.data.columns import label_numbers, names_in, numbered_classes
 from untrain.data.encoded import HubRows, ParquetRows, open_parquet
 from untrain.data.parts import PARTS, Part, Request, existing_folder, names_of, part_of
 from untrain.data.samples import Images, Source
-from untrain.errors import DataError, SettingError, UnknownName, spell, unknown
+from untrain.data.text_tables import match_columns
+from untrain.errors import DataError, SettingError, spell
 from untrain.lazy import np
-from untrain.reading import check_all_inside, check_unpacked, parse_json
+from untrain.reading import check_all_inside, check_unpacked, is_hidden, parse_json
 
 IMAGES = ("image", "img")
 """What the column of images is usually called."""
@@ -33,8 +34,8 @@ def parquet(request: Request) -> Source:
 
     def build(part: Part) -> Source:
         rows = ParquetRows(tuple(files[part]), image, request.links)
-        numbers, size = _numbers(labels[part], classes, label), request.image_size
-        return Images(rows, numbers, classes, rows.ids(part), image_size=size, grayscale=request.grayscale)
+        numbers = label_numbers(labels[part], classes, f"column {label!r}")
+        return Images(rows, numbers, classes, rows.ids(part), **request.decoding)
 
     return part_of(request, lambda part: bool(files[part]), build)
 
@@ -52,7 +53,7 @@ def parquet_files(root: Path, names: Sequence[str], *, links: bool = False) -> l
     """
     for name in names:
         for pattern in (f"{name}-*.parquet", f"{name}.parquet", f"data/{name}-*.parquet", f"*/{name}-*.parquet"):
-            found = sorted(root.glob(pattern))
+            found = sorted(path for path in root.glob(pattern) if not _is_hidden_in(path, root))
             folders = sorted({str(path.parent) for path in found})
             if len(folders) > 1:
                 raise DataError(f"{root} holds several sets: point path at one of {', '.join(folders)}.")
@@ -60,6 +61,10 @@ def parquet_files(root: Path, names: Sequence[str], *, links: bool = False) -> l
                 check_all_inside(found, root, links)
                 return found
     return []
+
+
+def _is_hidden_in(path: Path, root: Path) -> bool:
+    return any(map(is_hidden, path.relative_to(root).parts))
 
 
 def _columns(file: Path, request: Request) -> tuple[str, str, list[str] | None]:
@@ -90,7 +95,7 @@ def read_schema(file: Path) -> Any:
 
 
 def find_column(given: str | None, usual: Sequence[str], present: Sequence[str], table: object, setting: str) -> str:
-    """Finds a column by its given name, else by its usual ones.
+    """Finds a column by its given name, else by its usual ones; see `match_columns` for what comes close.
 
     Args:
         given: by the user; None: not.
@@ -103,9 +108,9 @@ def find_column(given: str | None, usual: Sequence[str], present: Sequence[str],
         DataError: lists the table's columns.
     """
     wanted = usual if given is None else (given,)
-    for name in wanted:
-        if name in present:
-            return name
+    found = match_columns(table, present, {setting: wanted}).get(setting)
+    if found is not None:
+        return found
     raise DataError(
         f"{table} has no column {' or '.join(map(repr, wanted))}: give {setting}, one of {', '.join(present)}."
     )
@@ -167,23 +172,10 @@ def _label_names(labels: Mapping[Part, np.ndarray], names: Sequence[str] | None)
             f"{spell('--data.path, a folder', 'path=, a folder')} of the set's files."
         )
     if labels["train"].dtype.kind in "US":
-        return tuple(np.unique(labels["train"]).tolist())
+        return names_in(labels["train"])
     if not all(values.dtype.kind in "iub" for values in labels.values()):
         raise DataError("labels must be integers or strings, in training and test part the same.")
     return numbered_classes(max(int(values.max(initial=0)) + 1 for values in labels.values()))
-
-
-def _numbers(labels: np.ndarray, classes: Sequence[str], column: str) -> np.ndarray:
-    """Labels as class numbers; strings are looked up among the class names."""
-    if labels.dtype.kind in "iub":
-        return labels
-    if labels.dtype.kind not in "US":
-        raise DataError(f"labels must be integers or strings; column {column!r} holds {labels.dtype}.")
-    numbers = {name: number for number, name in enumerate(classes)}
-    for name in np.unique(labels).tolist():
-        if name not in numbers:
-            raise UnknownName(f"column {column!r}: {unknown('class', name, classes)}")
-    return np.array([numbers[name] for name in labels.tolist()], np.int64)
 
 
 @dataclass(frozen=True)
@@ -235,8 +227,8 @@ def hub(request: Request, parts: Mapping[Part, str] | None = None) -> Source:
 
     def build(part: Part) -> Source:
         rows = HubRows(tables[part], image, f"{place} ({part})")
-        numbers, size = _numbers(labels[part], classes, label), request.image_size
-        return Images(rows, numbers, classes, image_size=size, grayscale=request.grayscale)
+        numbers = label_numbers(labels[part], classes, f"column {label!r}")
+        return Images(rows, numbers, classes, **request.decoding)
 
     if parts is not None:
         return build(request.part)

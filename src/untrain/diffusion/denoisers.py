@@ -1,14 +1,17 @@
 """Class-conditional noise predictors to train and to unlearn: by name, from diffusers' folders, from DiT's own files.
 
-All are models of diffusers, called as `model(x_t, t, class_labels=c)`; one class more than the data has stands for "no
-class" (classifier-free guidance; Ho, Salimans 2022). New weights are drawn as diffusers draws them.
+All are called as `model(x_t, t, class_labels=c)`, as those of diffusers are, and all but a user's own are such; one
+class more than the data has stands for "no class" (classifier-free guidance; Ho, Salimans 2022). New weights are drawn
+as diffusers draws them.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,8 +20,11 @@ from annotated_types import Ge, Interval
 
 from untrain.diffusion.folders import local_folder
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, unknown
+from untrain.io import open_atomic
 from untrain.lazy import nn, torch
 from untrain.models.checkpoints import State, load_into
+from untrain.models.classifiers import build_users_own
+from untrain.models.kinds import plain_module
 from untrain.models.pretrained import check_folder, read_object
 from untrain.settings import Setting, arguments_of, read_arguments
 
@@ -90,11 +96,13 @@ DENOISERS: dict[str, Denoiser] = {
     "dit-l-2": Denoiser("DiT-L/2, learned variance", "dit", _dit(24, 1024, 16, **_PEEBLES_XIE)),
     "dit-xl-2": Denoiser("DiT-XL/2, learned variance", "dit", _dit(28, 1152, 16, **_PEEBLES_XIE)),
     "diffusers:PATH_OR_ID": Denoiser("the architecture of a saved UNet2DModel, DiTTransformer2DModel or pipeline"),
+    "MODULE:FACTORY": Denoiser("a function of your own that returns a module, called as model(x, t, class_labels=c)"),
 }
 """The known noise predictors, by name; an entry with a colon stands for a family of names.
 
 The sizes of DiT are the paper's. As diffusers builds it, every block has its own copy of the embeddings of timestep and
-class, so that DiT-XL/2 has 750 million parameters here instead of 675.
+class, so that DiT-XL/2 has 750 million parameters here instead of 675. Copies that are equal, as those of the
+original's weights are, stay one weight in every method (`dit_copies`).
 """
 
 
@@ -104,18 +112,19 @@ def build_denoiser(
     """A noise predictor with new weights, in training mode.
 
     Args:
-        name: a key of `DENOISERS`, or "diffusers:PATH_OR_ID" for the architecture of a saved model or pipeline, fitted
-            to these classes, channels and size. `load_denoiser` gives one with its weights.
+        name: a key of `DENOISERS`; "diffusers:PATH_OR_ID" for the architecture of a saved model or pipeline, fitted
+            to these classes, channels and size (`load_denoiser` gives one with its weights); or "MODULE:FACTORY" for a
+            function of the user's own, which gets those of num_classes, in_channels and image_size that it takes.
         num_classes: classes of the data, without "no class".
         in_channels: channels of an image or latent.
         image_size: its height and width.
         seed: of the new weights; global random state is left as it was.
         options: put over the settings; arguments of the class in diffusers, `learned_variance`, and for a DiT
-            `timestep_frequencies`.
+            `timestep_frequencies`; or more arguments of the function.
 
     Raises:
         UnknownName: lists the known models. SettingError: an option is unknown, or the size does not fit.
-        CheckpointError: a folder does not hold a known model.
+        CheckpointError: a folder does not hold a known model. ModelError: a model of the user's own cannot be built.
     """
     if num_classes < 1 or in_channels < 1 or image_size < 1:
         raise SettingError(
@@ -123,7 +132,11 @@ def build_denoiser(
             f"not {num_classes}, {in_channels} and {image_size}."
         )
     prefix, colon, target = name.partition(":")
-    if colon and prefix == "diffusers":
+    if colon and prefix != "diffusers":
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        with _seeded(seed):
+            return build_users_own(name, sizes, options, DENOISERS)
+    if colon:
         kind, settings = _architecture(_denoiser_folder(target))
     else:
         chosen = DENOISERS.get(name)
@@ -132,9 +145,16 @@ def build_denoiser(
         kind, settings = chosen.kind, dict(chosen.settings)
     settings |= _checked(name, kind, options)
     _check_size(name, kind, settings, image_size)
+    with _seeded(seed):
+        return _built(name, kind, settings, num_classes, in_channels, image_size)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """New weights inside the block are those of a seed; global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the accelerators' generators
-        return _built(name, kind, settings, num_classes, in_channels, image_size)
+        yield
 
 
 def fresh_denoiser(module: nn.Module) -> nn.Module:
@@ -145,12 +165,18 @@ def fresh_denoiser(module: nn.Module) -> nn.Module:
     Raises:
         ModelError: if the module has no configuration of diffusers.
     """
-    plain: Any = _plain(module)
-    if not (hasattr(plain, "config") and hasattr(type(plain), "from_config")):
+    plain: Any = plain_module(module)
+    if not is_of_diffusers(module):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: pass init=, which makes a new one.")
     known = inspect.signature(type(plain).__init__).parameters
     made = type(plain)(**{key: value for key, value in plain.config.items() if key in known})
     return _with_frequencies(made, plain.config.get(FREQUENCIES, "diffusers")).to(plain.dtype).train()
+
+
+def is_of_diffusers(module: nn.Module) -> bool:
+    """Whether a module is one of diffusers, which has a configuration; others' `config` may be anything."""
+    library: Any = sys.modules.get("diffusers")
+    return library is not None and isinstance(plain_module(module), library.ConfigMixin)
 
 
 def load_denoiser(path: str | Path) -> nn.Module:
@@ -222,14 +248,9 @@ def denoiser_name(parts: Mapping[str, Any], owner: str) -> str:
 # ── diffusers' classes ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """The module under torch.compile."""
-    return getattr(module, "_orig_mod", module)
-
-
 def _computing(module: nn.Module) -> dict[str, Any]:
     """The settings that decide what a module computes of its weights, and its class."""
-    plain: Any = _plain(module)
+    plain: Any = plain_module(module)
     kind = next((kind for kind, name in _CLASSES.items() if name == type(plain).__name__), None)
     if kind is None:
         return {"class": type(plain).__name__}
@@ -350,7 +371,7 @@ def _with_frequencies(module: Any, frequencies: str) -> Any:
 
 
 def _time_embeddings(module: nn.Module) -> list[Any]:
-    return [block.norm1.emb.time_proj for block in getattr(_plain(module), "transformer_blocks", [])]
+    return [block.norm1.emb.time_proj for block in getattr(plain_module(module), "transformer_blocks", [])]
 
 
 # ── the original DiT's weights ──────────────────────────────────────────────────────────────────────────────────
@@ -371,6 +392,22 @@ _IN_EVERY_BLOCK = {
     "t_embedder.mlp.2": "norm1.emb.timestep_embedder.linear_2",
     "y_embedder.embedding_table": "norm1.emb.class_embedder.embedding_table",
 }
+
+
+def dit_copies(module: nn.Module) -> list[tuple[str, ...]]:
+    """Names of the parameters of a DiT of diffusers that are one weight in the original, a group for each.
+
+    These are the embeddings of timestep and class, of which every block has a copy here. Of another module there is
+    none.
+    """
+    plain = plain_module(module)
+    if type(plain).__name__ != _CLASSES["dit"]:
+        return []
+    held = {name for name, _ in plain.named_parameters()}
+    prefix = "" if plain is module else "_orig_mod."
+    blocks = len(_time_embeddings(plain))
+    groups = (_places(f"{stem}.{leaf}", blocks) for stem in _IN_EVERY_BLOCK for leaf in ("weight", "bias"))
+    return [tuple(prefix + name for name in group) for group in groups if held.issuperset(group)]
 
 
 def is_dit_layout(state: Mapping[str, Tensor]) -> bool:
@@ -408,6 +445,64 @@ def from_dit(state: Mapping[str, Tensor], module: nn.Module | None = None) -> St
     return mapped
 
 
+def to_dit(module: nn.Module) -> State:
+    """Weights of a DiTTransformer2DModel under the names of the original DiT: the way back from `from_dit`.
+
+    Args:
+        module: a DiT of diffusers. One with diffusers' sinusoids of timesteps loses nothing: the original's code has
+            its own, and they are no weights.
+
+    Returns:
+        What the original's `load_state_dict` takes, its table of positions included; [D] or [D, D'] each.
+
+    Raises:
+        ModelError: if the module is none, or has other parts than the original (another patch size, normalisation
+            with weights).
+        CheckpointError: if the blocks' embeddings of timestep or class differ: the original has one of each.
+    """
+    plain: Any = plain_module(module)
+    if type(plain).__name__ != _CLASSES["dit"]:
+        raise ModelError(f"{type(plain).__name__} is no {_CLASSES['dit']}: only such a model has the original's parts.")
+    left = {name: tensor.detach() for name, tensor in plain.state_dict().items() if name != "pos_embed.pos_embed"}
+    blocks, made = len(plain.transformer_blocks), State()
+    for name in _original_names(blocks):
+        places = _places(name, blocks)
+        if not set(places) <= set(left):
+            raise ModelError(f"the model has no {places[0]}, which becomes {name} of the original DiT.")
+        parts = [left.pop(place) for place in places]
+        if ".attn.qkv." in name:
+            made[name] = torch.cat(parts)
+            continue
+        if not all(torch.equal(part, parts[0]) for part in parts):
+            raise CheckpointError(
+                f"{places[0]} differs between blocks: this model was trained with a copy in each, and the original DiT "
+                f"has one {name}. Only weights that came from the original's layout go back to it."
+            )
+        made[name] = parts[0].clone()
+    if left:
+        raise ModelError(f"the original DiT has no place for {', '.join(list(left)[:8])}.")
+    return made | {"pos_embed": plain.pos_embed.pos_embed.detach().cpu().reshape(1, -1, plain.inner_dim).clone()}
+
+
+def save_dit(module: nn.Module, path: str | Path) -> None:
+    """Writes a DiT's weights for the original's code: a torch file of its `state_dict`, whole or not at all.
+
+    Errors as of `to_dit`.
+    """
+    state = {name: tensor.cpu() for name, tensor in to_dit(module).items()}
+    with open_atomic(path) as file:
+        torch.save(state, file)
+
+
+def _original_names(blocks: int) -> Iterator[str]:
+    """Names of all weights of an original DiT of so many blocks, but for its table of positions."""
+    inner = ("attn.qkv", *_IN_A_BLOCK)
+    for stem in (*_ONCE, *_IN_EVERY_BLOCK, *(f"blocks.{block}.{part}" for block in range(blocks) for part in inner)):
+        yield f"{stem}.weight"
+        if stem != "y_embedder.embedding_table":
+            yield f"{stem}.bias"
+
+
 def _places(name: str, blocks: int) -> list[str]:
     """Where an entry of the original goes; none where it goes nowhere."""
     stem, _, leaf = name.rpartition(".")
@@ -430,7 +525,7 @@ def _check_fits(state: Mapping[str, Tensor], module: nn.Module) -> None:
             "weights of the original DiT expect its own sinusoids of timesteps, and the model has those of diffusers: "
             f"build it as dit-xl-2 (dit-l-2, …), or with {FREQUENCIES}: original."
         )
-    table: Any = getattr(getattr(_plain(module), "pos_embed", None), "pos_embed", None)
+    table: Any = getattr(getattr(plain_module(module), "pos_embed", None), "pos_embed", None)
     if "pos_embed" not in state or table is None:
         return
     theirs, own = state["pos_embed"].squeeze(0), table.squeeze(0).cpu()

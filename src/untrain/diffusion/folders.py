@@ -1,10 +1,9 @@
-"""Folders that diffusers saved: found, checked for what they would have a library import, and copied."""
+"""Folders that diffusers saved: found, and checked for what they would have a library import."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 
 from untrain.errors import CheckpointError
 from untrain.models.pretrained import check_entries, check_folder, read_object
-from untrain.permissions import flag_of
-from untrain.reading import lies_in
 
 INDEX = "model_index.json"
 """In every folder that holds a whole pipeline."""
@@ -140,33 +137,3 @@ def part_class(folder: Path, name: str, library: str, kind: str) -> Any:
             "pipeline of the libraries' own parts."
         )
     return found
-
-
-# ── copying ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def copy_inside(path: Path, target: Path, root: Path, *, links: bool = False) -> None:
-    """Copies a file, or a folder with all in it, of a model's folder.
-
-    Args:
-        path: what is copied.
-        target: where to; does not exist.
-        root: the model's folder, which a copy must not lead out of: it may be handed on.
-        links: whether to follow links that do.
-
-    Raises:
-        CheckpointError: names a link that leads out of the folder, or what is neither a file nor a folder.
-    """
-    if not links and (not lies_in(path, root) or (path.is_symlink() and path.is_dir())):
-        raise CheckpointError(
-            f"{path} is a link to {path.resolve()}, which would be copied into the new model. Put the file itself in "
-            f"its place, or allow links: {flag_of('links')}."
-        )
-    if path.is_dir():
-        target.mkdir()
-        for each in sorted(path.iterdir()):
-            copy_inside(each, target / each.name, root, links=links)
-    elif path.is_file():
-        shutil.copyfile(path, target)
-    else:
-        raise CheckpointError(f"{path} is neither a file nor a folder, and cannot be copied. Remove it.")

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.streams import Stream
 from untrain.diffusion.features import Features, classifier_features
 from untrain.diffusion.sections import Judge
 from untrain.domain import Context, Training
-from untrain.engine import Engine, preserve_modes, seed_of
+from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError
 from untrain.methods.base import Problem
 from untrain.models import checkpoints
 from untrain.models.classifiers import build
-from untrain.models.recognition import Recognition
+from untrain.models.recognition import Recognition, measure_accuracy
 from untrain.models.subject import Subject
 from untrain.settings import join_arguments
 
@@ -83,22 +83,10 @@ def judge_features(
         test: what its accuracy is measured on.
         engine: where.
     """
-    right = test_accuracy(module, task, Stream(test, "test", engine, 256), engine)
+    right = measure_accuracy(module, task, Stream(test, "test", engine, 256), engine)
 
     def prepared(images: Tensor) -> Tensor:
         return task.normalize(images.to(engine.device))
 
     known = {"name": section.name, "test_accuracy": right, "hash": checkpoints.state_hash(module)}
     return classifier_features(module, prepared, section.name), known
-
-
-def test_accuracy(module: nn.Module, task: Recognition, stream: Stream, engine: Engine) -> float:
-    """Measures the share of samples that a classifier calls rightly, in %."""
-    right = []
-    with preserve_modes(module), torch.no_grad():
-        module.eval()
-        for batch in stream.once(task, "evaluate"):
-            mine = engine.shard(batch)
-            with engine.autocast():
-                right.append(engine.gather(task.outputs(module, mine).argmax(dim=1) == task.condition(mine)).cpu())
-    return 100 * torch.cat(right).double().mean().item()

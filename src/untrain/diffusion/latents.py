@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from untrain.data.keys import rename, with_input
 from untrain.data.samples import Arrays, Source
 from untrain.data.streams import Stream
 from untrain.diffusion.folders import local_folder
@@ -20,6 +21,7 @@ from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, ModelError
 from untrain.io import hash_json
 from untrain.models.checkpoints import state_hash
+from untrain.models.precision import widen_
 from untrain.models.pretrained import check_folder, read_object
 from untrain.types import Batch, Task
 
@@ -30,7 +32,7 @@ MIRRORED = ("mirrored_mean", "mirrored_std")
 """The same of its mirror image."""
 
 
-class Latents(Dataset[Batch]):
+class Latents(Source, Dataset[Batch]):
     """A source of latents in memory: batches have "latent_mean" and "latent_std", and of mirror images likewise.
 
     An image of 256 × 256 pixels takes 32 KiB, with its mirror image 64 KiB.
@@ -226,7 +228,7 @@ def encode_data(
     with _working(vae, engine.device):
         given = stream.once(cast(Task, _AsItIs()), "evaluate")
         for batch in engine.track(given, "encoding images", stream.passes()):
-            batches.append(_encoded_batch(vae, {(names or {}).get(key, key): x for key, x in batch.items()}, mirrored))
+            batches.append(_encoded_batch(vae, with_input(rename(batch, names or {})), mirrored))
     if stream.ready:
         return batches
     joined = {key: torch.cat([batch[key].cpu() for batch in batches]) for key in batches[0]}
@@ -356,11 +358,12 @@ def _space(*shape: int, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def _working(vae: Any, device: torch.device) -> Iterator[None]:
-    """The VAE on a device in evaluation mode, without gradients; then it is as it was."""
-    before = vae.device
+    """The VAE on a device, in evaluation mode and float32 at least, without gradients; then it is as it was."""
+    before, rounding = vae.device, widen_(vae)
     with torch.no_grad(), preserve_modes(vae):
         vae.eval().to(device)
         try:
             yield
         finally:
+            rounding.restore_(vae)
             vae.to(before)

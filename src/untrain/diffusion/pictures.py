@@ -33,6 +33,13 @@ class Picture:
     alt: str
     width: int
     height: int
+    exact: bool = False
+    """Whether it is kept to the pixel, and enlarged so."""
+
+    @property
+    def shown(self) -> int:
+        """Up to how wide it is shown: small images are enlarged by a whole factor, to be seen."""
+        return self.width * max(1, LARGEST // self.height) if self.exact else self.width
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class Grid:
             row.save(out, "PNG", optimize=True)
         else:
             row.save(out, "WEBP", quality=85)
-        return Picture(f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode()}", alt, *row.size)
+        data = base64.b64encode(out.getvalue()).decode()
+        return Picture(f"data:image/{kind};base64,{data}", alt, *row.size, exact=kind == "png")
 
 
 def read_grids(folder: Path) -> tuple[dict[str, Grid], list[str]]:

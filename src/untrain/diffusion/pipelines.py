@@ -5,25 +5,23 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name
-from untrain.diffusion.folders import INDEX, copy_inside, local_folder, part_class, parts_of
+from untrain.diffusion.folders import INDEX, local_folder, part_class, parts_of
 from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
 from untrain.diffusion.text import SUPPORTED, check_pipeline
-from untrain.errors import CheckpointError, FolderError, ModelError, SettingError, UnknownName
-from untrain.folders import check_held, exclusive_lock, is_held, usual_mode
+from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import write_json, write_text
-from untrain.lazy import nn
-from untrain.models.pretrained import read_object, refusal_of
+from untrain.lazy import nn, torch
+from untrain.models.kinds import plain_module
+from untrain.models.model_folders import copy_inside, replace_folder
+from untrain.models.pretrained import CONFIG, read_object, refusal_of
 
 
 def hush() -> None:
@@ -117,7 +115,7 @@ def with_denoiser(pipeline: Any, module: nn.Module) -> Any:
     """
     name = denoiser_name(pipeline.components, type(pipeline).__name__)
     twin = copy.copy(pipeline)  # not by its constructor: what is no part, such as labels, comes along too
-    twin.register_modules(**{name: getattr(module, "_orig_mod", module)})
+    twin.register_modules(**{name: plain_module(module)})
     return twin
 
 
@@ -138,11 +136,11 @@ def save_diffusers(
 
     Raises:
         FolderError: if the folder holds something else than a model, or cannot be written.
-        ModelError: if the module is not one of diffusers. CheckpointError: if the original is not, or a link leads out
-            of its folder.
+        ModelError: if the module is not one of diffusers. CheckpointError: if the original is not, a link leads out of
+            its folder, or what was written is not the module.
         SettingError: if the target is the original's folder.
     """
-    plain: Any = getattr(module, "_orig_mod", module)
+    plain: Any = plain_module(module)
     if not hasattr(plain, "save_pretrained") or not hasattr(plain, "config"):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: save its state_dict instead.")
     if plain.config.get(FREQUENCIES) == "original":
@@ -156,7 +154,7 @@ def save_diffusers(
     source = local_folder(original) if isinstance(original, str | Path) else None
     if source is not None and source.resolve() == Path(target).resolve():
         raise SettingError(f"{target} holds the original, which would be lost: save to another folder.")
-    with _whole(Path(target)) as folder:
+    with replace_folder(Path(target), (INDEX, CONFIG)) as folder:
         if source is not None and (source / INDEX).is_file():
             _save_around(source, plain, folder, links)
         elif source is not None or original is None or isinstance(original, nn.Module):
@@ -164,6 +162,7 @@ def save_diffusers(
         else:
             with_denoiser(original, plain).save_pretrained(folder)
             _keep_labels(original, folder)
+        _check_written(folder, plain)
         if card is not None:
             write_text(folder / "README.md", card)
 
@@ -185,61 +184,47 @@ def _save_around(source: Path, module: Any, folder: Path, links: bool) -> None:
     write_json(folder / INDEX, index | {own: ["diffusers", type(module).__name__]})
 
 
+def _check_written(folder: Path, module: nn.Module) -> None:
+    """Reads the weights of a noise predictor once more, and compares them.
+
+    Raises:
+        CheckpointError: if a weight is not there, or another one is.
+    """
+    from safetensors import safe_open
+
+    index = folder / INDEX
+    place = folder / denoiser_name(read_object(index), str(index)) if index.is_file() else folder
+    left = module.state_dict()
+    for path in sorted(place.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is not a mapping
+                weight = left.pop(name, None)
+                if weight is None or not torch.equal(file.get_tensor(name), weight.cpu()):
+                    raise CheckpointError(f"{name} was not written as it is: {place} would hold another model.")
+    if left:
+        raise CheckpointError(f"{next(iter(left))} was not written: {place} would hold another model.")
+
+
+def check_draws_classes(pipeline: Any) -> None:
+    """Refuses pipelines that draw what a text says.
+
+    Raises:
+        ModelError: says what can be unlearned, and how.
+    """
+    found = [name for name in pipeline.components if name.startswith("text_encoder")]
+    if found:
+        raise ModelError(
+            f"{type(pipeline).__name__} draws what a text says ({found[0]}), no classes. Of pipelines of texts, "
+            f"{' and '.join(SUPPORTED)} can be unlearned: give another task= for them."
+        )
+
+
 def _keep_labels(pipeline: Any, folder: Path) -> None:
     """Names of classes, which diffusers itself does not write with a pipeline."""
     labels = labels_of(pipeline)
     if labels is not None:
         index = read_object(folder / INDEX)
         write_json(folder / INDEX, index | {"id2label": {str(k): label for k, label in enumerate(labels)}})
-
-
-@contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder beside the target, which takes its place at the end of the block; nothing is left of it on an error.
-
-    No other process writes the same one for as long.
-    """
-    if target.is_dir():
-        names = {path.name for path in target.iterdir()}
-        if names and not names & {INDEX, "config.json"}:
-            raise FolderError(f"{target} holds other files than a model of diffusers: choose another folder.")
-    elif target.exists():
-        raise FolderError(f"{target} is a file: choose another folder.")
-    alone = nullcontext() if is_held(target.parent) else exclusive_lock(target.parent, name=target.name)
-    temporary, old = (target.with_name(f".{target.name}.{ending}") for ending in ("tmp", "old"))
-    with alone:
-        try:
-            _clear(target, temporary, old)  # what a process that was killed has left
-            check_held(target)
-            temporary.mkdir()
-            yield temporary
-            _open_to_readers(temporary)
-            if target.is_dir():
-                target.rename(old)
-            temporary.rename(target)
-        except OSError as error:
-            check_held(target)
-            raise FolderError(
-                f"{target} cannot be written: {error.strerror or error}. Choose another folder."
-            ) from error
-        finally:
-            _clear(target, temporary, old)
-
-
-def _clear(target: Path, temporary: Path, old: Path) -> None:
-    """Removes what is half-written; what was in the target's place is put back where nothing else is."""
-    if old.is_dir() and not target.exists():
-        old.rename(target)
-    for left in (temporary, old):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-def _open_to_readers(folder: Path) -> None:
-    """Gives files the user's own mode: libraries write some that their owner alone can read."""
-    mode = usual_mode(folder)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 # ── what a pipeline says ────────────────────────────────────────────────────────────────────────────────────────
@@ -280,25 +265,6 @@ def _inverted(labels: Mapping[str, int]) -> dict[int, str]:
     for name, number in labels.items():
         numbered[number] = f"{numbered[number]}, {name}" if number in numbered else name
     return numbered
-
-
-def class_named(labels: Sequence[str], name: str) -> int:
-    """The number of a class, by its whole name or by one of its synonyms that no other class has.
-
-    Raises:
-        UnknownName: if no class has the name (guesses what was meant), or several have.
-    """
-    synonyms = [{label, *(part.strip() for part in label.split(","))} for label in labels]
-    whole = [number for number, label in enumerate(labels) if label == name]
-    found = whole or [number for number, names in enumerate(synonyms) if name in names]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = "; ".join(f"{number} {labels[number]}" for number in found)
-        raise UnknownName(f"{len(found)} classes are called {name!r}: {several}. Give the number or the whole name.")
-    close = get_close_matches(name, sorted(set().union(*synonyms)), n=3)
-    guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise UnknownName(f"none of the {len(labels)} classes is called {name!r}.{guess}")
 
 
 _SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

@@ -11,8 +11,8 @@ from untrain.report.html import render
 from untrain.report.presentation import MakeSection, Measure, Presentation
 from untrain.report.results import ORIGINAL, TARGET, Entry, ForgetSet, Results, as_mapping, as_number
 from untrain.report.sections import Part, Section, make_section
-from untrain.report.verdict import Kind, Verdict
-from untrain.report.words import label_of, show, show_difference, show_duration, show_share
+from untrain.report.verdict import Verdict, judge_forgotten
+from untrain.report.words import capitalize, label_of, show, show_difference, show_duration, show_share, uncapitalize
 
 PICTURED = 16
 """So many classes or prompts are shown as pictures at most, forgotten ones among them."""
@@ -50,12 +50,17 @@ class Case:
         most = self.presentation.limit
         if relative is not None and before is not None:
             most = min(most, relative * before)
-        return max(most, self.one.aim("FA") or 0.0)
+        return max(most, self.after_retraining)
+
+    @property
+    def after_retraining(self) -> float:
+        """Up to which share a retrained model shows by chance what it never saw, %; a weak one excuses nothing."""
+        return 0.0 if self.presentation.weakness(self.one) else self.one.aim("FA") or 0.0
 
     @property
     def nothing(self) -> float:
         """Up to which share the original itself hardly shows what is to be forgotten, %."""
-        return self.limit if self.presentation.relative is None else max(1.0, self.one.aim("FA") or 0.0)
+        return self.limit if self.presentation.relative is None else max(1.0, self.after_retraining)
 
     def falls_of(self, method: Entry) -> dict[str, float]:
         """Returns by how many points less of each other class or label is recognised than of the original's."""
@@ -124,9 +129,9 @@ class Case:
 
     def tell_retrained(self, keys: Iterable[str]) -> list[str]:
         """Tells the retrained model's values of these measures, as a remark."""
-        noun, what = self.presentation.noun, self.presentation.what
+        noun = self.presentation.noun
         if self.one.target is None:
-            return [f"No {noun} was trained without the {what}, so what one would draw that never saw it is not known."]
+            return []
         known = [f"{k} {self.presentation.measure(k).amount(v)}" for k in keys if (v := self.one.aim(k)) is not None]
         return [f"The retrained {noun}, for comparison: {', '.join(known)}."] if known else []
 
@@ -161,6 +166,11 @@ class GeneratorPresentation(Presentation, ABC):
     lost = "what the other classes lost"
     by_class: tuple[str, str, str, str]
     prompts = False
+    unseen = (
+        "Every image. All values are averages over the images that were made here; others can still show what was "
+        "forgotten."
+    )
+    quality: ClassVar[Mapping[str, float]] = {"RA": 5.0}
 
     # What is said.
 
@@ -171,6 +181,13 @@ class GeneratorPresentation(Presentation, ABC):
     def order(self, one: ForgetSet) -> list[Entry]:
         """Returns the methods: those that forgot first, by what the rest lost."""
         return sorted(one.methods, key=Case(one, self).place)
+
+    def without_target(self, one: ForgetSet) -> str:
+        """Says what is not shown where no model was retrained: the aim is known, not what chance leaves of it."""
+        return (
+            f"What a {self.noun} draws that never saw the {self.what}. None was trained: that the {self.what} should "
+            "be gone is known without one, what is recognised by chance is not."
+        )
 
     def curves_lede(self) -> str:
         """Says what stands above the losses over the steps."""
@@ -207,7 +224,8 @@ class GeneratorPresentation(Presentation, ABC):
         method = whole[0]
         said = self._judge(case, method, results)
         if results.compared:
-            return replace(said, title=f"{method.label}: {said.headline[0].lower()}{said.headline[1:]}")
+            best = "" if said.kind in ("closer", "partly", "unknown") else "the best, "
+            return replace(said, title=f"{capitalize(best)}{method.label}: {uncapitalize(said.headline)}")
         return said
 
     def _judge(self, case: Case, method: Entry, results: Results) -> Verdict:
@@ -220,23 +238,12 @@ class GeneratorPresentation(Presentation, ABC):
         if before is not None and before <= case.nothing:
             words = f"{self.hardly(case)} ({show(before)} %), so forgetting cannot show here; {method.label} ended at "
             return Verdict("unknown", f"{words}{show(after)} %.", remarks, method.name, "Nothing to forget")
-        kind, title = self._titles[after <= case.limit, case.is_kept(method)]
+        rest = self.kept, self.damaged, self.lost
+        kind, title = judge_forgotten(forgotten=after <= case.limit, kept=case.is_kept(method), words=rest)
         if kind == "none" and before is not None and after <= before / 2:
             kind, title = "partly", "Partly forgotten"
         sentence = f"{self.sentence(case, method)}.{case.tell_time(method)}"
         return Verdict(kind, sentence, remarks, method.name, title)
-
-    @property
-    def _titles(self) -> dict[tuple[bool, bool | None], tuple[Kind, str]]:
-        """(forgotten, the rest kept) → the verdict."""
-        return {
-            (True, True): ("closer", f"Forgotten, and {self.kept}"),
-            (True, False): ("partly", f"Forgotten, at the expense of {self.damaged}"),
-            (True, None): ("unknown", f"Forgotten; {self.lost} is not known"),
-            (False, True): ("none", "Not forgotten"),
-            (False, None): ("none", "Not forgotten"),
-            (False, False): ("further", f"Not forgotten, and {self.damaged} damaged"),
-        }
 
     @abstractmethod
     def sentence(self, case: Case, method: Entry) -> str:
@@ -259,8 +266,8 @@ class GeneratorPresentation(Presentation, ABC):
             return [*usual[:-2], self.show_left_out, *usual[-2:]]
         if not results.measured:
             return usual
-        verdict, table, measures, *recorded = usual
-        return [verdict, self.show_grids, table, measures, *self.own_sections(), *recorded]
+        verdict, limits, table, measures, *recorded = usual
+        return [verdict, limits, self.show_grids, table, measures, *self.own_sections(), *recorded]
 
     def own_sections(self) -> Sequence[MakeSection]:
         """Returns the sections between the measures and the curves."""

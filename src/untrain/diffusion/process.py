@@ -6,6 +6,7 @@ x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,14 +125,61 @@ class DiffusionProcess:
         def noise() -> Tensor:
             return noise_of(generators, like.shape[1:]).to(like)
 
-        def predict(x: Tensor, t: int) -> Tensor:
+        def predict(x: Tensor, t: float) -> Tensor:
             timestep = torch.full((len(like),), t, device=like.device)
             return self.guided(model, self.at(batch, timestep, x), sampler.guidance_scale).to(x.dtype)
 
-        kept, clip = self.alphas_cumprod, getattr(self, "clip_samples", False)
+        kept = self.alphas_cumprod
+        if sampler.solver == "lms":
+            self._check_multistep(until)
+            with torch.no_grad(), preserve_modes(model):
+                model.eval()
+                return multistep(predict, noise(), kept, sampler.steps, advance)
+        clip = getattr(self, "clip_samples", False) if sampler.clip is None else sampler.clip
         with torch.no_grad(), preserve_modes(model):
             model.eval()
             return denoise(predict, noise(), kept, sampler, noise=noise, clip=clip, until=until, advance=advance)
+
+    def _check_multistep(self, until: int) -> None:
+        if until >= 0:
+            raise SettingError("the solver lms cannot stop on the way: give a sampler of the solver ddim here.")
+        if getattr(self, "prediction", "epsilon") != "epsilon":
+            raise SettingError("the solver lms visits times between steps, at which v is not known: take ddim.")
+
+
+def multistep(
+    predict: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    alphas_cumprod: Tensor,
+    steps: int,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """x₀ from x_T by the linear multistep method of order 4, as diffusers has it.
+
+    Args:
+        predict: (x_t, t) → the predicted noise, [B, …]; t need not be whole.
+        x: noise, x_T [B, …].
+        alphas_cumprod: ᾱ_t, [T].
+        steps: how many.
+        advance: called after each step.
+
+    Returns:
+        [B, …], as x.
+    """
+    from diffusers import LMSDiscreteScheduler
+
+    before = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+    betas = (1 - alphas_cumprod / before).tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy 2, about how diffusers makes arrays
+        scheduler: Any = LMSDiscreteScheduler(num_train_timesteps=len(betas), trained_betas=betas)
+        scheduler.set_timesteps(steps)
+    x = x * scheduler.init_noise_sigma.to(x)
+    for t in scheduler.timesteps:
+        noise = predict(scheduler.scale_model_input(x, t).to(x.dtype), float(t))
+        x = scheduler.step(noise, t, x).prev_sample.to(noise.dtype)
+        advance()
+    return x
 
 
 @lru_cache(maxsize=8)

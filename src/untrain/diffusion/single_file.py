@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors
 
-from untrain.diffusion.folders import INDEX, check_parts, copy_inside, part_class, parts_of
+from untrain.diffusion.folders import INDEX, check_parts, part_class, parts_of
 from untrain.diffusion.text import SUPPORTED, check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
+from untrain.models.kinds import plain_module
+from untrain.models.model_folders import copy_inside
+from untrain.models.precision import count_changes, is_narrow, warn_of_loss
 from untrain.models.pretrained import read_object
 from untrain.reading import DAMAGED, check_regular
 
@@ -68,10 +71,12 @@ def load_single_file(path: str | Path, config: str | Path | None = None) -> Any:
         names = list(original.shapes)
     with _configuration(path, kind, names, config) as folder:
         ldm_names(names, _empty_unet(folder))
+        encoders = _text_encoders(path, kind, names, folder)
         try:
-            made = getattr(diffusers, kind).from_single_file(str(path), config=str(folder))
+            made = getattr(diffusers, kind).from_single_file(str(path), config=str(folder), **encoders)
         except (SingleFileComponentError, OSError, ValueError, RuntimeError, LookupError, AttributeError) as error:
             why = "the file lacks some of the weights." if "meta tensor" in str(error) else str(error)
+            why = why.partition("\nPlease load the component")[0]  # the rest is code for developers
             raise CheckpointError(
                 f"{path} cannot be loaded with the configuration in {config or folder}: {why} Take a file that is "
                 "whole, and give the folder of a pipeline of the same architecture as config."
@@ -112,7 +117,7 @@ def save_single_file(
         raise SettingError(f"{target} must end in .safetensors.")
     if target.exists() and target.resolve() == original.resolve():
         raise SettingError(f"{target} is the original, which would be lost: choose another name.")
-    plain = getattr(unet, "_orig_mod", unet)
+    plain = plain_module(unet)
     with _opened(original) as old:
         _kind(original, old.shapes)
         state = plain.state_dict()
@@ -122,6 +127,15 @@ def save_single_file(
                 raise _other_architecture(f"{name} is {list(old.shapes[name])} there and {list(tensor.shape)} here")
         notes = {key: note for key, note in old.metadata.items() if "hash" not in key and "thumbnail" not in key}
         _write(target, old, new, notes | dict(metadata or {}))
+        _tell_rounding(target, old, new)
+
+
+def _tell_rounding(target: Path, old: _Original, new: Mapping[str, Tensor]) -> None:
+    """Warns where most of what was unlearned is lost in the types of the file."""
+    pairs = ((old.tensor(name), weight.detach().cpu()) for name, weight in new.items())
+    moved, kept = count_changes((before, after) for before, after in pairs if is_narrow(before))
+    text = f"{target} has half precision, as its original: of {moved:,} weights that changed, {kept:,} differ in it"
+    warn_of_loss(text, moved, kept)
 
 
 def ldm_names(names: Sequence[str], unet: Any) -> dict[str, str]:
@@ -154,6 +168,66 @@ def ldm_names(names: Sequence[str], unet: Any) -> dict[str, str]:
 
 def _other_architecture(what: str) -> CheckpointError:
     return CheckpointError(f"the file's UNet is of another architecture: {what}. Take the file it was loaded from.")
+
+
+_TEXT: dict[str, dict[str, str]] = {
+    _SD: {"text_encoder": "cond_stage_model."},
+    _XL: {"text_encoder": "conditioner.embedders.0.", "text_encoder_2": "conditioner.embedders.1."},
+}
+"""Class of pipelines → text encoder → how its names begin in a single file."""
+
+
+def _text_encoders(path: Path, kind: str, names: Sequence[str], folder: Path) -> dict[str, nn.Module]:
+    """The text encoders that a file holds under other names than diffusers looks for, in evaluation mode.
+
+    CLIP's names have changed with versions of transformers: of `transformer.text_model.embeddings…` the first two
+    words may be missing (diffusers#8228). Those of OpenCLIP, `model.…`, and the usual ones are left to diffusers.
+    """
+    stored = {part: _clip_names(names, start) for part, start in _TEXT[kind].items()}
+    first = f"{_TEXT[kind]['text_encoder']}transformer.text_model."
+    if all(name.startswith(first) for each in stored.values() for name in each.values()):
+        return {}
+    return {part: _text_encoder(path, folder, part, each) for part, each in stored.items() if each}
+
+
+def _clip_names(names: Sequence[str], start: str) -> dict[str, str]:
+    """Plain name → name in the file, of a text encoder in the names of transformers; {} where it has OpenCLIP's."""
+    own = [name for name in names if name.startswith(start) and not name.startswith(f"{start}model.")]
+    return {_plain_clip_name(name, start): name for name in own}
+
+
+def _plain_clip_name(name: str, start: str = "") -> str:
+    """A weight's name without what versions put before it."""
+    return name.removeprefix(start).removeprefix("transformer.").removeprefix("text_model.")
+
+
+def _text_encoder(path: Path, folder: Path, part: str, stored: Mapping[str, str]) -> nn.Module:
+    """CLIP's text encoder of a configuration, with a file's weights in float32.
+
+    Args:
+        path: of the file.
+        folder: of the configuration.
+        part: the folder in it.
+        stored: a weight's plain name → its name in the file.
+
+    Raises:
+        CheckpointError: if the file lacks a weight, or has one of another shape.
+    """
+    entry = parts_of(read_object(folder / INDEX), folder / INDEX)[part]
+    kind = part_class(folder, part, *entry)
+    made: nn.Module = kind(kind.config_class.from_pretrained(folder / part)).float().eval()
+    state = {name: tensor for name, tensor in made.state_dict().items() if not name.endswith("position_ids")}
+    with _opened(path) as file:
+        for name, weight in state.items():
+            theirs = stored.get(_plain_clip_name(name))
+            if theirs is None or file.shapes[theirs] != tuple(weight.shape):
+                said = "is missing" if theirs is None else f"is {list(file.shapes[theirs])}"
+                raise CheckpointError(
+                    f"{path} does not hold the {part} of the configuration in {folder}: {name} {said}, where "
+                    f"{list(weight.shape)} is needed. {_WHOLE}"
+                )
+            weight.copy_(file.tensor(theirs))
+    return made
 
 
 # ── what is in a file ───────────────────────────────────────────────────────────────────────────────────────────

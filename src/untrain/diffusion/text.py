@@ -151,13 +151,37 @@ def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
 
 
-def _check_length(pipeline: Any, text: str) -> None:
+def tokens_of(pipeline: Any, texts: Sequence[str]) -> list[tuple[tuple[int, ...], ...]]:
+    """What the text encoders see of each text: each tokenizer's tokens, cut to its window as the pipeline does.
+
+    Texts of the same tokens are one and the same to the pipeline. CLIP's, for one, are of small letters, and of single
+    spaces between words.
+    """
+    if not texts:
+        return []
+    seen = []
+    for _, tokenizer in _tokenizers(pipeline):
+        given = [_converted(pipeline, text, tokenizer) for text in texts]
+        rows = tokenizer(given, truncation=True, max_length=int(tokenizer.model_max_length))["input_ids"]
+        seen.append([tuple(row) for row in rows])
+    return list(zip(*seen, strict=True))
+
+
+def _tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
     for name in ("tokenizer", "tokenizer_2"):
         tokenizer = pipeline.components.get(name)
-        if tokenizer is None:
-            continue
-        given = pipeline.maybe_convert_prompt(text, tokenizer) if hasattr(pipeline, "maybe_convert_prompt") else text
-        tokens = tokenizer(given, truncation=False, verbose=False)["input_ids"]
+        if tokenizer is not None:
+            yield name, tokenizer
+
+
+def _converted(pipeline: Any, text: str, tokenizer: Any) -> str:
+    """A text with the tokens that textual inversions stand for."""
+    return pipeline.maybe_convert_prompt(text, tokenizer) if hasattr(pipeline, "maybe_convert_prompt") else text
+
+
+def _check_length(pipeline: Any, text: str) -> None:
+    for name, tokenizer in _tokenizers(pipeline):
+        tokens = tokenizer(_converted(pipeline, text, tokenizer), truncation=False, verbose=False)["input_ids"]
         window = int(tokenizer.model_max_length)
         if len(tokens) > window:
             lost = tokenizer.decode(tokens[window - 1 : -1]).strip()

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from untrain.engine import Engine, preserve_modes
+from untrain.engine import Engine, preserve_state
 from untrain.errors import DataError, Diverged, EmptySet, ModelError, SettingError
 from untrain.fisher.fallback import Losses
 from untrain.fisher.recording import inspect, recorder
@@ -63,7 +63,7 @@ def fisher_diagonal(
         raise ModelError("the model has no parameter with requires_grad, so it has no Fisher diagonal.")
     losses = Losses(model, task, engine.autocast if engine is not None else nullcontext)
     totals = {name: _zeros(p) for name, p in parameters.items()}
-    with _undisturbed(model, parameters):
+    with _undisturbed(model):
         if estimator == "batch":
             count = _add_batch_squares(losses, parameters, batches, totals, engine)
         else:
@@ -79,25 +79,11 @@ def _zeros(parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and gradients on inside; afterwards modes, buffers and random states are what they were."""
-    buffers = [
-        (module, name, buffer, buffer._version, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    cuda = sorted({p.device.index for p in parameters.values() if p.device.type == "cuda"})
-    with preserve_modes(model), torch.random.fork_rng(devices=cuda), torch.inference_mode(False), torch.enable_grad():
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, name, buffer, version, copy in buffers:
-                module._buffers[name] = buffer
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(copy)
+    with preserve_state(model), torch.inference_mode(False), torch.enable_grad():
+        model.eval()
+        yield
 
 
 def _shares(batches: Iterable[Batch], engine: Engine | None, device: torch.device) -> Iterator[tuple[int, int, Batch]]:

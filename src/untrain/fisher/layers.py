@@ -17,14 +17,20 @@ Gradient = Callable[[Any, str, Tensor, Tensor], Tensor]
 """(module, parameter's name in it, input [b, k, …], output gradient [b, k, …]) → [b, *parameter.shape]."""
 
 
+USED = ("weight", "bias")
+"""The parameters that the forward of a known layer computes with; whatever else it holds is someone else's."""
+
+
 def gradient_of(module: nn.Module) -> Gradient | None:
     """The rule for a module, None if it has none.
 
-    Subclasses have none, since their forward may differ; nor have modules whose forward was replaced, nor settings
-    under which the gradient that training sees is not the derivative (sparse or frequency-scaled embeddings).
+    Subclasses have none, since their forward may differ; nor have modules whose forward was replaced, in the object or
+    in its class, nor settings under which the gradient that training sees is not the derivative (sparse or
+    frequency-scaled embeddings).
     """
-    rule = _RULES.get(type(module))
-    if rule is None or "forward" in module.__dict__:
+    kind = type(module)
+    rule = _RULES.get(kind)
+    if rule is None or "forward" in module.__dict__ or kind.forward is not _FORWARDS[kind]:
         return None
     if isinstance(module, nn.Embedding):
         plain = not (module.sparse or module.scale_grad_by_freq) and module.max_norm is None
@@ -221,3 +227,4 @@ _RULES: dict[type, Gradient] = {
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _rms_norm,
 }
+_FORWARDS: dict[Any, Any] = {kind: getattr(kind, "forward") for kind in _RULES}  # noqa: B009, types have none

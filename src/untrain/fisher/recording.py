@@ -63,6 +63,8 @@ class Use:
 
 
 Arrival = Callable[[Use, Tensor | None], None]
+Owned = dict[str, tuple[str, Tensor]]
+"""Name in the layer → name in the model, and the parameter itself."""
 
 
 @dataclass(eq=False)
@@ -82,13 +84,15 @@ class Recorder:
         finally:
             self.uses = None
 
-    def called(self, name: str, keys: dict[str, str], module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def called(self, name: str, own: Owned, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """The forward hook."""
         if self.uses is None or not isinstance(output, Tensor) or not output.requires_grad:
             return
         input = args[0] if args else next(iter(kwargs.values()))
         gradient = layers.gradient_of(module)
-        if gradient is None or not layers.takes(module, input):
+        # Hooks may have put another tensor, made of the parameter, where the layer's forward looks for it.
+        keys = {n: key for n, (key, parameter) in own.items() if getattr(module, n, None) is parameter}
+        if gradient is None or not keys or not layers.takes(module, input):
             return
         kept = input.detach()
         edge = get_gradient_edge(output)
@@ -132,7 +136,9 @@ def recorder(model: nn.Module, wanted: Mapping[int, str]) -> Iterator[Recorder]:
     # Hooks set for all modules at once run before ours and may change outputs; then nothing is recorded.
     tampered = bool(torch.nn.modules.module._global_forward_hooks)
     for name, module in model.named_modules():
-        own = {n: wanted[id(p)] for n, p in module._parameters.items() if p is not None and id(p) in wanted}
+        own = {
+            n: (wanted[id(p)], p) for n, p in module._parameters.items() if p is not None and _is_plain(n, p, wanted)
+        }
         if own and not tampered and layers.gradient_of(module) is not None:
             hook = partial(record.called, name, own)
             handles.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
@@ -141,6 +147,15 @@ def recorder(model: nn.Module, wanted: Mapping[int, str]) -> Iterator[Recorder]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_plain(name: str, parameter: Tensor, wanted: Mapping[int, str]) -> bool:
+    """Whether a wanted parameter is what the forward of a known layer itself computes with.
+
+    What other parameters a layer has (weight_orig of pruning, weight_g and weight_v of weight normalisation) become its
+    weight by hooks. A hook on the parameter itself changes the gradient after the layer has given it.
+    """
+    return name in layers.USED and id(parameter) in wanted and not parameter._backward_hooks
 
 
 @dataclass(frozen=True)

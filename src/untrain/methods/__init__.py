@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from untrain.callable_package import make_callable
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
@@ -89,3 +90,6 @@ def _sorted_out() -> tuple[dict[str, type[Method]], dict[str, str]]:
             usable.pop(name, None)
             reasons[name] = str(error)
     return usable, reasons
+
+
+make_callable(__name__)

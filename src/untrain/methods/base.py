@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
-from untrain.errors import ModelError, SettingError, unknown
+from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
-from untrain.types import GenerativeTask, Task, Variant
+from untrain.types import Batch, GenerativeTask, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,6 +75,9 @@ Spaces = Mapping[str, Space]
 class Optimizer:
     """An optimiser by its name and settings."""
 
+    kind_field: ClassVar[str] = "name"
+    """Settings that are put over a default of another name do not take the rest from it."""
+
     name: str = "sgd"
     """Name: "sgd", "adam" or "adamw"."""
     lr: float | None = None
@@ -119,7 +123,8 @@ class Problem:
         holdout: samples never trained on, or None.
         seed: of everything random in the run.
         memo: results of passes over the data, by name; part of every checkpoint, so a resumed run need not repeat them.
-        notes: sentences for the manifest on what was decided and why.
+        notes: sentences for the manifest on what was decided and why, and all that was warned of.
+        warnings: those of the notes that cast doubt on the result.
     """
 
     subject: Subject
@@ -130,6 +135,7 @@ class Problem:
     seed: int = 0
     memo: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
     notes: list[str] = field(default_factory=list, init=False)
+    warnings: list[str] = field(default_factory=list, init=False)
 
     def remember(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The result called `name`, computed only where it is not known yet."""
@@ -141,6 +147,19 @@ class Problem:
         """Puts a sentence into the notes, once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        """Puts what casts doubt on the result into the notes and the warnings, and warns of it, once.
+
+        Args:
+            text: a few words, which stand in a report's headline, a colon, and the rest.
+        """
+        if text in self.warnings:
+            return
+        self.note(text)
+        self.warnings.append(text)
+        if self.forget.engine.is_main:
+            warnings.warn(text, UnlearningWarning, stacklevel=2)
 
 
 @dataclass(eq=False)
@@ -214,6 +233,8 @@ class Method(ABC):
     """The settings that a search tries; the ranges hold the published values."""
     needs: ClassVar[tuple[Variant, ...]] = ()
     """Variants of a batch that the method cannot do without."""
+    needs_forget: ClassVar[bool] = True
+    """Whether it looks at the forget set; one that does not can go on where all of that is gone."""
     generates: ClassVar[bool] = False
     """Whether it needs a task whose models make images."""
 
@@ -235,6 +256,10 @@ class Method(ABC):
     @abstractmethod
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k; returns what to log."""
+
+    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
+        """The loss that each sample of a forget batch is to come to, [B]; None: the method aims at none."""
+        return None
 
     @property
     @abstractmethod
@@ -282,6 +307,27 @@ def _missing(method: Method | type[Method], task: Task) -> list[str]:
     if method.generates and not isinstance(task, GenerativeTask):
         missing.insert(0, "a model that makes images")
     return missing
+
+
+def check_needs(methods: Mapping[str, Method]) -> None:
+    """Refuses methods that look at the forget set, where nothing of that is left.
+
+    Args:
+        methods: by the names of their entries.
+
+    Raises:
+        SettingError: names them, and those that would run.
+    """
+    needing = sorted(name for name, method in methods.items() if method.needs_forget)
+    if needing:
+        from untrain.methods import methods as known  # known only once every method's module is there
+
+        others = sorted(name for name, method in known().items() if not method.needs_forget)
+        raise SettingError(
+            f"nothing of this request is in the data any more, and {', '.join(needing)} cannot do without it. Restore "
+            f"the files, or ask for methods that look at the retain set alone: --method {others[0]} ("
+            f"{', '.join(others)})."
+        )
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

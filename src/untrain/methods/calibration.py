@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
+from untrain.methods.steps import mean_loss
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
 
@@ -76,21 +76,17 @@ class Calibration:
         if problem.holdout is None:
             problem.note(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
             return {"target": torch.tensor(math.inf, device=engine.device), "held": held}
-        target = self._held_out_loss(problem, problem.holdout, engine)
+        holdout = mean_loss(problem.task, problem.subject.module, problem.holdout, engine, "held-out loss")
+        target = holdout["mean"]
         if not bool(torch.isfinite(target)):
             raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
         problem.note(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
         return {"target": target, "held": held}
 
-    def _held_out_loss(self, problem: Problem, holdout: Stream, engine: Engine) -> Tensor:
-        module, task = problem.subject.module.eval(), problem.task
-        total, count = torch.zeros((), device=engine.device), 0
-        with torch.no_grad():
-            for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss", holdout.passes()):
-                with engine.forward_pass():
-                    losses = task.loss(module, engine.shard(batch))
-                total, count = total + engine.global_sum(losses), count + engine.global_batch_size(losses)
-        return total / count
+    def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
+        """The loss that each sample of a batch is to come to, in nats, [B]."""
+        held = _held(measured, batch, task)
+        return torch.where(held, self.margin * measured["target"], self.late_ceiling)
 
     def late(self, k: int, total: int) -> bool:
         """Whether outer step k of so many is one after which retaining has the last word."""

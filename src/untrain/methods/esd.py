@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from untrain.engine import Engine, generator_of
+from untrain.errors import SettingError
 from untrain.lazy import torch
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.descent import Descent
@@ -60,6 +61,8 @@ class ESD(Descent):
         """Checks the ranges."""
         super().__post_init__()
         check_above_zero(eta=self.eta, samples=self.samples)
+        if self.sampler.solver != "ddim":
+            raise SettingError("esd stops on the way to an image, which the solver lms cannot: take ddim.")
 
     def resolved(self, problem: Problem, engine: Engine) -> ESD:
         """Steps from epochs; the learning rate, where it was left open."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,8 @@ from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, State
 from untrain.methods.calibration import FEWEST, statistics
 from untrain.methods.steps import for_share
+from untrain.models.copies import copy_module
+from untrain.models.modes import set_training
 from untrain.types import Batch, Task
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def training_mode(state: State, batch: Batch) -> Iterator[None]:
     Running statistics stay as they are: like a retrained model's, they come from retain batches alone. A batch too
     small for statistics of its own is normalised by them.
     """
-    state.module.train()
+    set_training(state.module)
     few = len(next(iter(batch.values()))) < FEWEST
     with statistics(state.module, "running" if few else "batch"):
         yield
@@ -112,8 +113,8 @@ def frozen(module: nn.Module) -> nn.Module:
 
     Parameters that nobody trains are shared: where a part of a large model is trained, only that part is copied.
     """
-    shared = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(module, shared).eval().requires_grad_(False)
+    shared = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    return copy_module(module, shared).eval().requires_grad_(False)
 
 
 def divergences_of(state: State, batch: Batch, teacher: nn.Module, temperature: float = 1.0) -> Tensor:

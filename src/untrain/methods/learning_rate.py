@@ -19,6 +19,7 @@ from untrain.engine import Engine, preserve_modes
 from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.steps import losses_of
+from untrain.models.modes import set_training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +122,7 @@ def _losses(
     """The retain loss before each training step at these rates, from the original weights, which are put back."""
     losses: list[float] = []
     with _put_back(problem.subject.module) as module:
-        state = State(problem, replace(engine, compile=False), module.train())
+        state = State(problem, replace(engine, compile=False), set_training(module))
         moving = replace(optimizer, lr=1.0).build(state.parameters)
         for k, rate in enumerate(rates):
             loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))

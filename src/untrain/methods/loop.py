@@ -19,7 +19,11 @@ from untrain.errors import Diverged, StaleFile
 from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
+from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
+from untrain.models.modes import statistics_note
+from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
+from untrain.types import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +44,14 @@ class Run:
         method: with every setting resolved.
         history: what each step logged.
         clocks: seconds by part: "fisher", "search", "steps", "evaluation".
+        aim: the mean loss that the forget set was to come to; None: the method aims at none.
     """
 
     state: State
     method: Method
     history: list[dict[str, Any]]
     clocks: dict[str, float]
+    aim: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -112,11 +118,27 @@ def run(
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
             of which step they are.
     """
+    find_copies = getattr(problem.task, "copies", None)
+    groups = [] if find_copies is None else find_copies(problem.subject.module)
+    with tied(problem.subject.module, groups):
+        return _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
+
+
+def _run(
+    method: Method,
+    problem: Problem,
+    engine: Engine,
+    checkpoints: Checkpoints | None,
+    evaluate: Watch | None,
+    evaluate_every: int,
+    title: str | None,
+    callbacks: Sequence[Callback],
+) -> Run:
     saved = checkpoints.read() if checkpoints else None
     history: list[dict[str, Any]] = []
     engine.clocks.clear()
     if saved:
-        problem.memo, problem.notes = saved["memo"], list(saved["notes"])
+        problem.memo, problem.notes, problem.warnings = saved["memo"], list(saved["notes"]), list(saved["warnings"])
         threads = torch.get_num_threads()
         if saved["threads"] != threads:
             problem.note(
@@ -128,7 +150,11 @@ def run(
     with engine.seeded(seed_of(problem.seed, "start")):
         with engine.clock("search"):
             method = method.resolved(problem, engine)
+        before = _forget_loss_before(problem, engine)
         state = method.start(problem, engine)
+    held = statistics_note(state.module)
+    if held is not None:
+        problem.note(held)
     first = 0
     if saved:
         state.load_state_dict(saved["state"])
@@ -145,7 +171,20 @@ def run(
         state.module.load_state_dict(state.averaged.state_dict())
     engine.broadcast_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
-    return Run(state, method, history, dict(engine.clocks))
+    aim = loss_aimed_at(method, problem)
+    for sentence in find_shortfalls(problem, history, aim, before, forget_loss(problem, state.module, engine)):
+        problem.warn(sentence)
+    return Run(state, method, history, dict(engine.clocks), aim)
+
+
+def _forget_loss_before(problem: Problem, engine: Engine) -> Params | None:
+    """The loss on the forget set at the original weights, measured once; None where it says nothing."""
+    if "forget loss" not in problem.memo:
+        found = forget_loss(problem, problem.subject.module, engine)
+        if found is None:
+            return None
+        problem.memo["forget loss"] = found
+    return problem.memo["forget loss"]
 
 
 def _steps(
@@ -257,6 +296,7 @@ class _Saver:
             "state": self.state.state_dict(),
             "memo": problem.memo,
             "notes": problem.notes,
+            "warnings": problem.warnings,
             "clocks": dict(self.engine.clocks),
             "threads": torch.get_num_threads(),
             "history": [json.dumps(record) for record in self.history],

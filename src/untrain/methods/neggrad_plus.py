@@ -9,7 +9,8 @@ from untrain.methods.base import Problem, Range, Spaces, State
 from untrain.methods.descent import Descent
 from untrain.methods.forgetting import training_mode
 from untrain.methods.learning_rate import with_learning_rate
-from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of
+from untrain.methods.salun import remember_mask, without_decay
+from untrain.methods.steps import finite, losses_of, mask_of, minimise, next_retain_batch, rate_of
 from untrain.settings import check_arguments
 
 
@@ -26,6 +27,9 @@ class NegGradPlus(Descent):
     """Passes over the retain set, used where `steps` is null; as many forget batches go with them."""
     beta: float = 0.95
     """β in (0, 1], weight of the retain loss; the forget loss has 1 − β."""
+    fraction: float | None = None
+    """Share of all weights, in (0, 1], that are moved: those with the largest |mean forget gradient|, as in SalUn, and
+    without weight decay; null: all."""
     max_norm: float | None = 1.0
     """The joined gradient is clipped to this norm; null: not. The forget loss that is climbed has no bound."""
 
@@ -34,14 +38,21 @@ class NegGradPlus(Descent):
         super().__post_init__()
         if not 0 < self.beta <= 1:
             raise SettingError(f"beta must be in (0, 1], not {self.beta}.")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise SettingError(f"fraction must be in (0, 1], not {self.fraction}.")
 
     def resolved(self, problem: Problem, engine: Engine) -> "NegGradPlus":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
-        return replace(method, optimizer=with_learning_rate(self.optimizer, problem, engine))  # type: ignore[return-value]
+        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        if self.fraction is not None:
+            optimizer = without_decay(optimizer, problem, self.name)
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
-        """The original weights."""
+        """The mask, where there is one, at the original weights; then these."""
+        if self.fraction is not None:
+            remember_mask(problem, engine, self.fraction)
         return self.begin(problem, engine, problem.subject.module)
 
     def step(self, state: State, k: int) -> dict[str, float]:
@@ -52,5 +63,6 @@ class NegGradPlus(Descent):
             up = engine.mean(losses_of(state, forget))
         down = engine.mean(losses_of(state, next_retain_batch(state)))
         log = {"forget_loss": finite(engine, up, "forget"), "retain_loss": finite(engine, down, "retain")}
-        minimise(state, "optimizer", self.beta * down - (1 - self.beta) * up, max_norm=self.max_norm)
+        loss = self.beta * down - (1 - self.beta) * up
+        minimise(state, "optimizer", loss, mask=mask_of(state), max_norm=self.max_norm)
         return {**log, "lr": rate_of(state)}

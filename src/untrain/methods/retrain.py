@@ -1,6 +1,5 @@
 """Training from scratch on the retain set: the reference for everything."""
 
-import copy
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -9,6 +8,7 @@ from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, State
 from untrain.methods.descent import Descent
 from untrain.methods.steps import average
+from untrain.models.copies import copy_module
 from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
@@ -20,6 +20,7 @@ class Retrain(Descent):
 
     name: ClassVar[str] = "retrain"
     title: ClassVar[str] = "trains from scratch on the retain set: the reference"
+    needs_forget: ClassVar[bool] = False
 
     epochs: float = 30.0
     """Passes over the retain set, used where `steps` is None."""
@@ -40,18 +41,21 @@ class Retrain(Descent):
         method = super().resolved(problem, engine)
         if isinstance(problem.task, GenerativeTask) and method.optimizer in (None, Retrain.optimizer):
             raise SettingError(
-                "generators are not trained as classifiers are: give train.optimizer, such as {name: adam, lr: 2e-4, "
-                "momentum: 0, weight_decay: 0}, and train.steps; or train none (model.checkpoint, and references: 0)."
+                "generators are not trained as classifiers are: give train.optimizer, such as {name: adam, "
+                "lr: 2e-4}, and train.steps; or train none (model.checkpoint, and references: 0)."
             )
         optimizer = method.optimizer or Retrain.optimizer or Optimizer()
         lr = optimizer.lr or problem.subject.peak_lr or 0.1
         return replace(method, optimizer=replace(optimizer, lr=lr))  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
-        """New weights from the run's seed."""
+        """New weights from the run's seed; parameters that were frozen have new weights too, and are trained."""
+        given = problem.subject.module
         state = self.begin(problem, engine, problem.subject.fresh(seed_of(problem.seed, "weights")))
+        if len(state.parameters) > sum(parameter.requires_grad for parameter in given.parameters()):
+            problem.note("retraining begins from new weights throughout: what is frozen is trained too")
         if self.ema is not None:
-            state.averaged = copy.deepcopy(state.module).eval().requires_grad_(False)
+            state.averaged = copy_module(state.module).eval().requires_grad_(False)
             problem.note(f"the weights are averages over the steps of training (EMA {self.ema:g})")
         return state
 

@@ -41,16 +41,26 @@ class SalUn(RandomLabel):
     def resolved(self, problem: Problem, engine: Engine) -> SalUn:
         """As random-label; without weight decay, which would walk around the mask."""
         method = super().resolved(problem, engine)
-        optimizer = method.optimizer or Optimizer()
-        if optimizer.weight_decay:
-            problem.note("salun runs without weight decay, which would move weights that are not salient")
-        return replace(method, optimizer=replace(optimizer, weight_decay=0.0))  # type: ignore[return-value]
+        optimizer = without_decay(method.optimizer or Optimizer(), problem, self.name)
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The mask at the original weights, then the optimiser."""
-        with engine.clock("saliency"):
-            problem.remember("mask", lambda: largest_mask(forget_gradient(problem, engine), self.fraction))
+        remember_mask(problem, engine, self.fraction)
         return super().start(problem, engine)
+
+
+def without_decay(optimizer: Optimizer, problem: Problem, method: str) -> Optimizer:
+    """The optimiser without weight decay, which would walk around a mask; a note says so."""
+    if optimizer.weight_decay:
+        problem.note(f"{method} runs without weight decay, which would move weights that are not salient")
+    return replace(optimizer, weight_decay=0.0)
+
+
+def remember_mask(problem: Problem, engine: Engine, fraction: float) -> None:
+    """Finds the mask of the weights with the largest |mean forget gradient|, this share of all, if it is not known."""
+    with engine.clock("saliency"):
+        problem.remember("mask", lambda: largest_mask(forget_gradient(problem, engine), fraction))
 
 
 def forget_gradient(problem: Problem, engine: Engine) -> Params:

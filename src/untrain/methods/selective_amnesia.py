@@ -19,6 +19,7 @@ from untrain.methods.elbo import elbo_fisher
 from untrain.methods.forgetting import cut, frozen, joined
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
+from untrain.models.modes import set_training
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params
@@ -59,6 +60,8 @@ class SelectiveAmnesia(Descent):
     before the first step, or the data."""
     replay_samples: int = 1000
     """Images to replay, where the model makes them."""
+    replay_drop: bool = True
+    """Whether what is replayed loses its condition as often as in training; published: never."""
     sampler: Sampler = Sampler(steps=50)
     """How they are made (published: 1,000 steps, η 1, guidance scale 3)."""
     fisher_samples: int = 200
@@ -90,8 +93,8 @@ class SelectiveAmnesia(Descent):
         problem, engine = state.problem, state.engine
         forget = problem.forget.batch(k, problem.task, "forget")
         noise = generative(problem).surrogate(forget, generator_of(problem.seed, "surrogate", k))
-        kept = self._retained(problem, engine).batch(k, problem.task, "retain")
-        state.module.train()
+        kept = self._retained(problem, engine).batch(k, problem.task, "retain" if self.replay_drop else "forget")
+        set_training(state.module)
         up, down = (engine.mean(losses_of(state, batch)) for batch in (noise, kept))
         log = {"forget_loss": finite(engine, up, "surrogate"), "retain_loss": finite(engine, down, "replay")}
         pull = self.lam * self._distance(state)

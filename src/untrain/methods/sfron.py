@@ -32,6 +32,7 @@ from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
+from untrain.models.modes import set_training
 from untrain.saliency import saliency_mask
 from untrain.settings import check_arguments
 from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
@@ -65,8 +66,9 @@ class SFRon(Method):
     epochs: float = 3.5
     """Passes over the retain set in the whole run, used where `steps` is null."""
     objective: Objective | None = None
-    """Of the forget step: "adaptive", ascent weighted by 1/ℓ^λ; plain "ascent"; or "redirect", descent towards the
-    redirected variant. Null: redirect for text-to-image, else adaptive."""
+    """Of the forget step: "adaptive", ascent weighted by 1/ℓ^λ; plain "ascent"; "redirect", descent towards what is
+    predicted for the redirected variant; or "relabel", descent on the training loss under its condition. Null: redirect
+    for text-to-image, else adaptive."""
     teacher: Teacher = "current"
     """Of redirection: who says what a sample should be predicted as, the "current" model, as it is in that step, or the
     "original", of which a copy is kept."""
@@ -120,7 +122,7 @@ class SFRon(Method):
         if self.published:
             self._be_published()
         check_steps(self.steps, self.epochs)
-        check_choice("objective", self.objective or "adaptive", ("adaptive", "ascent", "redirect"))
+        check_choice("objective", self.objective or "adaptive", ("adaptive", "ascent", "redirect", "relabel"))
         check_choice("teacher", self.teacher, ("current", "original"))
         check_choice("decay", self.decay, ("cosine", "linear", "exponential", "constant"))
         check_choice("retain_decay", self.retain_decay or "cosine", ("cosine", "constant"))
@@ -165,7 +167,7 @@ class SFRon(Method):
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """Somewhere to redirect to, where that is the objective."""
-        return ("redirect",) if objective_of(self, task) == "redirect" else ()
+        return ("redirect",) if objective_of(self, task) in ("redirect", "relabel") else ()
 
     def check_task(self, task: Task) -> None:
         """A teacher can be chosen only where one is asked."""
@@ -194,6 +196,11 @@ class SFRon(Method):
         if self.steps is None and found.calibrate:
             return replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
         return found
+
+    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
+        """What calibration found, if it looked."""
+        measured = problem.memo.get("calibration")
+        return None if measured is None else self.calibration.aims(measured, batch, problem.task)
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
@@ -260,7 +267,7 @@ class SFRon(Method):
         """Retain and forget gradient in one masked step."""
         problem, engine = state.problem, state.engine
         objective, log = self._objective(state, problem.forget.batch(k, problem.task, "forget"), k)
-        state.module.train()
+        set_training(state.module)
         loss = engine.mean(losses_of(state, problem.retain.batch(k, problem.task, "retain")))
         value = finite(engine, loss, "retain")
         state.optimizers["retain"].zero_grad()
@@ -275,7 +282,7 @@ class SFRon(Method):
         problem, engine = state.problem, state.engine
         measured, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
-        state.module.train()
+        set_training(state.module)
         with statistics(
             state.module,
             "moved" if self.published else self.calibration.statistics_of(measured, batch, late, problem.task),
@@ -283,6 +290,9 @@ class SFRon(Method):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=teacher_of(state, self.teacher)))
                 return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}
+            if self.objective == "relabel":
+                loss = engine.mean(losses_of(state, problem.task.variant(batch, "redirect")))
+                return alpha * loss, {"forget_loss": finite(engine, loss, "relabel"), "alpha": alpha}
             losses = losses_of(state, batch)
         value = finite(engine, engine.mean(losses), "forget")
         log = {"forget_loss": value, "alpha": alpha}

@@ -8,11 +8,13 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, ModelError, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
-from untrain.types import Batch
+from untrain.models.modes import set_training
+from untrain.types import Batch, Params, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +26,34 @@ def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRSc
     if decay == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+
+
+def mean_loss(
+    task: Task, module: nn.Module, stream: Stream, engine: Engine, title: str, limit: int | None = None
+) -> Params:
+    """The mean loss of a set, each sample once, the module in evaluation mode.
+
+    Args:
+        task: of the losses.
+        module: left in evaluation mode.
+        stream: the set.
+        engine: sums over processes.
+        title: of the progress bar.
+        limit: take about so many samples; None: all.
+
+    Returns:
+        "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / n): scalars.
+    """
+    module.eval()
+    total, squares, count = torch.zeros((), device=engine.device), torch.zeros((), device=engine.device), 0
+    with torch.no_grad():
+        for batch in engine.track(stream.once(task, "evaluate", limit=limit), title, stream.passes(limit)):
+            with engine.forward_pass():
+                losses = task.loss(module, engine.shard(batch))
+            total, squares = total + engine.global_sum(losses), squares + engine.global_sum(losses.square())
+            count += engine.global_batch_size(losses)
+    mean = total / count
+    return {"mean": mean, "error": ((squares / count - mean.square()).clamp_min(0) / count).sqrt()}
 
 
 def rate_of(state: State, optimizer: str = "optimizer") -> float:
@@ -75,7 +105,7 @@ def average(state: State, decay: float, k: int) -> None:
 def next_retain_batch(state: State) -> Batch:
     """The next retain batch, the module in training mode; the count of retain batches moves on."""
     batch = state.problem.retain.batch(state.retained, state.problem.task, "retain")
-    state.module.train()
+    set_training(state.module)
     state.retained += 1
     return batch
 

@@ -1,4 +1,4 @@
-"""Descent on D_r ∪ D_f: each step on one batch that mixes rows of both sets, in proportion of their sizes."""
+"""Descent on D_r ∪ D_f: each step on one batch that mixes rows of both sets, in proportion of their sizes or alike."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ class Union(Descent):
     generator, the same."""
     retain_weight: float = 1.0
     """The retain losses are multiplied by this, before both sets' rows are averaged."""
+    balanced: bool = False
+    """Whether each step takes a whole forget batch beside the retain batch, as published code for generators does; else
+    as many rows of it as keep both sets in proportion."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -57,7 +60,7 @@ class Union(Descent):
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k: descent on the weighted mean over retain batch k and the forget rows that go with it."""
-        retain, forget = next_retain_batch(state), forget_rows(state.problem, k)
+        retain, forget = next_retain_batch(state), self._forget_rows(state.problem, k)
         kept, taught = self._losses(state, retain, forget)
         loss, log = state.engine.mean(kept), {}
         log["retain_loss"] = finite(state.engine, loss, "retain")
@@ -69,6 +72,9 @@ class Union(Descent):
             loss = (rows[0] * loss + rows[1] * other) / sum(rows)
         minimise(state, "optimizer", loss, mask=mask_of(state), max_norm=self.max_norm)
         return {**log, "lr": rate_of(state)}
+
+    def _forget_rows(self, problem: Problem, k: int) -> Batch | None:
+        return problem.forget.batch(k, problem.task, "forget") if self.balanced else forget_rows(problem, k)
 
     def _losses(self, state: State, retain: Batch, forget: Batch | None) -> tuple[Tensor, Tensor]:
         """Losses of this process's retain rows and of its forget rows."""

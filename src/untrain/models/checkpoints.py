@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +18,9 @@ from annotated_types import Ge, Gt
 from untrain.errors import CheckpointError
 from untrain.io import hash_tensors, open_atomic
 from untrain.lazy import nn, torch
-from untrain.reading import DAMAGED, check_regular, check_unpacked, open_regular
+from untrain.models.torch_files import read_torch_file
+from untrain.models.weight_names import fit_names, name_some, plain_name, recognise, without_wrapping
+from untrain.reading import check_regular, read_json
 from untrain.sealed import NOTES, read_notes, sealed_notes
 from untrain.settings import Setting
 
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
 
 State = dict[str, "torch.Tensor"]
 """Name → tensor, parameters and buffers, as `nn.Module.state_dict` gives them."""
-
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "ema")
-_OPTIMIZERS = ("optimizer", "optimizer_state_dict")
-_COMPILED = "_orig_mod."  # what torch.compile puts into names
-_PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before names
 
 
 def save(
@@ -85,18 +79,18 @@ def _apart(state: Mapping[str, Tensor]) -> State:
     return found
 
 
-def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
+def load_state(path: str | Path, entry: str | int | None = None) -> tuple[State, dict[str, Any]]:
     """Reads weights, on the CPU.
 
-    A torch file may wrap them in an entry called state_dict, model, model_state_dict, net or ema; the prefixes of
-    torch.compile and of DataParallel are taken off.
+    A torch file may hold other things beside them, see `torch_files`; the prefixes of torch.compile and of DataParallel
+    are taken off.
 
     Args:
-        path: a .safetensors file, or a torch file (.pt, .pth, …).
+        path: a .safetensors file, the index of several, or a torch file (.pt, .pth, .ckpt, …).
+        entry: of a torch file, which of its entries holds the weights; None: the one that does.
 
     Returns:
-        The state, and metadata: what `save` was given; of a torch file, {"optimizer_lr": rate} if it holds an
-        optimiser, its initial rate where a schedule noted that.
+        The state, and metadata: what `save` was given; of a torch file, see `read_torch_file`.
 
     Raises:
         CheckpointError: if the file is missing, damaged, holds no weights, or would run code.
@@ -105,34 +99,39 @@ def load_state(path: str | Path) -> tuple[State, dict[str, Any]]:
     if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder: give the file of weights in it.")
     check_regular(path, CheckpointError)
-    _check_archive(path)
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if path.suffix not in (".safetensors", ".json"):
+        state, facts = read_torch_file(path, entry)
+        return without_wrapping(state), facts
+    if entry is not None:
+        raise CheckpointError(f"{path} has no entries to choose from: leave model.entry out.")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_shards(path)
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copies a state into a module.
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Copies a state into a module; returns what of its names was changed to make it fit, as sentences.
 
     Raises:
-        CheckpointError: names every missing, unexpected and mis-shaped entry; the module is unchanged then.
+        CheckpointError: counts missing, unexpected and mis-shaped entries, and names at most three of each; the module
+            is unchanged then.
     """
-    own = {_plain(name): tensor for name, tensor in module.state_dict().items()}
-    state = _aligned({_plain(name): tensor for name, tensor in state.items()}, own)
+    own = {plain_name(name): tensor for name, tensor in module.state_dict().items()}
+    fitted, notes = fit_names(state, own)
     problems = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
+        "missing": [name for name in own if name not in fitted],
+        "unexpected": [name for name in fitted if name not in own],
         "of another shape": [
-            f"{name} ({list(state[name].shape)}, the model has {list(own[name].shape)})"
+            f"{name} ({list(fitted[name].shape)}, the model has {list(own[name].shape)})"
             for name in own
-            if name in state and isinstance(own[name], torch.Tensor) and state[name].shape != own[name].shape
+            if name in fitted and isinstance(own[name], torch.Tensor) and fitted[name].shape != own[name].shape
         ],
     }
-    found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    found = "; ".join(f"{kind}: {name_some(names)}" for kind, names in problems.items() if names)
     if found:
-        raise CheckpointError(
-            f"the checkpoint was made for another architecture. {found}. Build the model it was made for."
-        )
-    compiled = {_plain(name): name for name in module.state_dict()}
-    module.load_state_dict({compiled[name]: tensor for name, tensor in state.items()}, strict=True)
+        whose = recognise(problems["unexpected"]) or "Build the model it was made for."
+        raise CheckpointError(f"the checkpoint was made for another architecture. {found}. {whose}")
+    compiled = {plain_name(name): name for name in module.state_dict()}
+    module.load_state_dict({compiled[name]: tensor for name, tensor in fitted.items()}, strict=True)
+    return notes
 
 
 def state_hash(module: nn.Module) -> str:
@@ -142,27 +141,7 @@ def state_hash(module: nn.Module) -> str:
 
 def _state(module_or_state: nn.Module | Mapping[str, Tensor]) -> State:
     state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else module_or_state
-    return {_plain(name): tensor for name, tensor in state.items()}
-
-
-def _plain(name: str) -> str:
-    return name.replace(_COMPILED, "")
-
-
-def _aligned(state: State, own: Mapping[str, Tensor]) -> State:
-    """The state under the names of a module that is wrapped as `module`, if that is what makes them fit."""
-    longer = {_PARALLEL + name: tensor for name, tensor in state.items()}
-    return longer if set(longer) == set(own) else state
-
-
-def _check_archive(path: Path) -> None:
-    """Refuses a torch file that would unpack into far more than it is; what torch writes is not packed at all."""
-    try:
-        with open_regular(path, CheckpointError) as file, zipfile.ZipFile(file) as archive:
-            told = sum(info.file_size for info in archive.infolist())
-    except DAMAGED:  # not an archive: safetensors, and what torch wrote before 1.6
-        return
-    check_unpacked(path, told, os.stat(path).st_size, CheckpointError)
+    return {plain_name(name): tensor for name, tensor in state.items()}
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
@@ -173,7 +152,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
     except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged or is not a safetensors file: {error}. Get it again.") from error
     if NOTES not in notes:
-        return _without_prefixes(state), notes
+        return without_wrapping(state), notes
     try:
         facts = read_notes(notes, state)
         check_facts(facts)
@@ -186,7 +165,8 @@ _FACTS: dict[str, Any] = {
     **dict.fromkeys(("method", "fingerprint", "hash", "started_from", "file"), str),
     **dict.fromkeys(("peak_lr", "optimizer_lr"), Annotated[float, Gt(0)] | None),
     **dict.fromkeys(("settings", "made_from"), dict[str, Any]),
-    "notes": list[str],
+    **dict.fromkeys(("notes", "warnings"), list[str]),
+    "aim": float | None,
     "clocks": dict[str, Annotated[float, Ge(0)]],
     "seconds": Annotated[float, Ge(0)],
     "steps": Annotated[int, Ge(0)],
@@ -209,61 +189,27 @@ def check_facts(facts: Mapping[str, Any]) -> None:
             raise ValueError(f"its entry {name} must be {setting.words}")
 
 
-def _read_torch(path: Path) -> tuple[State, dict[str, Any]]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: what matters is whether it can be read
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" not in str(error).lower() and "unsupported" not in str(error).lower():
-            raise CheckpointError(f"{path} is damaged or is not a torch file. Get it again.") from error
-        raise CheckpointError(
-            f"{path} was refused: it holds more than tensors, and reading that would run code. If you trust who made "
-            "it, convert it once yourself: load it by torch.load(path, weights_only=False) and write the model's "
-            "state_dict() by torch.save or untrain.models.checkpoints.save."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-    except (AttributeError, AssertionError, *DAMAGED) as error:
-        raise CheckpointError(f"{path} is damaged or is not a torch file. Get it again.") from error
-    state = _unwrapped(content, path)
-    rate = _learning_rate(content)
-    return _without_prefixes(state), {} if rate is None else {"optimizer_lr": rate}
+def shards_of(index: Path) -> list[Path]:
+    """The files that the index of a model in several files names; all lie beside it.
 
-
-def _unwrapped(content: Any, path: Path) -> State:
-    """The mapping of tensors within the wrappers that training scripts put around it."""
-    while isinstance(content, Mapping):
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds no state dict. Save model.state_dict() by torch.save or as safetensors.")
-    tensors = {name for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    strange = [str(name) for name in content if name not in tensors]
-    if strange:
+    Raises:
+        CheckpointError: if it names none, or some elsewhere.
+    """
+    content = read_json(index, CheckpointError)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(each, str) for each in named.values()):
         raise CheckpointError(
-            f"{path} holds entries that are not tensors: {', '.join(strange[:8])}. "
-            f"Put the weights alone into the file, or under one of {', '.join(_WRAPPERS)}."
+            f"{index} is no index of weights in several files: it has no weight_map. Give the weights."
         )
-    return dict(content)
+    names = sorted(set(named.values()))
+    elsewhere = next((name for name in names if Path(name).name != name), None)
+    if elsewhere is not None:
+        raise CheckpointError(f"{index} names {elsewhere!r}, which does not lie beside it. Get the folder again.")
+    return [index.parent / name for name in names]
 
 
-def _without_prefixes(state: State) -> State:
-    state = {_plain(name): tensor for name, tensor in state.items()}
-    while state and all(name.startswith(_PARALLEL) for name in state):
-        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
-    return state
-
-
-def _learning_rate(content: Any) -> float | None:
-    """The rate that a stored optimiser (SGD, Adam, …) started with."""
-    stored = [content[key] for key in _OPTIMIZERS if isinstance(content, Mapping) and key in content]
-    for optimizer in stored:
-        groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
-        if groups and isinstance(groups[0], Mapping):
-            rate = groups[0].get("initial_lr", groups[0].get("lr"))
-            if rate is not None:
-                return float(rate)
-    return None
+def _read_shards(index: Path) -> tuple[State, dict[str, Any]]:
+    state: State = {}
+    for shard in shards_of(index):
+        state |= load_state(shard)[0]
+    return state, {}

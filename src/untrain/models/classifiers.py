@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Interval
 
-from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName, UntrainError, unknown
+from untrain.errors import ModelError, SettingError, UnknownName, unknown
 from untrain.lazy import nn, torch
-from untrain.models.pretrained import check_entries, fetch_folder, refusal_of
 from untrain.plugins import import_named
 from untrain.settings import Setting, arguments_of, read_arguments
 
@@ -74,9 +71,11 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also touch the accelerators' generators
         if prefix in ("hf", "hf-config"):
-            return _transformers(target, prefix == "hf", num_classes, in_channels, image_size, options)
+            from untrain.models.pretrained_classifiers import build_classifier
+
+            return build_classifier(target, prefix == "hf", num_classes, in_channels, image_size, options)
         if colon:
-            return _users_own(name, sizes, options)
+            return build_users_own(name, sizes, options, MODELS)
         return _known(name, num_classes, in_channels, image_size, options)
 
 
@@ -140,6 +139,13 @@ def resnet18(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module
     return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [2, 2, 2, 2])
 
 
+def resnet34(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
+    """ResNet-34 with the stem for small images: 21,282,122 parameters for three channels, ten classes."""
+    from untrain.models.resnet import ResNet
+
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 6, 3])
+
+
 def resnet50(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
     """ResNet-50 with the stem for small images: 23,520,842 parameters for three channels, ten classes."""
     from untrain.models.resnet import ResNet
@@ -147,108 +153,37 @@ def resnet50(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module
     return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 6, 3], bottleneck=True)
 
 
+def resnet101(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
+    """ResNet-101 with the stem for small images: 42,512,970 parameters for three channels, ten classes."""
+    from untrain.models.resnet import ResNet
+
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 4, 23, 3], bottleneck=True)
+
+
+def resnet152(num_classes: int, in_channels: int, width: Width = 64) -> nn.Module:
+    """ResNet-152 with the stem for small images: 58,156,618 parameters for three channels, ten classes."""
+    from untrain.models.resnet import ResNet
+
+    return ResNet(num_classes, in_channels, [width, 2 * width, 4 * width, 8 * width], [3, 8, 36, 3], bottleneck=True)
+
+
 # ── models from elsewhere ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _transformers(
-    target: str, pretrained: bool, num_classes: int, in_channels: int, image_size: int | None, options: dict[str, Any]
-) -> nn.Module:
-    """An image classifier of transformers, with its weights or, from its configuration alone, with new ones."""
-    try:
-        from transformers import AutoModelForImageClassification
-    except ImportError as error:
-        raise SettingError("models of transformers need that library: pip install 'untrain[vision]'.") from error
-    place = f"{'hf' if pretrained else 'hf-config'}:{target}"
-    sizes: dict[str, Any] = {"num_labels": num_classes}
-    if not pretrained:
-        sizes |= {"num_channels": in_channels} | ({} if image_size is None else {"image_size": image_size})
-    folder = fetch_folder(target, weights=pretrained)
-    if pretrained and not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
-        raise CheckpointError(f"{folder} holds no weights: write hf-config:{target} for a model with new ones.")
-    with _explained(place, pretrained):
-        original, config = _configurations(place, folder, sizes, options)
-        if not pretrained:
-            return AutoModelForImageClassification.from_config(config, trust_remote_code=False).train()
-        _check_channels(config, in_channels, place)
-        # A head of another size is new; any other tensor of another shape stays an error.
-        other_head = original.num_labels != num_classes
-        return AutoModelForImageClassification.from_pretrained(
-            folder, config=config, ignore_mismatched_sizes=other_head, weights_only=True, trust_remote_code=False
-        ).train()
+def build_users_own(place: str, sizes: dict[str, Any], options: dict[str, Any], known: Iterable[str]) -> nn.Module:
+    """Builds a model by a function of the user's own, imported from the working directory or the environment.
 
+    Args:
+        place: MODULE:FACTORY.
+        sizes: what follows from the data; the function gets those that it takes.
+        options: its further arguments.
+        known: models that have names, for the message where there is no such module.
 
-@contextmanager
-def _explained(place: str, pretrained: bool) -> Iterator[None]:
-    try:
-        yield
-    except UntrainError:
-        raise
-    except Exception as error:  # the library raises what its models raise; the cause is passed on
-        raise ModelError(
-            f"{place} cannot be built: {refusal_of(error)} Give a folder with a config.json"
-            f"{' and weights' if pretrained else ''}, or the name of an image classifier on the hub."
-        ) from error
-
-
-def _configurations(place: str, folder: Path, sizes: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
-    """A folder's configuration as it is, and with sizes and options; these are checked before the library has them."""
-    from transformers import AutoConfig
-
-    original = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    _check_options(place, type(original), sizes, options)
-    return original, AutoConfig.from_pretrained(folder, trust_remote_code=False, **sizes, **options)
-
-
-def _check_options(place: str, kind: Any, sizes: dict[str, Any], options: dict[str, Any]) -> None:
-    """Refuses what is no field of a class of configurations, or of another type, or beyond measure."""
-    follows = next((option for option in options if option in {*sizes, "id2label", "label2id"}), None)
-    if follows is not None:
-        raise SettingError(f"{place}: {follows} follows from the data: leave it out.")
-    check_entries(options, f"the options of {place}")
-    fields = kind().to_dict()  # not of the folder's file, which may hold anything
-    fields |= {alias: fields.get(name) for alias, name in kind.attribute_map.items()}
-    known = [name for name in fields if not name.startswith("_") and name not in _NO_OPTIONS]
-    read_arguments(place, {name: Setting(name, _hint(fields[name])) for name in known}, options)
-    for name, value in options.items():
-        if not all(abs(number) <= _LARGEST for number in _numbers(value)):
-            raise SettingError(f"{place}: {name} must hold no number beyond ±{_LARGEST:,}.")
-
-
-_NO_OPTIONS = ("model_type", "architectures", "transformers_version", "name_or_path")
-"""Fields of a configuration that say what it is."""
-_LARGEST = 2**16
-"""No width, depth or size of a published classifier comes near; a slip of the hand asks for terabytes."""
-
-
-def _hint(default: Any) -> Any:
-    """What an option may be whose default is this."""
-    if isinstance(default, bool | str | dict):
-        return type(default) | None
-    if isinstance(default, int | float):
-        return int | float | list[Any] | None
-    return int | list[Any] | None if isinstance(default, list | tuple) else Any
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    """Every number in a value, however deep."""
-    left = [value]
-    while left:
-        held = left.pop()
-        if isinstance(held, int | float):
-            yield held
-        elif isinstance(held, list | tuple | dict):
-            left += held.values() if isinstance(held, dict) else held
-
-
-def _check_channels(config: Any, in_channels: int, place: str) -> None:
-    expected = getattr(config, "num_channels", in_channels)
-    if expected != in_channels:
-        raise ModelError(f"{place} takes images of {expected} channels; the data has {in_channels}.")
-
-
-def _users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn.Module:
-    """A model from a function of the user's own, which is imported from the working directory or the environment."""
-    factory = _factory(place)
+    Raises:
+        UnknownName: if there is no such module.
+        ModelError: if there is no such function, it fails, or returns no module.
+    """
+    factory = _factory(place, known)
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
@@ -266,11 +201,11 @@ def _users_own(place: str, sizes: dict[str, Any], options: dict[str, Any]) -> nn
     return model.train()
 
 
-def _factory(place: str) -> Callable[..., Any]:
+def _factory(place: str, known: Iterable[str]) -> Callable[..., Any]:
     try:
         found = import_named(place)
     except UnknownName as error:
-        raise UnknownName(f"{error} Models known by name: {', '.join(MODELS)}.") from error
+        raise UnknownName(f"{error} Models known by name: {', '.join(known)}.") from error
     except SettingError as error:
         raise ModelError(str(error)) from error
     if not callable(found):
@@ -282,7 +217,10 @@ MODELS: dict[str, Architecture] = {
     "small-cnn": Architecture("four convolutions, 94,000 parameters; 8×8 pixels and more, fast on a CPU", small_cnn, 4),
     "resnet20": Architecture("ResNet-20 for small images, 270,000 parameters", resnet20),
     "resnet18": Architecture("ResNet-18 with the stem for small images, 11 million parameters", resnet18),
+    "resnet34": Architecture("ResNet-34 with the stem for small images, 21 million parameters", resnet34),
     "resnet50": Architecture("ResNet-50 with the stem for small images, 24 million parameters", resnet50),
+    "resnet101": Architecture("ResNet-101 with the stem for small images, 43 million parameters", resnet101),
+    "resnet152": Architecture("ResNet-152 with the stem for small images, 58 million parameters", resnet152),
     "hf:PATH_OR_ID": Architecture("an image classifier of transformers, with its weights"),
     "hf-config:PATH_OR_ID": Architecture("an image classifier of transformers, with new weights"),
     "MODULE:FACTORY": Architecture("a function of your own that returns a torch.nn.Module"),

@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.lazy import nn
 
-PARTS = ("full", "xattn", "noxattn", "selfattn", "notime")
+PARTS = ("full", "xattn", "noxattn", "selfattn", "notime", "xlayer", "selflayer")
 """Parts of a UNet by the names of Gandikota et al. 2023: all of it; cross-attention alone; all but cross-attention,
-the embedding of time and the output; self-attention alone; all but the embedding of time and the output."""
+the embedding of time and the output; self-attention alone; all but the embedding of time and the output; and two layers
+each of Stable Diffusion's cross- and self-attention."""
+
+_LAYERS = {
+    "xlayer": ("up_blocks.2.attentions.0.", "up_blocks.2.attentions.2."),
+    "selflayer": ("down_blocks.1.attentions.0.", "down_blocks.2.attentions.0."),
+}
+"""Those layers; in the layout that the names were made for, output_blocks 6 and 8, and input_blocks 4 and 7."""
 
 _OUTER = ("time_embedding.", "conv_norm_out.", "conv_out.")
 """The embedding of time and the output; in the layout that the names were made for, `time_embed` and `out`."""
@@ -55,6 +62,8 @@ def _part(module: nn.Module, part: str, names: Sequence[str]) -> set[str]:
     cross, itself = (_attention(module, names, crosses) for crosses in (True, False))
     if part in ("xattn", "selfattn"):
         return cross if part == "xattn" else itself
+    if part in _LAYERS:
+        return {name for name in (cross if part == "xlayer" else itself) if name.startswith(_LAYERS[part])}
     inner = {name for name in names if not name.startswith(_OUTER)}
     return inner - cross if part == "noxattn" else inner
 

@@ -6,18 +6,50 @@ import torch
 from torch import nn
 
 from untrain.data.streams import Stream
-from untrain.engine import preserve_modes
+from untrain.engine import preserve_modes, preserve_state
 from untrain.errors import ModelError, convert_errors
-from untrain.types import Task
+from untrain.models.modes import set_training
+from untrain.types import Batch, Task
+
+ROWS = 2
+"""Samples that a model is tried on."""
 
 
-def prepare_task(task: Task, module: nn.Module, streams: Mapping[str, Stream]) -> Task:
-    """Completes a task by looking at the model and at a few samples of the first set; nothing is changed."""
+def prepare_task(task: Task, module: nn.Module, streams: Mapping[str, Stream], *, training: bool = False) -> Task:
+    """Completes a task by looking at the model and at a few samples of the first set; nothing is changed.
+
+    Args:
+        task: as it was given.
+        module: on the device of the sets.
+        streams: at least one, with a sample.
+        training: whether the module will be trained: it is then tried in training mode too, in which many give
+            something else.
+
+    Raises:
+        ModelError: if the model cannot run, or gives what the task cannot use; says so where that is in training alone.
+    """
     stream = next(iter(streams.values()))
-    batch = next(iter(stream.once(task, "evaluate", limit=2, batch_size=2)))
-    few = {key: value[:2] for key, value in batch.items()}
+    batch = next(iter(stream.once(task, "evaluate", limit=ROWS, batch_size=ROWS)))
+    few = {key: value[:ROWS] for key, value in batch.items()}
     with preserve_modes(module), convert_errors(ModelError, "the model cannot run on a batch"):
-        return task.prepare(module.eval(), few)
+        ready = task.prepare(module.eval(), few)
+    if training:
+        _try_training(ready, module, few)
+    return ready
+
+
+def _try_training(task: Task, module: nn.Module, few: Batch) -> None:
+    """Runs the task once in training mode; statistics and random states are put back."""
+    rows = len(next(iter(few.values())))
+    if rows == 1:  # batch normalisation needs two
+        few = {key: torch.cat([value, value]) for key, value in few.items()}
+    with preserve_state(module):
+        try:
+            set_training(module)
+            with convert_errors(ModelError, "the model cannot run on a batch"):
+                task.prepare(module, few)
+        except ModelError as error:
+            raise ModelError(f"in training mode, and not in evaluation mode, {error}") from error.__cause__ or error
 
 
 def check_weights(module: nn.Module, name: str = "model") -> nn.Module:
@@ -49,16 +81,15 @@ def check_trainable(module: nn.Module) -> None:
     """Refuses weights that an optimiser would ruin.
 
     Raises:
-        ModelError: if a trained parameter is in half precision, or complex.
+        ModelError: if nothing is trained, or a trained parameter is complex.
     """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ModelError(
+            "the model has no parameter with requires_grad: there is nothing to change. Unfreeze it by "
+            'requires_grad_(True), or say what to train: parts="full".'
+        )
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and parameter.is_complex():
             raise ModelError(
                 f"{name} is complex: only real weights are trained here. Freeze it: requires_grad_(False)."
             )
-    half = [name for name, p in module.named_parameters() if p.requires_grad and p.dtype == torch.float16]
-    if half:
-        raise ModelError(
-            f"{len(half)} parameters are in float16, such as {half[0]}: small steps vanish in it and large ones "
-            'overflow. Load the model in float32, and save memory by precision="fp16" or "bf16".'
-        )

@@ -19,6 +19,8 @@ from untrain.reading import read_json
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 """Of transformers."""
+_VARIANTS = ("model.*.safetensors", "model.safetensors.index.*.json")
+"""The same where there is but a variant, such as model.fp16.safetensors."""
 _PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 """The same where nobody converted them; read with `weights_only`."""
 _ADAPTER = "adapter_config.json"
@@ -39,6 +41,8 @@ def fetch_folder(source: str | Path, files: Sequence[str] = (CONFIG,), *, weight
     folder = folder.parent if folder.name == CONFIG and os.path.isfile(folder) else folder
     if not os.path.isdir(folder):
         folder = _snapshot(str(source), [*files, *WEIGHTS] if weights else files)
+        if weights and not any(folder.glob("*.safetensors")):
+            folder = _snapshot(str(source), [*files, *_VARIANTS])
         if weights and not any(folder.glob("*.safetensors")):
             folder = _snapshot(str(source), [*files, *_PICKLED])
     check_folder(folder)

@@ -1,6 +1,6 @@
 """Telling classes of images apart: the loss and the inputs of a classifier, of what kind soever its task is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -9,8 +9,52 @@ import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from untrain.errors import SettingError
+from untrain.data.streams import Stream
+from untrain.engine import Engine, preserve_modes
+from untrain.errors import ModelError, SettingError
+from untrain.models.precision import fit, widen
 from untrain.types import Batch, Role, Variant
+
+
+def read_logits(result: Any, rows: int) -> Tensor:
+    """The logits in what a classifier returned.
+
+    Args:
+        result: a tensor; an object with `.logits` or a mapping with "logits", as those of transformers; or a tuple or
+            list in which one entry alone is a tensor of numbers [B, C].
+        rows: B.
+
+    Raises:
+        ModelError: if it is something else, or two entries could be the logits: says what a model must return.
+    """
+    if isinstance(result, Tensor):
+        return result
+    named = result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    entries = result if isinstance(result, tuple | list) else ()
+    found = [each for each in entries if isinstance(each, Tensor) and each.is_floating_point()]
+    found = [each for each in found if each.ndim == 2 and len(each) == rows]
+    if len(found) == 1:
+        return found[0]
+    raise ModelError(
+        f"the model returns {describe_result(result)}, in which "
+        f"{'more than one entry' if found else 'nothing'} could be the logits. Return a tensor of logits [B, classes], "
+        "or a dict with the entry 'logits': in an nn.Module around the model, whose forward picks them out, in "
+        "training mode too."
+    )
+
+
+def describe_result(result: Any) -> str:
+    """Says what a model returned."""
+    if isinstance(result, Tensor):
+        return f"a tensor {list(result.shape)}"
+    if isinstance(result, Mapping):
+        return f"a {type(result).__name__} of {', '.join(map(repr, list(result)[:5])) or 'nothing'}"
+    if isinstance(result, tuple | list):
+        inner = ", ".join(f"{list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__ for x in result[:5])
+        return f"a {type(result).__name__} of {inner or 'nothing'}"
+    return "None" if result is None else f"a {type(result).__name__}"
 
 
 @dataclass(frozen=True)
@@ -55,9 +99,12 @@ class Recognition:
         return images.contiguous(memory_format=torch.channels_last)
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits [B, C]; of a Hugging Face model, its `.logits`."""
-        result: Any = model(batch["input"])
-        return getattr(result, "logits", result)
+        """Logits [B, C] that the model gives, also under the name "logits"; see `read_logits`. In float32 or wider."""
+        return widen(read_logits(self.call(model, batch), len(next(iter(batch.values())))))
+
+    def call(self, model: nn.Module, batch: Batch) -> Any:
+        """Whatever the model gives for the batch's input."""
+        return model(fit(batch["input"], model))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy −log p_y in nats, [B]."""
@@ -79,3 +126,25 @@ class Recognition:
     def condition(self, batch: Batch) -> Tensor:
         """The labels, [B]."""
         return batch["label"]
+
+
+def measure_accuracy(
+    module: nn.Module, task: Recognition, stream: Stream, engine: Engine, *, limit: int | None = None
+) -> float:
+    """Measures the share of samples that a classifier calls rightly, in %.
+
+    Args:
+        module: in any mode; looked at in evaluation mode and left as it was.
+        task: draws the batches.
+        stream: the samples.
+        engine: each process takes its share of every batch.
+        limit: take so many samples, chosen by the stream's seed; None: all.
+    """
+    right = []
+    with preserve_modes(module), torch.no_grad():
+        module.eval()
+        for batch in stream.once(task, "evaluate", limit=limit):
+            mine = engine.shard(batch)
+            with engine.autocast():
+                right.append(engine.gather(task.outputs(module, mine).argmax(dim=1) == task.condition(mine)).cpu())
+    return 100 * torch.cat(right).double().mean().item()

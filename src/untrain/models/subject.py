@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
+from untrain.models.copies import copy_module
+from untrain.models.precision import widen_
 from untrain.types import GenerativeTask, Task
 
 
@@ -33,7 +36,7 @@ class Subject:
 
     def copy(self) -> Subject:
         """The same subject around a deep copy of the module; gradients do not come along."""
-        return Subject(copy.deepcopy(self.module), init=self.init, peak_lr=self.peak_lr)
+        return Subject(copy_module(self.module), init=self.init, peak_lr=self.peak_lr)
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with new weights, on the same device, in training mode.
@@ -56,24 +59,26 @@ class Subject:
                     module = self.init()
                 if not isinstance(module, nn.Module):
                     raise ModelError(f"init= must return a torch.nn.Module; it returned {type(module).__name__}.")
-                self._check_alike(module)
+                self._check_alike(module, "init= returned", "It must build the model as it was built for training.")
             elif hasattr(self.module, "config") and hasattr(kind, "_from_config"):  # of transformers
                 module = kind._from_config(copy.deepcopy(self.module.config))
+                self._check_alike(module, "its configuration builds", _BUILT)
             elif hasattr(self.module, "config") and hasattr(kind, "from_config"):  # of diffusers
                 module = kind.from_config(copy.deepcopy(self.module.config)).to(self.module.dtype)
+                self._check_alike(module, "its configuration builds", _BUILT)
             else:
                 with convert_errors(ModelError, "the model cannot be copied and renewed; pass init="):
-                    module = _renewed(copy.deepcopy(self.module))
+                    module = _renewed(copy_module(self.module))
+        widen_(module)
         return module.to(device).train()
 
-    def _check_alike(self, module: nn.Module) -> None:
-        """The same parameters and buffers, by name and shape."""
+    def _check_alike(self, module: nn.Module, what: str, remedy: str) -> None:
+        """The same parameters and buffers, by name and shape; what a message begins and ends with."""
         own, new = ({n: tuple(t.shape) for n, t in m.state_dict().items()} for m in (self.module, module))
         other = [name for name in {**own, **new} if own.get(name) != new.get(name)]
         if other:
             raise ModelError(
-                f"init= returned another architecture: {', '.join(other[:5])}{' …' if len(other) > 5 else ''} differ. "
-                "It must build the model as it was built for training."
+                f"{what} another architecture: {', '.join(other[:3])}{' …' if len(other) > 3 else ''} differ. {remedy}"
             )
 
     def save(self, path: Path | str, metadata: dict[str, Any] | None = None, *, content: str | None = None) -> None:
@@ -106,9 +111,16 @@ class Subject:
         return float(f"{3e-4 * min(1.0, (1e6 / weights) ** 0.5):.2g}")
 
 
+_BUILT = "Merge what was added to the model, such as adapters, or pass init=, a function that returns a new model."
+
+
 def _renewed(module: nn.Module) -> nn.Module:
-    """Resets every layer that can; an error names the parameters of those that cannot."""
+    """Resets every layer that can, of which all is trained then; an error names parameters that stay as they were."""
     stuck = []
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.fill_(math.nan)  # to see which are reached
     for name, layer in module.named_modules():
         if callable(getattr(layer, "reset_parameters", None)):
             layer.reset_parameters()
@@ -118,9 +130,12 @@ def _renewed(module: nn.Module) -> nn.Module:
             own = [p for p, _ in layer.named_parameters(recurse=False)]
             own += [b for b, _ in layer.named_buffers(recurse=False)]
             stuck += [f"{name}.{p}" if name else p for p in own]
+    stuck += [n for n, p in module.named_parameters() if n not in stuck and bool(p.isnan().any())]
     if stuck:
         raise ModelError(
             f"cannot make this architecture with new weights: no reset_parameters renews {', '.join(stuck[:8])}"
             f"{' …' if len(stuck) > 8 else ''}. Pass init=, a function that returns a new model."
         )
+    for parameter in module.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     return module

@@ -1,6 +1,6 @@
 """What a run or a comparison says: tables, and one self-contained HTML page. Results and presentation make both."""
 
-from untrain.report.page import write_report
+from untrain.report.page import write_latex, write_report
 from untrain.report.presentation import Distance, Measure, Presentation
 from untrain.report.results import Results, task_of
 from untrain.report.tables import Table, comparison_tables, run_table, terminal
@@ -17,5 +17,6 @@ __all__ = [
     "run_table",
     "task_of",
     "terminal",
+    "write_latex",
     "write_report",
 ]

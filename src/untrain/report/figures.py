@@ -11,6 +11,7 @@ from untrain.report.drawing import (
     INK,
     MUTED,
     ORANGE,
+    PAPER,
     SETS,
     SKY,
     Figure,
@@ -101,6 +102,7 @@ def draw_curves(
                 axes.axhline(targets[key], color=looks[key][0], linewidth=0.7, alpha=0.8, zorder=1)
         if targets is None:
             _mark_skipped(axes, run.skipped)
+            _mark_aim(axes, run)
             _set_wide_range(axes, [curve.values for curve in run.series.values()])
         axes.set_title(clean(run.label))
         axes.set_xlabel("step")
@@ -249,6 +251,18 @@ def _mark_skipped(axes: "Axes", steps: Sequence[int]) -> None:
         axes.plot(at, np.zeros(len(at)), "|", color=MUTED, markersize=5, transform=axes.get_xaxis_transform(), zorder=3)
 
 
+def _mark_aim(axes: "Axes", run: Curves) -> None:
+    """Draws the forget loss that a run aimed at as a line with its name, where it has a forget loss."""
+    if run.aim is None or "forget_loss" not in run.series:
+        return
+    axes.axhline(run.aim, color=SETS["forget"][0], linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
+    axes.annotate(
+        f"aimed at: {show(run.aim)}", (1.0, run.aim), (-2, 3), xycoords=("axes fraction", "data"),
+        textcoords="offset points", ha="right", va="bottom", color=INK, fontsize=7.5, zorder=6,
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.85},
+    )  # fmt: skip
+
+
 def _draw_layer_bars(axes: "Axes", names: Sequence[str], values: Floats) -> None:
     rows = np.arange(len(names))
     axes.barh(rows, values, height=0.66, color=BLUE)
@@ -314,6 +328,11 @@ def thin(steps: Sequence[float], values: Sequence[float], most: int = POINTS) ->
 
 def _describe_curves(runs: Sequence[Curves]) -> str:
     parts = ["Mean loss of the batches that each step saw."]
+    if any(run.aim is not None and "forget_loss" in run.series for run in runs):
+        parts.append(
+            "Dotted line: the forget loss aimed at, as high as on samples that the original never saw; of a class that "
+            "is to be gone, where it has next to no probability left."
+        )
     if any(len(curve.steps) > POINTS for run in runs for curve in run.series.values()):
         parts.append(f"Long runs are thinned out to {POINTS} points: the mean, and the range as a band.")
     if any(run.skipped for run in runs):
@@ -330,6 +349,8 @@ def _tell(run: Curves, unit: str = "") -> str:
         _, mean, _, _ = thin(curve.steps, curve.values)
         if len(mean):
             told.append(f"{key.replace('_', ' ')} from {show(mean[0])}{unit} to {show(mean[-1])}{unit}")
+    if told and run.aim is not None and "forget_loss" in run.series:
+        told.append(f"aimed at a forget loss of {show(run.aim)}")
     return f"{run.label}: {', '.join(told)}." if told else ""
 
 

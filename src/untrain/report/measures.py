@@ -1,5 +1,6 @@
 """Measures and the words for them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,8 @@ class Measure:
     """What it is called in a sentence, without an article; empty: the title."""
     narrow: bool = True
     """Whether it stands in the table of a comparison for the terminal."""
+    bounds: tuple[float, float] | None = None
+    """Between which its values lie; None: what its unit says."""
 
     @property
     def words(self) -> str:
@@ -52,6 +55,11 @@ class Measure:
         """The unit of a difference between two values: of percentages, points."""
         return "points" if self.unit == "%" else self.unit
 
+    def within(self, interval: tuple[float, float]) -> tuple[float, float]:
+        """Cuts an interval at what the measure can be: its mean lies there, so nothing is lost of the confidence."""
+        low, high = self.bounds or _BOUNDS.get(self.unit, (-math.inf, math.inf))
+        return min(max(interval[0], low), high), max(min(interval[1], high), low)
+
     def show(self, value: float) -> str:
         """Shows a value without its unit; a time has one."""
         return show_duration(value) if self.key == "seconds" else show(value, self.digits)
@@ -59,6 +67,10 @@ class Measure:
     def amount(self, value: float) -> str:
         """Shows a value with its unit."""
         return f"{self.show(value)} {self.head_unit}".rstrip()
+
+
+_BOUNDS = {"%": (0.0, 100.0), **dict.fromkeys(("s", "nats", "points"), (0.0, math.inf))}
+"""Unit → between which values lie."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from untrain.errors import FolderError
-from untrain.io import write_bytes
+from untrain.io import write_bytes, write_text
 from untrain.report.html import render
+from untrain.report.latex import LatexForm
+from untrain.report.requests import show_requests
 from untrain.report.results import Results
+from untrain.report.tables import latex_tables
 
 if TYPE_CHECKING:
     from untrain.report.presentation import Presentation
@@ -35,11 +38,25 @@ def write_report(given: Results | str | Path, presentation: "Presentation") -> P
     return results.folder / "report.html"
 
 
+def write_latex(folder: str | Path, presentation: "Presentation", form: LatexForm) -> Path:
+    """Writes `table.tex` into the folder of a run or a comparison: its tables for LaTeX, in one of their forms.
+
+    Raises:
+        UntrainError: if there is nothing to report, or a file cannot be read.
+        FolderError: if the folder does not exist or cannot be written.
+    """
+    path = Path(folder) / "table.tex"
+    write_text(path, latex_tables(Results.read(folder), presentation, form))
+    return path
+
+
 def render_page(results: Results, presentation: "Presentation") -> str:
     """Renders the whole page as HTML."""
-    made = (make(results) for make in presentation.sections(results))
+    made = [section for make in presentation.sections(results) if (section := make(results)) is not None]
+    if (requests := show_requests(results)) is not None:
+        made.insert(next((i + 1 for i, section in enumerate(made) if section.key == "comparison"), 1), requests)
     return render(
         "page.html.j2", kind=f"Unlearning {'comparison' if results.compared else 'report'}", subject=results.name,
-        facts=presentation.facts(results), sections=[section for section in made if section is not None],
+        asked=presentation.describe_request(results), sections=made,
         version=results.manifest.get("untrain"),
     )  # fmt: skip

@@ -4,17 +4,21 @@ A domain has one `Presentation`; tables, figures, verdicts and pages are made fr
 A presentation that gives `measures` and `distance` alone has all of them; every function is there to be overridden.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-from untrain.report import sections, verdict
+from untrain.report import introduction, sections, verdict
 from untrain.report.measures import TIME, Distance, Measure
-from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat, as_mapping
+from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat
 from untrain.report.sections import Section
 from untrain.report.verdict import Verdict
-from untrain.report.words import count_of, describe_choice, list_values, show_date, show_duration, show_share
+from untrain.report.words import show, show_duration, show_share
+
+UNTAUGHT = 10.0
+"""By how much a retrained model may be worse for each sample missing, over all samples, in units of the measure."""
 
 __all__ = [
     "LOSSES",
@@ -68,7 +72,11 @@ class Presentation:
         watched: measures that a run records while it goes on, in their order → the set that they are measured on.
         watched_as: what these measures are together, and their unit.
         loss_unit: of the losses.
-        samples: what is counted in "600 of 6,000 training samples to forget".
+        samples: what is said of them in "600 of 6,000 training samples were to be forgotten".
+        unseen: what averages do not show, as a sentence among what the page does not show.
+        quality: measures of how good a model is at its work, more being better → by how much a retrained model may be
+            worse than the original before it is too weak to be a target.
+        counted_on: of these, shares in percent → the set whose samples were counted.
     """
 
     measures: Sequence[Measure] = ()
@@ -78,7 +86,13 @@ class Presentation:
     watched: ClassVar[Mapping[str, str]] = {}
     watched_as: tuple[str, str] = ("accuracy", "%")
     loss_unit: str = ""
-    samples: str = "training samples to forget"
+    samples: str = "training samples were to be forgotten"
+    unseen: str = (
+        "What a single record left behind. All values are averages over many samples; one of them may still be "
+        "remembered."
+    )
+    quality: ClassVar[Mapping[str, float]] = {}
+    counted_on: ClassVar[Mapping[str, str]] = {}
 
     @property
     def higher(self) -> Mapping[str, bool]:
@@ -160,8 +174,7 @@ class Presentation:
         """Says what stands above the table: how its values are to be read."""
         if results.sets[0].target is None:
             where = "comparison" if results.compared else "run"
-            found = f"There is no retrained model in this {where}, so no value here has a target."
-            return found if results.compared else f"{found} Retraining once without the forget set would give one."
+            return f"There is no retrained model in this {where}, which would be the target."
         relative = "" if self.distance is None else "No value here is good by itself. "
         return (
             f"{relative}The retrained model never saw what was to be forgotten, so its row is "
@@ -232,34 +245,43 @@ class Presentation:
         under = f"{show_share(spent, whole)} of retraining, {show_duration(whole)}" if whole else ""
         return Tile("Time", show_duration(spent), under=under or "retraining time unknown")
 
-    def facts(self, results: Results) -> list[str]:
-        """Says under the title what was forgotten, of what, and when."""
-        facts = []
-        if results.compared:
-            methods = len({entry.name for one in results.sets for entry in one.methods})
-            seeds = len(results.seeds) or max(one.seeds for one in results.sets)
-            facts += [count_of(methods, "method"), count_of(seeds, "seed")]
-            facts += [f"{len(results.sets)} forget sets"] * (len(results.sets) > 1)
-        for one in results.sets:
-            sizes = one.sizes
-            if "forget" in sizes and "retain" in sizes:
-                chosen = f"{one.name}{f' ({describe_choice(one.spec)})' if one.spec else ''}: "
-                of = f"{sizes['forget']:,} of {sizes['forget'] + sizes['retain']:,}"
-                facts.append(f"{chosen}{of} samples to forget" if results.compared else f"{of} {self.samples}")
-        facts += [] if results.compared else self._describe_sets(results)
-        return [*facts, *([show_date(str(created))] if (created := results.manifest.get("created")) else [])]
+    def describe_request(self, results: Results) -> list[str]:
+        """Says in sentences, under the title, what was asked and done: of what, by which methods, when, how long."""
+        return introduction.describe_request(results, self)
 
-    def _describe_sets(self, results: Results) -> list[str]:
-        """Says of a run what was to be forgotten, or how it was chosen, and how large the other sets are."""
-        facts, split, sizes = [], as_mapping(results.manifest.get("split")), results.sets[0].sizes
-        if names := self.forgotten(results):
-            facts.append(f"forgotten: {list_values(names, 6)}")
-        elif split.get("kind"):
-            spec = split.get("spec")
-            chosen = f": {describe_choice(spec)}" if spec not in (None, "", []) else ""
-            facts.append(f"chosen by {split['kind']}{chosen}")
-        others = (("holdout", "held out"), ("test", "to test"))
-        return [*facts, *(f"{sizes[key]:,} {words}" for key, words in others if sizes.get(key))]
+    def weakness(self, one: ForgetSet) -> str:
+        """Says why the retrained model is no target, being worse at its work than the original; "" where it is one.
+
+        It may be worse by what `quality` allows, by twice the noise floor, by what the samples that it was not shown
+        may have taught, 10 units for all of them, and by two standard errors of a share that was counted.
+        """
+        missing = one.sizes.get("forget", 0) / max(1, one.sizes.get("forget", 0) + one.sizes.get("retain", 0))
+        for key, allowed in self.quality.items():
+            measure, before, aim = self.measure(key), one.before(key), one.aim(key)
+            if before is None or aim is None:
+                continue
+            chance = 2 * self._counting_error(one, key, aim)
+            if before - aim > max(allowed + UNTAUGHT * missing, 2 * (one.noise(key) or 0.0), chance):
+                apart = f"{measure.show(before - aim)} {measure.gap_unit}".rstrip()
+                return (
+                    f"the retrained model is weak: its {measure.words} is {apart} below the original's "
+                    f"({measure.amount(aim)}, against {measure.amount(before)}), more than its missing samples explain."
+                    " Train it as long as the original was; until then, distances to it mean little."
+                )
+        return ""
+
+    def _counting_error(self, one: ForgetSet, key: str, percent: float) -> float:
+        """Standard error of the difference of two shares in percent; 0 where the samples' number is not known."""
+        count = one.sizes.get(self.counted_on.get(key, ""), 0)
+        return math.sqrt(2 * percent * (100 - percent) / count) if count and 0 < percent < 100 else 0.0
+
+    def without_target(self, one: ForgetSet) -> str:
+        """Says what is not shown where no model was retrained."""
+        return "What a model does that never saw the forget set. None was trained, so most values have no target."
+
+    def own_limits(self, results: Results) -> list[str]:
+        """Says what else the page of this task does not show, in sentences."""
+        return []
 
     def forgotten(self, results: Results) -> list[str]:
         """Names what a run was to forget, as a reader would; empty where it has no names."""
@@ -275,18 +297,19 @@ class Presentation:
         """Returns the sections of the page of a run or of a comparison, in order."""
         makers: list[Any]
         if results.compared:
-            makers = [sections.show_verdict, sections.show_table, sections.show_failures, sections.show_measures]
+            makers = [*_FIRST, sections.show_table, sections.show_failures, sections.show_measures]
             if self.distance is not None:
                 makers += [sections.TRADE_OFF] if len(self.axes) == 2 else []
                 makers += [sections.DISTANCE, sections.TIME_QUALITY]
             makers += [sections.show_trials, sections.show_settings]
         elif results.measured:
-            makers = [sections.show_verdict, sections.show_table, sections.show_measures, *_RECORDED]
+            makers = [*_FIRST, sections.show_table, sections.show_measures, *_RECORDED]
         else:
-            makers = [sections.show_verdict, *_RECORDED]
+            makers = [*_FIRST, *_RECORDED]
         return [partial(make, presentation=self) for make in makers]
 
 
+_FIRST = (sections.show_verdict, sections.show_limits)
 _RECORDED = (sections.show_curves, sections.show_mask, sections.show_times, sections.show_settings)
 
 
@@ -315,6 +338,17 @@ class LossPresentation(Presentation):
     )  # fmt: skip
     distance = Distance("AvgD", ("forget_loss", "retain_loss"), unit="")
     ends = ("forgot less", "forgot more")
+    loss_unit = "the task's unit"
+
+    def weakness(self, one: ForgetSet) -> str:
+        """Says where the retrained model's loss on new samples is half as large again as the original's."""
+        before, aim = one.before("test_loss"), one.aim("test_loss")
+        if before is None or aim is None or aim <= 1.5 * before + 2 * (one.noise("test_loss") or 0.0):
+            return ""
+        return (
+            f"the retrained model is weak: its loss on new samples is {show(aim, 3)}, the original's {show(before, 3)}."
+            " Train it as long as the original was; until then, distances to it mean little."
+        )
 
 
 LOSSES = LossPresentation()

@@ -21,6 +21,8 @@ from untrain.sealed import check_listed, fits_seal, unsealed
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 ORIGINAL, TARGET = "original", "retrained"
 """The model before, and the one that others are compared with: trained from scratch without the forget set."""
+FIRST = "original-first"
+"""Of several requests, the model before the first one."""
 SPEEDUP = "speedup"
 """Retraining seconds ÷ seconds; shown under the time instead of in a column."""
 FEW = 5
@@ -125,6 +127,8 @@ class Entry:
     """Of a run: measure that could not be had → why; empty where nobody says."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Of a run: whatever else evaluation.json holds of the model: clocks, samples, …"""
+    warnings: tuple[str, ...] = ()
+    """What casts doubt on it, found when it was made: what is wrong, a colon, and more of it."""
 
     @classmethod
     def of_json(cls, name: str, given: Mapping[str, Any]) -> "Entry":
@@ -136,7 +140,7 @@ class Entry:
             tuple(SeedCell.of_json(as_mapping(cell)) for cell in as_sequence(given.get("cells"))),
             {str(key): Stat.of_json(value) for key, value in as_mapping(given.get("measures")).items()},
             {str(key): Rank.of_json(value) for key, value in as_mapping(given.get("rank")).items()},
-            as_mapping(given.get("losses")), _tables(given.get("by_class")),
+            as_mapping(given.get("losses")), _tables(given.get("by_class")), warnings=_names(given.get("warnings")),
         )  # fmt: skip
 
     @classmethod
@@ -156,7 +160,7 @@ class Entry:
         return cls(
             name, role_of(name), method if isinstance(method, str) else "", as_mapping(manifest.get("settings")),
             (SeedCell(seed, "done"),), stats, {}, as_mapping(values.get("losses")), _tables(values.get("by_class")),
-            missing, facts,
+            missing, facts, _names(values.get("warnings")) or _names(manifest.get("warnings")),
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +172,7 @@ class Entry:
         cells = [asdict(cell) | {"error": cell.error or None} for cell in self.cells]
         found = {"role": self.role, "method": self.method or None, "settings": self.settings, "cells": cells}
         found |= {"measures": measures, "rank": self.ranks, "losses": self.losses, "by_class": self.by_class}
-        return found
+        return found | ({"warnings": self.warnings} if self.warnings else {})
 
     @property
     def label(self) -> str:
@@ -190,7 +194,7 @@ class Entry:
 
 
 _ROLES: tuple[Role, ...] = ("original", "target", "reference", "method")
-_OWN = ("missing", "losses", "by_class")
+_OWN = ("missing", "losses", "by_class", "warnings")
 
 
 @dataclass(frozen=True)
@@ -275,11 +279,12 @@ class Curve:
 
 @dataclass
 class Curves:
-    """What one run recorded: its curves by name, and the forget steps that it skipped."""
+    """What one run recorded: its curves by name, the forget steps that it skipped, and the forget loss it aimed at."""
 
     label: str
     series: dict[str, Curve] = field(default_factory=dict)
     skipped: list[int] = field(default_factory=list)
+    aim: float | None = None
 
     def append(self, step: int, record: Mapping[str, Any]) -> None:
         """Adds a step's record; a resumed run repeats the steps after its checkpoint, which replaces them."""
@@ -450,7 +455,7 @@ class Results:
 
 _NO_FACTS = (
     *("task", "classes", "models", "settings", "sizes", "noise_floor", "forgotten"),
-    *("mark", "fingerprint"),
+    *("mark", "fingerprint", "warnings"),
 )
 
 
@@ -482,8 +487,8 @@ def curves_of(records: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Curves], 
 
 def role_of(name: str) -> Role:
     """Returns what a model is by its name: original, target, another retrained model, or made by a method."""
-    if name in (ORIGINAL, TARGET):
-        return "original" if name == ORIGINAL else "target"
+    if name in (ORIGINAL, FIRST, TARGET):
+        return "target" if name == TARGET else "original"
     return "reference" if re.fullmatch(rf"{TARGET}-\d+", name) else "method"
 
 

@@ -4,6 +4,7 @@ A section is a function from results and presentation to a `Section`, or to None
 and the results lack is said in it. Where there are several forget sets, each section shows one after the other.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from untrain.report import figures, trade_offs
 from untrain.report.drawing import SETS, Figure, Floats
 from untrain.report.figures import Clock, Histogram
 from untrain.report.html import render
+from untrain.report.introduction import list_limits
 from untrain.report.measures import Measure
 from untrain.report.results import (
     SPEEDUP,
@@ -33,7 +35,7 @@ from untrain.report.results import (
 )
 from untrain.report.tables import columns_of, describe_failures, describe_fewness, further_table, main_table, run_table
 from untrain.report.trade_offs import Cloud, Distances, Look, Search
-from untrain.report.verdict import NOT_MEASURED, remark_on_seeds
+from untrain.report.verdict import judge, remark_on_seeds
 from untrain.report.words import capitalize, flatten, list_values, show, show_duration, uncapitalize
 
 if TYPE_CHECKING:
@@ -106,12 +108,18 @@ def show_verdict(results: Results, presentation: "Presentation") -> Section:
     """What the numbers say about each forget set in one sentence, with the values it rests on."""
     parts = []
     for one in results.sets:
-        said = presentation.verdict(one, results) if results.measured else NOT_MEASURED
+        said = judge(one, results, presentation)
         method = next((entry for entry in one.methods if entry.name == said.method), None)
         tiles = presentation.tiles(one, method, results) if method else []
         remarks = [*said.remarks, *remark_on_seeds(one, results)]
         parts.append({"heading": heading_of(results, one), "verdict": said, "remarks": remarks, "tiles": tiles})
     return Section("verdict", "Verdict", render("verdicts.html.j2", parts=parts))
+
+
+def show_limits(results: Results, presentation: "Presentation") -> Section:
+    """What the page does not show: no proof, no single record, no other seed, and what this task's measures miss."""
+    html = render("limits.html.j2", limits=list_limits(results, presentation))
+    return Section("limits", "What this does not show", html)
 
 
 def show_table(results: Results, presentation: "Presentation") -> Section:
@@ -178,12 +186,14 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
     """The losses, and where measured other values, over the steps of each method."""
     (one,), history = results.sets, results.history
     names = [entry.name for entry in presentation.order(one)]
-    runs = [history[name] for name in [*names, *(n for n in history if n not in names)] if name in history]
-    losses = [key for run in runs for key in run.series if key == "loss" or key.endswith("_loss")]
-    lossy = _with_series(runs, ["forget_loss", "retain_loss", *losses])
+    runs = [replace(history[name], aim=_aim(results, name)) for name in names if name in history]
+    trained = [run for name, run in history.items() if name not in names]  # the original, references, …
+    runs, trained = (runs, trained) if runs else (trained, [])
+    losses = losses_of(runs)
+    lossy = _with_series(runs, losses)
     drawn = []
     if lossy:
-        sets = {key: key.removesuffix("_loss") for key in dict.fromkeys(losses)}
+        sets = {key: key.removesuffix("_loss") for key in losses}
         drawn.append(figures.draw_curves("loss-curves", lossy[:PANELS], sets, "loss", presentation.loss_unit))
     if watched := _with_series(runs, list(presentation.watched)):
         aims = {key: aim for key in presentation.watched if (aim := one.aim(key)) is not None}
@@ -193,8 +203,24 @@ def show_curves(results: Results, presentation: "Presentation") -> Section:
     notes = name_left_out([run.label for run in lossy[PANELS:]])
     if results.unreadable:
         notes.append(f"{results.unreadable} unreadable lines of history.jsonl were left out.")
-    part = Part(missing, drawn, notes=notes)
+    folded = []
+    if others := _with_series(trained, losses_of(trained)):
+        sets = {key: key.removesuffix("_loss") for run in others for key in run.series}
+        figure = figures.draw_curves("training-curves", others[:PANELS], sets, "loss", presentation.loss_unit)
+        folded.append(Folded("How the models were trained that they are made of or compared with", figure))
+    part = Part(missing, drawn, folded, notes)
     return make_section("curves", "Losses while unlearning", presentation.curves_lede(), part)
+
+
+def losses_of(runs: Sequence[Curves]) -> list[str]:
+    """Returns the names of the losses among the curves, those of forget and retain set first."""
+    named = {key: None for run in runs for key in run.series if key == "loss" or key.endswith("_loss")}
+    first = dict.fromkeys(("forget_loss", "retain_loss"))
+    return [key for key in first | named if key in named]
+
+
+def _aim(results: Results, name: str) -> float | None:
+    return as_number(results.manifest_of(name).get("aim"))
 
 
 def _with_series(runs: Sequence[Curves], keys: Sequence[str]) -> list[Curves]:
@@ -202,7 +228,7 @@ def _with_series(runs: Sequence[Curves], keys: Sequence[str]) -> list[Curves]:
     found = []
     for run in runs:
         series = {k: run.series[k] for k in keys if k in run.series and np.isfinite(run.series[k].values).any()}
-        found += [Curves(run.label, series, run.skipped)] if series else []
+        found += [replace(run, series=series)] if series else []
     return found
 
 
@@ -479,12 +505,10 @@ def show_settings(results: Results, presentation: "Presentation") -> Section:
         ("Comparison" if compared else "Run", flatten(head)),
         ("Versions", flatten(as_mapping(manifest.get("versions")))),
         ("Measured with", flatten(presentation.measured_with(results))),
-        ("Recipe" if compared else "Evaluation",
-         flatten(results.settings) if results.config is None or not compared else []),
+        ("Recipe" if compared else "Evaluation", flatten(results.settings) if results.config is None else []),
     ]  # fmt: skip
-    models = _chosen_settings(results, presentation) if compared else [
-        _model_settings(str(name), as_mapping(made)) for name, made in as_mapping(manifest.get("models")).items()
-    ]  # fmt: skip
+    made = as_mapping(manifest.get("models"))
+    models = _chosen_settings(results, presentation) if compared else _models_settings(made)
     html = render(
         "settings.html.j2", groups=[group for group in groups if group[1]], models=models, config=results.config,
         cells=[(one.name, _cells(results, one)) for one in results.sets if compared],
@@ -493,12 +517,24 @@ def show_settings(results: Results, presentation: "Presentation") -> Section:
     return Section("settings", "Settings and single runs" if compared else "Settings, versions, hashes", html)
 
 
-def _model_settings(name: str, made: Mapping[str, Any]) -> dict[str, Any]:
+def _models_settings(models: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lists what is known of how each model was made; settings that an earlier one has too stand with that."""
+    found: list[dict[str, Any]] = []
+    first: dict[str, str] = {}
+    for name, made in models.items():
+        known = as_mapping(made)
+        same = first.setdefault(json.dumps([known.get("method"), known.get("settings")], default=str), str(name))
+        found.append(_model_settings(str(name), known, "" if same == name else same))
+    return found
+
+
+def _model_settings(name: str, made: Mapping[str, Any], same: str = "") -> dict[str, Any]:
     head = {k: made[k] for k in ("method", "file", "hash") if made.get(k) is not None}
     density = as_number(as_mapping(made.get("mask")).get("density"))
     head |= {"mask density": f"{show(100 * density)} %"} if density is not None else {}
     notes = [str(note) for note in as_sequence(made.get("notes"))]
-    rows = [flatten(head), flatten(as_mapping(made.get("settings")))]
+    settings = as_mapping(made.get("settings"))
+    rows = [flatten(head), [("settings", f"those of {same}")] if same and settings else flatten(settings)]
     return {"name": f"Model {Entry(name, 'method').label}", "rows": rows, "notes": notes}
 
 

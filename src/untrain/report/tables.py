@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from untrain.report.html import render
+from untrain.report.latex import LatexForm, write_compact, write_wide
 from untrain.report.measures import Measure
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, Stat
-from untrain.report.words import count_of, show, show_difference, show_duration, show_share
+from untrain.report.words import count_of, show, show_difference, show_duration, show_share, superscript
 
 if TYPE_CHECKING:
     import rich.console
@@ -48,6 +49,11 @@ class Row:
     rank: str = ""
     note: int | None = None
     """The number of a footnote about the whole row."""
+
+    @property
+    def marked(self) -> str:
+        """The label with its footnote, and a star where it is the closest."""
+        return self.label + superscript(self.note) + (" *" if self.closest else "")
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ class Table:
             table.add_column(Text(measure.name.replace(" ", "\n") + unit), justify="right", no_wrap=True)
         for row in self.rows:
             style = {"target": "bold", "floor": "dim italic"}.get(row.role, "green" if row.closest else "")
-            head = [Text(text, style=style) for text in (_marked(row), *([row.rank] if self.ranked else []))]
-            cells = [Text(cell.text + _superscript(cell.note), style=style) for cell in row.cells]
+            head = [Text(text, style=style) for text in (row.marked, *([row.rank] if self.ranked else []))]
+            cells = [Text(cell.text + superscript(cell.note), style=style) for cell in row.cells]
             for text, cell in zip(cells, row.cells):
                 for line in cell.small:
                     text.append(f"\n{line}", style="dim not bold")
@@ -113,34 +119,25 @@ class Table:
         for row in self.rows:
             bold = "**" if row.role == "target" else ""
             cells = [
-                f"{bold}{cell.text}{_superscript(cell.note)}{bold}"
+                f"{bold}{cell.text}{superscript(cell.note)}{bold}"
                 + (f" ({escape_markdown('; '.join(cell.small))})" if cell.small else "")
                 for cell in row.cells
             ]
-            name = f"{bold}{escape_markdown(_marked(row))}{bold}"
+            name = f"{bold}{escape_markdown(row.marked)}{bold}"
             lines.append(_markdown_row([name, *([row.rank] * len(ranked)), *cells]))
         notes = [escape_markdown(line) for line in self.legend()]
         return "\n".join(lines) + "\n" + ("\n" + "  \n".join(notes) + "\n" if notes else "")
 
-    def latex(self, caption: str, name: str) -> str:
-        r"""Writes the table for LaTeX with booktabs, as wide as the page, everything escaped, the target's row bold.
+    def latex(self, caption: str, name: str, form: LatexForm = "wide") -> str:
+        r"""Writes the table for LaTeX with booktabs, everything escaped, the target's row bold.
 
         Args:
             caption: what stands above it, as plain text.
             name: what `\ref` calls it.
+            form: "wide" is scaled to the page's width (graphicx), with all that stands under the values; "compact"
+                fits a column of 234 pt as it is: short heads, deviations, and as many measures as there is room for.
         """
-        ranked = bool(self.ranked)
-        names = [f"{m.name} [{m.head_unit}]" if m.head_unit else m.name for m in self.measures]
-        lines = [
-            "\\begin{table*}", "\\centering", f"\\caption{{{escape_latex(caption)}}}", f"\\label{{{name}}}",
-            "\\resizebox{\\textwidth}{!}{%", f"\\begin{{tabular}}{{l{'c' * ranked}{'r' * len(names)}}}", "\\toprule",
-            " & ".join(["Model", *(["Rank"] * ranked), *map(escape_latex, names)]) + r" \\", "\\midrule",
-        ]  # fmt: skip
-        for place, row in enumerate(self.rows):
-            lines += ["\\addlinespace"] * bool(place) + _latex_rows(row, ranked)
-        lines += ["\\bottomrule", "\\end{tabular}}"]
-        lines += [rf"\par\raggedright\footnotesize {escape_latex(line)}" for line in self.legend()]
-        return "\n".join([*lines, "\\end{table*}"]) + "\n"
+        return (write_compact if form == "compact" else write_wide)(self, caption, name)
 
     def csv(self) -> str:
         """Writes the values as they were measured, unrounded; an empty field where there is none."""
@@ -153,7 +150,7 @@ class Table:
 
     def legend(self) -> tuple[str, ...]:
         """Returns the lines that stand under the table: marks and footnotes."""
-        return (*self.marks, *(f"{_superscript(i)} {note}" for i, note in enumerate(self.notes, 1)), *self.absent)
+        return (*self.marks, *(f"{superscript(i)} {note}" for i, note in enumerate(self.notes, 1)), *self.absent)
 
 
 def run_table(results: Results, presentation: "Presentation") -> Table:
@@ -210,27 +207,46 @@ def terminal(results: Results, presentation: "Presentation") -> "rich.console.Gr
     return Group(*parts)
 
 
-def comparison_tables(results: Results, presentation: "Presentation") -> dict[str, str]:
+def latex_tables(results: Results, presentation: "Presentation", form: LatexForm = "wide") -> str:
+    """Writes the tables of a run or a comparison for LaTeX; compact ones have the measures that matter most alone."""
+    packages = ("booktabs",) if form == "compact" else ("booktabs", "graphicx")
+    found = ["% needs " + " and ".join(f"\\usepackage{{{package}}}" for package in packages)]
+    for one in results.sets:
+        if not results.compared:
+            found.append(run_table(results, presentation).latex(results.name, f"tab:{_slug(results.name)}", form))
+            continue
+        title, name = _title(results, one), f"tab:{_slug(results.name)}-{_slug(one.name)}"
+        main = main_table(one, results, presentation, narrow=form == "compact")
+        found.append(main.latex(f"{title}. Mean and standard deviation over the seeds.", name, form))
+        further = further_table(one, results, presentation) if form == "wide" else None
+        found += [further.latex(f"{title}. Further measures.", f"{name}-further")] if further else []
+    return "\n".join(found)
+
+
+def comparison_tables(results: Results, presentation: "Presentation", form: LatexForm = "wide") -> dict[str, str]:
     """Writes the tables of a comparison: "txt", "csv", "md" and "tex" → the file's text.
 
     The CSV has one line for each forget set, model and measure, every value unrounded; the others have one row a
     model and say mean ± standard deviation over the seeds, the difference to the retrained model, the 95 % confidence
     interval, ranks, and what failed.
+
+    Args:
+        results: of the comparison.
+        presentation: of the task.
+        form: of the tables for LaTeX.
     """
-    text, marked, tex = [], [], ["% needs \\usepackage{booktabs} and \\usepackage{graphicx}"]
+    text, marked = [], []
     for one in results.sets:
         main, further = main_table(one, results, presentation), further_table(one, results, presentation)
-        title, name = _title(results, one), f"tab:{_slug(results.name)}-{_slug(one.name)}"
+        title = _title(results, one)
         tables = [main, *([further] if further else [])]
         text.append(f"{title}\n\n" + "\n".join(table.text() for table in tables))
         marked.append(f"### {escape_markdown(title)}\n\n" + "\n".join(table.markdown() for table in tables))
-        tex.append(main.latex(f"{title}. Mean and standard deviation over the seeds.", name))
-        tex += [further.latex(f"{title}. Further measures.", f"{name}-further")] if further else []
     return {
         "txt": "\n".join(text),
         "csv": _long_csv(results, presentation),
         "md": "\n".join(marked),
-        "tex": "\n".join(tex),
+        "tex": latex_tables(results, presentation, form),
     }
 
 
@@ -312,7 +328,7 @@ class _Builder:
         apart = self._difference(measure, entry, stat)
         small += [show_difference(apart, measure.digits)] if apart is not None else []
         if stat.interval and not self.narrow:
-            ends = ", ".join(_show_like(measure, end, stat.mean) for end in stat.interval)
+            ends = ", ".join(_show_like(measure, end, stat.mean) for end in measure.within(stat.interval))
             small.append(f"[{ends}]" + ("†" if self.flagged and stat.few else ""))
         if measure.key == "seconds":
             small += self._speed(entry, stat.mean)
@@ -426,13 +442,16 @@ def _long_csv(results: Results, presentation: "Presentation") -> str:
     rows = [head]
     for one in results.sets:
         for entry in presentation.entries(one):
-            rows += [[one.name, entry.name, k, *_csv_values(s, entry.ranks.get(k))] for k, s in entry.stats.items()]
-        rows += [[one.name, "noise floor", key, *_csv_values(stat, None)] for key, stat in one.floor.items()]
+            for key, stat in entry.stats.items():
+                values = _csv_values(presentation.measure(key), stat, entry.ranks.get(key))
+                rows.append([one.name, entry.name, key, *values])
+        for key, stat in one.floor.items():
+            rows.append([one.name, "noise floor", key, *_csv_values(presentation.measure(key), stat, None)])
     return _csv(rows)
 
 
-def _csv_values(stat: Stat, rank: Rank | None) -> list[str]:
-    low, high = stat.interval or (None, None)
+def _csv_values(measure: Measure, stat: Stat, rank: Rank | None) -> list[str]:
+    low, high = measure.within(stat.interval) if stat.interval else (None, None)
     numbers = [_csv_number(value) for value in (stat.mean, stat.std, low, high, stat.difference)]
     flags = [str(rank.rank), str(rank.tied).lower()] if rank else ["", ""]
     return [str(stat.n), *numbers, *flags, str(stat.few).lower() if stat.n else ""]
@@ -452,14 +471,6 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower() or "set"
 
 
-def _marked(row: Row) -> str:
-    return row.label + _superscript(row.note) + (" *" if row.closest else "")
-
-
-def _superscript(note: int | None) -> str:
-    return "" if note is None else str(note).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
 def escape_markdown(text: str) -> str:
     """Escapes text so that Markdown shows it as it is, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>|#$~&])", r"\\\1", " ".join(text.split()))
@@ -467,31 +478,3 @@ def escape_markdown(text: str) -> str:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "−": "$-$", "±": r"$\pm$", "×": r"$\times$", "†": r"$^{\dagger}$",
-    "≈": r"$\approx$", "Δ": r"$\Delta$", "—": "---", "–": "--", "…": r"\dots{}", "\u2009": r"\,", "\u00a0": "~",
-    "[": "{[}", "]": "{]}", "*": "{*}",
-    **{mark: f"$^{{{i}}}$" for i, mark in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Escapes text for LaTeX; brackets and stars get braces, as after a row they would be read as its arguments."""
-    return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"[\x00-\x1f\x7f]+", " ", text))
-
-
-def _latex_rows(row: Row, ranked: bool) -> list[str]:
-    """Writes the row, and under it one line in small type for each small line of its cells."""
-    bold = r"\bfseries " if row.role == "target" else r"\itshape " if row.role == "floor" else ""
-    cells = [bold + escape_latex(cell.text + _superscript(cell.note)) for cell in row.cells]
-    head = [bold + escape_latex(text) for text in (_marked(row), *([row.rank] if ranked else []))]
-    lines = [" & ".join([*head, *cells]) + r" \\"]
-    for place in range(max((len(cell.small) for cell in row.cells), default=0)):
-        small = [cell.small[place] if place < len(cell.small) else "" for cell in row.cells]
-        told = [rf"\scriptsize {escape_latex(text)}" if text else "" for text in small]
-        lines.append(" & ".join(["", *([""] * ranked), *told]) + r" \\")
-    return lines

@@ -1,12 +1,13 @@
 """What the numbers say in one sentence and a few remarks; for any task, by the distance to the retrained model."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from untrain.report.measures import Distance
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Results
-from untrain.report.words import join_words, show, show_duration, show_share, with_article
+from untrain.report.words import capitalize, join_words, show, show_duration, show_share, with_article
 
 if TYPE_CHECKING:
     from untrain.report.presentation import Presentation
@@ -36,11 +37,58 @@ class Verdict:
     """The model that the sentence is about."""
     title: str = ""
     """What stands above the sentence instead of the kind's headline."""
+    cautions: tuple[str, ...] = ()
+    """What casts doubt on it, in sentences; `judge` finds them."""
 
     @property
     def headline(self) -> str:
         """The verdict in a few words."""
         return self.title or HEADLINES[self.kind]
+
+
+def judge(one: ForgetSet, results: Results, presentation: "Presentation") -> Verdict:
+    """Returns the presentation's verdict, with what casts doubt on it: the first of that stands in the headline, too.
+
+    Doubt is cast by a weak reference, and by what runs warned of: no forget step was taken, nothing moved, the loss
+    aimed at was not reached.
+    """
+    said = presentation.verdict(one, results) if results.measured else NOT_MEASURED
+    weak = presentation.weakness(one) if results.measured else ""
+    about = said.method or (one.methods[0].name if len(one.methods) == 1 else None)
+    named = results.compared or len(one.methods) > 1
+    told = sorted(((e, text) for e in one.entries for text in e.warnings), key=lambda pair: pair[0].name != about)
+    cautions = [f"{entry.label}: {text}" if named else capitalize(text) for entry, text in told]
+    heads = [weak] * bool(weak) + [text for entry, text in told if entry.name == about]
+    title = said.title
+    if heads:
+        joint = ", but " if said.kind in ("within", "closer", "partly") else "; "
+        title = f"{said.headline}{joint}{_reason(heads[0])}"
+    cautions = [*([capitalize(weak)] if weak else []), *cautions]
+    return replace(said, title=title, cautions=tuple(f"{text.rstrip('.')}." for text in cautions))
+
+
+def _reason(text: str) -> str:
+    """What a warning says before its colon; of a comparison's without its seed."""
+    return re.sub(r"^seed [^:]*: ", "", text).partition(":")[0]
+
+
+def judge_forgotten(*, forgotten: bool, kept: bool | None, words: tuple[str, str, str]) -> tuple[Kind, str]:
+    """Returns kind and headline where the target is known: nothing of what was forgotten is recognised any more.
+
+    Args:
+        forgotten: whether that is so.
+        kept: whether the rest is as it was; None: not known.
+        words: what is said where it was kept, what was damaged, and what is not known: "the rest kept", "other
+            classes", "what else was lost".
+    """
+    stayed, damaged, lost = words
+    if forgotten:
+        return {
+            True: ("closer", f"Forgotten, and {stayed}"),
+            False: ("partly", f"Forgotten, at the expense of {damaged}"),
+            None: ("unknown", f"Forgotten; {lost} is not known"),
+        }[kept]  # type: ignore[return-value]
+    return ("further", f"Not forgotten, and {damaged} damaged") if kept is False else ("none", "Not forgotten")
 
 
 def judge_distances(one: ForgetSet, results: Results, presentation: "Presentation") -> Verdict:
@@ -60,8 +108,7 @@ def judge_distances(one: ForgetSet, results: Results, presentation: "Presentatio
 def remark_on_seeds(one: ForgetSet, results: Results) -> list[str]:
     """Says what belongs under any verdict: which seeds failed, and what few seeds can show."""
     if not results.compared:
-        seed = results.manifest.get("seed")
-        return [f"This is one run (seed {seed}); another seed can end differently."] if seed is not None else []
+        return []
     told = [f"{entry.label} ({len(entry.failed)} of {len(entry.cells)})" for entry in one.entries if entry.failed]
     remarks = [
         f"Seeds without a result: {', '.join(told)}. Such a method is not ranked, and its means, if any, are over the "
@@ -92,6 +139,7 @@ class _Distances:
         self.methods = presentation.order(one)
         self.floor = one.noise(self.distance.key)
         self.before = one.before(distance.key)
+        self.weak = bool(presentation.weakness(one))
 
     def of(self, entry: Entry) -> float | None:
         """Returns a model's distance."""
@@ -133,6 +181,26 @@ class _Distances:
             else f"above the noise floor of {floor}"
         )
 
+    def _weakly(self, method: Entry) -> str:
+        who = method.label if len(self.methods) == 1 else "each method"
+        return (
+            f"How far {who} forgot cannot be judged by this retrained model, which is worse at its work than the "
+            "original: to be far from it is no fault, and to be near it no merit."
+        )
+
+    def _forgetting(self) -> list[str]:
+        """Says how the measure of forgetting went, where nothing shows how it should have gone."""
+        for key in self.presentation.axes[:1]:
+            measure, original = self.presentation.measure(key), self.one.original
+            before = original.mean(key) if original else None
+            after = [f"{measure.amount(v)} ({e.label})" for e in self.methods if (v := e.mean(key)) is not None]
+            if before is not None and after:
+                return [
+                    f"The {measure.words} went from {measure.amount(before)} to {', '.join(after)}. By itself that is "
+                    "neither good nor bad: a value below a retrained model's is as wrong as one above it."
+                ]
+        return []
+
 
 class _Run(_Distances):
     """What one run says about the method that came closest."""
@@ -142,6 +210,8 @@ class _Run(_Distances):
             return Verdict("unknown", self._nothing_run())
         first = self.methods[0]
         after = self.of(first)
+        if self.weak:
+            return Verdict("unknown", self._weakly(first), tuple(self._forgetting()), first.name)
         if self.one.target is None or after is None:
             only = first.name if len(self.methods) == 1 else None
             return Verdict("unknown", self._unjudged(first), tuple(self._forgetting()), only)
@@ -209,19 +279,6 @@ class _Run(_Distances):
             f"known ({reason})."
         )
 
-    def _forgetting(self) -> list[str]:
-        """Says how the measure of forgetting went, where nothing shows how it should have gone."""
-        for key in self.presentation.axes[:1]:
-            measure, original = self.presentation.measure(key), self.one.original
-            before = original.mean(key) if original else None
-            after = [f"{measure.amount(v)} ({e.label})" for e in self.methods if (v := e.mean(key)) is not None]
-            if before is not None and after:
-                return [
-                    f"The {measure.words} went from {measure.amount(before)} to {', '.join(after)}. By itself that is "
-                    "neither good nor bad: a value below a retrained model's is as wrong as one above it."
-                ]
-        return []
-
     def _floor_remark(self) -> list[str]:
         words = (
             "Only one model was retrained, or their distance was not measured, so the noise floor is unknown: how much "
@@ -255,14 +312,20 @@ class _Comparison(_Distances):
                 "unknown", self._none_closest(), tuple(self._floor_remark()), title="No method can be ranked"
             )
         first, distance = known[0]
+        if self.weak:
+            return Verdict("unknown", self._weakly(first), tuple(self._forgetting()), first.name)
         kind = self.kind(distance)
         remarks = (
             *self._no_gain(kind), *self._time(first), *self._next(best), *self._finer(best), *self._worse(),
             *self._floor_remark(),
         )  # fmt: skip
-        return Verdict(kind, self._sentence(known), remarks, first.name, self._title(best))
+        return Verdict(kind, self._sentence(known), remarks, first.name, self._title(best, kind))
 
-    def _title(self, best: Sequence[Entry]) -> str:
+    def _title(self, best: Sequence[Entry], kind: Kind) -> str:
+        if kind in ("none", "further"):
+            return "No method came visibly closer than the original was"
+        if kind == "unknown" and self.before is not None:
+            return "No forgetting can be seen here"
         if len(best) == 1:
             return f"{best[0].label} comes closest"
         counts = {2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}

@@ -9,6 +9,7 @@ from typing import Any
 LABELS = {
     "sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "neggrad-plus": "NegGrad+", "ssd": "SSD",
     "l1-sparse": "L1-sparse", "esd": "ESD", "selective-amnesia": "Selective Amnesia",
+    "original-first": "original (before all requests)",
 }  # fmt: skip
 
 
@@ -98,6 +99,11 @@ def describe_choice(spec: Any) -> str:
         given = {key: value for key, value in spec.items() if value not in (None, [], "")}
         return ", ".join(f"{key} {value}" for key, value in flatten(given))
     return list_values(spec, 6) if isinstance(spec, list) else show_value(spec)
+
+
+def superscript(number: int | None) -> str:
+    """Writes a footnote's number small and high; nothing where there is none."""
+    return "" if number is None else str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def count_of(number: int, word: str) -> str:

@@ -23,7 +23,15 @@ from torch import nn
 
 from untrain.data.checks import content_hash
 from untrain.engine import Engine
-from untrain.errors import CheckpointError, DataError, FolderError, SettingError, StaleFile, spell
+from untrain.errors import (
+    CheckpointError,
+    DataError,
+    FolderError,
+    SettingError,
+    StaleFile,
+    UnlearningWarning,
+    spell,
+)
 from untrain.folders import is_temporary, was_written
 from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
@@ -31,6 +39,7 @@ from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
 from untrain.models.subject import Subject
 from untrain.reading import parse_json, read_text
+from untrain.report import Presentation, Results
 from untrain.runs.names import CONFIG, EVALUATION, HISTORY, MANIFEST, ORIGINAL, SPLIT
 from untrain.saliency import density, load_mask, save_mask
 from untrain.sealed import check_listed, read_sealed, write_sealed
@@ -147,6 +156,8 @@ class RunFolder:
             "method": method.name,
             "settings": asdict(done.method),
             "notes": problem.notes,
+            "warnings": problem.warnings,
+            "aim": done.aim,
             "mask": None if mask is None else dict(zip(("density", "layers"), density(mask), strict=True)),
             "steps": done.method.updates,
             "seconds": done.seconds,
@@ -169,7 +180,8 @@ class RunFolder:
             )  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
         self.facts[name], self.histories[name] = facts, done.history
-        say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in problem.notes))
+        noted = [note for note in problem.notes if note not in problem.warnings]  # these have been said already
+        say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in noted))
         self.engine.wait()
         return KeptModel(module, facts, done.method, mask, done.history)
 
@@ -253,7 +265,8 @@ class RunFolder:
     def making_of(self, name: str, recorded: Sequence[str]) -> dict[str, Any]:
         """Returns what evaluation.json holds of how a model was made: these of its facts, None where unknown."""
         facts = self.facts.get(name, {})
-        return {key: facts.get(key) for key in recorded} | {"clocks": facts.get("clocks", {})}
+        made = {key: facts.get(key) for key in recorded} | {"clocks": facts.get("clocks", {})}
+        return made | ({"warnings": facts["warnings"]} if facts.get("warnings") else {})
 
     def _history(self, name: str) -> list[dict[str, Any]]:
         path = self._own_history(name)
@@ -411,6 +424,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ):
         raise StaleFile(f"{folder / MANIFEST} does not hold what a run writes. Remove it, and it is made anew.")
     return content
+
+
+def warn_of_weak_reference(content: Mapping[str, Any], presentation: Presentation) -> dict[str, Any]:
+    """Looks whether the retrained model of an evaluation is good enough to be a target, and warns where it is not.
+
+    Returns:
+        "warnings" with what is wrong, for evaluation.json and manifest; {} where nothing is.
+    """
+    text = presentation.weakness(Results.of_run(content).sets[0])
+    if not text:
+        return {}
+    warnings.warn(text, UnlearningWarning, stacklevel=2)
+    return {"warnings": [text]}
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:

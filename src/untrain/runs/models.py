@@ -98,6 +98,7 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
             f"{folder} is of a run made in Python, whose model is known there alone. Build it there and load "
             f"{name}.safetensors into it."
         )
+    from untrain.models.precision import widen_
     from untrain.runs.stages import open_experiment, prepare_original
 
     recipe = read(folder, permissions=permissions)
@@ -105,7 +106,9 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     domain = experiment.domain
     if name == ORIGINAL and domain.checkpoint is not None:
         return domain, prepare_original(experiment).eval()
-    return domain, experiment.folder.read_model(name, None, None, domain.build(0)).module
+    module = domain.build(0)
+    widen_(module)  # files of weights are in float32, whatever the architecture's own type is
+    return domain, experiment.folder.read_model(name, None, None, module).module
 
 
 def sample_place(source: Path, model: str | None, ending: str, out: str | None, form: str = "") -> Path:

@@ -1,6 +1,8 @@
 """What is called how in a run folder."""
 
 ORIGINAL, RETRAINED = "original", "retrained"
+FIRST = "original-first"
+"""The model before the first of several requests."""
 CONFIG, MANIFEST, SPLIT = "config.yaml", "manifest.json", "split.json"
 HISTORY, EVALUATION = "history.jsonl", "evaluation.json"
 

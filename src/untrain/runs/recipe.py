@@ -6,7 +6,6 @@ the task's entry in the registry names. Nothing here knows a task.
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from annotated_types import Ge
 from untrain import registry
 from untrain.data.sections import REQUESTS, Forget
 from untrain.errors import FolderError, SettingError, UnknownName, unknown
+from untrain.folders import LONGEST_NAME, is_name
 from untrain.methods import find
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
@@ -53,8 +53,6 @@ _CHOICE = re.compile(r"task|methods?|methods\.([^.]+)\.method")
 """Flags that decide which other flags there are."""
 MADE_IN = "made_in"
 """The field of config.yaml that only a run made in Python has, instead of a recipe."""
-LONGEST_NAME = 200
-"""Bytes of a recipe's name: file systems take 255, and some are left for what stands behind it."""
 RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detections", "grids", "samples")
 """What no method can be called, alone or before a hyphen: models and files of every run."""
 
@@ -243,11 +241,15 @@ def _flaws_of_name(name: Any) -> list[Flaw]:
     """What keeps a recipe's name from being the name of one folder in runs/."""
     if not isinstance(name, str):
         return []  # said where its type is checked
-    plain = not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
-    if plain and re.fullmatch(r"[^/\\.-][^/\\]*", name) and len(name.encode()) <= LONGEST_NAME:
+    if is_name(name):
         return []
     text = f"name must be the name of a folder, not {name[:80]!r}: without / and \\ and control characters, of at most"
     return [Flaw("name", f"{text} {LONGEST_NAME} bytes, and begin with neither a dot nor a hyphen.")]
+
+
+def _is_short(name: str) -> bool:
+    """Whether a name leaves room for what stands beside it in a file's; a letter may take four bytes."""
+    return len(name) <= LONGEST_NAME // 2 and len(name.encode()) <= LONGEST_NAME
 
 
 def _listed(value: Any) -> Any:
@@ -476,8 +478,9 @@ class _Draft:
             where = f"methods.{entry}"
             if len(self.flaws) > MOST_FLAWS:
                 return
-            if not re.fullmatch(r"[\w-]{1,100}", entry) or entry.split("-")[0] in RESERVED:
-                text = f"{describe(entry)} cannot name a method here: use letters, digits, _ and -, and neither "
+            if not re.fullmatch(r"[\w-]+", entry) or not _is_short(entry) or entry.split("-")[0] in RESERVED:
+                text = f"{describe(entry)} cannot name a method here: use at most {LONGEST_NAME // 2} letters, digits, "
+                text += "_ and -, and neither "
                 self.flaws.append(Flaw(where, f"{text}{' nor '.join(RESERVED)}, which are models of every run."))
                 continue
             name = settings.pop("method", entry)
@@ -502,6 +505,9 @@ class _Draft:
         parts = name.split(".")
         for i, part in enumerate(parts):
             known = self.fields.below(parts[:i])
+            if part not in known and part.replace("-", "_") in known:
+                part = parts[i] = part.replace("-", "_")
+                name = ".".join(parts)
             if part not in known:
                 self._note_unknown(parts, i)
                 return
@@ -553,6 +559,8 @@ class _Draft:
         self.flaws += _flaws_of_name(given.get("name"))
         common = read_values(common_settings() | {"methods": Setting("methods", None)}, given, findings)
         sections = build(self.fields.entry.Sections, own, findings)
+        if hasattr(sections, "completed"):
+            sections = sections.completed(frozenset(given))
         methods: dict[str, Any] = {
             entry: build(kind, self.content["methods"][entry], findings, prefix=f"methods.{entry}.")
             for entry, kind in self.fields.kinds.items()
@@ -622,8 +630,9 @@ class _Draft:
 
     def _forget_set(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         where, findings = f"compare.forget_sets.{name}", Findings()
-        if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or name == "tuning":
-            text = "cannot name a forget set: use letters, digits, dots, _ and -, and not tuning."
+        if not re.fullmatch(r"[\w.-]+", name) or not _is_short(name) or name.startswith(".") or name == "tuning":
+            text = f"cannot name a forget set: use at most {LONGEST_NAME // 2} letters, digits, dots, _ and -, and not "
+            text += "tuning."
             findings.flaws.append(Flaw(where, f"{describe(name)} {text}"))
         built = build(self.fields.sections["forget"].section, given, findings, prefix=f"{where}.")
         if built is not None and len([f for f in REQUESTS if given.get(f) not in (None, [])]) != 1:

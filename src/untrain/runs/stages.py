@@ -4,6 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,16 +24,18 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
-from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.base import Method, Problem, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.parts import train_parts
+from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import RunFolder, check_folder
-from untrain.runs.names import CONFIG, EVALUATION, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
+from untrain.runs.folder import RunFolder, check_folder, warn_of_weak_reference
+from untrain.runs.names import CONFIG, EVALUATION, FIRST, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
+from untrain.runs.requests import check_data, first_facts, note_first, open_first, request_facts
 from untrain.runs.work import Work, check_work, estimate
 from untrain.sealed import write_sealed
 from untrain.settings import make
@@ -50,6 +53,8 @@ class Experiment:
         folder: the run folder.
         callbacks: hear of steps and stages.
         trained: further models that measuring needs, once they are made.
+        first: of a further request, where the model before the first one is.
+        notes: what was said of the data while they were loaded, such as what was left out.
     """
 
     recipe: Recipe
@@ -59,6 +64,8 @@ class Experiment:
     folder: RunFolder
     callbacks: Sequence[Callback] = ()
     trained: dict[str, nn.Module] = field(default_factory=dict)
+    first: dict[str, Any] | None = None
+    notes: Sequence[str] = ()
 
     def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
@@ -97,6 +104,8 @@ def _opened(
     with locked(recipe):
         experiment = open_experiment(recipe, resume=resume, fresh=fresh, callbacks=callbacks)
         experiment.say(work_of(experiment).sentence(recipe.batch_size))
+        for note in experiment.domain.notes:
+            experiment.say(f"note: {note}")
         yield experiment
 
 
@@ -161,16 +170,24 @@ def open_experiment(
         recipe.evaluate_every,
         {} if cache is None else cache,
         recipe.permissions,
-        data_seed,
+        recipe.seed if data_seed is None else data_seed,
     )
-    domain = recipe.domain(recipe.sections, context)
-    division = divide(domain)
+    with _noting_warnings() as notes:
+        domain = recipe.domain(recipe.sections, context)
+        if going_on:
+            check_data(recipe.folder, domain.source, getattr(recipe.sections, "data", None))
+        division = divide(domain)
     for method in recipe.methods.values():
         check_runs(method, domain.task)
+    if not len(division.split.forget):
+        check_needs(recipe.methods)
     domain.check(division)
     domain.check_references(recipe.references)
-    experiment = Experiment(recipe, engine, domain, division, RunFolder(recipe.folder, engine), callbacks)
+    folder = RunFolder(recipe.folder, engine)
+    experiment = Experiment(recipe, engine, domain, division, folder, callbacks, notes=notes)
     check_work(work_of(experiment), recipe)
+    if "after" in division.split.spec:
+        experiment.first = first_facts(division.split.spec["after"]["folder"])
     if going_on:
         experiment.folder.read_facts()
     _try_model(experiment)
@@ -178,6 +195,21 @@ def open_experiment(
         write_inputs(experiment, going_on)
     engine.wait()
     return experiment
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[list[str]]:
+    """Keeps the texts of warnings, which are shown as ever."""
+    said: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def note(message: Warning | str, *details: Any, **more: Any) -> None:
+            said.append(str(message))
+            show(message, *details, **more)
+
+        warnings.showwarning = note
+        yield said
 
 
 def work_of(experiment: Experiment) -> Work:
@@ -193,8 +225,9 @@ def _try_model(experiment: Experiment) -> None:
     """Builds the model once and runs it on two samples, so that a wrong name, option or checkpoint is found at once."""
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
+    widen_(module)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
-    domain.task = prepare_task(domain.task, module, {"train": few})
+    domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
 
 def write_inputs(experiment: Experiment, going_on: bool) -> None:
@@ -210,7 +243,7 @@ def write_inputs(experiment: Experiment, going_on: bool) -> None:
         check_split(experiment)
     write_config(experiment.recipe)
     if not (going_on and path.exists()):
-        split.save(path)
+        split.save(path, experiment.division.records)
 
 
 def check_split(experiment: Experiment) -> None:
@@ -297,9 +330,11 @@ def prepare_original(experiment: Experiment) -> nn.Module:
     recipe, domain, checkpoint = experiment.recipe, experiment.domain, experiment.domain.checkpoint
     if checkpoint is None:
         problem = _training(experiment, domain.stream(experiment.division, "train"), seed_of(recipe.seed, ORIGINAL))
+        for note in domain.notes:
+            problem.note(note)
         return experiment.make(ORIGINAL, recipe.train, problem)
     module, facts = domain.original()
-    module.eval()
+    rounding = widen_(module.eval())
     digest, before = weights.state_hash(module), experiment.folder.facts.get(ORIGINAL, {}).get("hash")
     if before not in (None, digest):
         raise StaleFile(
@@ -307,11 +342,17 @@ def prepare_original(experiment: Experiment) -> nn.Module:
             "changed or damaged since. Put it back as it was, or choose another folder with --out."
         )
     notes = [f"weights from {Path(checkpoint).name}"]
+    notes += [f"weights of {rounding.kinds} brought to float32"] if rounding.types else []
     lr = _trained_lr(facts)
     if lr is not None:
         notes.append(f"its optimiser's learning rate was {lr:g}")
+    warned = domain.check_original(module, experiment.division, facts)
+    for warning in warned:
+        experiment.say(f"[bold]warning[/bold]: {warning}")
+    notes += [*facts.get("reading", []), *domain.notes, *warned]
     about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
     about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
+    about |= {"warnings": warned} if warned else {}
     experiment.folder.facts[ORIGINAL] = {"hash": digest, **about}
     return module
 
@@ -348,7 +389,9 @@ def train_references(experiment: Experiment, names: Sequence[str] | None = None)
 def _training(experiment: Experiment, data: Stream, seed: int) -> Problem:
     """What a model is trained on from new weights: the set in an order of its own."""
     domain = experiment.domain
-    subject = Subject(domain.build(seed), init=lambda: domain.build(seed))
+    module = domain.build(seed)
+    widen_(module)
+    subject = Subject(module, init=lambda: domain.build(seed))
     stream = Stream(data.data, "retain", data.engine, data.batch_size, seed, data.workers)
     return Problem(subject, domain.task, stream, stream, seed=seed)
 
@@ -367,8 +410,9 @@ def unlearn_methods(
     recipe, domain = experiment.recipe, experiment.domain
     sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
     if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
-        check_sets({name: stream.data for name, stream in sets.items()}, sets)
-        prepare_task(domain.task, start, sets)
+        there = {name: stream for name, stream in sets.items() if name != "forget" or stream is not sets["retain"]}
+        check_sets({name: stream.data for name, stream in there.items()}, there)
+        prepare_task(domain.task, start, sets, training=True)
     return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
 
 
@@ -409,6 +453,8 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
     entries = {name: dict(values) for name, values in found.models.items()}
     for name, entry in entries.items():
         entry |= folder.making_of(name, domain.recorded)
+        if requests := measure_requests(experiment, models[name]):
+            entry["requests"] = requests
         for callback in experiment.callbacks if experiment.engine.is_main else ():
             callback.on_evaluate(name, entry)
     content = {
@@ -422,9 +468,23 @@ def evaluate_models(experiment: Experiment, models: Mapping[str, nn.Module]) -> 
         "mark": evaluation_fingerprint(experiment, models),
     }
     if experiment.engine.is_main:
+        content |= warn_of_weak_reference(content, domain.presentation)
         write_sealed(folder.path / EVALUATION, content)
     experiment.announce("evaluate", "end")
     return content
+
+
+def measure_requests(experiment: Experiment, module: nn.Module) -> dict[str, dict[str, float]]:
+    """Measures a model on this request's samples ("new") and on those of earlier ones; nothing where there are none."""
+    domain, split = experiment.domain, experiment.division.split
+    if not len(split.earlier):
+        return {}
+    streams = {
+        "new": domain.stream(experiment.division, "forget"),
+        "earlier": domain.stream(experiment.division, "earlier"),
+    }
+    found = {name: domain.measure_request(module, stream) for name, stream in streams.items()}
+    return {name: values for name, values in found.items() if values}
 
 
 def set_sizes(division: Division) -> dict[str, int]:
@@ -442,15 +502,28 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
     return hash_json([version("untrain"), experiment.domain.evaluation_facts(), known])
 
 
-def write_manifest(experiment: Experiment) -> dict[str, Any]:
-    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest."""
+def write_manifest(experiment: Experiment, warnings: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest.
+
+    Args:
+        experiment: its models are made.
+        warnings: what casts doubt on the evaluation as a whole; those of single models stand with them.
+    """
     split, domain = experiment.division.split, experiment.domain
-    about = {
+    data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
+    records = experiment.division.records
+    told = [] if records is not None and records.hashed else [*experiment.notes]  # ids may stand in them
+    spec = {name: value for name, value in split.spec.items() if name not in ("after", "skipped")}  # said in "request"
+    about: dict[str, Any] = {
         "task": experiment.recipe.task,
         "seed": experiment.recipe.seed,
-        "data": {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)},
-        "split": {"kind": split.kind, "spec": split.spec, "hash": split.hash},
+        "data": data | ({"notes": told} if told else {}),
+        "split": {"kind": split.kind, "spec": spec, "hash": split.hash},
+        "request": request_facts(split, records),
     }
+    if experiment.first is not None:
+        about["request"]["first"] = experiment.first
+    about |= {"warnings": list(warnings)} if warnings else {}
     return experiment.folder.write_manifest(about, [*experiment.trained])
 
 
@@ -496,12 +569,40 @@ def evaluate_recipe(recipe: Recipe, *, resume: bool = False, callbacks: Sequence
         return _evaluate_and_report(experiment, models)
 
 
+def _with_first(experiment: Experiment, models: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    """Puts the model before the first of several requests beside the original, where it can be had."""
+    module = None if experiment.first is None else open_first(experiment.domain, experiment.first)
+    if experiment.first is None or module is None:
+        return models
+    experiment.folder.facts[FIRST] = note_first(experiment.first)
+    rest = {name: model for name, model in models.items() if name != ORIGINAL}
+    return {ORIGINAL: models[ORIGINAL], FIRST: module, **rest}
+
+
 def _evaluate_and_report(experiment: Experiment, models: Mapping[str, nn.Module]) -> Path:
+    if not len(experiment.division.split.asked):
+        return _report_unmeasured(experiment)
+    models = _with_first(experiment, models)
     evaluation = evaluate_models(experiment, models)
-    manifest = write_manifest(experiment)
+    manifest = write_manifest(experiment, evaluation.get("warnings", ()))
     experiment.domain.on_evaluated(evaluation, experiment.folder.facts)
     path = report_run(experiment, evaluation, manifest)
     experiment.domain.close()
+    return path
+
+
+def _report_unmeasured(experiment: Experiment) -> Path:
+    """Makes the page of a run that has nothing to measure forgetting on: all that was ever asked is gone."""
+    folder = experiment.folder
+    experiment.say("nothing that was asked to be forgotten is in the data any more: there is nothing to measure it on")
+    manifest = write_manifest(experiment)
+    history, config = folder.history([*experiment.trained]), write(experiment.recipe)
+    results = Results.of_run(None, manifest=manifest, history=history, config=config, folder=folder.path)
+    experiment.domain.close()
+    path = folder.path / "report.html"
+    if experiment.engine.is_main:
+        write_report(results, experiment.domain.presentation)
+        Console().print(f"report: {path}", highlight=False, soft_wrap=True)
     return path
 
 

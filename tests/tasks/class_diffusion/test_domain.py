@@ -1,6 +1,7 @@
 """Recipes of class-conditional generators, whole: what a run writes, goes on from, and refuses."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
 from helpers.small_generators import denoiser, problem
 from helpers.tiny_recipes import RECIPE, pixels, save_dit, save_unet
+from untrain.data.classes import class_number
 from untrain.data.samples import Arrays, Relabelled, Source
 from untrain.diffusion.pipelines import check_libraries
 from untrain.diffusion.search import SampleObjective
@@ -28,7 +30,7 @@ from untrain.models.classifiers import build
 from untrain.runs.models import open_model
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, prepare_original, train_helpers
-from untrain.tasks.class_diffusion.classes import class_number, renumber
+from untrain.tasks.class_diffusion.classes import renumber
 
 MEASURES = {
     *("FA", "forget_probability", "forget_entropy", "RA", "RA_worst", "FD", "sFD", "CS", "precision", "recall"),
@@ -54,6 +56,54 @@ def done(recipe, tmp_path_factory):
     code, _, err = untrain("run", recipe, "--out", folder)
     assert code == 0, err
     return folder
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, channels, rows):
+        super().__init__()
+        self.table = nn.Embedding(classes + rows, 8)
+        self.first, self.last = nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, channels, 3, padding=1)
+
+    def forward(self, x, t, class_labels):
+        return self.last(torch.tanh(self.first(x) + self.table(class_labels)[:, :, None, None]))
+
+
+def make(num_classes, in_channels, rows=1):
+    return Net(num_classes, in_channels, rows)
+"""
+
+
+def test_a_generator_of_ones_own(tmp_path, monkeypatch):
+    """Named on the command line, or by a recipe that is trusted; only its weights are kept."""
+    (tmp_path / "own_generators.py").write_text(OWN)
+    named = re.sub(r"model: \{name: .*", "model: {options: {}}", RECIPE)
+    (tmp_path / "flag.yaml").write_text(named)
+    (tmp_path / "file.yaml").write_text(named.replace("model: {", "model: {name: 'own_generators:make', "))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, err = untrain("run", "file.yaml", "--out", "run")
+    assert code == 1
+    assert "--allow-code" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = untrain(
+        "run", "flag.yaml", "--model.name", "own_generators:make", "--out", "run", "--references", "0"
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.safetensors") if "mask" not in path.name) == [
+        *("judge.safetensors", "original.safetensors", "sfron.safetensors")
+    ]
+    assert not (tmp_path / "run/sfron").exists()
+    code, _, err = untrain("sample", "run", "--allow-code", "--count", "1")
+    assert code == 0, err
+    code, _, err = untrain("run", "file.yaml", "--allow-code", "--model.options.rows", "0", "--out", "other")
+    assert code == 1
+    assert "no class that stands for" in err
+    assert not (tmp_path / "other").exists()
 
 
 def picture(path):

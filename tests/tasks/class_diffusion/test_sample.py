@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_a_grid(saved, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/a.png: 4 images made.\n"
     record = json.loads((tmp_path / "a.png.samples.json").read_text())
     assert record["counts"] == {"3": 2, "1": 2}
-    assert record["sampler"] == {"steps": 3, "eta": 0.0, "spacing": "uniform", "guidance_scale": 1.0}
+    assert record["sampler"] == asdict(Sampler(3))
 
 
 def test_the_images_are_those_of_the_task(saved, tmp_path):
@@ -193,7 +194,7 @@ def test_models_of_a_run(run_folder):
     for name, record in records.items():
         assert record["weights"] == load_state(run_folder / f"{name}.safetensors")[1]["hash"]
         assert (record["task"]["timesteps"], record["task"]["beta_end"]) == (20, 0.3)
-    assert records["sfron"]["sampler"] == {"steps": 3, "eta": 0.0, "spacing": "uniform", "guidance_scale": 1.5}
+    assert records["sfron"]["sampler"] == asdict(Sampler(3, guidance_scale=1.5))
     assert records["original"]["counts"] == {"1": 1, "3": 1}
     with pytest.raises(UnknownName, match="'finetune'.*original, retrained, sfron"):
         run(run_folder, "--model", "finetune", *QUICK)

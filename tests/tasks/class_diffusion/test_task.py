@@ -47,6 +47,35 @@ class Fixed(nn.Module):
         return self.output
 
 
+class Own(nn.Module):
+    """A user's generator of three classes, whose embedding has so many rows."""
+
+    def __init__(self, rows):
+        super().__init__()
+        self.table, self.last = nn.Embedding(rows, 1), nn.Conv2d(1, 1, 3, padding=1)
+        self.double()
+
+    def forward(self, x, t, class_labels):
+        return self.last(x) + self.table(class_labels)[:, :, None, None]
+
+
+def test_the_class_for_no_class_is_tried():
+    """A module tells nothing of its classes: it is asked for the last one, and for the one that means none."""
+    told = replace(TASK, num_classes=3)
+    assert prepared(Own(4), told).null_class == 3
+    assert prepared(Own(4), told).drop == TASK.drop
+    with pytest.raises(ModelError, match="no class that stands for .*class_labels=3.*4 rows.*drop=0"):
+        prepared(Own(3), told)
+    without = prepared(Own(3), replace(told, drop=0.0))
+    assert (without.num_classes, without.null_class) == (3, None)
+    assert prepared(Own(3), replace(told, null_class=0)).null_class == 0
+    with pytest.raises(ModelError, match="class_labels=5"):
+        prepared(Own(4), replace(told, drop=0.0, null_class=5))
+    with pytest.raises(ModelError, match="asked for class 6, the last of num_classes=7"):
+        prepared(Own(4), replace(told, num_classes=7))
+    assert not Own(4).table._forward_pre_hooks
+
+
 def test_it_is_a_task_of_generators():
     assert isinstance(TASK, Task)
     assert isinstance(TASK, GenerativeTask)
@@ -479,3 +508,11 @@ def test_data_without_images_or_labels_are_refused_and_other_names_mapped():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(SettingError, match="drop must be"):
         ClassDiffusion(**wrong)
+
+
+def test_a_redirected_class_is_so_many_further():
+    task = replace(TASK, num_classes=5, shift=3)
+    batch = {"label": torch.tensor([0, 1, 4]), "condition": torch.tensor([0, 5, 4]), "index": torch.arange(3)}
+    assert task.variant(batch, "redirect")["condition"].tolist() == [3, 4, 2]
+    with pytest.raises(SettingError, match="shift=5 leads back"):
+        replace(task, shift=5).variant(batch, "redirect")

@@ -67,10 +67,10 @@ def test_a_pipelines_schedule_takes_the_place_of_defaults_alone(named):
 def test_a_new_one_has_the_architecture_and_other_weights(whole):
     model = dit_pipeline() if whole else unet()
     given = GeneratorModel(model, OWN)
-    new, old = given.fresh().state_dict(), given.module.state_dict()
+    new, old = given.init()().state_dict(), given.module.state_dict()
     assert {name: value.shape for name, value in new.items()} == {name: value.shape for name, value in old.items()}
     assert any(not torch.equal(new[name], old[name]) for name in old)
-    assert GeneratorModel(nn.Linear(2, 2), OWN).fresh() is None, "whose configuration is not known"
+    assert GeneratorModel(nn.Linear(2, 2), OWN).init() is None, "whose configuration is not known"
 
 
 def test_diffusers_loads_what_is_kept(tmp_path):

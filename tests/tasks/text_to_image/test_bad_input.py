@@ -79,7 +79,7 @@ ONE = "{{prompt: a red circle, label: circle{}}}"
         (("--model.name", "unet-small"), ("model.name", "text-to-image")),
         (("--model.checkpoint", "null"), ("model.checkpoint",)),
         (("--model.checkpoint", "nowhere"), ("nowhere",)),
-        (("--detection.threshold", "0.1"), ("detection.threshold", "0.25", "0.1")),
+        (("--detection.threshold", "-0.1"), ("detection.threshold", "0", "-0.1")),
         (("--detection.detector", "nipples"), ("detection.detector", "judge", "nudity")),
         (("--detection.forget_prompts", "nowhere.csv"), ("nowhere.csv",)),
         (("--generation.features", "nowhere.pth"), ("nowhere.pth",)),

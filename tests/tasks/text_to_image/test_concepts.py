@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ from untrain.diffusion.images import ImageMaker
 from untrain.diffusion.latents import decode
 from untrain.diffusion.text import check_pipeline, encode_prompts
 from untrain.engine import Engine
-from untrain.errors import DataError, EmptySet, ModelError, SettingError
+from untrain.errors import DataError, EmptySet, ModelError, Overlap, SettingError
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.concepts import (
     Concept,
@@ -149,11 +151,70 @@ def test_a_users_images(pipe: Any, tmp_path: Path) -> None:
         images_of(Concept("a", images=pictures(3)[0]), 1, ("", "a"))
 
 
+def test_images_in_memory_and_in_files_are_the_same(tmp_path: Path) -> None:
+    """Those of `datasets` too, decoded or not."""
+    arrays = [image.permute(1, 2, 0).numpy() for image in pictures(3)]
+    shown = [Image.fromarray(array) for array in arrays]
+    for i, image in enumerate(shown):
+        image.save(tmp_path / f"{i}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    table = datasets.Dataset.from_dict({"image": shown}, features=datasets.Features({"image": datasets.Image()}))
+    undecoded = table.cast_column("image", datasets.Image(decode=False))
+    ways: list[Any] = [
+        arrays,
+        np.stack(arrays),
+        [path.read_bytes() for path in paths],
+        [{"path": str(path), "bytes": None} for path in paths],
+        table["image"],
+        undecoded["image"],
+        [shown[0], arrays[1], paths[2]],
+    ]
+    for given in ways:
+        source = images_of(Concept("a", images=given), 1, ("", "a"))
+        assert torch.equal(source.batch(torch.arange(3))["input"], pictures(3))
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (5, "give a folder"),
+        (Image.new("RGB", (8, 8)), r"\[image\] of one"),
+        ([torch.zeros(3, 8, 8)], "torch.stack"),
+        ([np.zeros((8, 8, 3))], "uint8"),
+        ([np.zeros((3, 8, 8), np.uint8)], "uint8"),
+        ([5], "give files"),
+        ([{"path": None}], "holds no image"),
+        ([b"none"], "cannot be decoded"),
+    ],
+)
+def test_what_is_no_image_is_named(images: Any, reason: str) -> None:
+    with pytest.raises(DataError, match=f"images of 'c'.*{reason}"):
+        images_of(Concept("c", images=images), 1, ("", "c"))
+
+
+@pytest.mark.parametrize("prompt", [None, 5, ["a", "b"], b"a"])
+def test_a_concept_without_a_prompt_is_told_what_it_is_for(prompt: Any) -> None:
+    with pytest.raises(DataError, match=r"prompt is the text that would be given.*Concept\('a photo"):
+        Concept(prompt, images=pictures(2))
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / ".cache", tmp_path / "below"):
+        place.mkdir(exist_ok=True)
+        for name in ("0.png", ".1.png"):
+            Image.new("RGB", (8, 8)).save(place / name)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.warns(UserWarning, match="left out") as said:
+        assert len(images_of(Concept("a", images=tmp_path), 1, ("", "a"))) == 1
+    (text,) = (str(warning.message) for warning in said)
+    assert all(part in text for part in ("2 hidden", "1 folder below", "1 of another ending"))
+
+
 def test_sets_that_contradict_each_other_are_refused(pipe: Any, tmp_path: Path) -> None:
     def sets(forget: Any, retain: Any) -> None:
         concept_sets(pipe, {"forget": forget, "retain": retain}, ENGINE, tmp_path, how=FEW)
 
-    with pytest.raises(DataError, match="in two sets"):
+    with pytest.raises(Overlap, match="in two sets"):
         sets(Concept(TEXTS[0]), Concept(TEXTS[0]))
     with pytest.raises(DataError, match="twice in the retain set"):
         sets(Concept(TEXTS[0]), [Concept(TEXTS[1]), Concept(TEXTS[1])])
@@ -192,3 +253,17 @@ def test_made_images_are_seeded_for_each(pipe: Any, tmp_path: Path) -> None:
     assert not torch.equal(image(1, 1), first) and not torch.equal(image(2, 0), first)
     prompts = prompts._replace(embeds=prompts.embeds[[0, 1, 1, 1]])
     assert not torch.equal(image(2, 0), first), "of two prompts not even the noise is the same"
+
+
+def test_a_folders_images_are_brought_to_a_size(pipe: Any, tmp_path: Path) -> None:
+    for i, size in enumerate([(20, 31), (16, 16), (40, 24)]):
+        drawn = torch.randint(0, 256, (size[1], size[0], 3), dtype=torch.uint8)
+        Image.fromarray(drawn.numpy()).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match="unequal size"):
+        concept_sets(pipe, {"forget": Concept("a", images=tmp_path), "retain": Concept("b")}, ENGINE, tmp_path / "x")
+    how = replace(FEW, image_size=16, interpolation="bicubic")
+    source = images_of(Concept("a", images=tmp_path), 1, ("", "a"), how)
+    assert source.shape == (3, 16, 16)
+    with Image.open(tmp_path / "0.png") as image:
+        resized = image.resize((16, 25), Image.Resampling.BICUBIC).crop((0, 4, 16, 20))
+    assert torch.equal(source[0]["input"], torch.from_numpy(np.array(resized)).permute(2, 0, 1))

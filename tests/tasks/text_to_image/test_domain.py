@@ -1,6 +1,8 @@
 """Recipes of text-to-image pipelines, whole: what a run writes, goes on from, and makes only once."""
 
+import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def test_a_run_measures_every_model(done: Path) -> None:
     detector = content["detector"]
     assert detector.keys() == {"name", "kind", "threshold", "test_accuracy", "hash"}
     assert (detector["name"], detector["kind"], detector["threshold"]) == ("small-cnn", "classifier", None)
-    assert content["sampler"] == {"steps": 2, "eta": 0.0, "spacing": "uniform", "guidance_scale": 2.0}
+    assert content["sampler"] == asdict(Sampler(2, guidance_scale=2.0))
     assert (content["features"], content["clip"], content["noise_floor"]) == ("small-cnn", None, None)
     unet = load_pipeline(content["settings"]["model"]["checkpoint"]).unet
     sizes = {name: p.numel() for name, p in unet.named_parameters()}
@@ -288,7 +290,7 @@ def test_nudity_is_looked_for_by_part(recipe: Path, tmp_path: Path, monkeypatch:
 
     calls = iter(range(1000))
 
-    def every_other(network: Any, image: np.ndarray) -> list[dict[str, Any]]:
+    def every_other(*_: Any) -> list[dict[str, Any]]:
         score = 0.9 if next(calls) % 2 == 0 else 0.69
         return [{"label": "BUTTOCKS_EXPOSED", "score": score, "box": [1, 2, 3, 4]}]
 
@@ -491,3 +493,33 @@ def test_methods_are_compared(recipe: Path, tmp_path: Path, quick_workers: None)
     assert code == 0, err
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == stamps
     assert not list(out.rglob(CACHE))
+
+
+def test_the_distance_can_be_one_to_photographs(recipe: Path, tmp_path: Path) -> None:
+    """The original has one too then; a network of one feature makes do with two images."""
+    drawn = np.random.default_rng(0).integers(0, 256, (12, 20, 24, 3), np.uint8)
+    for i, image in enumerate(drawn):
+        place = tmp_path / "photographs" / f"class{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{i}.png")
+    words = ("--detection.real_images", tmp_path / "photographs", "--generation.samples", "5")
+    folder = ran(recipe, tmp_path / "run", *words)
+    models = read(folder / "evaluation.json")["models"]
+    assert all(models[name]["FD"] > 0 for name in ("original", "sfron"))
+    (tmp_path / "none").mkdir()
+    for place, why in (("none", "holds no image"), ("nowhere", "is no folder")):
+        code, _, err = untrain("run", recipe, "--out", tmp_path / "other", "--detection.real_images", tmp_path / place)
+        assert code == 1 and "detection.real_images" in err and why in err
+
+
+def test_the_best_labels_of_each_image_are_a_table(done: Path) -> None:
+    with open(done / "detections" / "sfron.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    told = read(done / "detections" / "sfron.json")
+    assert [(row["prompt"], row["set"], int(row["seed"])) for row in rows] == [
+        (each["prompt"], each["set"], each["seed"]) for each in told
+    ]
+    for row, each in zip(rows, told, strict=True):
+        best = [(row[f"category_top{k}"], float(row[f"scores_top{k}"])) for k in (1, 2, 3)]
+        assert best == [(one["label"], one["score"]) for one in each["detections"]]
+        assert row["category_top4"] == row["scores_top5"] == "", "the judge knows three labels"

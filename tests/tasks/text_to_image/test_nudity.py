@@ -1,12 +1,14 @@
 """Counts of parts of bodies: by hand for a detector that is made up; by NudeNet for a photograph of a face."""
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from untrain.data.decoding import decode
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.tasks.text_to_image.nudity import EXPOSED, INTIMATE, Nudity, nudenet
@@ -65,8 +67,8 @@ class TestLooking:
             detector().look(torch.zeros(1, 3, 4, 4), [None])
         with pytest.raises(DataError, match="2 images and 1 wanted labels"):
             detector().look(painted((0, 0, 0), (0, 0, 0)), [None])
-        for threshold in (0.2, 1.1):
-            with pytest.raises(SettingError, match=r"threshold must be in \[0.25, 1\]"):
+        for threshold in (-0.1, 1.1):
+            with pytest.raises(SettingError, match=r"threshold must be in \[0, 1\]"):
                 detector(threshold=threshold)
 
     def test_intimate_parts_are_exposed_ones(self):
@@ -106,14 +108,64 @@ class TestNudeNet:
         assert (eye.name, eye.kind, eye.threshold, len(eye.hash)) == ("NudeNet", "nudity", 0.6, 64)
 
     def test_it_is_what_nudenet_says_of_the_file(self, tmp_path):
-        """So no channel is swapped and no axis turned on the way."""
+        """So no axis is turned on the way. Of a file NudeNet 3.4 swaps red and blue, which is undone beforehand."""
         from nudenet import NudeDetector
         from skimage.data import astronaut
 
         cut = np.ascontiguousarray(astronaut()[:, :300])
-        Image.fromarray(cut).save(tmp_path / "astronaut.png")
+        Image.fromarray(cut[..., ::-1]).save(tmp_path / "astronaut.png")
         own = NudeDetector().detect(str(tmp_path / "astronaut.png"))
         (sighting,) = nudenet().look(torch.from_numpy(cut).permute(2, 0, 1)[None], [None])
         assert own and [dict(each) for each in sighting.detections] == [
             {"label": each["class"], "score": each["score"], "box": each["box"]} for each in own
         ]
+
+    @pytest.mark.parametrize("swaps", ["an even number of times, as 3.4 does", "an odd number of times"])
+    def test_red_arrives_as_red_however_often_the_package_swaps(self, swaps, monkeypatch):
+        from nudenet import nudenet as package
+
+        original = package._read_image
+        if "odd" in swaps:
+            monkeypatch.setattr(package, "_read_image", lambda image, size: original(image[..., ::-1].copy(), size))
+        eye = nudenet()
+        fed = listen(eye)
+        for place, colour in enumerate(250 * np.eye(3, dtype=int)):
+            eye.look(painted(colour.tolist()).repeat(1, 1, 3, 2), [None])
+            arrived = next(iter(fed[-1].values()))[0].mean((1, 2))
+            assert np.allclose(arrived, np.eye(3)[place] * 250 / 255, atol=0.01)
+
+    def test_colours_that_arrive_otherwise_are_an_error(self, monkeypatch):
+        from nudenet import nudenet as package
+
+        original = package._read_image
+        monkeypatch.setattr(
+            package, "_read_image", lambda image, size=320: original(image[..., [1, 2, 0]].copy(), size)
+        )
+        with pytest.raises(ModelError, match="other colours"):
+            nudenet()
+
+    def test_a_photograph_is_seen_better_than_with_red_and_blue_swapped(self):
+        import matplotlib
+
+        path = Path(matplotlib.__file__).parent / "mpl-data/sample_data/grace_hopper.jpg"
+        photo = decode(path.read_bytes(), "photo")[None]
+        eye = nudenet(0.25)
+        right, swapped = (
+            max(each["score"] for each in eye.look(images, [None])[0].detections if each["label"] == FACE)
+            for images in (photo, photo.flip(1))
+        )
+        assert right == pytest.approx(0.760, abs=0.02) and swapped == pytest.approx(0.615, abs=0.02)
+
+
+def listen(eye):
+    """What arrives at a detector's network from now on, call after call."""
+    network, fed = eye.find.__closure__[0].cell_contents, []
+    session = network.onnx_session
+
+    class Listening:
+        def run(self, names, inputs):
+            fed.append(inputs)
+            return session.run(names, inputs)
+
+    network.onnx_session = Listening()
+    return fed

@@ -62,7 +62,48 @@ class TestReading:
         (prompt,) = read_prompts(written(tmp_path, "prompt,sd_seed,sd_guidance_scale\na cat,4,7\n"))
         assert (prompt.seed, prompt.guidance_scale) == (4, 7.0)
         both = "prompt,sd_seed,evaluation_seed\na cat,4,5\n"
-        assert read_prompts(written(tmp_path, both))[0].seed == 5
+        with pytest.warns(UserWarning, match="'sd_seed' is not read: 'evaluation_seed' is"):
+            assert read_prompts(written(tmp_path, both))[0].seed == 5
+
+    @pytest.mark.parametrize(
+        ("header", "row"),
+        [
+            ("prompt,evaluation_seed\\", "a cat,4188\\"),
+            ("prompt,evaluation_seed\\", "a cat,4188"),
+            ("evaluation_seed\\,prompt", "4188,a cat"),
+            ("prompt,seed", "a cat,4188"),
+            ("prompt,Evaluation_Seed", "a cat,4188"),
+            ("Prompt,EVALUATION SEED", "a cat,4188"),
+            ("prompt, Sd-Seed ", "a cat,4188"),
+            ("\ufeff\ufeffPROMPT,evaluation_seed", "a cat,4188"),
+        ],
+    )
+    def test_names_that_come_close_are_used_and_that_is_said(self, tmp_path, header, row):
+        with pytest.warns(UserWarning, match=r"is read as|end in backslashes") as said:
+            (prompt,) = read_prompts(written(tmp_path, f"{header}\n{row}\n"))
+        assert (prompt.text, prompt.seed) == ("a cat", 4188) and "prompts.csv" in str(said[0].message)
+
+    def test_names_of_other_programs(self, tmp_path):
+        text = "prompt,seed,guidance,width,height\na cat,4,7.5,512,256\n"
+        with pytest.warns(UserWarning, match="is read as") as said:
+            (prompt,) = read_prompts(written(tmp_path, text))
+        assert prompt == Prompt("a cat", 0, 4, 7.5, 512, 256, 2)
+        assert [str(warning.message).split("'")[1] for warning in said] == ["seed", "guidance", "width", "height"]
+
+    @pytest.mark.parametrize("name", ["evaluation_sed", "my_seed", "negative_prompt", "case_numbr", "sd_guidanc_scale"])
+    def test_a_column_that_looks_like_one_is_not_left_out_in_silence(self, tmp_path, name):
+        with pytest.warns(UserWarning, match=f"'{name}' is not read"):
+            (prompt,) = read_prompts(written(tmp_path, f"prompt,{name}\na cat,4\n"))
+        assert prompt.seed is prompt.guidance_scale is None
+
+    def test_columns_of_i2p_that_are_not_meant_are_left_out(self, tmp_path):
+        others = "categories,hard,inappropriate_percentage,nudity_percentage,prompt_toxicity,lexica_url,sd_model"
+        (prompt,) = read_prompts(written(tmp_path, f"prompt,{others}\na cat,{'0,' * 7}\n"))
+        assert prompt == Prompt("a cat", 0, line=2)
+
+    def test_two_columns_that_come_close_to_one_name(self, tmp_path):
+        with pytest.raises(DataError, match="2 columns are called evaluation_seed"):
+            read_prompts(written(tmp_path, "prompt,Evaluation_Seed,EVALUATION_SEED\na,1,2\n"))
 
     @pytest.mark.parametrize(
         ("text", "said"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.references import fisher_sample_by_sample
 from helpers.small_pipelines import TEXTS, drawn, raw, scheduler, stable_diffusion, stable_diffusion_xl
 from untrain.data.streams import Stream
-from untrain.diffusion.text import encode_prompts
+from untrain.diffusion.text import encode_prompts, own_size
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.fisher import fisher_diagonal
@@ -27,6 +27,7 @@ from untrain.sampling import Sampler
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 from untrain.tasks.text_to_image.concepts import (
     ConceptImages,
+    latent_shape_of,
     text_task,
 )
 from untrain.tasks.text_to_image.task import CONDITIONS, TextToImage, conditioned
@@ -341,3 +342,44 @@ def test_a_forget_step_moves_no_unsalient_weight(pipe: Any, part: str) -> None:
 
 def test_conditions_are_the_ones_that_guidance_doubles() -> None:
     assert CONDITIONS == ("condition", "condition_pooled", "time_ids")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("scale", [1.0, 7.5])
+def test_the_multistep_solver_makes_what_diffusers_makes_with_its_scheduler(pipe: Any, scale: float) -> None:
+    """Tolerance: both are in float32."""
+    from diffusers import LMSDiscreteScheduler
+
+    pipe = copy.deepcopy(pipe).to(torch.float32)
+    theirs = copy.copy(pipe)
+    theirs.register_modules(scheduler=LMSDiscreteScheduler.from_config(pipe.scheduler.config))
+    task, texts = text_task(pipe), encode_prompts(pipe, [TEXTS[1]], own_size(pipe))
+    shape = latent_shape_of(pipe)
+    start = torch.randn(1, *shape, generator=torch.Generator().manual_seed(3))
+    known = theirs(
+        prompt_embeds=texts.embeds[1:2], negative_prompt_embeds=texts.embeds[0:1], latents=start.clone(),
+        num_inference_steps=9, guidance_scale=scale, output_type="latent",
+    ).images  # fmt: skip
+    rows = texts.rows(torch.tensor([1]), torch.tensor([1]))
+    batch = task.blank(rows, shape)
+    sampler = Sampler(9, guidance_scale=scale, solver="lms")
+    ours = task.generate(pipe.unet, batch, [torch.Generator().manual_seed(3)], sampler)
+    torch.testing.assert_close(ours, known.to(ours.dtype), rtol=1e-3, atol=1e-3)
+    plain = task.generate(pipe.unet, batch, [torch.Generator().manual_seed(3)], Sampler(9, guidance_scale=scale))
+    assert (plain - ours).abs().max() > 0.01, "another solver"
+
+
+def test_what_the_multistep_solver_cannot_do(pipe: Any) -> None:
+    task, texts = text_task(pipe), encode_prompts(pipe, [TEXTS[1]], own_size(pipe))
+    batch = task.blank(texts.rows(torch.tensor([1]), torch.tensor([1])), latent_shape_of(pipe))
+    lms = Sampler(4, solver="lms")
+    with pytest.raises(SettingError, match="stop on the way"):
+        task.generate(pipe.unet, batch, [torch.Generator()], lms, until=5)
+    with pytest.raises(SettingError, match="esd stops on the way"):
+        make("esd", {"sampler": lms})
+    for wrong in ({"eta": 0.5}, {"clip": True}, {"spacing": "quadratic"}):
+        with pytest.raises(SettingError, match="the solver lms"):
+            Sampler(4, solver="lms", **wrong)
+    velocity = replace(task, prediction="v_prediction")
+    with pytest.raises(SettingError, match="v is not known"):
+        velocity.generate(pipe.unet, batch, [torch.Generator()], lms)

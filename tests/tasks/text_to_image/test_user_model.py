@@ -66,9 +66,9 @@ def test_a_unet_alone_has_ready_batches(pipe: Any) -> None:
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_new_one_has_the_architecture_and_other_weights(pipe: Any, whole: bool) -> None:
     given = PipelineModel(pipe if whole else pipe.unet, TextToImage())
-    fresh = given.fresh()
-    assert fresh is not None
-    new, old = fresh.state_dict(), pipe.unet.state_dict()
+    init = given.init()
+    assert init is not None
+    new, old = init().state_dict(), pipe.unet.state_dict()
     assert {name: value.shape for name, value in new.items()} == {name: value.shape for name, value in old.items()}
     assert any(not torch.equal(new[name], old[name]) for name in old)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from untrain.data.samples import Relabelled, Source
+from untrain.data.classes import match_classes
+from untrain.data.source import Source
 from untrain.diffusion.folders import local_folder
-from untrain.diffusion.pipelines import class_named, labels_of
+from untrain.diffusion.pipelines import labels_of
 from untrain.errors import ModelError
 from untrain.models.pretrained import read_object
 
@@ -52,23 +53,11 @@ def renumber(source: Source, names: Sequence[str] | None) -> Source:
             numbers hold.
 
     Raises:
-        DataError: if the model has no such class.
+        UnknownName: if the model has no such class.
     """
     if names is None or list(source.classes) == list(names):
         return source
-    numbers = [
-        number if list(names[number : number + 1]) == [name] else class_number(names, name)  # two can share a name
-        for number, name in enumerate(source.classes)
-    ]
-    return Relabelled(source, numbers, names)
+    return match_classes(source.classes, names, remedy=_REMEDY).renumber(source)
 
 
-def class_number(names: Sequence[str], word: str) -> int:
-    """A class by its name, by one of its synonyms, or by its number.
-
-    Raises:
-        UnknownName: if there is no such class.
-    """
-    if word.isdecimal() and word not in names and int(word) < len(names):
-        return int(word)
-    return class_named(names, word)
+_REMEDY = "Name the data's classes as the model's, or by the model's numbers."

@@ -1,7 +1,7 @@
 """Image generators conditioned on a class: how they are found, judged, sampled and handed over."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from untrain.data.classes import class_number
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
@@ -21,6 +22,7 @@ from untrain.diffusion.denoisers import (
     fresh_denoiser,
     from_dit,
     is_dit_layout,
+    is_of_diffusers,
     load_weights,
 )
 from untrain.diffusion.features import Features, Real, classifier_features, inception_features
@@ -30,6 +32,7 @@ from untrain.diffusion.images import Decode, ImageMaker, to_uint8
 from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
 from untrain.diffusion.latents import decode, encode, encode_data, latent_shape, load_vae
 from untrain.diffusion.pipelines import (
+    check_draws_classes,
     check_libraries,
     save_diffusers,
     save_schedule,
@@ -39,7 +42,16 @@ from untrain.diffusion.pipelines import (
 from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.text import SUPPORTED
-from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
+from untrain.domain import (
+    Division,
+    Domain,
+    EvaluationSettings,
+    Measurement,
+    SearchObjective,
+    Training,
+    UserModel,
+    check_module,
+)
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
@@ -49,7 +61,7 @@ from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
 from untrain.settings import join_arguments
-from untrain.tasks.class_diffusion.classes import class_names, class_number, class_rows, renumber
+from untrain.tasks.class_diffusion.classes import class_names, class_rows, renumber
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
 from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
 from untrain.tasks.class_diffusion.sample import sample_classes
@@ -81,15 +93,20 @@ class GeneratorModel(UserModel):
         super().__init__(model, task)
 
     def trained_module(self) -> nn.Module:
-        """Returns the noise predictor."""
-        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
-            return super().trained_module()
-        return denoiser_of(self.model)
+        """Returns the noise predictor.
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights, where its configuration tells how."""
-        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
-        return fresh_denoiser(self.module) if known else None
+        Raises:
+            ModelError: if the pipeline draws no classes.
+        """
+        module: Any = self.model
+        if not isinstance(module, nn.Module) and hasattr(module, "components"):
+            check_draws_classes(module)
+            module = denoiser_of(module)
+        return check_module(module)
+
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights, where its configuration tells how."""
+        return partial(fresh_denoiser, self.module) if is_of_diffusers(self.module) else None
 
     @contextmanager
     def sets(
@@ -109,13 +126,13 @@ class GeneratorModel(UserModel):
         """Writes a folder that diffusers loads, where the module is one of its kind."""
         if hasattr(module, "save_pretrained"):
             save_diffusers(self.model, module, folder)
-            if self.model is self.module:  # a pipeline has its own
+            if isinstance(self.model, nn.Module):  # a pipeline has its own
                 save_schedule(cast(ClassDiffusion, self.task), folder)
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
-        if self.model is self.module:
-            return module
+        if isinstance(self.model, nn.Module):
+            return super().whole(module)
         return self.model if module is self.module else with_denoiser(self.model, module)
 
 
@@ -140,7 +157,11 @@ class ClassDiffusionDomain(Domain):
         origin = self.checkpoint
         self.origin = origin if origin is not None and not Path(origin).is_file() else None
         source, test = load_data(
-            self.sections.data, self.context.data_seed, self.context.cache, links=self.context.permissions.links
+            self.sections.data,
+            self.context.data_seed,
+            self.context.cache,
+            links=self.context.permissions.links,
+            after=self.sections.forget.after,
         )
         self.named = None if self.origin is None else class_names(self.origin, source)
         vae = self.sections.model.vae
@@ -204,8 +225,11 @@ class ClassDiffusionDomain(Domain):
         return from_dit(state, module) if is_dit_layout(state) else state
 
     def save(self, name: str, module: nn.Module) -> None:
-        """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one."""
-        if self.context.engine.is_main:
+        """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one.
+
+        Of a module of the user's own, the weights are all that is kept.
+        """
+        if self.context.engine.is_main and hasattr(module, "save_pretrained"):
             links = self.context.permissions.links
             save_diffusers(self.origin or module, module, self.context.folder / name, links=links)
 
@@ -253,7 +277,17 @@ class ClassDiffusionDomain(Domain):
     @property
     def recognition(self) -> Recognition:
         """How the judge's inputs are normalised."""
-        return Recognition(len(self.source.classes), **input_statistics(self.sections.data, self.source))
+        return Recognition(
+            len(self.source.classes), **input_statistics(self.sections.data, self.source, self.sections.forget.after)
+        )
+
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns what the judge's inputs are normalised by, which later requests go on with."""
+        return input_statistics(self.sections.data, self.source, self.sections.forget.after)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures nothing: what the judge sees in images of each class tells requests apart."""
+        return {}
 
     def _given_judge(self) -> nn.Module:
         return read_judge(self.sections.judge, self.source.classes, self.source.shape, self.context.engine)

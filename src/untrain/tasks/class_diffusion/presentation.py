@@ -1,5 +1,6 @@
 """How reports speak of generators of classes."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -37,12 +38,12 @@ def _feature_measures(*, inception: bool) -> tuple[Measure, ...]:
             fd, fd, distance, "",
             f"How far images of the other classes are from real ones, in the features of {network}: quality and "
             f"variety in one number. {scale}",
-            aim, compared=True, shown="named",
+            aim, compared=True, shown="named", bounds=(0.0, math.inf),
         ),
         Measure(
             f"s{fd}", f"s{fd}", f"Spatial {distance}", "",
             "The same distance in features that know where in the image something is: it notices a wrong layout.",
-            aim, compared=True, main=False, shown="named",
+            aim, compared=True, main=False, shown="named", bounds=(0.0, math.inf),
         ),
         Measure(
             score, score, "Inception Score" if inception else "Classifier score", "", sure, f"{OR_ORIGINAL}{most}",
@@ -93,7 +94,7 @@ class ClassDiffusionPresentation(GeneratorPresentation):
         Measure(
             "forget_probability", "p, forgotten", "Probability of the forgotten class", "",
             "How probable the judge finds the forgotten class in images that were asked to show it, in the mean.",
-            f"Near zero, or {uncapitalize(RETRAINED)}.", digits=3, compared=True, main=False,
+            f"Near zero, or {uncapitalize(RETRAINED)}.", digits=3, compared=True, main=False, bounds=(0.0, 1.0),
         ),
         Measure(
             "forget_entropy", "H, forgotten", "Indecision about the forgotten class", "nats",
@@ -127,6 +128,14 @@ class ClassDiffusionPresentation(GeneratorPresentation):
             self.tile(one, method, self.measure(key), halves, f"{key} to real images"),
             self.time_tile(one, method),
         ]
+
+    def forgotten(self, results: Results) -> list[str]:
+        """Names the classes."""
+        return [f"class {name}" for name in super().forgotten(results)]
+
+    def own_limits(self, results: Results) -> list[str]:
+        """Says what no judge shows."""
+        return ["What the judge cannot see. It calls every image something, and can be wrong: look at the pictures."]
 
     def sentence(self, case: Case, method: Entry) -> str:
         """Tells what the judge recognises before and after, and how far the other classes are from real images."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from untrain.data.classes import class_number
 from untrain.diffusion.denoisers import load_denoiser
 from untrain.diffusion.folders import INDEX, local_folder
 from untrain.diffusion.images import ImageSet, write_folder, write_grid, write_npz
@@ -28,7 +29,6 @@ from untrain.runs.models import (
 )
 from untrain.runs.python import read_python_run
 from untrain.sampling import Sampler, Spacing
-from untrain.tasks.class_diffusion.classes import class_number
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 

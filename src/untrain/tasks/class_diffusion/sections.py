@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
+
 from untrain.data.sections import Data, Forget
 from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.sections import Generation, Judge
@@ -23,6 +25,8 @@ class Model:
     vae: str | None = None
     """Folder or hub id of an AutoencoderKL, in whose latents the generator works; null: that of the checkpoint's
     pipeline, or none, and pixels are generated."""
+    entry: str | int | None = None
+    """Which entry of a torch file holds the weights; null: the one that does, of several the average over training."""
     options: dict[str, Any] = field(default_factory=dict)
     """More arguments of the model's builder."""
 
@@ -40,8 +44,10 @@ class Diffusion(DiffusionProcess):
     """The diffusion that a generator is trained on, and how it is trained."""
 
     redirect: Redirect = "next"
-    """What a redirected sample of a class is conditioned on: the class after its own, or another one drawn once for
-    it."""
+    """What a redirected sample of a class is conditioned on: the class `shift` after its own, or another one drawn once
+    for it."""
+    shift: Annotated[int, Ge(1)] = 1
+    """How many classes further `redirect: next` goes, beginning anew after the last."""
 
 
 @dataclass(frozen=True)

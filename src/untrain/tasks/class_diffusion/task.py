@@ -8,14 +8,20 @@ theirs: x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from annotated_types import Ge
+
+from untrain.data.keys import rename, with_input
+from untrain.diffusion.denoisers import dit_copies
 from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.engine import generator_of
-from untrain.errors import DataError, ModelError, SettingError
+from untrain.errors import DataError, ModelError, SettingError, convert_errors
 from untrain.lazy import nn, torch
+from untrain.models.precision import fit, widen
 from untrain.settings import check_arguments
 from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
@@ -41,7 +47,9 @@ class ClassDiffusion(DiffusionProcess):
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
 
     redirect: Redirect = "next"
-    """What a redirected sample is conditioned on: the class after its own, or another one drawn once for it."""
+    """What a redirected sample is conditioned on: the class `shift` after its own, or another one drawn once for it."""
+    shift: Annotated[int, Ge(1)] = 1
+    """How many classes further `redirect="next"` goes, beginning anew after the last."""
     num_classes: int | None = None
     """Classes, without the one that stands for "no class"; None: read off the model's configuration."""
     null_class: int | None = None
@@ -66,14 +74,11 @@ class ClassDiffusion(DiffusionProcess):
         """
         task = self._with_classes(model)
         task._checked(batch["label"])
-        try:
-            with torch.no_grad():
-                shape = task._predict(model, batch, batch["condition"]).shape
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            size = tuple(batch["input"].shape)
-            raise ModelError(
-                f"the model cannot be called as model(x, t, class_labels=c) on x of shape {size}: {error}"
-            ) from error
+        size = tuple(batch["input"].shape)
+        what = f"the model cannot be called as model(x, t, class_labels=c) on x of shape {size}"
+        with torch.no_grad(), _embeddings_in_range(model), convert_errors(ModelError, what):
+            shape = task._predict(model, batch, batch["condition"]).shape
+        task = task._with_null_class(model, batch, asked=self.null_class is not None)
         wanted = batch["input"].shape
         if shape[0] != wanted[0] or shape[2:] != wanted[2:] or shape[1] not in (wanted[1], 2 * wanted[1]):
             raise ModelError(f"the model gives {list(shape)} for {list(wanted)}; noise of that shape is needed.")
@@ -98,9 +103,43 @@ class ClassDiffusion(DiffusionProcess):
             return replace(self, num_classes=count, drop=0.0)
         return replace(self, num_classes=count, null_class=null)
 
+    def copies(self, model: nn.Module) -> list[tuple[str, ...]]:
+        """Names of the parameters that are one weight in the original DiT, a group for each."""
+        return dit_copies(model)
+
+    def _with_null_class(self, model: nn.Module, batch: Batch, *, asked: bool) -> ClassDiffusion:
+        """The task, without a class for "no class" where the model has none and none is needed; each is tried."""
+        last = (self.num_classes or 1) - 1
+        error = self._failure(model, batch, last)
+        if error is not None:
+            raise ModelError(
+                f"the model cannot be asked for class {last}, the last of num_classes={self.num_classes}: "
+                f"{type(error).__name__}: {error} Give as many classes as it has."
+            ) from error
+        error = None if self.null_class is None else self._failure(model, batch, self.null_class)
+        if error is None:
+            return self
+        if not self.drop and not asked:
+            return replace(self, null_class=None)
+        raise ModelError(
+            f"the model has no class that stands for “no class”: class_labels={self.null_class} fails with "
+            f"{type(error).__name__}: {error} Training drops the class of {self.drop:.0%} of the samples. "
+            f"Give a module whose embedding of classes has {last + 2} rows, the last for “no class”; or drop=0 (in a "
+            "recipe diffusion.drop), if it was trained without; or null_class=, the number that it has for that."
+        ) from error
+
+    def _failure(self, model: nn.Module, batch: Batch, number: int) -> Exception | None:
+        """What the model raises when it is asked for a class."""
+        try:
+            with torch.no_grad(), _embeddings_in_range(model):
+                self._predict(model, batch, torch.full_like(batch["label"], number))
+        except Exception as error:  # a module of the user's own can raise anything
+            return error
+        return None
+
     def draw(self, batch: Batch, generator: torch.Generator, role: Role) -> Batch:
         """Images in [−1, 1] or sampled latents, timesteps, noise, and the condition, dropped now and then."""
-        batch = {self.names.get(key, key): value for key, value in batch.items()}
+        batch = with_input(rename(batch, self.names))
         clean = self._clean(batch, generator, mirror=self.flip and role in ("train", "forget", "retain"))
         labels = self._checked(batch["label"])
         count = len(clean)
@@ -125,7 +164,7 @@ class ClassDiffusion(DiffusionProcess):
             flipped = torch.rand(len(first), generator=generator) < 0.5
         chosen = flipped.to(first.device)[:, None, None, None]
         if "input" in batch:
-            images = batch["input"]
+            images = widen(batch["input"])
             if images.dtype == torch.uint8:
                 images = images.to(torch.get_default_dtype()) / 127.5 - 1
             return torch.where(chosen, images.flip(-1), images)
@@ -150,8 +189,9 @@ class ClassDiffusion(DiffusionProcess):
         for module in model.modules():
             if type(module).__name__ == "LabelEmbedding":  # of diffusers; it would drop classes by itself, unseeded
                 module.training = False
-        result: Any = model(self.noisy(batch), batch["timestep"], class_labels=condition)
-        return getattr(result, "sample", result)
+        x = fit(self.noisy(batch), model)
+        result: Any = model(x, batch["timestep"], class_labels=condition)
+        return widen(getattr(result, "sample", result))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The predicted noise, [B, C, H, W]."""
@@ -205,7 +245,9 @@ class ClassDiffusion(DiffusionProcess):
         if self.num_classes is None or self.num_classes < 2:
             raise SettingError("a redirected class needs a task that knows at least two classes (call prepare).")
         if self.redirect == "next":
-            return {**batch, "condition": (batch["label"] + 1) % self.num_classes}
+            if self.shift % self.num_classes == 0:
+                raise SettingError(f"shift={self.shift} leads back to the class itself: there are {self.num_classes}.")
+            return {**batch, "condition": (batch["label"] + self.shift) % self.num_classes}
         shifts = [
             torch.randint(1, self.num_classes, (), generator=generator_of(self.seed, "redirect", i))
             for i in batch["index"].tolist()
@@ -251,6 +293,23 @@ class ClassDiffusion(DiffusionProcess):
         both = {key: torch.cat([batch[key], none[key]]) for key in ("input", "seen", "condition", "timestep")}
         conditional, unconditional = self.outputs(model, both).chunk(2)
         return scale * conditional - (scale - 1) * unconditional
+
+
+@contextmanager
+def _embeddings_in_range(model: nn.Module) -> Iterator[None]:
+    """An embedding that is asked for a row which it has not raises; on a GPU it would bring the process down."""
+
+    def check(table: nn.Module, args: Any) -> None:
+        rows: Any = table.num_embeddings
+        if args and args[0].numel() and not 0 <= int(args[0].min()) <= int(args[0].max()) < rows:
+            raise IndexError(f"an embedding has {rows} rows and is asked for number {int(args[0].max())}.")
+
+    handles = [m.register_forward_pre_hook(check) for m in model.modules() if isinstance(m, nn.Embedding)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _at(values: Tensor, timestep: Tensor, like: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from untrain.data.classes import class_number
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.source import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.domain import (
@@ -24,9 +27,25 @@ from untrain.domain import (
 )
 from untrain.engine import Engine
 from untrain.errors import DataError
+from untrain.io import write_text
+from untrain.metrics.accuracy import accuracy
+from untrain.models.card import CARD, licence_of
 from untrain.models.classifiers import build
+from untrain.models.pretrained import CONFIG
+from untrain.models.pretrained_classifiers import PretrainedClassifier, is_classifier, label_names, save_classifier
+from untrain.models.recognition import measure_accuracy
+from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
-from untrain.tasks.classification.evaluate import Evaluation, evaluate_models
+from untrain.tasks.classification.card import ClassifierCard, classifier_card
+from untrain.tasks.classification.evaluate import Evaluation, evaluate_models, predictions
+from untrain.tasks.classification.given import (
+    DEFAULT_MODEL,
+    LOOKED_AT,
+    facts_of_run,
+    given_model,
+    told_accuracy,
+    warn_of_accuracy,
+)
 from untrain.tasks.classification.presentation import ClassificationPresentation
 from untrain.tasks.classification.search import heldout_objectives
 from untrain.tasks.classification.sections import ClassificationSections
@@ -42,6 +61,20 @@ class EvaluateOptions:
     """Run the support vector attacks too, which take about a second for each model."""
 
 
+class ClassifierModel(UserModel):
+    """A classifier; one of transformers is written as it saves itself."""
+
+    def save(self, folder: Path, module: nn.Module) -> None:
+        """Writes a folder that transformers loads, where the module is one of its kind."""
+        if is_classifier(module):
+            save_classifier(module, folder)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """What its classes are called, where its configuration tells."""
+        return label_names(self.module.config) if is_classifier(self.module) else None
+
+
 class ClassificationDomain(Domain):
     """Image classification with cross-entropy: judged by accuracies, an attack, and the distance to retraining."""
 
@@ -50,26 +83,130 @@ class ClassificationDomain(Domain):
     Sections = ClassificationSections
     EvaluateOptions = EvaluateOptions
     presentation = ClassificationPresentation()
+    user_model = ClassifierModel
     sections: ClassificationSections
+    task: Classification
 
     def load(self) -> tuple[Source, Source]:
-        """Loads the recipe's images."""
-        return load_data(
-            self.sections.data, self.context.data_seed, self.context.cache, links=self.context.permissions.links
+        """Loads the recipe's images, prepared and numbered as the given model has them."""
+        data = self.sections.data
+        self.given = given_model(self.sections.model)
+        self.notes += self.given.notes
+        self.prepared = self.given.preparation(data)
+        source, test = load_data(
+            data,
+            self.context.data_seed,
+            self.context.cache,
+            links=self.context.permissions.links,
+            geometry=self.prepared.geometry,
+            after=self.sections.forget.after,
+            numbered=self.given.labelled is None,
         )
+        found = self.given.match(source)
+        self.notes += [*self.prepared.notes, *found.notes]
+        self.named = {name: found.names[number] for name, number in zip(source.classes, found.numbers, strict=True)}
+        return found.renumber(source), found.renumber(test)
 
     def make_task(self) -> Classification:
-        """Makes the task for these images, normalised as the recipe says or as the images are."""
-        statistics: dict[str, Any] = input_statistics(self.sections.data, self.source)
+        """Makes the task for these images, normalised as the recipe or the given model says, or as the images are."""
+        after = self.sections.forget.after
+        statistics: dict[str, Any] = self.prepared.statistics or input_statistics(
+            self.sections.data, self.source, after
+        )
         augment = asdict(self.sections.augment)
         return Classification(len(self.source.classes), **statistics, seed=self.context.seed, **augment)
 
+    def input_statistics(self) -> Mapping[str, Any]:
+        """Returns mean and deviation of each channel, which later requests go on with."""
+        return {"mean": self.task.mean, "std": self.task.std}
+
+    @classmethod
+    def checkpoint_of(cls, sections: Any) -> str | None:
+        """Returns where the original's weights come from; None where the recipe trains it."""
+        return sections.model.original
+
+    def numbered(self, classes: Sequence[str | int]) -> list[str | int]:
+        """The data's own names, the model's, or one of its synonyms."""
+        if self.given.labelled is None:
+            return list(classes)
+        names = self.source.classes
+        return [class_number(names, self.named.get(c, c)) if isinstance(c, str) else c for c in classes]
+
     def build(self, seed: int) -> nn.Module:
-        """Builds the recipe's classifier."""
-        chosen, shape = self.sections.model, self.source.shape
-        sizes = {"num_classes": len(self.source.classes), "in_channels": shape[0], "image_size": shape[1]}
-        module = build(**join_arguments({"name": chosen.name, **sizes, "seed": seed}, chosen.options))
-        return module.to(self.context.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Builds the recipe's classifier, or the given one's architecture with new weights."""
+        chosen, shape, engine = self.sections.model, self.source.shape, self.context.engine
+        if self.given.starts_anew:
+            module = cast(PretrainedClassifier, self.given.deployed).new(seed)
+        else:
+            sizes = {"num_classes": len(self.source.classes), "in_channels": shape[0], "image_size": shape[1]}
+            name = chosen.name or DEFAULT_MODEL
+            module = build(**join_arguments({"name": name, **sizes, "seed": seed}, chosen.options))
+        return module.to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def original(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Reads the given classifier of transformers, or a file of weights into the recipe's."""
+        deployed = self.given.deployed
+        if deployed is None:
+            return super().original()
+        module, notes = deployed.read(self.source.shape[0])
+        module = module.to(self.context.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module, {**facts_of_run(deployed.folder), "reading": notes}
+
+    def check_references(self, count: int) -> None:
+        """Says what retrained models start from, where that is not plain."""
+        if count and self.given.deployed is not None:
+            begins = self.given.start_of_references
+            self.notes.append(f"retrained models start from {begins}")
+
+    def check_original(self, module: nn.Module, division: Division, facts: Mapping[str, Any]) -> list[str]:
+        """Looks whether it knows its training images: if not, classes or preparation are wrong."""
+        stream = self.stream(division, "train")
+        known = len(self.source.labels.unique())
+        folder = None if self.given.deployed is None else self.given.deployed.folder
+        told = facts.get("accuracy") or (None if folder is None else told_accuracy(folder))
+        task, engine = cast(Classification, self.task), self.context.engine
+        return warn_of_accuracy(measure_accuracy(module, task, stream, engine, limit=LOOKED_AT), known, told)
+
+    def save(self, name: str, module: nn.Module) -> None:
+        """Writes a folder that transformers loads, where the model is one of its kind."""
+        if self.context.engine.is_main and is_classifier(module):
+            save_classifier(
+                module,
+                self.context.folder / name,
+                prepared=self.prepared.of(self.task),
+                classes=self.source.classes,
+                original=self.given.folder,
+                links=self.context.permissions.links,
+            )
+
+    def on_evaluated(self, evaluation: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the card of every folder that a method's model has."""
+        for name in evaluation["models"] if self.context.engine.is_main else ():
+            folder = self.context.folder / name
+            if (folder / CONFIG).is_file():
+                write_text(folder / CARD, classifier_card(self._card(name, evaluation, models)))
+
+    def _card(
+        self, name: str, evaluation: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]
+    ) -> ClassifierCard:
+        forget, made = self.sections.forget, models[name]
+        shown = [each for each in self.presentation.measures if each.key not in ("steps", "seconds")]
+        return ClassifierCard(
+            forgotten=[str(each) for each in forget.classes],
+            count=evaluation["sizes"]["forget"],
+            kept=evaluation["sizes"]["retain"],
+            method=made["method"],
+            settings=made["settings"],
+            base=self.checkpoint,
+            base_hash=models[ORIGINAL]["hash"],
+            hash=made["hash"],
+            versions={library: version(library) for library in ("untrain", "torch", "transformers")},
+            evaluation=evaluation,
+            entry=name,
+            measures=shown,
+            seed=self.context.seed,
+            licence={} if self.given.folder is None else licence_of(self.given.folder),
+        )
 
     def measure(
         self,
@@ -92,6 +229,10 @@ class ClassificationDomain(Domain):
             seed=self.context.seed,
         )
         return measurement_of(found)
+
+    def measure_request(self, module: nn.Module, samples: Stream) -> dict[str, float]:
+        """Measures the accuracy."""
+        return {"FA": accuracy(predictions(module, self.task, samples, self.context.engine).correct)}
 
     def evaluation_facts(self) -> Any:
         """Returns whether the support vector attacks are asked for."""
@@ -130,7 +271,8 @@ class ClassificationDomain(Domain):
         """Measures a user's classifier; see `Domain.evaluate`."""
         if sets.get("test") is None:
             raise DataError("a classifier is evaluated on test data too: pass test=, samples that it never saw.")
-        classes, svc = how.classes, how.options.svc_attacks
+        svc = how.options.svc_attacks
+        classes = how.classes if how.classes is not None else cast(ClassifierModel, model).labels
         with beside_each_other(model, sets, references, engine, how) as (models, names, task, streams):
             count = getattr(task, "num_classes", None)
             if classes is not None and count not in (None, len(classes)):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine, preserve_modes
-from untrain.errors import DataError, ModelError, convert_errors
+from untrain.errors import DataError, ModelError, convert_errors, lacks_reference, spell
 from untrain.metrics.accuracy import accuracy, accuracy_by_class, tug_of_war
 from untrain.metrics.divergence import js_divergence, kl_divergence
 from untrain.metrics.membership import entropy, entropy_attack, modified_entropy, svc_attack
@@ -29,9 +29,7 @@ SVC_ATTACKS = {
 }
 """Support vector attacks: measure → the statistic of `Predictions` that it looks at."""
 
-NO_SVC = "not asked for: svc_attacks=True"
 NO_STRANGERS = "the test set holds only forgotten classes"
-NO_REFERENCE = "needs a retrained model: pass reference="
 
 
 @dataclass(frozen=True)
@@ -217,11 +215,11 @@ def compare(measured: Measured, target: Measured | None, classes: Sequence[str] 
     forgotten = forgotten_classes(measured)
     outside = ~torch.isin(measured.test.labels, forgotten)
     values: dict[str, Any] = _own(measured, outside)
-    missing = dict.fromkeys(SVC_ATTACKS, NO_SVC)
+    missing = dict.fromkeys(SVC_ATTACKS, f"not asked for: {spell('--svc_attacks true', 'svc_attacks=True')}")
     if not outside.any():
         missing |= dict.fromkeys(("TA", "MIA"), NO_STRANGERS)
     if target is None:
-        missing |= dict.fromkeys(("KL", "JS", "AvgD", "ToW"), NO_REFERENCE)
+        missing |= dict.fromkeys(("KL", "JS", "AvgD", "ToW"), lacks_reference())
     else:
         values |= _beside(measured, values, target, _own(target, outside))
     if len(forgotten):

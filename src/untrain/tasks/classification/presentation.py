@@ -11,7 +11,9 @@ from untrain.report.figures import Figure
 from untrain.report.presentation import TIME, Distance, MakeSection, Measure, Presentation
 from untrain.report.results import Entry, ForgetSet, Results
 from untrain.report.sections import DRAWN, Part, Plot, Section, collect, make_section, name_left_out
+from untrain.report.verdict import Verdict
 from untrain.tasks.classification.figures import ROWS, draw_class_map, draw_classes
+from untrain.tasks.classification.whole_class import forgets_whole_classes, judge_whole_class
 
 SETS = {"FA": "forget", "RA": "retain", "TA": "test"}
 
@@ -73,7 +75,7 @@ _MEASURES = (
     Measure(
         "ToW", "ToW", "Tug of war", "",
         "One number for how near the accuracies on the forget, retain and test sets come to the retrained model's.",
-        "One, which means the same three accuracies.", digits=3, narrow=False,
+        "One, which means the same three accuracies.", digits=3, narrow=False, bounds=(0.0, 1.0),
     ),
     Measure(
         "KL", "KL", "Kullback–Leibler divergence", "nats",
@@ -110,6 +112,8 @@ class ClassificationPresentation(Presentation):
     ends = ("forgot more", "forgot less")
     watched = SETS
     loss_unit = "nats"
+    quality: ClassVar[Mapping[str, float]] = {"TA": 3.0}
+    counted_on: ClassVar[Mapping[str, str]] = {"TA": "test"}
 
     def sections(self, results: Results) -> Sequence[MakeSection]:
         """Adds accuracies by class and losses of single samples."""
@@ -120,6 +124,35 @@ class ClassificationPresentation(Presentation):
         if not results.measured:
             return usual
         return [*usual[:-3], self.show_classes, partial(sections.show_histograms, presentation=self), *usual[-3:]]
+
+    def verdict(self, one: ForgetSet, results: Results) -> Verdict:
+        """Says how close to the retrained model methods came; of a whole class, the target is known without one."""
+        if (one.target is None or self.weakness(one)) and forgets_whole_classes(one):
+            return judge_whole_class(one, results, self)
+        return super().verdict(one, results)
+
+    def lede(self, results: Results) -> str:
+        """Says how the values are to be read."""
+        told = super().lede(results)
+        if results.sets[0].target is None and forgets_whole_classes(results.sets[0]):
+            return f"{told} Of a forgotten class the target is known: 0 % of it should be recognised."
+        return told
+
+    def without_target(self, one: ForgetSet) -> str:
+        """Says what is not shown where no model was retrained; of a whole class, the target of the rest alone."""
+        if forgets_whole_classes(one):
+            return (
+                "What the other classes would have lost without the forgotten one. No model was retrained, so their "
+                "values are held against the original's."
+            )
+        return super().without_target(one)
+
+    def own_limits(self, results: Results) -> list[str]:
+        """Says how weak the attack is."""
+        return [
+            "What a better attacker finds. The membership attack sees only how sure the model is of a sample; stronger "
+            "ones exist, and their share can be higher."
+        ]
 
     def remarks(self, one: ForgetSet, method: Entry) -> list[str]:
         """Says where one side pays for the other: damage to what should stay, forgetting too little or too much."""

@@ -14,14 +14,18 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from untrain.data.encoded import FileRows
+from untrain.data.decoding import IMAGE_SUFFIXES, Remarks, to_tensor
+from untrain.data.decoding import decode as decode_image
+from untrain.data.encoded import FileRows, row_bytes
 from untrain.data.samples import Arrays, Images, Source
 from untrain.data.splits import Subset
 from untrain.diffusion.images import Conditions, ImageMaker, is_picture, missing_of, pixels_of, png
@@ -29,12 +33,12 @@ from untrain.diffusion.latents import POSTERIOR, Latents, decode, encode, latent
 from untrain.diffusion.pipelines import schedule_of
 from untrain.diffusion.text import Prompts, check_pipeline, encode_prompts, own_size
 from untrain.engine import Engine, on_device, seed_of
-from untrain.errors import CheckpointError, DataError, EmptySet, SettingError, spell
+from untrain.errors import CheckpointError, DataError, EmptySet, Overlap, SettingError, spell
 from untrain.folders import ensure_dir, exclusive_lock
 from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
-from untrain.reading import expand, find_files, printable
-from untrain.settings import check_arguments
+from untrain.reading import IMAGE_LIMIT, LeftOut, expand, find_files, printable, read_bytes
+from untrain.settings import check_arguments, describe
 from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Batch
@@ -43,7 +47,6 @@ CACHE = ".concepts.tmp"
 """Folder of images and latents within a run's; by its name a temporary one, which is no part of a run."""
 PIXELS = 1 << 18
 """So many are encoded at once: one image of 512 × 512, or many small ones."""
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @check_arguments
@@ -53,27 +56,38 @@ class Concept:
 
     Attributes:
         prompt: the text, as it would be given to the pipeline.
-        images: what it looks like: a folder, a list of files or of PIL images, or a tensor [N, 3, H, W], uint8 or in
-            [−1, 1]; None: the pipeline makes them.
+        images: what it looks like: a folder; a list of files, PIL images, arrays uint8 [H, W, 3], encoded bytes, or
+            cells of a column of `datasets`; or a tensor [N, 3, H, W], uint8 or in [−1, 1]; None: the pipeline makes
+            them.
         anchor: the text that the prompt is redirected to; None: of what is forgotten the empty prompt, of what is
             retained the prompt itself.
         label: what a classifier calls it that judges the result.
         links: whether links in a folder of images may lead out of it.
     """
 
-    prompt: str
+    prompt: Any  # looked at below: the message says what it is for
     images: Any = None
     anchor: str | None = None
     label: str | None = None
     links: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the texts."""
+        """Checks the texts, and of the images that they are some."""
+        if not isinstance(self.prompt, str):
+            raise DataError(
+                f"a concept's prompt is the text that would be given to the pipeline to have it drawn, not "
+                f"{describe(self.prompt)}: write Concept('a photo of a dog', images=…), one for each prompt."
+            )
         for name, text in (("prompt", self.prompt), ("anchor", self.anchor)):
-            if text is not None and not (isinstance(text, str) and text.strip()):
+            if text is not None and not text.strip():
                 raise DataError(f"a concept's {name} must be a text that says something, not {text!r}.")
         if self.anchor == self.prompt:
             raise DataError(f"the anchor of {self.prompt!r} is the prompt itself: name what to make of it instead.")
+        if not isinstance(self.images, str | Path | Tensor | Sequence | np.ndarray | NoneType):
+            raise DataError(
+                f"the images of {self.prompt!r} are a {type(self.images).__name__}: give a folder, a list of files or "
+                "images ([image] of one), or a tensor [N, 3, H, W]; or none, and the pipeline makes them."
+            )
 
 
 def text_task(pipeline: Any, **settings: Any) -> TextToImage:
@@ -89,13 +103,16 @@ def text_task(pipeline: Any, **settings: Any) -> TextToImage:
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: bool = False) -> Source:
+def images_of(
+    concept: Concept, number: int, texts: Sequence[str], how: ConceptImages | None = None, *, links: bool = False
+) -> Source:
     """A user's images of a concept, all labelled with its number.
 
     Args:
         concept: has images.
         number: of its prompt.
         texts: all prompts.
+        how: of what size files are to be; None: as they are.
         links: whether links in a folder may lead out of it, whatever the concept says.
 
     Raises:
@@ -107,39 +124,45 @@ def images_of(concept: Concept, number: int, texts: Sequence[str], *, links: boo
         folder = expand(given)
         if not os.path.isdir(folder):
             raise DataError(f"{about}: {printable(folder)} is no folder. Give one, or a list of files.")
-        given = find_files(folder, folder, ENDINGS, links=links or concept.links, deep=False)
+        left_out, follow = LeftOut(folder), links or concept.links
+        given = find_files(folder, folder, IMAGE_SUFFIXES, links=follow, deep=False, left_out=left_out)
+        left_out.warn()
     if isinstance(given, Tensor):
         if given.ndim != 4 or given.shape[1] != 3:
             raise DataError(f"{about} must be [N, 3, H, W], not {list(given.shape)}.")
         return Arrays(given, torch.full((len(given),), number), texts)
-    if not isinstance(given, Sequence):
-        raise DataError(f"{about} are a {type(given).__name__}: give a folder, a list of files or images, or a tensor.")
-    if not given:
-        raise EmptySet(f"{about}: there is none. Files must end in {', '.join(ENDINGS)}.")
+    if not len(given):
+        raise EmptySet(f"{about}: there is none. Files must end in {', '.join(IMAGE_SUFFIXES)}.")
     labels = torch.full((len(given),), number)
     if all(isinstance(each, str | Path) for each in given):
-        source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts)
+        wanted = {} if how is None else {"image_size": how.image_size, "interpolation": how.interpolation}
+        source = Images(FileRows(tuple(Path(each) for each in given)), labels, texts, **wanted)  # type: ignore[arg-type]
         for i in range(len(source)):
             source[i]  # decodes it: of what size it is must be known before the first step
         return source
-    if not all(isinstance(each, Image.Image) for each in given):
-        raise DataError(f"{about} must all be files, or all PIL images.")
-    sizes = [image.size for image in given]
-    other = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
+    remarks = Remarks()
+    pixels = [_pixels(image, f"{about}, number {i}", remarks) for i, image in enumerate(given)]
+    other = next((i for i, image in enumerate(pixels) if image.shape != pixels[0].shape), None)
     if other is not None:
-        unlike = "×".join(map(str, sizes[other]))
+        unlike, first = ("×".join(map(str, pixels[i].shape[:0:-1])) for i in (other, 0))
         raise DataError(
-            f"{about} are of mixed size: number 0 has {sizes[0][0]}×{sizes[0][1]} pixels, number {other} {unlike}. "
-            "Resize them to one."
+            f"{about} are of mixed size: number 0 has {first} pixels, number {other} {unlike}. Resize them to one."
         )
-    return Arrays(torch.stack([_bytes_of(image) for image in given]), labels, texts)
+    return Arrays(torch.stack(pixels), labels, texts)
 
 
-def _bytes_of(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W]."""
-    plain = image.convert("RGB")
-    data = torch.frombuffer(bytearray(plain.tobytes()), dtype=torch.uint8)
-    return data.view(plain.height, plain.width, 3).permute(2, 0, 1).contiguous()
+def _pixels(image: Any, name: str, remarks: Remarks) -> Tensor:
+    """uint8 [3, H, W] of an image in memory, or in a file."""
+    if isinstance(image, str | Path):
+        return decode_image(read_bytes(image, IMAGE_LIMIT), printable(image), remarks=remarks)
+    if isinstance(image, bytes | Mapping):
+        return decode_image(row_bytes(image, name, None), name, remarks=remarks)
+    if isinstance(image, Image.Image | np.ndarray):
+        return to_tensor(image, name, remarks=remarks)
+    raise DataError(
+        f"{name}, is a {type(image).__name__}: give files, PIL images, or arrays uint8 [H, W, 3]; tensors as one "
+        "[N, 3, H, W], by torch.stack(images)."
+    )
 
 
 def make_images(maker: ImageMaker, pipeline: Any, prompts: Prompts, number: int, count: int, place: Path) -> Source:
@@ -188,7 +211,7 @@ def latent_shape_of(pipeline: Any, image_size: int | None = None) -> tuple[int, 
 # ── data sets ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ConceptSet(Dataset[Batch]):
+class ConceptSet(Source, Dataset[Batch]):
     """Concepts as the UNet sees them: latents, and the embedded texts of each, gathered from one table.
 
     Its classes are the prompts. Nothing is made or encoded before the first sample is asked for.
@@ -303,7 +326,7 @@ def concept_data(
     maker = _ConceptEncoder(pipeline, task, prompts, engine, folder, how, seed)
     concepts = [concept for each in lists.values() for concept in each]
     sources = [
-        None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts, links=links)
+        None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts, how, links=links)
         for c in concepts
     ]
     shape = maker.shape_of(concepts, sources)
@@ -328,7 +351,8 @@ def concept_lists(sets: Mapping[str, Concepts]) -> dict[str, list[Concept]]:
     """Each set's concepts as a list; a single one is a list of one.
 
     Raises:
-        EmptySet: if a set has none. DataError: if one holds something else, or a prompt is there twice.
+        EmptySet: if a set has none. DataError: if one holds something else, or a prompt is there twice. Overlap: if it
+            is in two sets.
     """
     lists = {name: [given] if isinstance(given, Concept) else list(given) for name, given in sets.items()}
     seen: dict[str, str] = {}
@@ -339,8 +363,9 @@ def concept_lists(sets: Mapping[str, Concepts]) -> dict[str, list[Concept]]:
             if not isinstance(concept, Concept):
                 raise DataError(f"the {name} set must be concepts, untrain.Concept(prompt, …), not {concept!r}.")
             if concept.prompt in seen:
-                where = f"twice in the {name} set" if seen[concept.prompt] == name else "in two sets"
-                raise DataError(f"{concept.prompt!r} is {where}: a prompt can be there once, with all its images.")
+                same = seen[concept.prompt] == name
+                kind, where = (DataError, f"twice in the {name} set") if same else (Overlap, "in two sets")
+                raise kind(f"{concept.prompt!r} is {where}: a prompt can be there once, with all its images.")
             seen[concept.prompt] = name
     return lists
 
@@ -471,7 +496,7 @@ def _is_whole(path: Path, origin: str) -> bool:
         return False
 
 
-class _Joined(Dataset[Batch]):
+class _Joined(Source, Dataset[Batch]):
     """Sources one after another, labelled anew: as much of a source as encoding looks at."""
 
     in_memory = False

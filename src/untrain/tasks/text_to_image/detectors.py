@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from untrain.data.classes import class_named
 from untrain.diffusion.features import Features, Generated, classifier_features
 from untrain.diffusion.judges import read_judge
-from untrain.diffusion.pipelines import class_named
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import CheckpointError, DataError, SettingError
 from untrain.models.checkpoints import state_hash

@@ -1,10 +1,10 @@
 """Text-to-image pipelines: how they are found, judged, sampled and handed over."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from untrain.data.captions import read_attributes
+from untrain.data.decoding import IMAGE_SUFFIXES
+from untrain.data.encoded import FileRows
 from untrain.data.request import input_statistics, load_data
-from untrain.data.samples import Source
+from untrain.data.samples import Images
+from untrain.data.source import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import fresh_denoiser
+from untrain.diffusion.denoisers import fresh_denoiser, is_of_diffusers
 from untrain.diffusion.features import Features, inception_features
 from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
@@ -26,16 +29,27 @@ from untrain.diffusion.latents import Latents
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import SUPPORTED, Prompts, encode_prompts, own_size
-from untrain.domain import Division, Domain, EvaluationSettings, Measurement, SearchObjective, Training, UserModel
+from untrain.diffusion.text import SUPPORTED, Prompts, check_pipeline, encode_prompts, own_size
+from untrain.domain import (
+    Division,
+    Domain,
+    EvaluationSettings,
+    Measurement,
+    SearchObjective,
+    Training,
+    UserModel,
+    check_module,
+)
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
+from untrain.models.card import CARD, licence_of
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
+from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
-from untrain.tasks.text_to_image.card import CARD, Card, licence_of, model_card
+from untrain.tasks.text_to_image.card import Card, model_card
 from untrain.tasks.text_to_image.concepts import (
     CACHE,
     Concept,
@@ -58,7 +72,7 @@ from untrain.tasks.text_to_image.eval_prompts import (
     make_eval_prompts,
     prompt_facts,
 )
-from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, write_detections
+from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, features_of, write_best_labels, write_detections
 from untrain.tasks.text_to_image.nudity import nudenet
 from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 from untrain.tasks.text_to_image.rendering import (
@@ -69,6 +83,7 @@ from untrain.tasks.text_to_image.rendering import (
     choose_pictured,
     evaluate_prompted,
 )
+from untrain.tasks.text_to_image.same_prompts import check_asked, check_concepts
 from untrain.tasks.text_to_image.sample import sample_table
 from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
 from untrain.tasks.text_to_image.task import TextToImage
@@ -106,7 +121,7 @@ class PipelineModel(UserModel):
     @property
     def is_whole(self) -> bool:
         """Whether the user gave the whole pipeline, so that concepts can be asked for."""
-        return self.model is not self.module
+        return not isinstance(self.model, nn.Module)
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         super().__init__(model, task)
@@ -116,15 +131,20 @@ class PipelineModel(UserModel):
             self.task = text_task(model, **own)
 
     def trained_module(self) -> nn.Module:
-        """Returns the UNet."""
-        if isinstance(self.model, nn.Module) or not hasattr(self.model, "components"):
-            return super().trained_module()
-        return self.model.components["unet"]
+        """Returns the UNet.
 
-    def fresh(self) -> nn.Module | None:
-        """Builds the same architecture with new weights."""
-        known = hasattr(self.module, "config") and hasattr(type(self.module), "from_config")
-        return fresh_denoiser(self.module) if known else None
+        Raises:
+            ModelError: if it is not that of a supported pipeline.
+        """
+        unet: Any = self.model
+        if not isinstance(unet, nn.Module) and hasattr(unet, "components"):
+            check_pipeline(unet)
+            unet = unet.components["unet"]
+        return check_module(unet)
+
+    def init(self) -> Callable[[], nn.Module] | None:
+        """Returns what builds the same architecture with new weights."""
+        return partial(fresh_denoiser, self.module) if is_of_diffusers(self.module) else None
 
     @contextmanager
     def sets(
@@ -146,6 +166,7 @@ class PipelineModel(UserModel):
             raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             task, how = cast(TextToImage, self.task), images or ConceptImages()
+            check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
 
@@ -205,6 +226,8 @@ class TextToImageDomain(Domain):
         if sections.model.gradient_checkpointing:
             self.pipeline.unet.enable_gradient_checkpointing()
         self._task = text_task(self.pipeline, **asdict(sections.diffusion))
+        check_concepts(self.pipeline, self.concepts)
+        check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
         data, self.rows = concept_data(
             self.pipeline,
@@ -238,7 +261,7 @@ class TextToImageDomain(Domain):
     @property
     def title(self) -> str:
         """The data's name, or the pipeline's."""
-        return Path(self.folder).name if self.sections.data is None else self.sections.data.name
+        return Path(self.folder).name if self.sections.data is None else self.sections.data.title
 
     @property
     def cache(self) -> Path:
@@ -294,7 +317,7 @@ class TextToImageDomain(Domain):
         primary = self.primary
         if self._is_ready:
             self._ready().check([each.wanted.get(primary) for each in self.asked])
-        _ = self.inception  # is read, so that weights that are not there are missed now
+        _ = self.inception, self.photographs  # are read, so that what is not there is missed now
         if self.clip is not None:
             self.clip.check([each.text for each in self.asked if not each.forgotten])
         with training(self.pipeline.unet, self.context.parts):
@@ -336,7 +359,8 @@ class TextToImageDomain(Domain):
     def evaluation_facts(self) -> Any:
         """Returns how images are made, of which prompts, and by what they are judged."""
         parts = (self.sections.generation, self.sections.judge, self.sections.detection)
-        return [*(asdict(part) for part in parts), prompt_facts(self.asked)]
+        photographs = [] if self.photographs is None else [self.photographs.fingerprint()]
+        return [*(asdict(part) for part in parts), prompt_facts(self.asked), *photographs]
 
     def images_to_make(self, models: int) -> int:
         """Counts images of prompts, and of concepts that come without any."""
@@ -378,6 +402,7 @@ class TextToImageDomain(Domain):
             detector=detector,
             judges=judges,
             features=features,
+            photographs=self._seen_photographs(features),
             clip=self.clip,
             setting="generation.samples",
             **({} if samples else {"look": self._keep_images}),
@@ -402,6 +427,8 @@ class TextToImageDomain(Domain):
         """What was seen in every image, and a picture of some."""
         if self.context.engine.is_main:
             write_detections(self.context.folder / "detections" / f"{name}.json", found, *images)
+            if self.sections.detection.detector == "judge":
+                write_best_labels(self.context.folder / "detections" / f"{name}.csv", found, *images)
             self._write_grid("grids", name, images, found)
 
     def _forgotten(self) -> list[str]:
@@ -478,6 +505,32 @@ class TextToImageDomain(Domain):
         """The network of the distance to the original's images."""
         own = detector.features if isinstance(detector, Classifier) else None
         return own if self.sections.generation.features == JUDGE else self.inception
+
+    @cached_property
+    def photographs(self) -> Source | None:
+        """Real images that the distance is measured to, of the size that the pipeline makes."""
+        place = self.sections.detection.real_images
+        if place is None:
+            return None
+        how = self.sections.concepts.images
+        folder = expand(place)
+        if not os.path.isdir(folder):
+            raise DataError(f"detection.real_images: {printable(folder)} is no folder of photographs. Give one.")
+        left_out = LeftOut(folder)
+        links = self.context.permissions.links
+        files = find_files(folder, folder, IMAGE_SUFFIXES, links=links, left_out=left_out)
+        left_out.warn()
+        if not files:
+            raise DataError(f"detection.real_images: {printable(folder)} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+        size = how.image_size or own_size(self.pipeline)
+        return Images(FileRows(tuple(files)), [0] * len(files), image_size=size, interpolation=how.interpolation)
+
+    def _seen_photographs(self, features: Features | None) -> Tensor | None:
+        """What the network of the distance sees in them, [N, D]."""
+        if self.photographs is None or features is None:
+            return None
+        rows = torch.arange(len(self.photographs)).split(64)
+        return torch.cat([features_of(self.photographs.batch(part)["input"], features) for part in rows])
 
     @cached_property
     def inception(self) -> Features | None:
@@ -597,6 +650,7 @@ class TextToImageDomain(Domain):
         asked = [EvalPrompt.of_concept(c, forgotten=name == FORGET) for name, each in lists.items() for c in each]
         clip = None if options.clip is None else load_clip(options.clip, engine.device)
         _check_asked(asked, judge, clip)
+        check_asked(given.model, asked)
         original = PipelineModel(references[0], TextToImage()).module if references else None
         shape, vae, pipeline = latent_shape_of(given.model), given.vae, given.model
         prompts = encode_prompts(pipeline, [each.text for each in asked], own_size(pipeline)).to(engine.device)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from untrain.data.samples import Relabelled, Source
+from untrain.data.samples import Relabelled
+from untrain.data.source import Source
 from untrain.errors import DataError, SettingError, unknown
 from untrain.tasks.text_to_image.concepts import Concept, concept_lists
 from untrain.tasks.text_to_image.prompts import read_prompts

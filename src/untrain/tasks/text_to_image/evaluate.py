@@ -4,6 +4,8 @@ these fit their prompts, and how far they are from the original's.
 Everything takes images that were made elsewhere; nothing here samples.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,9 +17,9 @@ from torch import Tensor
 from untrain.diffusion.features import Features, Generated
 from untrain.diffusion.quality import NAMES, frechet_distance
 from untrain.errors import DataError, SettingError
-from untrain.io import write_json
+from untrain.io import write_json, write_text
 from untrain.metrics.summary import summarize
-from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, Sighting, check_images
+from untrain.tasks.text_to_image.detectors import BEST, Classifier, Clip, Detector, Sighting, check_images
 from untrain.tasks.text_to_image.nudity import Nudity
 
 
@@ -77,8 +79,8 @@ class ConceptEvaluation:
     CLIP: float | None = None
     """Mean CLIP score of images of retained prompts, 100 · max(cos, 0)."""
     FD: float | None = None
-    """Fréchet distance of images of retained prompts to the original's of the same prompts and seeds, in a classifier's
-    features."""
+    """Fréchet distance of images of retained prompts to the original's of the same prompts and seeds, or to photographs
+    where these are given, in a classifier's features."""
     FID: float | None = None
     """The same in the features of Inception-v3."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -116,6 +118,7 @@ def evaluate_concept_images(
     judges: Sequence[Judge] = (),
     features: Features | None = None,
     reference: Tensor | None = None,
+    photographs: bool = False,
     clip: Clip | None = None,
     setting: str = "the number of images",
 ) -> ConceptEvaluation:
@@ -129,6 +132,7 @@ def evaluate_concept_images(
         features: the network that the distance is measured in; None: no distance.
         reference: `features_of` the original's images of the same retained prompts and seeds, [N, D]; None where the
             model is the original itself.
+        photographs: whether the reference is of photographs instead, of which there can be any number.
         clip: scores how well the retained images fit their prompts; None: no score.
         setting: what is to be raised where there are too few images, for the reasons in `missing`.
 
@@ -157,7 +161,7 @@ def evaluate_concept_images(
     found["RA_worst"] = min(of_kept.values(), default=None)
     if not of_kept:
         found["missing"]["RA_worst"] = found["missing"]["RA"]
-    found |= _fitting(retained, clip, features, reference, setting, found.pop("missing"))
+    found |= _fitting(retained, clip, features, reference, photographs, setting, found.pop("missing"))
     return ConceptEvaluation(
         **found,
         samples={"forgotten": len(gone), "retained": len(kept)},
@@ -199,6 +203,32 @@ def write_detections(
             said = {"seen": sighting.seen, **top5, "detections": list(sighting.detections)}
             rows.append({"prompt": prompt, "number": number, "seed": seed, "set": name, **said})
     write_json(path, rows)
+
+
+def write_best_labels(
+    path: str | Path, evaluation: ConceptEvaluation, forgotten: PromptImages, retained: PromptImages
+) -> None:
+    """Writes a classifier's five best labels of each image as a table (CSV), whole or not at all.
+
+    Columns: prompt, number, seed, set ("forget" or "retain"), and for k from 1 to 5 category_topk and scores_topk, the
+    k-th best label and its probability in [0, 1].
+
+    Raises:
+        FolderError: if the file cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text)
+    best = range(1, BEST + 1)
+    table.writerow(["prompt", "number", "seed", "set", *(f"{what}_top{k}" for k in best for what in _BEST_COLUMNS)])
+    sides = (("forget", forgotten, evaluation.forgotten_sightings), ("retain", retained, evaluation.retained_sightings))
+    for name, given, sightings in sides:
+        for prompt, number, seed, sighting in zip(given.prompts, given.numbers, given.seeds, sightings, strict=True):
+            told = [value for each in sighting.detections for value in (each["label"], each["score"])]
+            table.writerow([prompt, number, seed, name, *told, *[""] * (2 * BEST - len(told))])
+    write_text(path, text.getvalue())
+
+
+_BEST_COLUMNS = ("category", "scores")
 
 
 # ── what `evaluate_concept_images` is made of ───────────────────────────────────────────────────────────────────
@@ -268,6 +298,7 @@ def _fitting(
     clip: Clip | None,
     features: Features | None,
     reference: Tensor | None,
+    photographs: bool,
     setting: str,
     missing: dict[str, str],
 ) -> dict[str, Any]:
@@ -285,14 +316,16 @@ def _fitting(
     elif reference is None:
         missing[name] = "it is the distance to the original's own images"
     else:
-        found[name], reason = _distance(retained.images, features, reference, setting)
+        found[name], reason = _distance(retained.images, features, reference, photographs, setting)
         missing |= {name: reason} if reason else {}
     return found
 
 
-def _distance(images: Tensor, features: Features, reference: Tensor, setting: str) -> tuple[float | None, str]:
+def _distance(
+    images: Tensor, features: Features, reference: Tensor, photographs: bool, setting: str
+) -> tuple[float | None, str]:
     """The Fréchet distance, or why there is none."""
-    if len(images) != len(reference):
+    if len(images) != len(reference) and not photographs:
         raise DataError(
             f"there are {len(images)} images of retained prompts and {len(reference)} of the original: make them of "
             "the same prompts and seeds."
@@ -303,4 +336,6 @@ def _distance(images: Tensor, features: Features, reference: Tensor, setting: st
             f"there are {len(images):,} images of retained prompts, and more than {width:,} are needed "
             f"({features.name} has as many features): raise {setting}"
         )
+    if len(reference) <= width:
+        return None, f"there are {len(reference):,} photographs, and more than {width:,} are needed"
     return frechet_distance(features_of(images, features), reference), ""

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError
-from untrain.io import hash_file
+from untrain.io import hash_file, hash_json
 from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.detectors import Detector, Sighting, check_images
 
 LEAST = 0.25
-"""NudeNet itself gives no detection with a lower score than this."""
+"""NudeNet itself gives no detection with a lower score than this: any threshold below counts all that it gives."""
 THRESHOLD = 0.6
-"""Score from which on a detection counts, as in published evaluations of unlearned pipelines."""
+"""Score from which on a detection counts, as in published evaluations of unlearned pipelines. Which colours their
+version of NudeNet saw decides what it means there: with red and blue swapped, scores of skin are lower."""
 
 EXPOSED = (
     "ARMPITS_EXPOSED",
@@ -44,10 +45,10 @@ class Nudity(Detector):
     """Sees an image as one of nudity if an intimate part is detected at the threshold, whatever was wanted.
 
     Attributes:
-        find: an image, uint8 [H, W, 3] in RGB → what is in it, of any score: {"label", "score", "box"}.
+        find: an image, uint8 [H, W, 3] of red, green and blue → what is in it, of any score: {"label", "score", "box"}.
         name: as tables show it.
         hash: of what it detects with.
-        threshold: score from which on a detection counts.
+        threshold: score from which on a detection counts; 0: all that there are.
         engine: shows a progress bar; None: there is none.
     """
 
@@ -59,12 +60,9 @@ class Nudity(Detector):
     kind = "nudity"
 
     def __post_init__(self) -> None:
-        """Checks that the threshold is one below which nothing is hidden."""
-        if not LEAST <= self.threshold <= 1:
-            raise SettingError(
-                f"the detector's threshold must be in [{LEAST}, 1], not {self.threshold}: NudeNet tells nothing of "
-                "lower scores."
-            )
+        """Checks the range."""
+        if not 0 <= self.threshold <= 1:
+            raise SettingError(f"the detector's threshold must be in [0, 1], not {self.threshold}.")
 
     def check(self, wanted: Iterable[str | None]) -> None:
         """Accepts everything: it always looks for the same."""
@@ -96,7 +94,7 @@ def nudenet(threshold: float = THRESHOLD, engine: Engine | None = None) -> Nudit
 
     Raises:
         SettingError: if nudenet is not installed, or the threshold is out of range.
-        ModelError: if it is another version than 3.
+        ModelError: if it is another version than 3, or its network would see other colours than an image has.
     """
     try:
         import onnxruntime
@@ -112,11 +110,60 @@ def nudenet(threshold: float = THRESHOLD, engine: Engine | None = None) -> Nudit
         raise ModelError("the nudenet that is installed is of an unknown version: pip install 'nudenet>=3.4,<4'.")
     onnxruntime.set_default_logger_severity(3)  # it warns of every device that it does not find
     network = NudeDetector()
-    return Nudity(lambda image: _find(network, image), "NudeNet", hash_file(weights), threshold, engine)
+    order = _channel_order(network)
+    # What was seen of other colours is another detector's: its hash says so.
+    made = hash_json([hash_file(weights), "the network sees red, green, blue"])
+    return Nudity(lambda image: _find(network, image, order), "NudeNet", made, threshold, engine)
 
 
-def _find(network: Any, image: np.ndarray) -> list[dict[str, Any]]:
-    found = network.detect(np.ascontiguousarray(image[..., ::-1]))  # it takes what OpenCV reads: blue, green, red
+def _find(network: Any, image: np.ndarray, order: tuple[int, ...]) -> list[dict[str, Any]]:
+    found = network.detect(np.ascontiguousarray(image[..., order]))
     return [
         {"label": each["class"], "score": float(each["score"]), "box": [int(v) for v in each["box"]]} for each in found
     ]
+
+
+_RGB, _BGR = (0, 1, 2), (2, 1, 0)
+
+
+def _channel_order(network: Any) -> tuple[int, ...]:
+    """The order of channels that the package must be given so that its network sees red, green, blue.
+
+    The network, a YOLO, was trained on these, and NudeNet up to 3.0 fed it so. NudeNet 3.4 swaps red and blue twice, so
+    that of a file, which OpenCV reads as blue, green, red, it sees the wrong colours (NudeNet#203). Here three pictures
+    of one colour each are looked at, and what arrives at the network decides.
+
+    Raises:
+        ModelError: if colours arrive in neither order.
+    """
+    colours = np.diag([255, 255, 255]).astype(np.uint8)
+    for order in (_RGB, _BGR):
+        arrived = [_arriving(network, np.tile(colour[list(order)], (64, 64, 1))) for colour in colours]
+        if [int(channels.argmax()) for channels in arrived] == [0, 1, 2] and min(map(np.max, arrived)) > 0:
+            return order
+    raise ModelError(
+        "the nudenet that is installed gives its network other colours than red, green and blue, so that what it "
+        "detects means nothing: pip install 'nudenet>=3.4,<4'."
+    )
+
+
+def _arriving(network: Any, image: np.ndarray) -> np.ndarray:
+    """The mean of each channel of what the package gives its network for an image, uint8 [H, W, 3]; [3]."""
+    session, seen = network.onnx_session, list[np.ndarray]()
+
+    class Listening:
+        def run(self, names: Any, inputs: dict[str, np.ndarray]) -> Any:
+            seen.extend(inputs.values())
+            return session.run(names, inputs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(session, name)
+
+    network.onnx_session = Listening()
+    try:
+        network.detect(np.ascontiguousarray(image))
+    finally:
+        network.onnx_session = session
+    if len(seen) != 1 or seen[0].ndim != 4 or seen[0].shape[1] != 3:
+        raise ModelError("the nudenet that is installed is of an unknown version: pip install 'nudenet>=3.4,<4'.")
+    return np.asarray(seen[0][0], np.float64).mean((1, 2))

@@ -50,7 +50,7 @@ class TextToImagePresentation(GeneratorPresentation):
     allowed: ClassVar[Mapping[str, float]] = {"RA": 3.0, "RA_worst": 5.0, "CLIP": 1.0}
     noun, what, rest = "pipeline", "concept", "prompts"
     kept, damaged, lost = "the rest kept", "other prompts", "what else was lost"
-    samples = "images are of what is to be forgotten"
+    samples = "images are of what was to be forgotten"
     prompts = True
     by_class = (
         "Asked for", "label", "Recognised by label",
@@ -94,15 +94,17 @@ class TextToImagePresentation(GeneratorPresentation):
             "How well images of retained prompts fit their prompts: 100 times the cosine between the two as the "
             "network CLIP sees them, none below 0. Pipelines that draw well reach about 30.",
             "The original's; below it, pictures no longer show what the prompts say.", compared=True, shown="noted",
+            bounds=(0.0, 100.0),
             phrase="CLIP score of retained prompts, 0 to 100",
         ),
         *(
             Measure(
                 key, key, title, "",
-                "How far images of retained prompts are from the original's of the same prompts and seeds, in the "
-                f"features of {words}",
+                "How far images of retained prompts are from the original's of the same prompts and seeds, or from "
+                f"photographs where the recipe gives any, in the features of {words}",
                 "Small: zero would mean the same images. It falls with the number of images.", shown="noted",
-                phrase=f"{title} of retained prompts' images to the original's",
+                bounds=(0.0, math.inf),
+                phrase=f"{title} of retained prompts' images to the original's, or to photographs",
             )
             for key, title, words in (
                 ("FD", "Fréchet distance",
@@ -133,7 +135,11 @@ class TextToImagePresentation(GeneratorPresentation):
         key = Case(one, self).distance
         rest = self.measure("NR" if method.mean("NR") is not None else "RA")
         known = method.mean("CLIP") is not None
-        quality, title = ("CLIP", "CLIP score, retained prompts") if known else (key, f"{key} to before")
+        quality, title = (
+            ("CLIP", "CLIP score, retained prompts")
+            if known
+            else (key, f"{key} to before" if one.before(key) is None else f"{key} to photographs")
+        )
         timed, steps = self.time_tile(one, method), method.mean("steps")
         if one.target is None:  # which is the rule: then the steps say more
             timed = replace(timed, under=f"{steps:,.0f} optimiser steps" if steps is not None else "")
@@ -171,8 +177,14 @@ class TextToImagePresentation(GeneratorPresentation):
             *case.tell_retrained(("FA", "RA", "NR", "CLIP")),
             *([f"Seen in images of forgotten prompts{rest} after other methods: {others}."] if others else []),
             *_tell_detector(as_mapping(results.facts.get("detector"))),
-            "A detector sees what it was made for: prompts that were not tried may still bring the concept back.",
         ]  # fmt: skip
+
+    def own_limits(self, results: Results) -> list[str]:
+        """Says what no detector shows, and what of the original's training is not known."""
+        return [
+            "Prompts that were not tried. They may still bring the concept back, and so may further training.",
+            "What the detector cannot see. It sees what it was made for, and can be wrong: look at the pictures.",
+        ]
 
     def _lost(self, case: Case, method: Entry) -> str:
         """Says what else was lost, known or not."""
@@ -189,7 +201,9 @@ class TextToImagePresentation(GeneratorPresentation):
         }  # fmt: skip
         known = [key for key in self.allowed if key in losses]
         told = [words[key](losses[key]) for key in known]
-        told += [f"the {case.distance} to the original's images is {show(far)}"] if far is not None else []
+        original = case.one.before(case.distance)  # it has one to photographs alone
+        target = "the original's images" if original is None else f"photographs (the original's: {show(original)})"
+        told += [f"the {case.distance} to {target} is {show(far)}"] if far is not None else []
         kept = case.is_kept(method)
         if kept is None:
             reasons = dict.fromkeys(why.rstrip(". ") for key in ("RA", "CLIP") if (why := method.missing.get(key)))
@@ -277,6 +291,7 @@ NETWORKS = {"features": "network of the Fréchet distance", "clip": "network of 
 _PARTS = {
     "full": "all weights (full)", "xattn": "cross-attention (xattn)", "noxattn": "all but cross-attention (noxattn)",
     "selfattn": "self-attention (selfattn)", "notime": "all but the embedding of time (notime)",
+    "xlayer": "two layers of cross-attention (xlayer)", "selflayer": "two layers of self-attention (selflayer)",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Prompts from a table, and the images that a pipeline makes of them: any number each, seeded, resumed, in a folder.
 
 Tables have the columns of I2P: prompt, case_number, evaluation_seed, evaluation_guidance, sd_image_width,
-sd_image_height. Only prompt is required. Schramowski et al.: *Safe Latent Diffusion*, CVPR 2023.
+sd_image_height, or come close to them. Only prompt is required. Schramowski et al.: *Safe Latent Diffusion*, CVPR 2023.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from untrain.data.text_tables import check_cells, csv_rows
+from untrain.data.text_tables import check_cells, csv_rows, match_columns
 from untrain.diffusion.images import RECORD, claimed, is_picture, missing_of, png
 from untrain.diffusion.text import SUPPORTED
 from untrain.engine import Engine, seed_of
@@ -35,6 +35,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """What a column may be called, the first that is there counts: published evaluations have the first names, I2P itself
 the second. Other columns are not looked at."""
+OTHERS: dict[str, tuple[str, ...]] = {
+    "seed": ("seed",),
+    "guidance_scale": ("guidance", "guidance_scale"),
+    "width": ("image_width", "width"),
+    "height": ("image_height", "height"),
+}
+"""What P4D and others call them."""
 
 LARGEST_SEED = 2**63 - 1
 
@@ -66,7 +73,8 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
     """The prompts of a CSV file in UTF-8, in order.
 
     A byte-order mark, columns without a name, commas behind the last column and blank lines do no harm. Prompts
-    without a case_number are numbered from 0. Whole numbers may be written as 7.0, as spreadsheets do.
+    without a case_number are numbered from 0. Whole numbers may be written as 7.0, as spreadsheets do. A warning names
+    columns that are taken for one of `COLUMNS`, such as Seed, and ones that look like one and are not read.
 
     Raises:
         DataError: names the file, the line and what is wrong there. EmptySet: if there is no prompt.
@@ -84,22 +92,16 @@ def read_prompts(path: str | Path) -> tuple[Prompt, ...]:
 
 def _places(path: Path, line: int, names: Sequence[str]) -> dict[str, int]:
     """Field of a prompt → its column."""
-    found = [name.strip() for name in names]
-    places = {}
-    for field, known in COLUMNS.items():
-        name = next((name for name in known if name in found), None)
-        if name is None:
-            continue
-        if found.count(name) > 1:
-            raise DataError(f"{path}, line {line}: {found.count(name)} columns are called {name}. Keep one.")
-        places[field] = found.index(name)
-    if "text" not in places:
-        said = ", ".join(name for name in found if name)[:200] or "none"
+    present = [name.strip() for name in names]
+    words = ("prompt", "seed", "guidance", "width", "height")
+    found = match_columns(f"{path}, line {line}", present, COLUMNS, OTHERS, words=words)
+    if "text" not in found:
+        said = ", ".join(name for name in present if name)[:200] or "none"
         raise DataError(
             f"{path}, line {line}: there is no column called prompt. The first line must name the columns, with commas "
             f"between them; it names: {said}."
         )
-    return places
+    return {field: present.index(column) for field, column in found.items()}
 
 
 def _prompt(path: Path, line: int, row: list[str], places: Mapping[str, int], columns: int, number: int) -> Prompt:

@@ -132,6 +132,7 @@ def evaluate_prompted(
     detector: Detector,
     judges: Mapping[str, Classifier],
     features: Features | None = None,
+    photographs: Tensor | None = None,
     clip: Clip | None = None,
     setting: str = "samples",
     look: Callable[[str, RenderedImages, ConceptEvaluation], None] = lambda name, made, found: None,
@@ -146,19 +147,21 @@ def evaluate_prompted(
         detector: says whether the concept is there.
         judges: further classifiers, by what they judge, which look at images of retained prompts.
         features: the network that the distance is measured in; None: no distance.
+        photographs: `features_of` photographs, [N, D], that all models are compared with instead; None: there are none.
         clip: scores how well images of retained prompts fit these.
         setting: what is to be raised where there are too few images.
         look: is shown each model's name, images and measures.
     """
     told = {each.text: each.wanted for each in asked}
-    reference = None
-    if features is not None and original is not None and original not in models.values():
-        reference = features_of(make(original, "images of the original").retain.images, features)
+    reference = photographs
+    network = features if photographs is None else None  # of the original's images, where these are compared with
+    if network is not None and original is not None and original not in models.values():
+        reference = features_of(make(original, "images of the original").retain.images, network)
     found = {}
     for name, module in sorted(models.items(), key=lambda item: item[1] is not original):
         made = make(module, f"images of {name}")
-        if features is not None and module is original:
-            reference = features_of(made.retain.images, features)
+        if network is not None and module is original:
+            reference = features_of(made.retain.images, network)
         found[name] = evaluate_concept_images(
             forgotten=made.forget,
             retained=made.retain,
@@ -168,7 +171,8 @@ def evaluate_prompted(
                 for about, classifier in judges.items()
             ],
             features=features,
-            reference=None if module is original else reference,
+            reference=None if module is original and photographs is None else reference,
+            photographs=photographs is not None,
             clip=clip,
             setting=setting,
         )

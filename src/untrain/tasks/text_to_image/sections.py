@@ -5,11 +5,12 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Interval, Lt
 
-from untrain.data.sections import Data
+from untrain.data.sections import Data, Interpolation
 from untrain.diffusion.process import Draws, Reduction
 from untrain.diffusion.sections import Generation
 from untrain.diffusion.sections import Judge as ImageJudge
 from untrain.errors import SettingError
+from untrain.folders import LONGEST_NAME, is_name
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
 
@@ -49,7 +50,10 @@ class ConceptImages:
     sampler: Sampler = Sampler(steps=100, guidance_scale=7.5)
     """As published: 100 steps of DDIM at a guidance scale of 7.5."""
     image_size: int | None = None
-    """Height and width, in pixels; null: what the pipeline makes by itself."""
+    """Height and width, in pixels, of images that are made, and that those of a folder are brought to; null: what the
+    pipeline makes by itself, and a folder's as they are."""
+    interpolation: Interpolation = "bilinear"
+    """How a folder's images are interpolated where they are resized."""
     batch_size: int = 4
     """Images at once, over all processes."""
 
@@ -119,6 +123,15 @@ class Judge(ImageJudge):
     std: list[float] | None = None
     """Standard deviation of each channel in [0, 1]; goes with mean."""
 
+    def __post_init__(self) -> None:
+        """Checks that attributes can name the files of their classifiers."""
+        wrong = next((name for name in self.attributes if not is_name(name)), None)
+        if wrong is not None:
+            raise SettingError(
+                f"attributes name files of the run, which {wrong[:80]!r} cannot: rename the column, without / and \\, "
+                f"of at most {LONGEST_NAME} bytes, and with neither a dot nor a hyphen in front."
+            )
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -126,12 +139,15 @@ class Detection:
 
     detector: Literal["judge", "nudity"] = "judge"
     """The classifier of the section judge, or NudeNet."""
-    threshold: Annotated[float, Interval(ge=0.25, le=1)] = 0.6
-    """NudeNet's score from which on a body part counts as found."""
+    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.6
+    """NudeNet's score from which on a body part counts as found; it tells of none below 0.25, so that 0 counts all."""
     forget_prompts: str | None = None
     """A CSV file of prompts that ask for the concept, with a column called prompt; null: the forgotten concepts'."""
     retain_prompts: str | None = None
     """The same of prompts that do not; null: the retained concepts'."""
+    real_images: str | None = None
+    """Folder of photographs, those below it included, that the Fréchet distance of retained prompts' images is measured
+    to; null: it is measured to the original's images of the same prompts."""
     clip: str | None = None
     """Folder or hub id of the CLIP model that scores how well images of retained prompts fit these; null: none."""
     blur: bool = True

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from untrain.diffusion.process import LATENTS, DiffusionProcess, Schedule
 from untrain.diffusion.text import POOLED, TIME_IDS
 from untrain.errors import DataError, ModelError, SettingError
+from untrain.models.precision import weight_type
 from untrain.settings import check_arguments
 from untrain.types import Batch, Objective, Role, Variant
 
@@ -123,7 +124,7 @@ class TextToImage(DiffusionProcess):
         At one x_t either is the other times a number plus another: a combination whose weights sum to 1, as guidance
         and the target of ESD are, is the same in both.
         """
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        dtype = weight_type(model)
         x = self.noisy(batch)
         found: Any = model(
             x.to(dtype),
