@@ -362,7 +362,10 @@ def test_unknown_names_list_the_known(attempt):
         ({"steps": 2.5}, "steps must be a whole number or None, not 2.5"),
         ({"retain_steps": True}, "retain_steps must be a whole number or None, not True"),
         ({"alpha": "2"}, "alpha must be a number, not '2'"),
-        ({"objective": "climb"}, "objective must be 'adaptive' or 'ascent' or 'redirect' or None, not 'climb'"),
+        (
+            {"objective": "climb"},
+            "objective must be 'adaptive' or 'ascent' or 'redirect' or 'relabel' or None, not 'climb'",
+        ),
         ({"optimizer": "sgd"}, "optimizer .*name, lr, .*'sgd'"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, "optimizer .*name, lr, .*SGD"),
         ({"optimizer": {"lrr": 0.1}}, "'optimizer.lrr'.*'optimizer.lr'"),

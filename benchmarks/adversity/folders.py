@@ -1,4 +1,4 @@
-"""What is in a run folder, without what differs from run to run: seconds, dates, the command, where it lies."""
+"""What is in a run folder, without what differs from run to run: seconds, dates, the salt, the command, its place."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-VARIES = {"seconds", "clocks", "created", "command", "out", "speedup", "processes", "checkpoint_every", "jobs"}
+VARIES = {"seconds", "clocks", "created", "command", "out", "speedup", "processes", "checkpoint_every", "jobs", "salt"}
 """Keys of JSON and YAML whose values may differ between two runs of one recipe."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

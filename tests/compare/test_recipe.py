@@ -55,6 +55,7 @@ def test_the_commands_of_the_pages_are_understood(page, tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(module, name, lambda *words, name=name, **flags: told.append((name, words, flags)))
     monkeypatch.setattr("untrain.report.write_report", lambda *given: told.append(("report", given)))
+    monkeypatch.setattr("untrain.runs.log.read_log", lambda *given, **how: told.append(("log", given)) or [])
     blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
     lines = [shlex.split(line) for line in "".join(blocks).splitlines()]
     ours = [words[words.index("untrain") + 1 :] for words in lines if "untrain" in words]
