@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from untrain.api import evaluate as evaluate
     from untrain.api import fisher_diagonal as fisher_diagonal
     from untrain.api import unlearn as unlearn
+    from untrain.audit.python import audit as audit
+    from untrain.audit.python import audit_scores as audit_scores
     from untrain.callbacks import Callback as Callback
     from untrain.callbacks import TrackerCallback as TrackerCallback
     from untrain.diffusion.quality import GenerationEvaluation as GenerationEvaluation
@@ -56,6 +58,8 @@ _HOME = {
     "TextToImage": "untrain.tasks.text_to_image.task",
     "TrackerCallback": "untrain.callbacks",
     "UntrainError": "untrain.errors",
+    "audit": "untrain.audit",
+    "audit_scores": "untrain.audit.python",
     "evaluate": "untrain.api",
     "fisher_diagonal": "untrain.api",
     "image_classifier": "untrain.tasks.text_to_image.detectors",

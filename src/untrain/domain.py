@@ -136,7 +136,7 @@ class Told:
     """What a model tells an audit of samples.
 
     Attributes:
-        signals: name → one number for each sample, float64 [N]; see `untrain.audit.findings.SIGNALS`.
+        signals: name → one number for each sample, float64 [N]; see `untrain.audit.traces.SIGNALS`.
         correct: whether each is recognised, bool [N]; None where that has no meaning.
         scores: accuracy in percent on "base", what all twins keep, and on "test" data.
         notes: what could not be asked, and why.

@@ -8,7 +8,6 @@ from scipy import stats
 
 from untrain.audit.attack import membership_scores, other_fold, other_twins
 from untrain.audit.coins import draw_coins, hash_coins
-from untrain.audit.findings import EXPOSED, INSIDE, OUTPUTS, RELEARNED
 from untrain.audit.score import Audited
 from untrain.audit.statistics import (
     auc_of_models,
@@ -20,7 +19,8 @@ from untrain.audit.statistics import (
     mean_auc,
     p_of_redrawn_coins,
 )
-from untrain.audit.verdict import judge, needed_twins
+from untrain.audit.traces import EXPOSED, INSIDE, OUTPUTS, RELEARNED
+from untrain.audit.verdict import judge_traces, needed_twins
 from untrain.errors import DataError, SettingError, UnknownName
 
 NAMES = ("confidence", "refit", "relearned")
@@ -118,7 +118,7 @@ def test_models_without_a_trace_pass():
         seen = Audited({name: signal + 3 * coins for name, signal in signals.items()}, coins, redraws=2, draws=20)
         groups = Audited(signals, coins, seed=seed, redraws=99, draws=20)
         first, found = seen.find(), groups.find()
-        traces += judge("method", found, known(first), 8).kind == "trace"
+        traces += judge_traces("method", found, known(first), 8).kind == "trace"
         for name in p:
             p[name].append(found.groups[name].p)
     assert traces <= 16
@@ -140,7 +140,7 @@ def test_lowered_confidence_is_found():
     original = Audited({"confidence": before}, coins, redraws=199)
     first = original.find()
     found = Audited({"confidence": after}, coins, original, redraws=199).find()
-    verdict = judge("cheat", found, first, 8)
+    verdict = judge_traces("cheat", found, first, 8)
     assert (verdict.kind, verdict.subkind) == ("trace", "pushed-away")
     assert found.groups[OUTPUTS].auc > 0.85
     assert np.mean(auc_of_models(after, coins)) < 0.35
@@ -232,7 +232,7 @@ class TestVerdicts:
         original = Audited({"confidence": without_trace(8, 8, 200)}, coins, redraws=99)
         first = original.find()
         found = Audited({"confidence": without_trace(9, 8, 200)}, coins, original, redraws=99).find()
-        assert judge("method", found, first, 8).kind == "blind"
+        assert judge_traces("method", found, first, 8).kind == "blind"
         assert found.groups[OUTPUTS].left is None
 
     def test_traces_in_retrained_models_break_the_audit(self):
@@ -242,10 +242,10 @@ class TestVerdicts:
         first = original.find()
         audited = Audited({"confidence": signal + 0.5 * coins}, coins, original, redraws=199)
         broken = audited.find({"confidence": 3.0 * coins[:4] + without_trace(10, 4, 300)})
-        assert judge("method", broken, first, 8).kind == "broken"
+        assert judge_traces("method", broken, first, 8).kind == "broken"
         sound = audited.find({"confidence": without_trace(10, 4, 300)})
         assert sound.control.p[OUTPUTS] > 0.005
-        assert judge("method", sound, first, 8).kind == "trace"
+        assert judge_traces("method", sound, first, 8).kind == "trace"
 
     def test_a_few_samples_that_leak_are_exposed(self):
         found_by = 0
@@ -266,12 +266,16 @@ class TestVerdicts:
         noise = rng.normal(size=(2, 16, 1000))
         original = Audited({"confidence": noise[0] + 2 * coins}, coins, redraws=99)
         first = original.find()
-        passed = judge("method", Audited({"confidence": noise[1]}, coins, original, redraws=99).find(), first, 16)
+        passed = judge_traces(
+            "method", Audited({"confidence": noise[1]}, coins, original, redraws=99).find(), first, 16
+        )
         assert passed.kind == "passed" and "Other attacks may find more" in passed.sentence
         few = draw_coins(12, 4, 100)
         original = Audited({"confidence": noise[0, :4, :100] + 1.5 * few}, few, redraws=199)
         first = original.find()
-        weak = judge("method", Audited({"confidence": noise[1, :4, :100]}, few, original, redraws=99).find(), first, 4)
+        weak = judge_traces(
+            "method", Audited({"confidence": noise[1, :4, :100]}, few, original, redraws=99).find(), first, 4
+        )
         assert weak.kind == "weak" and "--twins" in weak.sentence
         assert needed_twins(4, 0.0, 0.5) == math.ceil(4 * (0.5 / 0.25) ** 2)
 

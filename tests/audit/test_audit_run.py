@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from helpers.command_line import untrain
-from untrain.audit.audit import audit_recipe
-from untrain.audit.findings import INSIDE, OUTPUTS, RELEARNED
+from untrain.audit.run import audit_recipe
+from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
 from untrain.errors import DataError, FolderError, SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe

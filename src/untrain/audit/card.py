@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from untrain.audit.findings import EXPOSED, INSIDE, OUTPUTS, RELEARNED, Findings, Mean
 from untrain.audit.statistics import Interval
+from untrain.audit.traces import EXPOSED, INSIDE, OUTPUTS, RELEARNED, Mean, Traces
 from untrain.audit.verdict import CONTROL_P, was_seen
 
 NOTHING = "–"
@@ -12,7 +12,7 @@ NOTHING = "–"
 
 
 @dataclass(frozen=True)
-class Row:
+class CardRow:
     """A row of the card.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row:
     meaning: str
 
 
-def card_rows(found: Findings, original: Findings) -> Iterator[Row]:
+def card_rows(found: Traces, original: Traces) -> Iterator[CardRow]:
     """Yields the rows of a method's card.
 
     Args:
@@ -49,44 +49,44 @@ def card_rows(found: Findings, original: Findings) -> Iterator[Row]:
     yield from _kept(found, original)
 
 
-def _control(found: Findings, original: Findings) -> Row:
+def _control(found: Traces, original: Traces) -> CardRow:
     seen = "original seen" if was_seen(original.groups[OUTPUTS]) else "original not seen"
     control = "no retrained model"
     if found.control is not None:
         clean = all(p > CONTROL_P for p in found.control.p.values())
         control = "retrained not seen" if clean else "retrained seen"
     meaning = "Whether the audit works here: it must see the originals, and nothing in retrained models."
-    return Row("control", f"{seen}, {control}", NOTHING, "original seen, retrained not seen", NOTHING, meaning)
+    return CardRow("control", f"{seen}, {control}", NOTHING, "original seen, retrained not seen", NOTHING, meaning)
 
 
-def _group(name: str, key: str, found: Findings, original: Findings, meaning: str) -> Row:
+def _group(name: str, key: str, found: Traces, original: Traces, meaning: str) -> CardRow:
     group, before = found.groups[key], original.groups[key]
     if group.auc is None:
-        return Row(name, NOTHING, group.missing or NOTHING, "0.500", _number(before.auc), meaning)
+        return CardRow(name, NOTHING, group.missing or NOTHING, "0.500", _number(before.auc), meaning)
     left = "" if group.left is None else f", {100 * max(0.0, group.left):.0f} % left"
     p = "" if group.p_holm is None else f", p {group.p_holm:.3f}"
-    return Row(name, f"{group.auc:.3f}{left}{p}", _interval(group.auc_ci), "0.500", _number(before.auc), meaning)
+    return CardRow(name, f"{group.auc:.3f}{left}{p}", _interval(group.auc_ci), "0.500", _number(before.auc), meaning)
 
 
-def _hits(found: Findings, original: Findings) -> Row:
+def _hits(found: Traces, original: Traces) -> CardRow:
     name, meaning = "at 1 % false alarms", "Share of forgotten samples that are found with certainty, nearly."
     if not found.tpr:
-        return Row(name, NOTHING, "too few never-seen samples", "1.0 %", NOTHING, meaning)
+        return CardRow(name, NOTHING, "too few never-seen samples", "1.0 %", NOTHING, meaning)
     hits = found.tpr[0]
     low, high = hits.tpr_ci
     before = f"{100 * original.tpr[0].tpr:.1f} %" if original.tpr else NOTHING
     value = f"{100 * hits.tpr:.1f} % at {100 * hits.fpr_realised:.1f} %"
-    return Row(name, value, f"{100 * low:.1f} to {100 * high:.1f} %, approximate", "1.0 %", before, meaning)
+    return CardRow(name, value, f"{100 * low:.1f} to {100 * high:.1f} %, approximate", "1.0 %", before, meaning)
 
 
-def _epsilon(found: Findings, original: Findings) -> Row:
+def _epsilon(found: Traces, original: Traces) -> CardRow:
     values = [NOTHING if each.epsilon is None else f"{each.epsilon.lower:.2f}" for each in (found, original)]
     meaning = "Forgetting that is certified with a smaller ε is refuted, with 95 % confidence."
-    return Row("ε at least", values[0], NOTHING, "0", values[1], meaning)
+    return CardRow("ε at least", values[0], NOTHING, "0", values[1], meaning)
 
 
-def _kept(found: Findings, original: Findings) -> Iterator[Row]:
-    names: Mapping[str, Callable[[Findings], Mean | None]] = {
+def _kept(found: Traces, original: Traces) -> Iterator[CardRow]:
+    names: Mapping[str, Callable[[Traces], Mean | None]] = {
         "kept data": lambda each: each.kept.base if each.kept else None,
         "test data": lambda each: each.kept.test if each.kept else None,
         "never-seen data": lambda each: each.kept.never_seen if each.kept else None,
@@ -96,7 +96,7 @@ def _kept(found: Findings, original: Findings) -> Iterator[Row]:
         value = NOTHING if mean is None else f"{mean.value:+.1f} points"
         ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
         meaning = f"Accuracy on {name}, less that of retrained models."
-        yield Row(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
+        yield CardRow(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
 
 
 def _number(value: float | None) -> str:
@@ -107,7 +107,7 @@ def _interval(ci: Interval | None) -> str:
     return NOTHING if ci is None else f"{ci[0]:.3f} to {ci[1]:.3f}"
 
 
-def direction_of(found: Findings) -> str:
+def direction_of(found: Traces) -> str:
     """Says whether forgotten samples are more or less certain than never-seen ones."""
     if found.direction is None:
         return ""

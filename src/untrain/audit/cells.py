@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from untrain.audit.twins import BASE, SIGNALS_OF, Plan, Pool, make_pool, open_group, open_run
+from untrain.audit.twins import BASE, SIGNALS_OF, AuditPlan, MemberPool, make_pool, open_run, open_twin
 from untrain.compare.plan import Cell
 from untrain.compare.pool import Cache
 from untrain.domain import Told
@@ -25,7 +25,7 @@ RELEARNING = 0.1
 _SCALARS = ("base", "test")
 
 
-def run_cell(plan: Plan, key: str, cache: Cache | None = None) -> None:
+def run_audit_cell(plan: AuditPlan, key: str, cache: Cache | None = None) -> None:
     """Runs one cell; one that is finished already is only read.
 
     Args:
@@ -41,7 +41,7 @@ def run_cell(plan: Plan, key: str, cache: Cache | None = None) -> None:
         pool = _pool(plan, cache)
         if is_done(plan, pool, cell):
             return
-        experiment = open_group(plan, pool, cell.group, cache)
+        experiment = open_twin(plan, pool, cell.group, cache)
         if cell.name == SIGNALS_OF:
             _ask_models(plan, pool, experiment, cell.group)
         elif cell.name in reference_names(experiment.recipe):
@@ -54,7 +54,7 @@ def run_cell(plan: Plan, key: str, cache: Cache | None = None) -> None:
                 stages.unlearn_methods(experiment, start, [cell.name])
 
 
-def _pool(plan: Plan, cache: Cache | None) -> Pool:
+def _pool(plan: AuditPlan, cache: Cache | None) -> MemberPool:
     """The audit's pool, once a process."""
     key = f"pool {plan.folder} {plan.seed} {plan.twins}"
     kept = {} if cache is None else cache
@@ -64,12 +64,12 @@ def _pool(plan: Plan, cache: Cache | None) -> Pool:
     return kept[key]
 
 
-def signal_file(plan: Plan, group: str, name: str) -> Path:
+def signal_file(plan: AuditPlan, group: str, name: str) -> Path:
     """Returns the file of a model's signals."""
     return plan.folder / group / SIGNALS_OF / f"{name}.safetensors"
 
 
-def mark_of(plan: Plan, pool: Pool, group: str, name: str) -> str:
+def mark_of(plan: AuditPlan, pool: MemberPool, group: str, name: str) -> str:
     """Fingerprints what a model's signals are made from: all that decides its training, and the samples asked."""
     recipe = plan.recipe
     method = recipe.methods.get(name)
@@ -79,7 +79,7 @@ def mark_of(plan: Plan, pool: Pool, group: str, name: str) -> str:
     return hash_json([inputs, str(method), pool.facts(), pool.division.split.data_hash, plan.seed, group, name, coins])
 
 
-def is_done(plan: Plan, pool: Pool, cell: Cell) -> bool:
+def is_done(plan: AuditPlan, pool: MemberPool, cell: Cell) -> bool:
     """Returns whether the signals that a cell is for are there; an original is for those of every method.
 
     Raises:
@@ -90,12 +90,12 @@ def is_done(plan: Plan, pool: Pool, cell: Cell) -> bool:
     return not _unasked(plan, pool, cell.group, names)
 
 
-def _unasked(plan: Plan, pool: Pool, group: str, names: Sequence[str]) -> list[str]:
+def _unasked(plan: AuditPlan, pool: MemberPool, group: str, names: Sequence[str]) -> list[str]:
     """Names the models whose signals are not there."""
     return [name for name in names if read_signals(plan, pool, group, name) is None]
 
 
-def read_signals(plan: Plan, pool: Pool, group: str, name: str) -> Told | None:
+def read_signals(plan: AuditPlan, pool: MemberPool, group: str, name: str) -> Told | None:
     """Reads what a model told; None: it was not asked yet.
 
     Raises:
@@ -117,7 +117,7 @@ def read_signals(plan: Plan, pool: Pool, group: str, name: str) -> Told | None:
     return Told(arrays, None if correct is None else correct.astype(bool), scores, tuple(facts.get("notes", ())))
 
 
-def _ask_models(plan: Plan, pool: Pool, experiment: Experiment, group: str) -> None:
+def _ask_models(plan: AuditPlan, pool: MemberPool, experiment: Experiment, group: str) -> None:
     """Asks every model of a group that was not asked yet; then its weights go, unless they are to be kept."""
     rate = stages.peak_lr(experiment)
     for name, module in _models(experiment, group, _unasked(plan, pool, group, plan.models(group))).items():

@@ -8,11 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from untrain.audit.audit import AUDIT_FILE, Audit, audit_recipe
 from untrain.audit.card import card_rows, direction_of
-from untrain.audit.cells import run_cell
-from untrain.audit.findings import Findings
+from untrain.audit.cells import run_audit_cell
+from untrain.audit.run import AUDIT_FILE, Audit, audit_recipe
 from untrain.audit.selftest import self_test
+from untrain.audit.traces import Traces
 from untrain.audit.twins import AUDIT, plan_of
 from untrain.engine import Engine
 from untrain.errors import UntrainError
@@ -38,7 +38,7 @@ def audit_folder(
     recipe = read(folder, permissions=permissions)
     if cell is not None:
         Engine.start(recipe.device, recipe.precision)
-        run_cell(plan_of(recipe, **plan), cell)
+        run_audit_cell(plan_of(recipe, **plan), cell)
         return
     audit = audit_recipe(recipe, **plan, **how)
     print_cards(audit)
@@ -63,7 +63,7 @@ def print_cards(audit: Audit) -> None:
         console.print(f"[bold]{kind}[/bold]: {verdict.sentence}\n", highlight=False)
 
 
-def _below(audit: Audit, found: Findings) -> str:
+def _below(audit: Audit, found: Traces) -> str:
     facts = audit.facts
     sizes = f"{facts['twins']} twins, {facts['pool']['size']} samples, {facts['references']} retrained models"
     return f"{direction_of(found)}\n{sizes}; an AUC of {facts['detectable_auc']:.3f} would have been found"

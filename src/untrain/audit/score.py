@@ -7,15 +7,6 @@ import numpy as np
 
 from untrain.audit.attack import Attack, Shadowed, other_fold, other_twins
 from untrain.audit.coins import Coins, are_usable
-from untrain.audit.findings import (
-    EXPOSED,
-    OUTPUTS,
-    SIGNALS,
-    Control,
-    Findings,
-    Group,
-    Mean,
-)
 from untrain.audit.statistics import (
     Hits,
     Resamples,
@@ -28,6 +19,15 @@ from untrain.audit.statistics import (
     p_of_redrawn_coins,
     p_of_redrawn_labels,
     percentiles,
+)
+from untrain.audit.traces import (
+    EXPOSED,
+    OUTPUTS,
+    SIGNALS,
+    Control,
+    Group,
+    Mean,
+    Traces,
 )
 from untrain.errors import DataError, SettingError, UnknownName, unknown
 
@@ -81,7 +81,7 @@ class Audited:
 
     def scores(self, names: Sequence[str], coins: Coins) -> np.ndarray:
         """Computes the mean of the signals' scores by the other twins, [..., K, N]."""
-        return np.mean([self.attacks[name].scores(coins) for name in names], axis=0)  # type: ignore[no-any-return]
+        return np.mean([self.attacks[name].scores(coins) for name in names], axis=0)
 
     def group(self, name: str) -> Group:
         """Finds how well a group of signals tells forgotten samples apart."""
@@ -112,7 +112,7 @@ class Audited:
         names = [name for name in SIGNALS[OUTPUTS] if name in self.signals]
         shadows = other_fold(len(self.coins))
         scores = [Attack(self.signals[name], shadows).scores(self.coins) for name in names]
-        return np.mean(scores, axis=0)  # type: ignore[no-any-return]
+        return np.mean(scores, axis=0)
 
     def exposed(self) -> Group:
         """Finds how well outputs tell apart the tenth of the pool that shows most in the other fold's originals."""
@@ -139,7 +139,7 @@ class Audited:
             return f"it takes the signal {CONFIDENCE}"
         return None
 
-    def find(self, retrained: Signals | None = None) -> Findings:
+    def find(self, retrained: Signals | None = None) -> Traces:
         """Finds all that signals and coins tell.
 
         Args:
@@ -150,7 +150,7 @@ class Audited:
         adjusted = holm({name: group.p for name, group in groups.items() if group.p is not None})
         self.found = {name: replace(group, p_holm=adjusted.get(name)) for name, group in groups.items()}
         outputs = [name for name in SIGNALS[OUTPUTS] if name in self.signals]
-        return Findings(
+        return Traces(
             self.found,
             self._hits(outputs),
             epsilon_bound(self.by_other_fold(), self.coins) if outputs else None,

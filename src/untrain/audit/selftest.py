@@ -8,10 +8,10 @@ import numpy as np
 
 from untrain.audit.attack import membership_scores, other_twins
 from untrain.audit.coins import Coins, draw_coins
-from untrain.audit.findings import OUTPUTS
 from untrain.audit.score import Audited, Signals
 from untrain.audit.statistics import auc_of_models, bound_of_guesses, mean_auc
-from untrain.audit.verdict import judge
+from untrain.audit.traces import OUTPUTS
+from untrain.audit.verdict import judge_traces
 
 TWINS, SAMPLES, NULLS = 8, 300, 60
 
@@ -80,14 +80,14 @@ def _verdicts(seed: int) -> Iterator[Check]:
     }
     for name, (signal, wanted) in cases.items():
         found = Audited({"confidence": signal}, coins, original, seed=seed, redraws=199, draws=200).find()
-        verdict = judge("the method", found, first, TWINS)
+        verdict = judge_traces("the method", found, first, TWINS)
         said = f"{verdict.kind}/{verdict.subkind}" if verdict.subkind else verdict.kind
         yield Check(f"{name}: verdict", said, " or ".join(sorted(wanted)), said in wanted)
     blind = Audited({"confidence": noise}, coins, seed=seed, redraws=199, draws=200)
-    kind = judge("the method", blind.find(), blind.find(), TWINS).kind
+    kind = judge_traces("the method", blind.find(), blind.find(), TWINS).kind
     yield Check("originals show nothing: verdict", kind, "blind", kind == "blind")
     broken = original.find(_leaking(coins))
-    kind = judge("the method", broken, first, TWINS).kind
+    kind = judge_traces("the method", broken, first, TWINS).kind
     yield Check("retrained models know the coins: verdict", kind, "broken", kind == "broken")
 
 

@@ -34,7 +34,7 @@ MOST_FORGOTTEN = 1000
 
 
 @dataclass(frozen=True)
-class Plan:
+class AuditPlan:
     """What an audit of a run makes.
 
     Attributes:
@@ -91,13 +91,13 @@ def plan_of(
     references: int = 4,
     seed: int = 0,
     keep: bool = False,
-) -> Plan:
+) -> AuditPlan:
     """Plans the audit of a run.
 
     Args:
         recipe: the run's.
         methods: entries of its recipe; None: all.
-        twins: as of `Plan`, like the others.
+        twins: as of `AuditPlan`, like the others.
         references: R.
         seed: of everything random.
         keep: keep the weights of twins.
@@ -121,11 +121,11 @@ def plan_of(
             f"{recipe.folder} began from a checkpoint, and how that was trained is not known, so no twin of it can be "
             "trained. Audit a run whose recipe trains its original, on these data and with this architecture."
         )
-    return Plan(recipe, chosen, twins, references, seed, keep)
+    return AuditPlan(recipe, chosen, twins, references, seed, keep)
 
 
 @dataclass(frozen=True, eq=False)
-class Pool:
+class MemberPool:
     """Samples whose membership is decided by coins, and those that all twins keep.
 
     Attributes:
@@ -161,7 +161,7 @@ class Pool:
         }
 
 
-def make_pool(domain: Domain, division: Division, plan: Plan) -> Pool:
+def make_pool(domain: Domain, division: Division, plan: AuditPlan) -> MemberPool:
     """Chooses the pool: samples that the run was asked to forget, and as many retained ones, class by class.
 
     Raises:
@@ -189,21 +189,21 @@ def make_pool(domain: Domain, division: Division, plan: Plan) -> Pool:
         )
     base = np.setdiff1d(retain, samples)
     coins = draw_coins(plan.seed, plan.twins, len(samples))
-    return Pool(samples, base, coins, len(forget), division)
+    return MemberPool(samples, base, coins, len(forget), division)
 
 
 def _some(rng: np.random.Generator, values: np.ndarray, count: int) -> np.ndarray:
     return np.sort(rng.permutation(values)[:count])
 
 
-def open_run(plan: Plan, cache: Cache | None = None) -> Experiment:
+def open_run(plan: AuditPlan, cache: Cache | None = None) -> Experiment:
     """Opens the run that is audited; nothing is written."""
     experiment = stages.open_experiment(plan.recipe, fresh=False, write=False, cache=cache)
     stages.check_split(experiment)
     return experiment
 
 
-def open_group(plan: Plan, pool: Pool, group: str, cache: Cache | None = None) -> Experiment:
+def open_twin(plan: AuditPlan, pool: MemberPool, group: str, cache: Cache | None = None) -> Experiment:
     """Opens the run folder of a twin or of the base; recipe and split are written where they are not there."""
     k = None if group == BASE else int(group.rpartition("-")[2])
     recipe = replace(
@@ -230,7 +230,7 @@ def open_group(plan: Plan, pool: Pool, group: str, cache: Cache | None = None) -
     return experiment
 
 
-def facts_of(plan: Plan, pool: Pool) -> Mapping[str, Any]:
+def facts_of(plan: AuditPlan, pool: MemberPool) -> Mapping[str, Any]:
     """Says what decides every number of an audit but its models, before anything is trained."""
     return {
         "version": 1,

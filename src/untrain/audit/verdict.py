@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from untrain.audit.findings import EXPOSED, INSIDE, OUTPUTS, RELEARNED, TESTED, Findings, Group
 from untrain.audit.score import SEEN
+from untrain.audit.traces import EXPOSED, INSIDE, OUTPUTS, RELEARNED, TESTED, Group, Traces
 
 BLIND, BROKEN, TRACE, DAMAGED, WEAK, PASSED = "blind", "broken", "trace", "damaged", "weak", "passed"
 PUSHED_AWAY, STILL_KNOWN, HIDDEN, UNEVEN = "pushed-away", "still-known", "hidden", "uneven"
@@ -14,7 +14,7 @@ ORIGINAL_P, CONTROL_P, FAMILY_P = 0.01, 0.005, 0.05
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AuditVerdict:
     """A verdict.
 
     Attributes:
@@ -30,7 +30,7 @@ class Verdict:
     remarks: tuple[str, ...] = ()
 
 
-def judge(method: str, found: Findings, original: Findings, twins: int) -> Verdict:
+def judge_traces(method: str, found: Traces, original: Traces, twins: int) -> AuditVerdict:
     """Judges a method by what was found of it and of the originals.
 
     Args:
@@ -42,14 +42,14 @@ def judge(method: str, found: Findings, original: Findings, twins: int) -> Verdi
     before = original.groups[OUTPUTS]
     if not was_seen(before):
         auc = "unknown" if before.auc is None else f"{before.auc:.3f}"
-        return Verdict(
+        return AuditVerdict(
             BLIND,
             None,
-            f"The audit cannot judge: even the originals' members cannot be told apart (AUC {auc}). The network "
+            f"The audit cannot judge_traces: even the originals' members cannot be told apart (AUC {auc}). The network "
             "generalises too well, or there are too few twins.",
         )
     if found.control is not None and any(p <= CONTROL_P for p in found.control.p.values()):
-        return Verdict(
+        return AuditVerdict(
             BROKEN,
             None,
             "The audit is wrong: it finds traces in models that never saw these samples. Do not use it; report it.",
@@ -69,7 +69,7 @@ def _is_rejected(group: Group | None) -> bool:
     return group is not None and group.p_holm is not None and group.p_holm <= FAMILY_P
 
 
-def _trace(method: str, found: Findings, rejected: list[str]) -> Verdict:
+def _trace(method: str, found: Traces, rejected: list[str]) -> AuditVerdict:
     subkind = _subkind(found, rejected)
     how = {
         PUSHED_AWAY: "pushed away: their confidence lies below that of samples which were never seen",
@@ -85,10 +85,10 @@ def _trace(method: str, found: Findings, rejected: list[str]) -> Verdict:
             f" Of the advantage that an attacker had before, {100 * max(0.0, shown.left):.0f} % ({low:.0f} to "
             f"{high:.0f} %) remains."
         )
-    return Verdict(TRACE, subkind, f"{method} leaves a trace: forgotten samples are {how}.{share}")
+    return AuditVerdict(TRACE, subkind, f"{method} leaves a trace: forgotten samples are {how}.{share}")
 
 
-def _subkind(found: Findings, rejected: list[str]) -> str | None:
+def _subkind(found: Traces, rejected: list[str]) -> str | None:
     direction = None if found.direction is None else found.direction.ci
     if direction is not None and direction[1] < 0:
         return PUSHED_AWAY
@@ -99,10 +99,10 @@ def _subkind(found: Findings, rejected: list[str]) -> str | None:
     return UNEVEN if rejected == [EXPOSED] else None
 
 
-def _nothing_found(found: Findings, twins: int) -> Verdict:
+def _nothing_found(found: Traces, twins: int) -> AuditVerdict:
     test = None if found.kept is None else found.kept.test.ci
     if test is not None and test[1] < -TOLERATED_POINTS:
-        return Verdict(
+        return AuditVerdict(
             DAMAGED,
             None,
             f"No trace was found, but the models are damaged: on test data they are {-test[1]:.1f} to {-test[0]:.1f} "
@@ -110,7 +110,7 @@ def _nothing_found(found: Findings, twins: int) -> Verdict:
         )
     outputs = found.groups[OUTPUTS]
     if outputs.left is None or outputs.left_ci is None:
-        return Verdict(WEAK, None, "Nothing was found, but how much could have been missed is not known.")
+        return AuditVerdict(WEAK, None, "Nothing was found, but how much could have been missed is not known.")
     upper = outputs.left_ci[1]
     could_be_damaged = test is not None and test[0] < -TOLERATED_POINTS
     if upper > TOLERATED_LEFT or could_be_damaged:
@@ -118,8 +118,8 @@ def _nothing_found(found: Findings, twins: int) -> Verdict:
         missed = f"up to {100 * upper:.0f} % of an attacker's advantage could have been missed"
         if upper <= TOLERATED_LEFT:
             missed = "a loss of accuracy beyond 1.5 points is not excluded"
-        return Verdict(WEAK, None, f"Nothing was found, but {missed}; use --twins {needed}.")
-    return Verdict(
+        return AuditVerdict(WEAK, None, f"Nothing was found, but {missed}; use --twins {needed}.")
+    return AuditVerdict(
         PASSED,
         None,
         f"No trace was found: with these attacks an advantage of more than {100 * max(0.0, upper):.0f} % of the "

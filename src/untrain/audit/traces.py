@@ -79,7 +79,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Traces:
     """What is found of one method.
 
     Attributes:

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from untrain.audit.cells import is_done, mark_of, read_signals, run_cell
-from untrain.audit.findings import Findings, Kept, Mean
+from untrain.audit.cells import is_done, mark_of, read_signals, run_audit_cell
 from untrain.audit.score import REDRAWS, Audited
 from untrain.audit.statistics import detectable_auc, welch
-from untrain.audit.twins import BASE, Plan, Pool, facts_of, make_pool, open_run, plan_of
-from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, Verdict, judge
+from untrain.audit.traces import Kept, Mean, Traces
+from untrain.audit.twins import BASE, AuditPlan, MemberPool, facts_of, make_pool, open_run, plan_of
+from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, AuditVerdict, judge_traces
 from untrain.compare.plan import Cell
-from untrain.compare.pool import Cluster, Command, Commands, Outcome, Workers, run_cells, threads_of
-from untrain.compare.pool import Pool as Workplace
+from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
 from untrain.domain import Told
 from untrain.engine import Engine
 from untrain.errors import FolderError, SettingError, UntrainError
@@ -49,12 +48,12 @@ class Audit:
     """
 
     facts: Mapping[str, Any]
-    original: Findings
-    methods: Mapping[str, Findings]
-    verdicts: Mapping[str, Verdict]
+    original: Traces
+    methods: Mapping[str, Traces]
+    verdicts: Mapping[str, AuditVerdict]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AuditVerdict:
         """The verdict on the only method.
 
         Raises:
@@ -72,7 +71,7 @@ class Audit:
         return {**self.facts, "methods": methods, "controls": {ORIGINAL: _plain(self.original)}}
 
 
-def _plain(found: Findings) -> dict[str, Any]:
+def _plain(found: Traces) -> dict[str, Any]:
     values = asdict(found)
     return {**values.pop("groups"), **values}
 
@@ -128,7 +127,7 @@ def audit_recipe(
         return audit
 
 
-def _begun(plan: Plan, pool: Pool, resume: bool) -> list[str]:
+def _begun(plan: AuditPlan, pool: MemberPool, resume: bool) -> list[str]:
     """Writes what is audited, before anything is trained; returns the keys of the cells that are done."""
     path, facts = plan.folder / AUDIT_FILE, facts_of(plan, pool)
     kept = read_sealed(path, f"Remove {plan.folder} and audit it anew.", "an audit", FolderError)
@@ -146,16 +145,16 @@ def _begun(plan: Plan, pool: Pool, resume: bool) -> list[str]:
     return [cell.key for cell in plan.cells() if is_done(plan, pool, cell)]
 
 
-def _workplace(plan: Plan, jobs: int, cluster: str | None, processes: int) -> Workplace:
+def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) -> Pool:
     command = Command(str(plan.recipe.folder.absolute()), str(Path.cwd()), processes, flags=_flags(plan), verb="audit")
     if cluster is not None:
         return Cluster(command, cluster)
     if processes > 1:
         return Commands(replace(command, threads=threads_of(jobs * processes)), jobs)
-    return Workers(partial(run_cell, plan), jobs)
+    return Workers(partial(run_audit_cell, plan), jobs)
 
 
-def _flags(plan: Plan) -> tuple[str, ...]:
+def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
     return (
         *("--methods", ",".join(plan.methods), "--twins", str(plan.twins), "--references", str(plan.references)),
@@ -172,7 +171,7 @@ def _told(bar: Any, cell: Cell, outcome: Outcome) -> None:
 # ── from what was told to findings ──────────────────────────────────────────────────────────────────────────────
 
 
-def score_audit(plan: Plan, pool: Pool) -> Audit:
+def score_audit(plan: AuditPlan, pool: MemberPool) -> Audit:
     """Judges every method by what its twins told."""
     before = _told_of(plan, pool, ORIGINAL)
     retrained = [_read(plan, pool, BASE, name) for name in plan.models(BASE)]
@@ -185,7 +184,7 @@ def score_audit(plan: Plan, pool: Pool) -> Audit:
             _stacked(retrained) if retrained else None
         )
         methods[name] = replace(found, kept=_kept(told, retrained, pool))
-        verdicts[name] = judge(name, methods[name], first, plan.twins)
+        verdicts[name] = judge_traces(name, methods[name], first, plan.twins)
     marks = {g: [mark_of(plan, pool, g, name) for name in plan.models(g)] for g in plan.groups}
     facts = {
         **facts_of(plan, pool),
@@ -201,11 +200,11 @@ def score_audit(plan: Plan, pool: Pool) -> Audit:
     return Audit(facts, first, methods, verdicts)
 
 
-def _told_of(plan: Plan, pool: Pool, name: str) -> list[Told]:
+def _told_of(plan: AuditPlan, pool: MemberPool, name: str) -> list[Told]:
     return [_read(plan, pool, plan.twin(k), name) for k in range(plan.twins)]
 
 
-def _read(plan: Plan, pool: Pool, group: str, name: str) -> Told:
+def _read(plan: AuditPlan, pool: MemberPool, group: str, name: str) -> Told:
     told = read_signals(plan, pool, group, name)
     assert told is not None, "its cell is over"
     return told
@@ -217,7 +216,7 @@ def _stacked(told: Sequence[Told]) -> dict[str, np.ndarray]:
     return {name: np.stack([each.signals[name] for each in told]) for name in names}
 
 
-def _kept(told: Sequence[Told], retrained: Sequence[Told], pool: Pool) -> Kept | None:
+def _kept(told: Sequence[Told], retrained: Sequence[Told], pool: MemberPool) -> Kept | None:
     """How accurate models are beside retrained ones."""
     if not retrained or any(each.correct is None for each in (*told, *retrained)):
         return None
