@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from untrain.api import evaluate as evaluate
     from untrain.api import fisher_diagonal as fisher_diagonal
     from untrain.api import unlearn as unlearn
-    from untrain.audit.python import audit as audit
+    from untrain.audit import audit as audit
     from untrain.audit.python import audit_scores as audit_scores
     from untrain.callbacks import Callback as Callback
     from untrain.callbacks import TrackerCallback as TrackerCallback

@@ -206,7 +206,8 @@ def _told_of(plan: AuditPlan, pool: MemberPool, name: str) -> list[Told]:
 
 def _read(plan: AuditPlan, pool: MemberPool, group: str, name: str) -> Told:
     told = read_signals(plan, pool, group, name)
-    assert told is not None, "its cell is over"
+    if told is None:
+        raise SettingError(f"the signals of {group}/{name} are not there: untrain audit {plan.recipe.folder} --resume.")
     return told
 
 

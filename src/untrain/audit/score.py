@@ -100,10 +100,9 @@ class Audited:
         draws = self.draws[name] = self.resamples.mean_aucs(scores, self.coins, chosen)
         group = replace(group, auc_ci=percentiles(draws))
         before = None if self.originals is None else self.originals.draws.get(name)
-        if before is None or percentiles(before)[0] <= SEEN or group.auc is None or self.originals is None:
+        first = None if self.originals is None else self.originals.found[name].auc
+        if before is None or percentiles(before)[0] <= SEEN or group.auc is None or first is None:
             return group
-        first = self.originals.found[name].auc
-        assert first is not None, "draws are of a group that was found"
         left = (group.auc - 0.5) / (first - 0.5)
         return replace(group, left=left, left_ci=percentiles((draws - 0.5) / (before - 0.5)))
 

@@ -145,7 +145,7 @@ def _last_input(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def inside_signals(pool: Seen, base: Seen, num_classes: int) -> dict[str, np.ndarray]:
-    """Computes what features tell of the pool: `refit`, `centre` and `spread`, [N] each.
+    """Computes what features tell of the pool: `refit`, `centre` and `spread`, [N] each; nothing where there are none.
 
     `refit` is the score of the label less the best other one, by a ridge regression of one-hot labels on the base's
     standardised features; `centre` the cosine to the base's mean features of the class; `spread` the logarithm of the
@@ -156,15 +156,16 @@ def inside_signals(pool: Seen, base: Seen, num_classes: int) -> dict[str, np.nda
         base: what all twins keep.
         num_classes: C.
     """
-    assert pool.features is not None and base.features is not None
+    if pool.features is None or base.features is None:
+        return {}
     mean, deviation = base.features.mean(0), base.features.std(0).clamp_min(1e-9)
-    known, asked = ((_with_one((seen.features - mean) / deviation)) for seen in (base, pool))  # type: ignore[operator]
+    known, asked = (_with_one((features - mean) / deviation) for features in (base.features, pool.features))
     targets = nn.functional.one_hot(base.labels, num_classes).double()
     gram = known.T @ known + RIDGE * len(known) * torch.eye(known.shape[1], dtype=torch.float64)
     scores = asked @ torch.linalg.solve(gram, known.T @ targets)
     own = scores.gather(1, pool.labels[:, None])[:, 0]
     refit = own - scores.scatter(1, pool.labels[:, None], -torch.inf).amax(1)
-    means = torch.stack([_mean_of_class(base, label) for label in range(num_classes)])[pool.labels]
+    means = torch.stack([_mean_of_class(base.features, base.labels == c) for c in range(num_classes)])[pool.labels]
     centre = nn.functional.cosine_similarity(pool.features, means, dim=1)
     spread = torch.log((pool.features - means).norm(dim=1) + 1e-6)
     return {name: found.numpy() for name, found in (("refit", refit), ("centre", centre), ("spread", spread))}
@@ -174,11 +175,9 @@ def _with_one(features: Tensor) -> Tensor:
     return torch.cat([features, torch.ones(len(features), 1, dtype=features.dtype)], dim=1)
 
 
-def _mean_of_class(base: Seen, label: int) -> Tensor:
+def _mean_of_class(features: Tensor, chosen: Tensor) -> Tensor:
     """Mean features of a class; of one that the base has not, of all."""
-    assert base.features is not None
-    chosen = base.labels == label
-    return base.features[chosen if chosen.any() else slice(None)].mean(0)
+    return features[chosen if chosen.any() else slice(None)].mean(0)
 
 
 def relearned(model: nn.Module, task: Task, base: Stream, engine: Engine, rate: float) -> nn.Module:
@@ -227,10 +226,9 @@ def ask_classifier(
     """
     pool, base = look(model, task, sets["pool"], engine, nearby=True), look(model, task, sets["base"], engine)
     signals, notes = {"confidence": pool.confidence.numpy(), "nearby": pool.nearby.numpy()}, []
-    if pool.features is None or base.features is None:
-        notes.append("the model has no last linear layer, so nothing is known of its inside")
-    else:
-        signals |= inside_signals(pool, base, num_classes)
+    inside = inside_signals(pool, base, num_classes)
+    signals |= inside
+    notes += [] if inside else ["the model has no last linear layer, so nothing is known of its inside"]
     if rate is None:
         notes.append("the original's learning rate is not known, so nothing is relearned")
     else:
