@@ -1,6 +1,7 @@
 """What stands around the verdict: what was asked and done, in one paragraph, and what the page does not show."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from untrain.report.results import Entry, ForgetSet, Results, as_mapping
 from untrain.report.words import (
@@ -44,11 +45,19 @@ def _forgotten(results: Results, presentation: "Presentation") -> list[str]:
         begun = told.pop() if told else "to be forgotten"
         told.append(f"{begun}: {list_values(names, 6)}")
     elif split.get("kind"):
-        spec = split.get("spec")
-        chosen = f" ({describe_choice(spec)})" if spec not in (None, "", []) else ""
-        how = _CHOSEN.get(str(split["kind"]), f"by {split['kind']}")
-        told.append(f"chosen {how}{chosen}")
+        told.append(_choice(str(split["kind"]), split.get("spec")))
     return [capitalize(f"{'; '.join(told)}.")] if told else []
+
+
+def _choice(kind: str, spec: Any) -> str:
+    """How samples were chosen: by a list that was given, or by what was asked; the rest is among the settings."""
+    asked = spec.get(kind) if isinstance(spec, Mapping) else spec
+    listed = as_mapping(asked)
+    if listed.get("file"):
+        column = f", column {listed['column']}" if listed.get("column") not in (None, "") else ""
+        return f"listed {_CHOSEN.get(kind, f'by {kind}')} in {listed['file']}{column}"
+    told = "" if asked in (None, "", []) or listed else f" ({describe_choice(asked)})"
+    return f"chosen {_CHOSEN.get(kind, f'by {kind}')}{told}"
 
 
 def _origin(results: Results) -> str:
