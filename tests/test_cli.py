@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,6 +233,19 @@ def test_another_recipe_does_not_go_into_the_folder(finished, recipe):
     code, _, err = untrain("run", recipe, "--out", finished[0], "--resume", "--train.epochs", "3")
     assert code == 1
     assert "holds a run of another recipe: train.epochs differs. Choose another folder" in err
+
+
+def test_fields_that_an_older_version_did_not_know_have_their_defaults(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    lines = (folder / "config.yaml").read_text().splitlines()
+    older = [line for line in lines if "interpolation:" not in line and not line.startswith(("# sha256", "workers:"))]
+    assert len(older) == len(lines) - 3
+    (folder / "config.yaml").write_text("\n".join(older) + "\n")
+    code, _, err = untrain("run", folder, "--resume")
+    assert code == 0, err
+    code, _, err = untrain("run", folder, "--resume", "--data.interpolation", "bicubic")
+    assert code == 1 and "data.interpolation differs" in err
 
 
 def test_a_method_can_be_added_to_a_finished_folder(recipe, tmp_path):

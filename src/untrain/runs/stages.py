@@ -293,7 +293,8 @@ def holds_run(recipe: Recipe, *, resume: bool, other: Sequence[str] = _OTHER) ->
         raise FolderError(
             f"{folder} already holds a run. Go on with it with --resume, or choose another folder with --out."
         )
-    held = _identity(kept, other)
+    usual = Recipe(task=recipe.task, code=recipe.code)  # of fields that an older version did not know
+    held = _identity(usual.plain(), other) | _identity(kept, other)
     changed = [name for name, value in _identity(recipe.plain(), other).items() if held.get(name) != value]
     if changed:
         verb = "differs" if len(changed) == 1 else "differ"
