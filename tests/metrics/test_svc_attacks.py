@@ -14,7 +14,7 @@ import untrain
 from helpers.stored_logits import Table, batches, logits_for
 from untrain.metrics import membership
 from untrain.metrics.membership import SVC_SAMPLES, modified_entropy, svc_attack
-from untrain.tasks.classification.evaluate import NO_STRANGERS, NO_SVC, SVC_ATTACKS
+from untrain.tasks.classification.evaluate import NO_STRANGERS, SVC_ATTACKS
 
 
 def slow_attack(members, strangers, asked):
@@ -147,7 +147,7 @@ def test_the_statistics_are_those_of_the_own_label():
 def test_they_are_not_run_unless_asked_for():
     found = untrain.evaluate(sure_and_unsure(), **batches(LABELS), device="cpu")
     assert [getattr(found, name) for name in SVC_ATTACKS] == [None] * 3
-    assert {found.missing[name] for name in SVC_ATTACKS} == {NO_SVC}
+    assert {found.missing[name] for name in SVC_ATTACKS} == {"not asked for: svc_attacks=True"}
 
 
 def test_a_retrained_model_is_attacked_too():
