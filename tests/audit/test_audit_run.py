@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from helpers.command_line import untrain
-from untrain.audit.run import audit_recipe
+from untrain.audit.run import audit_run
 from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
+from untrain.audit.twins import plan_of
 from untrain.errors import DataError, FolderError, SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe
@@ -122,12 +123,12 @@ def test_what_cannot_be_audited_is_said(tmp_path, change, words):
     (tmp_path / "recipe.yaml").write_text(text.split("  identity")[0] + "batch_size: 50\ndevice: cpu\n")
     recipe = read(tmp_path / "recipe.yaml", ["--out", str(tmp_path / "run")])
     with pytest.raises(FolderError, match="holds no run"):
-        audit_recipe(recipe)
+        audit_run(plan_of(recipe))
     run_recipe(recipe)
     with pytest.raises(DataError, match=words):
-        audit_recipe(recipe, twins=4)
+        audit_run(plan_of(recipe, twins=4))
     with pytest.raises(SettingError, match="at least 4 twins"):
-        audit_recipe(recipe, twins=2)
+        audit_run(plan_of(recipe, twins=2))
 
 
 def test_the_self_test_passes():

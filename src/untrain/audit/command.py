@@ -10,7 +10,7 @@ from rich.table import Table
 
 from untrain.audit.card import card_rows, direction_of
 from untrain.audit.cells import run_audit_cell
-from untrain.audit.run import AUDIT_FILE, Audit, audit_recipe
+from untrain.audit.run import AUDIT_FILE, Audit, audit_run
 from untrain.audit.selftest import self_test
 from untrain.audit.traces import Traces
 from untrain.audit.twins import AUDIT, plan_of
@@ -33,14 +33,14 @@ def audit_folder(
         permissions: what the person at the keyboard allows.
         plan: arguments of `plan_of`.
         cell: the only cell to run; None: all, and the cards.
-        how: where the cells run, arguments of `audit_recipe`.
+        how: where the cells run, arguments of `audit_run`.
     """
     recipe = read(folder, permissions=permissions)
     if cell is not None:
         Engine.start(recipe.device, recipe.precision)
         run_audit_cell(plan_of(recipe, **plan), cell)
         return
-    audit = audit_recipe(recipe, **plan, **how)
+    audit = audit_run(plan_of(recipe, **plan), **how)
     print_cards(audit)
     say = partial(Console().print, highlight=False, soft_wrap=True)
     say(f"audit: {folder / AUDIT / AUDIT_FILE}")

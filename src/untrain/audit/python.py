@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge
 
-from untrain.audit.run import Audit, audit_recipe
+from untrain.audit.run import Audit, audit_run
 from untrain.audit.score import Audited, Signals
 from untrain.audit.traces import Traces
+from untrain.audit.twins import plan_of
 from untrain.audit.verdict import AuditVerdict, judge_traces
 from untrain.runs.recipe import read
 from untrain.settings import Seed, check_arguments
@@ -46,8 +47,8 @@ def audit(
     Raises:
         UntrainError: what keeps the run from being audited, or which models could not be made.
     """
-    how: dict[str, Any] = {"twins": twins, "references": references, "seed": seed, "keep": keep}
-    return audit_recipe(read(run), methods, **how, jobs=jobs, resume=resume)
+    plan = plan_of(read(run), methods, twins=twins, references=references, seed=seed, keep=keep)
+    return audit_run(plan, jobs=jobs, resume=resume)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from untrain.audit.cells import is_done, mark_of, read_signals, run_audit_cell
 from untrain.audit.score import REDRAWS, Audited
 from untrain.audit.statistics import detectable_auc, welch
 from untrain.audit.traces import Kept, Mean, Traces
-from untrain.audit.twins import BASE, AuditPlan, MemberPool, facts_of, make_pool, open_run, plan_of
+from untrain.audit.twins import BASE, AuditPlan, MemberPool, facts_of, make_pool, open_run
 from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, AuditVerdict, judge_traces
 from untrain.compare.plan import Cell
 from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -25,7 +25,6 @@ from untrain.errors import FolderError, SettingError, UntrainError
 from untrain.io import hash_json
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL
-from untrain.runs.recipe import Recipe
 from untrain.sealed import read_sealed, write_sealed
 
 AUDIT_FILE = "audit.json"
@@ -76,28 +75,13 @@ def _plain(found: Traces) -> dict[str, Any]:
     return {**values.pop("groups"), **values}
 
 
-def audit_recipe(
-    recipe: Recipe,
-    methods: Sequence[str] | None = None,
-    *,
-    twins: int = 16,
-    references: int = 4,
-    seed: int = 0,
-    keep: bool = False,
-    jobs: int = 1,
-    cluster: str | None = None,
-    processes: int = 1,
-    resume: bool = False,
+def audit_run(
+    plan: AuditPlan, *, jobs: int = 1, cluster: str | None = None, processes: int = 1, resume: bool = False
 ) -> Audit:
     """Audits a run: trains its twins, asks them, and judges every method.
 
     Args:
-        recipe: of a run that is there.
-        methods: entries of its recipe; None: all.
-        twins: how many, K.
-        references: models retrained on what all twins keep, R.
-        seed: of pool, coins and twins.
-        keep: keep the twins' weights.
+        plan: of a run that is there.
         jobs: cells side by side on this machine.
         cluster: address of a Dask scheduler that takes the cells instead.
         processes: as how many processes each cell runs.
@@ -106,10 +90,10 @@ def audit_recipe(
     Raises:
         UntrainError: what keeps the run from being audited; or, after all else is done, which cells failed.
     """
+    recipe = plan.recipe
     engine = Engine.start(recipe.device, recipe.precision)
     if not stages.holds_run(recipe, resume=True):
         raise FolderError(f"{recipe.folder} holds no run. Make it first: untrain run RECIPE --out {recipe.folder}.")
-    plan = plan_of(recipe, methods, twins=twins, references=references, seed=seed, keep=keep)
     with stages.locked(recipe):
         run = open_run(plan)
         pool = make_pool(run.domain, run.division, plan)

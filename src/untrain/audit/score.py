@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -106,8 +107,9 @@ class Audited:
         left = (group.auc - 0.5) / (first - 0.5)
         return replace(group, left=left, left_ci=percentiles((draws - 0.5) / (before - 0.5)))
 
+    @cached_property
     def by_other_fold(self) -> np.ndarray:
-        """Scores outputs by shadows of the other fold, [K, N]."""
+        """Scores of outputs by shadows of the other fold, [K, N]."""
         names = [name for name in SIGNALS[OUTPUTS] if name in self.signals]
         shadows = other_fold(len(self.coins))
         scores = [Attack(self.signals[name], shadows).scores(self.coins) for name in names]
@@ -124,7 +126,7 @@ class Audited:
         most = np.argsort(-exposure, axis=1, kind="stable")[:, : self.coins.shape[1] // TENTH]
         chosen = np.zeros(self.coins.shape, dtype=bool)
         np.put_along_axis(chosen, most, True, axis=1)
-        scores, rng = self.by_other_fold(), self._rng(2)
+        scores, rng = self.by_other_fold, self._rng(2)
         folds = [p_of_redrawn_labels(scores[f::2], self.coins[f::2], rng, self.redraws, chosen[f::2]) for f in (0, 1)]
         auc = float(np.nanmean(auc_of_models(scores, self.coins, chosen)))
         p = min(1.0, 2 * min(fold[1] for fold in folds))
@@ -152,7 +154,7 @@ class Audited:
         return Traces(
             self.found,
             self._hits(outputs),
-            epsilon_bound(self.by_other_fold(), self.coins) if outputs else None,
+            epsilon_bound(self.by_other_fold, self.coins) if outputs else None,
             self._direction(),
             control=None if retrained is None else self.control(retrained),
         )
