@@ -1,0 +1,100 @@
+"""Shrink and perturb: the weights that it begins from, its steps written out, its ends, and its cost."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers.small_classifiers import SGD, buffers, close, network, problem, ran, slow_sgd, slow_step
+from untrain.engine import seed_of
+from untrain.errors import ModelError, SettingError
+from untrain.methods import make
+from untrain.methods.finetune import Finetune
+from untrain.methods.repair import fresh_weights
+from untrain.methods.shrink_perturb import ShrinkPerturb
+from untrain.models.subject import Subject
+
+
+def test_it_begins_between_the_original_and_new_weights_and_keeps_the_buffers():
+    model = network()
+    model[1].running_mean.fill_(0.3)
+    state, _ = ran(ShrinkPerturb(steps=4, lam=0.7, optimizer=SGD), 0, model=model)
+    fresh = Subject(network()).fresh(seed_of(0, "fresh weights"))
+    new, old = dict(fresh.named_parameters()), dict(network().named_parameters())
+    for name, parameter in state.module.named_parameters():
+        torch.testing.assert_close(
+            parameter.detach(), 0.7 * old[name] + 0.3 * new[name].double(), rtol=1e-12, atol=1e-12
+        )
+    assert buffers(state.module)["1.running_mean"].eq(0.3).all()
+
+
+def test_then_it_descends_on_the_retain_set():
+    state, _ = ran(ShrinkPerturb(steps=5, lam=0.6, optimizer=SGD), 5)
+    slow, (work, _) = ran(ShrinkPerturb(steps=5, lam=0.6, optimizer=SGD), 0)[0].module.train(), problem()
+    optimizer, schedule = slow_sgd(slow, steps=5)
+    for k in range(5):
+        batch = work.retain.batch(k, work.task, "retain")
+        slow_step(slow, optimizer, schedule, F.cross_entropy(slow(batch["input"]), batch["label"]))
+    close(state.module, slow)
+
+
+def test_all_kept_is_finetuning_and_nothing_kept_is_new_weights():
+    kept, tuned = (
+        ran(method, 3)[0] for method in (ShrinkPerturb(3, lam=1.0, optimizer=SGD), Finetune(3, optimizer=SGD))
+    )
+    close(kept.module, tuned.module)
+    begun = ran(ShrinkPerturb(3, lam=0.0, optimizer=SGD), 0)[0]
+    others = fresh_weights(problem()[0])
+    for name, parameter in begun.module.named_parameters():
+        assert torch.equal(parameter.detach(), others[name].double()), name
+
+
+def test_what_is_frozen_stays():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    before = model[0].weight.clone()
+    state, _ = ran(ShrinkPerturb(3, lam=0.2, optimizer=SGD), 3, model=model)
+    assert torch.equal(state.module[0].weight, before)
+
+
+class WithToken(nn.Module):
+    """A parameter that no `reset_parameters` renews."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.full((64,), 0.5, dtype=torch.float64))
+        self.head = nn.Linear(64, 5).double()
+
+    def forward(self, x):
+        return self.head(x.flatten(1) + self.token)
+
+
+def test_what_cannot_be_renewed_stays_and_is_said():
+    work, engine = problem(WithToken())
+    state = ShrinkPerturb(3, lam=0.5, optimizer=SGD).start(work, engine)
+    assert state.module.token.eq(0.5).all()
+    assert not torch.equal(state.module.head.weight, WithToken().head.weight)
+    assert any("token" in note and "init=" in note for note in work.notes)
+    work, engine = problem(WithToken())
+    work.subject.module.head.requires_grad_(False)
+    with pytest.raises(ModelError, match="token"):
+        ShrinkPerturb(3, optimizer=SGD).start(work, engine)
+
+
+def test_a_budget_is_a_share_of_the_original_training():
+    work, engine = problem()
+    work.subject.train_steps = 400
+    assert ShrinkPerturb(budget=0.2, optimizer=SGD).resolved(work, engine).total == 80
+    assert any("20%" in note and "400" in note for note in work.notes)
+    work, engine = problem()  # 140 samples in batches of 20 make 7 steps a pass
+    assert ShrinkPerturb(budget=0.1, optimizer=SGD).resolved(work, engine).total == 21
+    assert any("30 passes" in note and "train_steps" in note for note in work.notes)
+    assert ShrinkPerturb(epochs=2, optimizer=SGD).resolved(work, engine).total == 10
+
+
+@pytest.mark.parametrize("wrong", [{"lam": 1.1}, {"lam": -0.1}, {"budget": 0.0}, {"budget": 1.5}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        make("shrink-perturb", wrong)
+    with pytest.raises(SettingError, match="budget=0.2 and steps=3 contradict"):
+        make("shrink-perturb", {"budget": 0.2, "steps": 3})
