@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from untrain import fisher, registry
@@ -89,6 +90,7 @@ def unlearn(
     seed: Seed = 0,
     batch_size: BatchSize | None = None,
     init: Callable[[], nn.Module] | None = None,
+    train_steps: Annotated[int, Ge(1)] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     inplace: bool = False,
@@ -115,6 +117,8 @@ def unlearn(
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
             own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
+        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts.
+            None: taken to have been 30 passes over forget and retain set.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
         inplace: change the model itself instead of a copy.
@@ -139,7 +143,7 @@ def unlearn(
     check_runs(chosen, user.task)
     check_kind(user.module)
     check_names(user.module)
-    subject = Subject(user.module, init=init or user.init())
+    subject = Subject(user.module, init=init or user.init(), train_steps=train_steps)
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     _check_apart(given)

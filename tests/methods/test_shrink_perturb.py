@@ -11,14 +11,14 @@ from untrain.errors import ModelError, SettingError
 from untrain.methods import make
 from untrain.methods.finetune import Finetune
 from untrain.methods.repair import fresh_weights
-from untrain.methods.shrink_perturb import ShrinkPerturb
+from untrain.methods.shrink_perturb import ShrinkPerturb, shrinkage
 from untrain.models.subject import Subject
 
 
 def test_it_begins_between_the_original_and_new_weights_and_keeps_the_buffers():
     model = network()
     model[1].running_mean.fill_(0.3)
-    state, _ = ran(ShrinkPerturb(steps=4, lam=0.7, optimizer=SGD), 0, model=model)
+    state, _ = ran(ShrinkPerturb(steps=4, lam=0.7, split=1, optimizer=SGD), 0, model=model)
     fresh = Subject(network()).fresh(seed_of(0, "fresh weights"))
     new, old = dict(fresh.named_parameters()), dict(network().named_parameters())
     for name, parameter in state.module.named_parameters():
@@ -28,25 +28,50 @@ def test_it_begins_between_the_original_and_new_weights_and_keeps_the_buffers():
     assert buffers(state.module)["1.running_mean"].eq(0.3).all()
 
 
-def test_then_it_descends_on_the_retain_set():
-    state, _ = ran(ShrinkPerturb(steps=5, lam=0.6, optimizer=SGD), 5)
-    slow, (work, _) = ran(ShrinkPerturb(steps=5, lam=0.6, optimizer=SGD), 0)[0].module.train(), problem()
-    optimizer, schedule = slow_sgd(slow, steps=5)
-    for k in range(5):
+@pytest.mark.parametrize("split", [1, 3])
+def test_then_it_descends_on_parts_of_retain_batches(split):
+    """Batches of 48 samples: three parts of 16."""
+    sizes = {"retain": 192, "batch_size": 48}
+    method = ShrinkPerturb(steps=4, lam=0.6, split=split, optimizer=SGD)
+    state, resolved = ran(method, 4, **sizes)
+    slow, (work, _) = ran(method, 0, **sizes)[0].module.train(), problem(**sizes)
+    optimizer, schedule = slow_sgd(slow, steps=4 * split)
+    for k in range(4):
         batch = work.retain.batch(k, work.task, "retain")
-        slow_step(slow, optimizer, schedule, F.cross_entropy(slow(batch["input"]), batch["label"]))
+        for x, y in zip(batch["input"].chunk(split), batch["label"].chunk(split), strict=True):
+            slow_step(slow, optimizer, schedule, F.cross_entropy(slow(x), y))
     close(state.module, slow)
+    assert (resolved.total, resolved.updates) == (4, 4 * split)
+
+
+def test_no_part_is_smaller_than_batch_normalisation_can_bear():
+    for rows, split in ((20, 1), (40, 2), (63, 3), (64, 4), (100, 4)):
+        work, engine = problem(retain=200, batch_size=rows)
+        work.subject.peak_lr = 0.1
+        method = ShrinkPerturb(steps=4).resolved(work, engine)
+        assert method.split == split
+        assert method.optimizer.lr == pytest.approx(0.1 / split)
+    assert ShrinkPerturb(steps=4, optimizer=SGD).resolved(work, engine).optimizer.lr == 0.05
 
 
 def test_all_kept_is_finetuning_and_nothing_kept_is_new_weights():
-    kept, tuned = (
-        ran(method, 3)[0] for method in (ShrinkPerturb(3, lam=1.0, optimizer=SGD), Finetune(3, optimizer=SGD))
-    )
-    close(kept.module, tuned.module)
+    kept = ran(ShrinkPerturb(3, lam=1.0, optimizer=SGD), 3)[0]
+    close(kept.module, ran(Finetune(3, optimizer=SGD), 3)[0].module)
     begun = ran(ShrinkPerturb(3, lam=0.0, optimizer=SGD), 0)[0]
     others = fresh_weights(problem()[0])
     for name, parameter in begun.module.named_parameters():
         assert torch.equal(parameter.detach(), others[name].double()), name
+
+
+def test_how_much_is_kept_follows_the_share_of_training():
+    assert [shrinkage(share) for share in (0.0, 0.2, 0.4, 1.0, 3.0)] == [1.0, 0.5, 0.4, 0.0, 0.0]
+    assert shrinkage(0.3) == pytest.approx(0.45)
+    work, engine = problem()
+    work.subject.train_steps = 200
+    method = ShrinkPerturb(steps=40, optimizer=SGD).resolved(work, engine)
+    assert method.lam == 0.5
+    assert any("20%" in note for note in work.notes)
+    assert ShrinkPerturb(steps=40, lam=0.9, optimizer=SGD).resolved(work, engine).lam == 0.9
 
 
 def test_what_is_frozen_stays():
