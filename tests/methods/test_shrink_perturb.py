@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.small_classifiers import SGD, buffers, close, network, problem, ran, slow_sgd, slow_step
+import untrain
+from helpers.small_classifiers import SGD, buffers, close, network, problem, ran, samples, slow_sgd, slow_step
 from untrain.engine import seed_of
-from untrain.errors import ModelError, SettingError
+from untrain.errors import ModelError, SettingError, UnlearningWarning
 from untrain.methods import make
 from untrain.methods.finetune import Finetune
 from untrain.methods.repair import fresh_weights
@@ -123,3 +124,22 @@ def test_settings_out_of_range_are_refused(wrong):
         make("shrink-perturb", wrong)
     with pytest.raises(SettingError, match="budget=0.2 and steps=3 contradict"):
         make("shrink-perturb", {"budget": 0.2, "steps": 3})
+
+
+def test_a_whole_class_is_warned_of():
+    work, engine = problem()
+    work.retain.data.tensors[1][work.retain.data.tensors[1] == 0] = 1
+    work.forget.data.tensors[1].fill_(0)
+    with pytest.warns(UnlearningWarning, match="whole class.*sfron"):
+        ShrinkPerturb(steps=2, optimizer=SGD).resolved(work, engine)
+
+
+def test_a_budget_without_a_method_asks_for_it():
+    forget, retain = samples(40, 1), samples(100, 2)
+    done = untrain.unlearn(
+        network(), forget=forget, retain=retain, budget=0.1, train_steps=30, batch_size=20, optimizer=SGD, device="cpu"
+    )
+    assert (done.method.name, len(done.history), done.method.lam) == ("shrink-perturb", 3, 0.65)
+    assert any("shrink-perturb" in note and "budget" in note for note in done.notes)
+    with pytest.raises(SettingError, match="budget"):
+        untrain.unlearn(network(), forget=forget, retain=retain, method="sfron", budget=0.1, device="cpu")

@@ -16,6 +16,7 @@ from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.budget import train_steps
+from untrain.methods.calibration import forgets_a_class
 from untrain.methods.forgetting import cut
 from untrain.methods.repair import Repair, fresh_weights, mix
 from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of, schedule
@@ -56,6 +57,12 @@ class ShrinkPerturb(Repair):
     def resolved(self, problem: Problem, engine: Engine) -> ShrinkPerturb:
         """Steps and rate as of `Repair`, the rate divided for smaller steps; λ from the share of training they are."""
         method: ShrinkPerturb = super().resolved(problem, engine)  # type: ignore[assignment]
+        classified = not isinstance(problem.task, GenerativeTask) and problem.forget is not problem.retain
+        if classified and forgets_a_class(problem):
+            problem.warn(
+                "a whole class is to be forgotten: shrink-perturb erases what is known of it in part alone, and the "
+                "retain set teaches nothing in its place. Take method sfron, or a smaller lam"
+            )
         split = 1 if problem.retain.ready else max(1, min(self.split, problem.retain.rows // FEWEST))
         optimizer = method.optimizer
         if optimizer is not None and optimizer.lr is not None and (self.optimizer is None or self.optimizer.lr is None):
