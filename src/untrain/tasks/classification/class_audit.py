@@ -59,7 +59,7 @@ def ask_class(
     asked, few = look(model, task, sets["asked"], engine, logits=True), look(model, task, sets["few"], engine)
     signals = {
         "answers": other_answers(asked.logits, asked.labels, forgotten),
-        "margin": look(model, task, sets["forgotten"], engine).confidence.numpy(),
+        "margin": look(model, task, sets["forgotten"], engine, steady=True).confidence.numpy(),
     }
     scores, notes = {"recall": asked.accuracy}, []
     inside = inside_signals(asked, few, num_classes)

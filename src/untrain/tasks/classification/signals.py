@@ -95,7 +95,14 @@ class Seen:
 
 
 def look(
-    model: nn.Module, task: Task, stream: Stream, engine: Engine, *, nearby: bool = False, logits: bool = False
+    model: nn.Module,
+    task: Task,
+    stream: Stream,
+    engine: Engine,
+    *,
+    nearby: bool = False,
+    steady: bool = False,
+    logits: bool = False,
 ) -> Seen:
     """Runs a model over a set, in evaluation mode and in the set's order.
 
@@ -105,6 +112,7 @@ def look(
         stream: the set.
         engine: where it runs.
         nearby: whether copies of the inputs are looked at, too.
+        steady: whether each confidence is asked for twice, and of a model that answers at random more often.
         logits: whether these are kept.
     """
     names = ("confidence", "nearby", "features", "labels", "correct", "logits")
@@ -116,7 +124,8 @@ def look(
             labels = batch["label"]
             outputs = task.outputs(model, batch)
             found["features"] += [last[0].double().cpu()] if last else []
-            found["confidence"].append(_steady(task, model, batch, confidence_of(outputs, labels)).cpu())
+            confidence = confidence_of(outputs, labels)
+            found["confidence"].append((_steady(task, model, batch, confidence) if steady else confidence).cpu())
             found["labels"].append(labels.cpu())
             found["correct"].append((outputs.argmax(1) == labels).cpu())
             found["logits"] += [outputs.double().cpu()] if logits else []
@@ -128,7 +137,7 @@ def look(
                 found["nearby"].append(torch.stack(around).mean(0).cpu())
     joined = {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in found.items()}
     features = joined["features"] if found["features"] else None
-    return Seen(**{**joined, "features": features})  # type: ignore[arg-type]
+    return Seen(features=features, **{name: joined[name] for name in names if name != "features"})
 
 
 def _steady(task: Task, model: nn.Module, batch: Batch, first: Tensor) -> Tensor:
@@ -253,7 +262,8 @@ def ask_classifier(
         num_classes: C.
         rate: of relearning; None: it is left out.
     """
-    pool, base = look(model, task, sets["pool"], engine, nearby=True), look(model, task, sets["base"], engine)
+    pool = look(model, task, sets["pool"], engine, nearby=True, steady=True)
+    base = look(model, task, sets["base"], engine)
     signals, notes = {"confidence": pool.confidence.numpy(), "nearby": pool.nearby.numpy()}, []
     inside = inside_signals(pool, base, num_classes)
     signals |= inside
@@ -262,7 +272,7 @@ def ask_classifier(
         notes.append("the original's learning rate is not known, so nothing is relearned")
     else:
         again = relearned(model, task, sets["base"], engine, rate)
-        signals["relearned"] = look(again, task, sets["pool"], engine).confidence.numpy()
+        signals["relearned"] = look(again, task, sets["pool"], engine, steady=True).confidence.numpy()
     scores = {"base": base.accuracy}
     if "test" in sets:
         scores["test"] = look(model, task, sets["test"], engine).accuracy
