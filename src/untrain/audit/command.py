@@ -17,7 +17,6 @@ from untrain.audit.selftest import self_test
 from untrain.engine import Engine
 from untrain.errors import UntrainError
 from untrain.permissions import Permissions
-from untrain.report.words import capitalize
 from untrain.runs.recipe import read
 
 WIDE = 100
@@ -61,9 +60,7 @@ def print_cards(audit: Audit) -> None:
         console.print("\n".join(finding.below), highlight=False)
         verdict = finding.verdict
         kind = verdict.kind if verdict.subkind is None else f"{verdict.kind}, {verdict.subkind}"
-        console.print(
-            f"[bold]{kind}[/bold]: {' '.join([verdict.sentence, *map(capitalize, verdict.remarks)])}\n", highlight=False
-        )
+        console.print(f"[bold]{kind}[/bold]: {' '.join([verdict.sentence, *verdict.remarks])}\n", highlight=False)
 
 
 def run_self_test() -> None:
