@@ -74,12 +74,15 @@ untrain audit FOLDER [flags]: whether forgotten samples can still be told from s
 
 FOLDER is a finished run whose recipe trains its original, or a cell's folder of a comparison. Twins of the original are
 trained on coins' choice of the samples, every method is told to forget these, and an attack tries to tell them from
-the others. The answer is a card and a verdict for each method, and FOLDER/audit/audit.json.
+the others. Where a class is forgotten whole, unlearned models are held against retrained ones instead. The answer is a
+card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it
-  --design NAME      how traces are looked for, see docs/audit.md; without it, as what is forgotten has it
-  --twins N          so many twins; 16 for samples without it, at least 4. More of them find less
-  --references N     so many models retrained without the samples, which must show nothing; 4 for samples without it
+  --design NAME      coins or refs, see docs/audit.md; without it, as what is forgotten has it
+  --twins N          so many twins; without it 16 for samples, at least 4, and 6 for classes, at least 5. More of them
+                     find less
+  --references N     so many models retrained without the samples; without it 4 for samples, and for classes as many as
+                     twins
   --seed N           of samples, coins and twins; 0 without it
   --keep             keep the twins' weights once they were asked
   --jobs N           N cells side by side on this machine

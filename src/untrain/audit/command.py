@@ -60,7 +60,7 @@ def print_cards(audit: Audit) -> None:
         console.print("\n".join(finding.below), highlight=False)
         verdict = finding.verdict
         kind = verdict.kind if verdict.subkind is None else f"{verdict.kind}, {verdict.subkind}"
-        console.print(f"[bold]{kind}[/bold]: {verdict.sentence}\n", highlight=False)
+        console.print(f"[bold]{kind}[/bold]: {' '.join([verdict.sentence, *verdict.remarks])}\n", highlight=False)
 
 
 def run_self_test() -> None:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
 from untrain.audit.plan import AuditPlan, chosen_methods
+from untrain.audit.refs_design import RefsDesign
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.recipe import Recipe
 
-DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign,)}
+DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, RefsDesign)}
 
 
 def plan_of(
@@ -48,15 +49,7 @@ def plan_of(
             f"the design {design} does not fit what {recipe.folder} forgets; {' or '.join(fitting)} does."
         )
     kind = DESIGNS[design or fitting[0]]
-    plan = AuditPlan(
-        recipe,
-        chosen,
-        kind.name,
-        kind.default_twins if twins is None else twins,
-        kind.default_references if references is None else references,
-        seed,
-        keep,
-    )
+    plan = AuditPlan(recipe, chosen, kind.name, *kind.sizes(recipe, twins, references), seed, keep)
     kind.check_plan(plan)
     return plan
 

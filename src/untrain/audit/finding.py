@@ -14,8 +14,9 @@ class AuditVerdict:
     """A verdict.
 
     Attributes:
-        kind: of coins: blind, broken, trace, damaged, weak or passed.
-        subkind: of a trace: pushed-away, still-known, hidden or uneven; else None.
+        kind: blind, broken (of coins alone), trace, damaged, weak or passed.
+        subkind: of a trace: by coins pushed-away, still-known, hidden or uneven, by references too-little, overshot or
+            slight; else None.
         sentence: for the reader.
         remarks: what else they must know.
     """

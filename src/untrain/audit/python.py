@@ -35,11 +35,12 @@ def audit(
 
     Args:
         run: folder of a finished run whose recipe trains its original.
-        twins: originals that are trained for it, K; None: 16 where samples are forgotten.
-        references: models retrained on what all twins keep, R: nothing may be found in them; None: 4 where samples are
-            forgotten.
+        twins: originals that are trained for it, K; None: 16 where samples are forgotten, 6 where classes are.
+        references: models retrained on what all twins keep, R; None: 4 where samples are forgotten, as many as twins
+            where classes are.
         methods: entries of the run's recipe; None: all.
-        design: how traces are looked for, "coins" for requests of samples; None: the one that fits the request.
+        design: how traces are looked for, "coins" for requests of samples, "refs" for classes, and for any request if
+            asked for; None: the one that fits the request.
         jobs: models that are made side by side; more than 1 needs `if __name__ == "__main__":` around a script.
         seed: of samples, coins and twins.
         resume: go on with the audit that the folder holds.
