@@ -40,6 +40,7 @@ class CoinsDesign(TwinDesign):
     """Twins by coins, of requests that name samples."""
 
     name, default_twins, default_references = "coins", 16, 4
+    takes = ("per_sample",)
     fixed = ("design", "seed", "coins_sha256", "pool", "twins")
 
     @classmethod

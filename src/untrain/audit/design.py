@@ -37,12 +37,14 @@ class Design(ABC):
         name: as in audit.json.
         default_twins: K where nobody says it.
         default_references: R where nobody says it.
+        takes: fields of the plan that it takes beyond those that every design takes.
         fixed: facts that an audit must share with the one that it goes on with.
     """
 
     name: ClassVar[str]
     default_twins: ClassVar[int]
     default_references: ClassVar[int]
+    takes: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ("design", "seed", "twins")
 
     def __init__(self, plan: AuditPlan, cache: Cache | None = None) -> None:

@@ -23,6 +23,8 @@ class AuditPlan:
         references: R, models retrained without what is forgotten.
         seed: of pool, coins, and whatever is random in twins.
         keep: keep the weights of twins once their signals are known.
+        exchangeable: it was said that forgotten and unseen samples were drawn from one source at random.
+        per_sample: write what is known of each sample, too.
     """
 
     recipe: Recipe
@@ -32,6 +34,8 @@ class AuditPlan:
     references: int = 4
     seed: int = 0
     keep: bool = False
+    exchangeable: bool = False
+    per_sample: bool = False
 
     @property
     def folder(self) -> Path:

@@ -91,8 +91,8 @@ def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) 
 def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
     numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
-    keep = ["--keep"] if plan.keep else []
-    return ("--methods", ",".join(plan.methods), "--design", plan.design, *numbers, *keep, *plan.recipe.granted)
+    said = [f"--{name.replace('_', '-')}" for name in ("keep", "exchangeable", "per_sample") if getattr(plan, name)]
+    return ("--methods", ",".join(plan.methods), "--design", plan.design, *numbers, *said, *plan.recipe.granted)
 
 
 def _told(bar: Any, cell: Cell, outcome: Outcome) -> None:
