@@ -6,12 +6,13 @@ from dataclasses import fields
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
 from untrain.audit.plan import AuditPlan, chosen_methods
+from untrain.audit.refs_design import RefsDesign
 from untrain.audit.single_design import SingleDesign
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, spell, unknown
 from untrain.runs.recipe import Recipe
 
-DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, SingleDesign)}
+DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, RefsDesign, SingleDesign)}
 
 COMMON = ("keep",)
 """Further fields of a plan that every design takes."""
@@ -59,15 +60,7 @@ def plan_of(
     if strange:
         flag = spell(f"--{strange[0].replace('_', '-')}", f"{strange[0]}=")
         raise SettingError(f"{flag} has no meaning for the design {kind.name}: leave it out.")
-    plan = AuditPlan(
-        recipe,
-        chosen,
-        kind.name,
-        kind.default_twins if twins is None else twins,
-        kind.default_references if references is None else references,
-        seed,
-        **more,
-    )
+    plan = AuditPlan(recipe, chosen, kind.name, *kind.sizes(recipe, twins, references), seed, **more)
     kind.check_plan(plan)
     return plan
 

@@ -26,15 +26,22 @@ from untrain.errors import DataError, SettingError
 from untrain.io import hash_json
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL
+from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
 
 
 class SingleDesign(Design):
     """No twins: the run's original, its methods, and its retrained models, which saw neither kind of sample."""
 
-    name, default_twins, default_references = SINGLE, 0, MOST_REFERENCES
+    name = SINGLE
     takes = ("exchangeable",)
     fixed = ("design", "seed", "exchangeable", "split")
+
+    @classmethod
+    def sizes(cls, recipe: Recipe, twins: int | None, references: int | None) -> tuple[int, int]:
+        """Returns no twins, and as many retrained models as the run has, up to four."""
+        there = min(recipe.references, MOST_REFERENCES)
+        return twins or 0, there if references is None else min(references, there)
 
     @classmethod
     def check_plan(cls, plan: AuditPlan) -> None:
@@ -49,7 +56,7 @@ class SingleDesign(Design):
 
     def models(self, group: str) -> list[str]:
         """Returns original, methods, and as many retrained models as the run has, up to four."""
-        references = stages.reference_names(self.plan.recipe)[: min(self.plan.references, MOST_REFERENCES)]
+        references = stages.reference_names(self.plan.recipe)[: self.plan.references]
         return [ORIGINAL, *self.plan.methods, *references]
 
     def cells(self) -> list[Cell]:
