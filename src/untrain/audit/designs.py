@@ -1,6 +1,7 @@
 """The designs of an audit by name, and which of them a run gets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
@@ -8,6 +9,7 @@ from untrain.audit.plan import AuditPlan, chosen_methods
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.recipe import Recipe
+from untrain.settings import make
 
 DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign,)}
 
@@ -21,6 +23,7 @@ def plan_of(
     references: int | None = None,
     seed: int = 0,
     keep: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> AuditPlan:
     """Plans the audit of a run.
 
@@ -32,10 +35,12 @@ def plan_of(
         references: R; None: the design's own number.
         seed: of everything random.
         keep: keep the weights of twins.
+        options: fields of the domain's `AuditOptions`.
 
     Raises:
-        SettingError: if a design does not fit the run, its originals cannot be trained anew, or twins are too few.
-        UnknownName: if a method is none of the recipe's, or a design is not known.
+        SettingError: if a design does not fit the run, its originals cannot be trained anew, twins are too few, or an
+            option has no such value.
+        UnknownName: if a method is none of the recipe's, or a design or an option is not known.
     """
     chosen = chosen_methods(recipe, methods)
     fitting = recipe.domain.audit_designs(recipe.sections)
@@ -56,6 +61,7 @@ def plan_of(
         kind.default_references if references is None else references,
         seed,
         keep,
+        make(recipe.domain.AuditOptions, options or {}),
     )
     kind.check_plan(plan)
     return plan
@@ -64,7 +70,7 @@ def plan_of(
 def open_design(plan: AuditPlan, cache: Cache | None = None) -> Design:
     """Returns a plan's design, once a process where there is a cache."""
     kept = {} if cache is None else cache
-    key = f"audit {plan.folder} {plan.design} {plan.seed} {plan.twins} {plan.references} {plan.methods}"
+    key = f"audit {plan.folder} {plan.design} {plan.seed} {plan.twins} {plan.references} {plan.methods} {plan.options}"
     if key not in kept:
         kept[key] = DESIGNS[plan.design](plan, cache)
     return kept[key]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge
@@ -30,6 +30,7 @@ def audit(
     seed: Seed = 0,
     resume: bool = False,
     keep: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Audits a run: whether forgotten samples can still be told from samples that were never seen.
 
@@ -44,6 +45,7 @@ def audit(
         seed: of samples, coins and twins.
         resume: go on with the audit that the folder holds.
         keep: keep the twins' weights.
+        options: how much the attacks may do, where the task has options; `untrain audit RUN --help` lists them.
 
     Returns:
         What was found of each method, and verdicts; audit.json in RUN/audit holds the same.
@@ -51,8 +53,8 @@ def audit(
     Raises:
         UntrainError: what keeps the run from being audited, or which models could not be made.
     """
-    plan = plan_of(read(run), methods, design=design, twins=twins, references=references, seed=seed, keep=keep)
-    return audit_run(plan, jobs=jobs, resume=resume)
+    how: dict[str, Any] = {"design": design, "twins": twins, "references": references, "seed": seed, "keep": keep}
+    return audit_run(plan_of(read(run), methods, options=options, **how), jobs=jobs, resume=resume)
 
 
 @dataclass(frozen=True)
