@@ -81,6 +81,7 @@ the others. The answer is a card and a verdict for each method, and FOLDER/audit
                      own models are asked, and little can be said
   --references N     so many models retrained without the samples, which must show nothing; 4 for samples without it
   --seed N           of samples, coins and twins; 0 without it
+  --audit.NAME VALUE how much an attack on generators may do: untrain audit FOLDER --help lists the names
   --keep             keep the twins' weights once they were asked
   --exchangeable     of --twins 0: test data and forgotten data were drawn from one source at random
   --jobs N           N cells side by side on this machine
@@ -292,6 +293,10 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     words = list(words)
     if any(word in ("-h", "--help") for word in words):
         print(AUDIT_USAGE)
+        if words and os.path.isdir(words[0]):
+            from untrain.audit.command import show_options
+
+            show_options(Path(words[0]))
         return
     if _take(words, "--self-test"):
         from untrain.audit.command import run_self_test
@@ -306,6 +311,9 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
     if methods is not None:
         plan["methods"] = methods.split(",")
+    from untrain.audit.options import take_options
+
+    plan["options"] = take_options(words)
     if len(words) != 1 or words[0].startswith("-"):
         raise SettingError("untrain audit needs one run folder: untrain audit FOLDER. See untrain audit --help.")
     if not os.path.isdir(words[0]):

@@ -301,6 +301,8 @@ class Domain(ABC):
     """A frozen dataclass: further arguments of `untrain.unlearn`."""
     EvaluateOptions: ClassVar[type] = NoOptions
     """A frozen dataclass: further arguments of `untrain.evaluate`."""
+    AuditOptions: ClassVar[type] = NoOptions
+    """A frozen dataclass: how much the attacks of an audit may do (steps, images), as flags `--audit.NAME VALUE`."""
     presentation: ClassVar[Presentation] = LOSSES
     """How reports speak of its results; by default of the mean loss of every set."""
     user_model: ClassVar[type[UserModel]] = UserModel

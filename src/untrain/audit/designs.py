@@ -1,7 +1,8 @@
 """The designs of an audit by name, and which of them a run gets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
@@ -11,6 +12,7 @@ from untrain.audit.single_design import SingleDesign
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, spell, unknown
 from untrain.runs.recipe import Recipe
+from untrain.settings import make
 
 DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, RefsDesign, SingleDesign)}
 
@@ -26,7 +28,8 @@ def plan_of(
     twins: int | None = None,
     references: int | None = None,
     seed: int = 0,
-    **more: bool,
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> AuditPlan:
     """Plans the audit of a run.
 
@@ -37,11 +40,13 @@ def plan_of(
         twins: K; None: the design's own number; 0: the design without any.
         references: R; None: the design's own number.
         seed: of everything random.
+        options: fields of the domain's `AuditOptions`.
         more: further fields of the plan.
 
     Raises:
-        SettingError: if a design does not fit the run, its originals cannot be trained anew, or twins are too few.
-        UnknownName: if a method is none of the recipe's, or a design is not known.
+        SettingError: if a design does not fit the run, its originals cannot be trained anew, twins are too few, or an
+            option has no such value.
+        UnknownName: if a method is none of the recipe's, or a design or an option is not known.
     """
     chosen = chosen_methods(recipe, methods)
     if twins == 0 and design is None:
@@ -60,7 +65,9 @@ def plan_of(
     if strange:
         flag = spell(f"--{strange[0].replace('_', '-')}", f"{strange[0]}=")
         raise SettingError(f"{flag} has no meaning for the design {kind.name}: leave it out.")
-    plan = AuditPlan(recipe, chosen, kind.name, *kind.sizes(recipe, twins, references), seed, **more)
+    made = make(recipe.domain.AuditOptions, options or {})
+    sizes = kind.sizes(recipe, twins, references)
+    plan = AuditPlan(recipe, chosen, kind.name, *sizes, seed, options=made, **more)
     kind.check_plan(plan)
     return plan
 

@@ -1,5 +1,6 @@
 """`untrain audit`: the models of a run's audit, what they tell, and what that shows of every method."""
 
+import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from untrain.audit.cells import run_audit_cell
 from untrain.audit.design import Design
 from untrain.audit.designs import open_design
 from untrain.audit.finding import Audit
+from untrain.audit.options import FLAG
 from untrain.audit.plan import AuditPlan
 from untrain.compare.plan import Cell
 from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -92,7 +94,9 @@ def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
     numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
     said = [f"--{name.replace('_', '-')}" for name in ("keep", "exchangeable", "per_sample") if getattr(plan, name)]
-    return ("--methods", ",".join(plan.methods), "--design", plan.design, *numbers, *said, *plan.recipe.granted)
+    options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
+    chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
+    return (*chosen, *numbers, *said, *options, *plan.recipe.granted)
 
 
 def _told(bar: Any, cell: Cell, outcome: Outcome) -> None:
