@@ -83,6 +83,8 @@ the others. The answer is a card and a verdict for each method, and FOLDER/audit
   --seed N           of samples, coins and twins; 0 without it
   --audit.NAME VALUE how much an attack on generators may do: untrain audit FOLDER --help lists the names
   --keep             keep the twins' weights once they were asked
+  --planted N        plant N images with noise of their own in each twin: is it remembered? 64 are usual
+  --per-sample       write FOLDER/audit/per-sample.csv: it tells of each sample how it shows, and so who was trained on
   --exchangeable     of --twins 0: test data and forgotten data were drawn from one source at random
   --jobs N           N cells side by side on this machine
   --processes N      each cell as N processes, on CPUs or as many GPUs
@@ -309,6 +311,7 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
     plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in ("keep", "exchangeable", "per_sample")}
     plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
+    plan |= {"planted": _count(words, "--planted", 0, 0)}
     if methods is not None:
         plan["methods"] = methods.split(",")
     from untrain.audit.options import take_options

@@ -27,6 +27,7 @@ class AuditPlan:
         keep: keep the weights of twins once their signals are known.
         options: the domain's `AuditOptions`, how much its attacks may do.
         exchangeable: it was said that forgotten and unseen samples were drawn from one source at random.
+        planted: images with noise that are planted in each twin.
         per_sample: write what is known of each sample, too.
     """
 
@@ -39,6 +40,7 @@ class AuditPlan:
     keep: bool = False
     options: Any = NoOptions()
     exchangeable: bool = False
+    planted: int = 0
     per_sample: bool = False
 
     @property
