@@ -320,7 +320,7 @@ def tensors(sets):
         ({"twins": 8}, SettingError, "twins"),
         ({"resume": True}, SettingError, "resume"),
         ({"references": 4}, SettingError, "list"),
-        ({"task": "class-diffusion"}, untrain.UntrainError, "model"),
+        ({"task": "class-diffusion"}, untrain.UntrainError, "embedding of classes"),
     ],
 )
 def test_what_cannot_be_asked_of_a_model_is_said(digits, change, error, words):
