@@ -78,13 +78,17 @@ the others. Where a class is forgotten whole, unlearned models are held against 
 card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it
-  --design NAME      coins or refs, see docs/audit.md; without it, as what is forgotten has it
+  --design NAME      coins, refs or single, see docs/audit.md; without it, as what is forgotten has it
   --twins N          so many twins; without it 16 for samples, at least 4, and 6 for classes, at least 5. More of them
-                     find less
-  --references N     so many models retrained without the samples; without it 4 for samples, and for classes as many as
-                     twins
+                     find less. 0: none, the run's own models are asked, and little can be said
+  --references N     so many models retrained without the samples, in which nothing may be found; without it 4 for
+                     samples, and for classes as many as twins
   --seed N           of samples, coins and twins; 0 without it
+  --audit.NAME VALUE how much an attack on generators may do: untrain audit FOLDER --help lists the names
   --keep             keep the twins' weights once they were asked
+  --planted N        plant N images with noise of their own in each twin: is it remembered? 64 are usual
+  --per-sample       write FOLDER/audit/per-sample.csv: it tells of each sample how it shows, and so who was trained on
+  --exchangeable     of --twins 0: test data and forgotten data were drawn from one source at random
   --jobs N           N cells side by side on this machine
   --processes N      each cell as N processes, on CPUs or as many GPUs
   --cluster ADDRESS  a Dask scheduler runs the cells
@@ -295,6 +299,10 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     words = list(words)
     if any(word in ("-h", "--help") for word in words):
         print(AUDIT_USAGE)
+        if words and os.path.isdir(words[0]):
+            from untrain.audit.command import show_options
+
+            show_options(Path(words[0]))
         return
     if _take(words, "--self-test"):
         from untrain.audit.command import run_self_test
@@ -304,10 +312,15 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     permissions = _permissions(words)
     cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
-    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0), "keep": _take(words, "--keep")}
-    plan |= {"twins": _count(words, "--twins", None), "references": _count(words, "--references", None, 0)}
+    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
+    plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in ("keep", "exchangeable", "per_sample")}
+    plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
+    plan |= {"planted": _count(words, "--planted", 0, 0)}
     if methods is not None:
         plan["methods"] = methods.split(",")
+    from untrain.audit.options import take_options
+
+    plan["options"] = take_options(words)
     if len(words) != 1 or words[0].startswith("-"):
         raise SettingError("untrain audit needs one run folder: untrain audit FOLDER. See untrain audit --help.")
     if not os.path.isdir(words[0]):

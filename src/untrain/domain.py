@@ -140,12 +140,15 @@ class Told:
         correct: whether each is recognised, bool [N]; None where that has no meaning.
         scores: accuracy in percent on "base", what all twins keep, and on "test" data.
         notes: what could not be asked, and why.
+        planted: of each planted image how far the model's gradient lies along its noise, [P], float64; see
+            `untrain.audit.planted`.
     """
 
     signals: Mapping[str, np.ndarray]
     correct: np.ndarray | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    planted: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,6 +304,8 @@ class Domain(ABC):
     """A frozen dataclass: further arguments of `untrain.unlearn`."""
     EvaluateOptions: ClassVar[type] = NoOptions
     """A frozen dataclass: further arguments of `untrain.evaluate`."""
+    AuditOptions: ClassVar[type] = NoOptions
+    """A frozen dataclass: how much the attacks of an audit may do (steps, images), as flags `--audit.NAME VALUE`."""
     presentation: ClassVar[Presentation] = LOSSES
     """How reports speak of its results; by default of the mean loss of every set."""
     user_model: ClassVar[type[UserModel]] = UserModel
@@ -611,6 +616,24 @@ class Domain(ABC):
         raise SettingError(
             f"models of the task {self.name} tell nothing of single samples yet: they cannot be audited."
         )
+
+    @classmethod
+    def ask_sets(
+        cls, module: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine, rate: float | None
+    ) -> Told:
+        """Asks a model for the audit's signals of samples that may be no recipe's; by default it refuses.
+
+        Args:
+            module: on the engine's device.
+            task: prepared.
+            sets: "pool", what is asked; "base", what the model keeps; perhaps "test".
+            engine: where it runs.
+            rate: learning rate at which a copy is trained a little on the base; None: not known.
+
+        Raises:
+            SettingError: if there are none for this kind of model.
+        """
+        raise SettingError(f"models of the task {cls.name} tell nothing of single samples yet: they cannot be audited.")
 
     def check_whole(self, division: Division) -> None:  # noqa: B027, most have nothing to say
         """Raises why an audit by references has nothing to ask models of this run; before anything is trained.

@@ -27,6 +27,8 @@ def card_rows(found: Traces, original: Traces) -> Iterator[CardRow]:
     yield _group("inside", INSIDE, found, original, "The same, by what the last layer is given.")
     yield _epsilon(found, original)
     yield from _kept(found, original)
+    yield from _this_model(found, original)
+    yield from _planted(found, original)
 
 
 def _control(found: Traces, original: Traces) -> CardRow:
@@ -87,6 +89,31 @@ def kept_row(name: str, mean: Mean | None, before: Mean | None) -> CardRow:
     ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
     meaning = f"Accuracy on {name}, less that of retrained models."
     return CardRow(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
+
+
+def _this_model(found: Traces, original: Traces) -> Iterator[CardRow]:
+    mine, before = found.this_model, original.this_model
+    if mine is not None:
+        value = f"{mine.auc:.3f}, p {mine.p:.4f}"
+        meaning = (
+            f"The same for the run's own model: {mine.forgotten} forgotten samples against {mine.unseen} that were "
+            "kept back."
+        )
+        shown = NOTHING if before is None else f"{before.auc:.3f}"
+        yield CardRow("this model", value, _interval(mine.auc_ci), "0.500", shown, meaning)
+
+
+def _planted(found: Traces, original: Traces) -> Iterator[CardRow]:
+    noise, before = found.planted, original.planted
+    if noise is None:
+        return
+    name, meaning = "planted noise", "How far gradients remember noise that was planted in forgotten images."
+    shown = NOTHING if before is None else f"{before.mean:+.2f} deviations"
+    if not noise.shown:
+        yield CardRow(name, "cannot show", "the originals do not remember it", "0", shown, meaning)
+        return
+    interval = f"{noise.ci[0]:+.2f} to {noise.ci[1]:+.2f}"
+    yield CardRow(name, f"{noise.mean:+.2f} deviations, p {noise.p:.4f}", interval, "0", shown, meaning)
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from untrain.audit.cells import run_audit_cell
 from untrain.audit.designs import plan_of
 from untrain.audit.finding import Audit
+from untrain.audit.options import options_help, read_options
 from untrain.audit.plan import AUDIT
 from untrain.audit.run import AUDIT_FILE, audit_run
 from untrain.audit.selftest import self_test
@@ -31,11 +32,12 @@ def audit_folder(
     Args:
         folder: the run's.
         permissions: what the person at the keyboard allows.
-        plan: arguments of `plan_of`.
+        plan: arguments of `plan_of`; options as the texts of their values.
         cell: the only cell to run; None: all, and the cards.
         how: where the cells run, arguments of `audit_run`.
     """
     recipe = read(folder, permissions=permissions)
+    plan = {**plan, "options": read_options(recipe.domain, plan["options"])}
     if cell is not None:
         Engine.start(recipe.device, recipe.precision)
         run_audit_cell(plan_of(recipe, **plan), cell)
@@ -44,6 +46,12 @@ def audit_folder(
     print_cards(audit)
     say = partial(Console().print, highlight=False, soft_wrap=True)
     say(f"audit: {folder / AUDIT / AUDIT_FILE}")
+
+
+def show_options(folder: Path) -> None:
+    """Prints the options of the audit of a run: how much its attacks may do."""
+    lines = options_help(read(folder).domain)
+    print("\n".join([f"Options of {folder}:", *lines] if lines else [f"The audit of {folder} has no options."]))
 
 
 def print_cards(audit: Audit) -> None:

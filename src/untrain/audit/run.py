@@ -1,5 +1,6 @@
 """`untrain audit`: the models of a run's audit, what they tell, and what that shows of every method."""
 
+import json
 import sys
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,8 @@ from untrain.audit.cells import run_audit_cell
 from untrain.audit.design import Design
 from untrain.audit.designs import open_design
 from untrain.audit.finding import Audit
+from untrain.audit.options import FLAG
+from untrain.audit.per_sample import PER_SAMPLE_FILE, write_samples
 from untrain.audit.plan import AuditPlan
 from untrain.compare.plan import Cell
 from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -58,6 +61,8 @@ def audit_run(
             )
         audit = score_audit(design)
         write_sealed(plan.folder / AUDIT_FILE, audit.to_json())
+        if audit.samples:
+            write_samples(plan.folder / PER_SAMPLE_FILE, audit.samples)
         return audit
 
 
@@ -90,9 +95,12 @@ def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) 
 
 def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
+    planted = ["--planted", str(plan.planted)] if plan.planted else []
     numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
-    keep = ["--keep"] if plan.keep else []
-    return ("--methods", ",".join(plan.methods), "--design", plan.design, *numbers, *keep, *plan.recipe.granted)
+    said = [f"--{name.replace('_', '-')}" for name in ("keep", "exchangeable", "per_sample") if getattr(plan, name)]
+    options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
+    chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
+    return (*chosen, *numbers, *planted, *said, *options, *plan.recipe.granted)
 
 
 def _told(bar: Any, cell: Cell, outcome: Outcome) -> None:
