@@ -14,6 +14,7 @@ from torch import nn
 
 from untrain.audit.card import card_rows, lines_below
 from untrain.audit.coins import hash_coins
+from untrain.audit.coins_figures import figures_of
 from untrain.audit.design import ReadTold
 from untrain.audit.finding import Audit, Finding
 from untrain.audit.plan import AuditPlan
@@ -110,15 +111,26 @@ class CoinsDesign(TwinDesign):
             audited = Audited(_stacked(told), pool.coins, originals, seed=plan.seed)
             found = audited.find(control, kept=_kept(told, retrained, pool))
             verdict = judge_traces(name, found, first, plan.twins)
-            findings[name] = Finding(found, verdict, tuple(card_rows(found, first)), lines_below(found, self.facts()))
+            shown = tuple(card_rows(found, first)), lines_below(found, self.facts())
+            findings[name] = Finding(found, verdict, *shown, figures_of(name, audited, originals, control))
         facts = {
             "detectable_auc": detectable_auc(*pool.coins.shape),
             "tolerance": {"left": TOLERATED_LEFT, "points": TOLERATED_POINTS},
             "redraws": REDRAWS,
+            "how": self._how(),
             "not_tried": list(NOT_TRIED),
             "notes": sorted({note for told in (*before, *retrained) for note in told.notes}),
         }
         return Audit({**self.facts(), **facts}, first, findings)
+
+    def _how(self) -> str:
+        """Says what was done, for a reader who knows nothing of it."""
+        plan, size = self.plan, len(self.pool.samples)
+        return (
+            f"{plan.twins} models were trained for this audit, each on a random part of {size:,} samples as coins "
+            "decided, and told to forget that part. An attack then guesses from a model's answers which samples these "
+            "were: for a model without a trace, its guesses are as good as coin flips."
+        )
 
     def _told_of(self, read: ReadTold, name: str) -> list[Told]:
         return [read(self.twin(k), name) for k in range(self.plan.twins)]

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.report.audit_file import AUDIT
 from untrain.runs.recipe import Recipe
-
-AUDIT = "audit"
-"""The audit's folder, in a run folder."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from untrain.errors import FolderError, StaleFile, UntrainError
 from untrain.reading import check_regular
 from untrain.report.words import label_of
 from untrain.sealed import check_listed, fits_seal, unsealed
+
+if TYPE_CHECKING:
+    from untrain.report.audit_file import AuditReport
 
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 ORIGINAL, TARGET = "original", "retrained"
@@ -322,6 +325,7 @@ class Results:
         facts: of a run: whatever else evaluation.json holds: judges, samplers, …
         compared: whether it is a comparison.
         measured: whether anything was measured; a run that was not has models, curves and times alone.
+        audit: of a run: what its audit found; None: it was not audited.
     """
 
     name: str
@@ -338,6 +342,7 @@ class Results:
     facts: Mapping[str, Any] = field(default_factory=dict)
     compared: bool = False
     measured: bool = True
+    audit: "AuditReport | None" = None
 
     @classmethod
     def of_run(
