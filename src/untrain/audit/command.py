@@ -19,7 +19,8 @@ from untrain.engine import Engine
 from untrain.errors import UntrainError
 from untrain.permissions import Permissions
 from untrain.report import write_report
-from untrain.report.audit_file import AUDIT, AUDIT_FILE, AUDIT_PAGE, AuditedMethod, read_audit
+from untrain.report.audit_file import AUDIT, AUDIT_FILE, AUDIT_PAGE, read_audit
+from untrain.report.audited import AuditedMethod
 from untrain.runs.recipe import read
 
 WIDE = 100

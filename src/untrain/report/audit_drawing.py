@@ -111,7 +111,7 @@ def _draw_curve(name: str, figure: AuditCurve) -> Figure:
         axes.plot(line.x, line.y, color=colour, linestyle=look.line, linewidth=1.6)
         keys.append(Key(line.name, colour, look.line))
     if figure.diagonal:
-        ends = [min(low[0], high[0]), max(low[1], high[1])]
+        ends = [max(low[0], high[0]), min(low[1], high[1])]
         axes.plot(ends, ends, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         keys.append(Key("chance", INK, (0, (4, 3))))
     axes.set_xlim(*low)
@@ -197,7 +197,8 @@ def _overlap(panel: AuditBins) -> float | None:
 def _draw_values(name: str, figure: AuditValues, rows: Sequence[AuditRow]) -> Figure:
     columns = min(2, len(rows))
     most = max(len(row.groups) for row in rows)
-    drawing, panels = make_panels(len(rows), height=0.85 + 0.26 * most, columns=columns)
+    alike = len({(row.unit, row.target) for row in rows}) == 1 and rows[0].target is not None
+    drawing, panels = make_panels(len(rows), height=0.85 + 0.26 * most, columns=columns, share_x=alike)
     keys: dict[str, Key] = {}
     told = []
     for axes, row in zip(panels, rows):
@@ -211,6 +212,7 @@ def _draw_values(name: str, figure: AuditValues, rows: Sequence[AuditRow]) -> Fi
         axes.set_ylim(len(row.groups) - 0.5, -0.5)
         axes.margins(x=0.08)
         axes.grid(axis="y", visible=False)
+        axes.tick_params(labelbottom=True)
         aside = ([f"p {row.p:.3f}"] if row.p is not None else []) + ([row.note] if row.note else [])
         axes.set_title(" · ".join([clean(row.name, 34), *(clean(text, 22) for text in aside)]))
         if row.unit:

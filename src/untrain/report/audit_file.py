@@ -1,15 +1,16 @@
 """What a run's audit.json tells a reader: verdicts, cards, figures, and what it is worth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from untrain.errors import StaleFile
 from untrain.report.audit import AuditCurve, AuditFigure, AuditHistogram, AuditPictures
-from untrain.report.results import as_mapping, as_sequence
-from untrain.report.words import capitalize, label_of
+from untrain.report.audited import AuditedMethod
+from untrain.report.results import ORIGINAL, as_mapping, as_sequence
+from untrain.report.words import label_of
 from untrain.sealed import read_sealed
 
 if TYPE_CHECKING:
@@ -19,52 +20,6 @@ AUDIT, AUDIT_FILE, AUDIT_PAGE = "audit", "audit.json", "audit.html"
 """The folder of a run's audit, and two files in it."""
 SHOWN = ("methods", "controls", "not_tried", "notes", "command")
 """What of audit.json is shown otherwise than as a fact."""
-HEADLINES = {
-    "blind": "The audit cannot judge",
-    "cannot-judge": "The audit cannot judge",
-    "broken": "The audit is wrong here",
-    "trace": "A trace is left",
-    "damaged": "No trace was found, but the model is damaged",
-    "weak": "No trace was found, but much could have been missed",
-    "passed": "No trace was found",
-}
-"""Kind of a verdict → what stands above its sentence; of others, the kind itself."""
-
-
-@dataclass(frozen=True)
-class AuditedMethod:
-    """What an audit says of one method.
-
-    Attributes:
-        name: of the method.
-        kind: of the verdict.
-        subkind: of it; empty: none.
-        sentence: the verdict.
-        remarks: what else belongs beside it.
-        card: rows, each with name, value, interval, target, original and meaning.
-        below: lines under the card.
-        figures: by name.
-    """
-
-    name: str
-    kind: str
-    subkind: str
-    sentence: str
-    remarks: tuple[str, ...]
-    card: tuple[Mapping[str, str], ...]
-    below: tuple[str, ...]
-    figures: Mapping[str, AuditFigure]
-
-    @property
-    def label(self) -> str:
-        """The name as shown."""
-        return label_of(self.name)
-
-    @property
-    def headline(self) -> str:
-        """The verdict in a few words."""
-        words = HEADLINES.get(self.kind) or capitalize(self.kind.replace("-", " ")) or "Not judged"
-        return f"{words}, {self.subkind.replace('-', ' ')}" if self.subkind else words
 
 
 @dataclass(frozen=True)
@@ -75,6 +30,7 @@ class AuditReport:
         folder: of the audit.
         facts: what was audited, and how.
         methods: what it says of each; none where it is not finished.
+        original: numbers of the originals, as audit.json holds them.
         not_tried: attacks that were not tried.
         notes: what else must be known.
         stale: why it does not speak of what the run holds now; empty where it does.
@@ -83,6 +39,7 @@ class AuditReport:
     folder: Path
     facts: Mapping[str, Any]
     methods: tuple[AuditedMethod, ...] = ()
+    original: Mapping[str, Any] = field(default_factory=dict)
     not_tried: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     stale: str = ""
@@ -126,7 +83,9 @@ def read_audit(folder: Path, models: Mapping[str, Any]) -> AuditReport | None:
         )
         return AuditReport(path.parent, facts, stale=stale)
     methods = tuple(_method(str(name), as_mapping(one), path, again) for name, one in given.items())
-    return AuditReport(path.parent, facts, methods, _texts(found.get("not_tried")), _texts(found.get("notes")))
+    original = as_mapping(as_mapping(found.get("controls")).get(ORIGINAL))
+    texts = _texts(found.get("not_tried")), _texts(found.get("notes"))
+    return AuditReport(path.parent, facts, methods, original, *texts)
 
 
 def _changed(audited: Mapping[str, Any], models: Mapping[str, Any]) -> list[str]:
@@ -136,13 +95,12 @@ def _changed(audited: Mapping[str, Any], models: Mapping[str, Any]) -> list[str]
 
 
 def _method(name: str, given: Mapping[str, Any], path: Path, again: str) -> AuditedMethod:
-    verdict = as_mapping(given.get("verdict"))
-    kind, subkind, sentence = (str(verdict.get(key) or "") for key in ("kind", "subkind", "sentence"))
     keys = ("name", "value", "interval", "target", "original", "meaning")
     rows = [{key: str(as_mapping(row).get(key, "")) for key in keys} for row in as_sequence(given.get("card"))]
     figures = {str(key): _figure(str(key), one, path, again) for key, one in as_mapping(given.get("figures")).items()}
-    texts = _texts(verdict.get("remarks")), tuple(rows), _texts(given.get("below"))
-    return AuditedMethod(name, kind, subkind, sentence, *texts, figures)
+    numbers = {key: value for key, value in given.items() if key not in ("verdict", "card", "below", "figures")}
+    judged = AuditedMethod.of_json(name, given.get("verdict"))
+    return replace(judged, card=tuple(rows), below=_texts(given.get("below")), figures=figures, numbers=numbers)
 
 
 def _texts(given: Any) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from untrain.report.audit_drawing import draw_figure
-from untrain.report.audit_file import AUDIT, AUDIT_PAGE, AuditedMethod, AuditReport
+from untrain.report.audit_file import AUDIT, AUDIT_PAGE, AuditReport
+from untrain.report.audited import AuditedMethod
 from untrain.report.html import render
 from untrain.report.sections import Part, Section, make_section
 from untrain.report.verdict import Kind, Verdict

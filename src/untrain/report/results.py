@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from untrain.errors import FolderError, StaleFile, UntrainError
 from untrain.reading import check_regular
+from untrain.report.audited import AuditedMethod
 from untrain.report.words import label_of
 from untrain.sealed import check_listed, fits_seal, unsealed
 
@@ -214,6 +215,10 @@ class ForgetSet:
     """Noise floor: measure → how far retrained models are from each other."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """Method → the trials of its search for settings, as JSON."""
+    audits: Mapping[str, AuditedMethod] = field(default_factory=dict)
+    """Of a comparison: method → the verdict of the audit of one seed's run; empty where there is none."""
+    audited: Mapping[str, Any] = field(default_factory=dict)
+    """Of a comparison: of which run the audit is, and how it was made, as JSON."""
     forgotten: tuple[str, ...] = ()
     """Of a run: names of what was to be forgotten, where it has names: classes, prompts, labels."""
 
@@ -221,15 +226,20 @@ class ForgetSet:
     def of_json(cls, name: str, given: Mapping[str, Any]) -> "ForgetSet":
         """Reads a forget set of comparison.json."""
         entries = (Entry.of_json(str(key), as_mapping(one)) for key, one in as_mapping(given.get("models")).items())
+        audited = as_mapping(given.get("audit"))
+        audits = {str(k): AuditedMethod.of_json(str(k), v) for k, v in as_mapping(audited.get("verdicts")).items()}
         return cls(
-            name, tuple(entries), given.get("spec"), _sizes(given), _floor(given), as_mapping(given.get("tuning"))
-        )
+            name, tuple(entries), given.get("spec"), _sizes(given), _floor(given), as_mapping(given.get("tuning")),
+            audits, {key: value for key, value in audited.items() if key != "verdicts"},
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Returns what comparison.json holds of it."""
         floor = {key: {"mean": s.mean, "std": s.std, "values": s.values} for key, s in self.floor.items()}
         models = {entry.name: entry.to_json() for entry in self.entries}
-        return {"spec": self.spec, "sizes": self.sizes, "noise_floor": floor, "models": models, "tuning": self.tuning}
+        found = {"spec": self.spec, "sizes": self.sizes, "noise_floor": floor, "models": models, "tuning": self.tuning}
+        verdicts = {name: audited.to_json() for name, audited in self.audits.items()}
+        return found | ({"audit": {**self.audited, "verdicts": verdicts}} if verdicts or self.audited else {})
 
     def entry(self, name: str) -> Entry | None:
         """Returns a model by its name."""

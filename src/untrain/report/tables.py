@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from untrain.report.html import render
 from untrain.report.latex import LatexForm, write_compact, write_wide
-from untrain.report.measures import Measure
+from untrain.report.measures import AUDIT_VERDICT, AUDITED, Measure
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, Stat
 from untrain.report.words import count_of, show, show_difference, show_duration, show_share, superscript
 
@@ -189,7 +189,8 @@ def columns_of(one: ForgetSet, results: Results, presentation: "Presentation") -
     known = {measure.key for measure in presentation.measures}
     there = {"always": known, "named": named} if not results.compared else {}
     columns = [measure for measure in presentation.measures if measure.key in there.get(measure.shown, have)]
-    return [*columns, *(presentation.measure(key) for key in have if key not in known)]
+    further = [*(key for key in have if key not in known), *([AUDIT_VERDICT.key] if one.audits else [])]
+    return [*columns, *map(presentation.measure, further)]
 
 
 def terminal(results: Results, presentation: "Presentation") -> "rich.console.Group":
@@ -318,6 +319,8 @@ class _Builder:
 
     def _cell(self, measure: Measure, entry: Entry) -> Cell:
         stat = entry.stat(measure.key)
+        if measure is AUDIT_VERDICT:
+            return Cell(None, one.short if (one := self.one.audits.get(entry.name)) else "")
         whole = max(len(entry.cells), len(stat.values))
         if stat.mean is None:
             if not self.results.compared:
@@ -334,7 +337,7 @@ class _Builder:
             small += self._speed(entry, stat.mean)
         if measure.key in self.presentation.finer and (rank := entry.ranks.get(measure.key)):
             small.append(f"#{rank}" if self.narrow else f"rank {rank}")
-        if stat.n < whole:
+        if stat.n < whole and measure not in AUDITED:  # one audit a forget set: its models are other seeds
             small.append(f"{stat.n} of {whole}")
         return Cell(stat.mean, text, tuple(small))
 
