@@ -58,9 +58,7 @@ def _group(name: str, key: str, found: Traces, original: Traces) -> CardRow:
 
 def _hits(found: Traces, original: Traces) -> CardRow:
     name = "at 1 % false alarms"
-    meaning = (
-        "Share of forgotten samples that an attack finds while it accuses one in a hundred never-seen ones wrongly."
-    )
+    meaning = "Share of forgotten samples that an attack finds while it accuses one in a hundred never-seen ones."
     if not found.tpr:
         return CardRow(name, NOTHING, "too few never-seen samples", "1.0 %", NOTHING, meaning)
     hits = found.tpr[0]

@@ -34,7 +34,7 @@ def add_audit(said: Verdict, one: ForgetSet, results: Results, presentation: "Pr
     """
     audited = audited_methods(one, results)
     remarks = [f"Audit of {method.label}: {method.sentence}" for method in audited]
-    if not audited:
+    if not audited and results.measured:
         remarks = [_without(results, presentation)]
     about = said.method or (one.methods[0].name if len(one.methods) == 1 else None)
     mine = next((method for method in audited if method.name == about), None)
@@ -54,5 +54,5 @@ def _without(results: Results, presentation: "Presentation") -> str:
     told = "Averages alone were measured"
     if not presentation.audited:
         return f"{told}."
-    how = "a section audit under compare of the recipe" if results.compared else "`untrain audit FOLDER`"
+    how = "`compare.audit` in the recipe" if results.compared else "`untrain audit FOLDER`"
     return f"{told}: {presentation.audited} is what {how} shows."

@@ -66,6 +66,8 @@ class AuditedMethod:
         """Reads a method's verdict alone; what a hand-made file leaves out is empty."""
         given = verdict if isinstance(verdict, Mapping) else {}
         kind, subkind, sentence = (str(given.get(key) or "") for key in ("kind", "subkind", "sentence"))
+        if sentence.startswith(f"{name} "):  # a page calls methods as their papers do
+            sentence = label_of(name) + sentence.removeprefix(name)
         remarks = given.get("remarks")
         texts = tuple(map(str, remarks)) if isinstance(remarks, list | tuple) else ()
         return cls(name, kind, subkind, sentence, texts)
