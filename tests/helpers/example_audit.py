@@ -72,7 +72,7 @@ def example_method(name: str) -> dict[str, Any]:
     row |= {"meaning": "Chance that an attack ranks a forgotten sample above a never-seen one."}
     epsilon = {"name": "ε at least", "value": "0.42", "interval": "–", "target": "0", "original": "2.50"}
     return {
-        "outputs": {"auc": auc, "auc_ci": [auc - 0.03, auc + 0.03], "left": left, "left_ci": [left - 0.08, left + 0.09]},
+        "outputs": {"auc": auc, "auc_ci": [auc - 0.03, auc + 0.03], "left": left, "left_ci": [left - 0.1, left + 0.1]},
         "verdict": {"kind": kind, "subkind": subkind, "sentence": sentence, "remarks": ["The request was not random."]},
         "card": [row, {**epsilon, "meaning": "Any promise of forgetting with a smaller ε is refuted."}],
         "below": ["direction: +0.11 nats; above 0: still known", "16 twins; an AUC of 0.519 would have been found"],

@@ -7,6 +7,7 @@ from untrain.audit.design import Design
 from untrain.audit.plan import AuditPlan, chosen_methods
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.runs.folder import read_manifest
 from untrain.runs.recipe import Recipe
 
 DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign,)}
@@ -47,6 +48,7 @@ def plan_of(
         raise SettingError(
             f"the design {design} does not fit what {recipe.folder} forgets; {' or '.join(fitting)} does."
         )
+    _check_search(recipe, chosen, seed)
     kind = DESIGNS[design or fitting[0]]
     plan = AuditPlan(
         recipe,
@@ -59,6 +61,21 @@ def plan_of(
     )
     kind.check_plan(plan)
     return plan
+
+
+def _check_search(recipe: Recipe, methods: Sequence[str], seed: int) -> None:
+    """Refuses the seed on which a comparison searched the methods' settings.
+
+    Raises:
+        SettingError: names them.
+    """
+    searched = read_manifest(recipe.folder).get("searched") or {}
+    names = [name for name in methods if name in searched.get("methods", ())]
+    if names and searched.get("seed") == seed:
+        raise SettingError(
+            f"the settings of {', '.join(names)} were searched with seed {seed}: an audit must not judge by what a "
+            "search has seen. Audit with another --seed."
+        )
 
 
 def open_design(plan: AuditPlan, cache: Cache | None = None) -> Design:

@@ -51,7 +51,7 @@ def audit_run(
     with stages.locked(recipe):
         design = open_design(plan)
         cells, done = design.cells(), _begun(design, resume)
-        clock = _Clock(plan.folder / AUDIT_FILE)
+        clock = AuditClock(plan.folder)
         with engine.progress("cells", len(cells), len(done)) as bar:
             outcomes = run_cells(cells, _workplace(plan, jobs, cluster, processes), done, partial(_told, bar, clock))
         failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
@@ -60,29 +60,45 @@ def audit_run(
                 f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}. {failed[0]}: "
                 f"{outcomes[failed[0]].error} Start it again with --resume to try them again."
             )
-        audit = score_audit(design)
-        audit = replace(audit, facts={**audit.facts, "seconds": clock.seconds})
-        write_sealed(plan.folder / AUDIT_FILE, audit.to_json())
-        write_report(recipe.folder, recipe.domain.presentation)
-        return audit
+        return finish_audit(design)
+
+
+def finish_audit(design: Design) -> Audit:
+    """Judges every method, and writes audit.json and the pages."""
+    plan = design.plan
+    audit = score_audit(design)
+    audit = replace(audit, facts={**audit.facts, "seconds": AuditClock(plan.folder).seconds})
+    write_sealed(plan.folder / AUDIT_FILE, audit.to_json())
+    write_report(plan.recipe.folder, plan.recipe.domain.presentation)
+    return audit
 
 
 def _begun(design: Design, resume: bool) -> list[str]:
-    """Writes what is audited, before anything is trained; returns the keys of the cells that are done."""
+    """Begins an audit; returns the keys of the cells that are done."""
+    there = begin_audit(design, resume=resume)
+    return [cell.key for cell in design.cells() if design.is_done(cell)] if there else []
+
+
+def begin_audit(design: Design, *, resume: bool) -> bool:
+    """Writes what is audited, before anything is trained; returns whether it was written before.
+
+    Raises:
+        FolderError: if the folder holds another audit, or holds one and `resume` is not said.
+    """
     plan, facts = design.plan, design.facts()
     path = plan.folder / AUDIT_FILE
     kept = _read_kept(path)
     if kept is None:
         path.parent.mkdir(exist_ok=True)
         write_sealed(path, dict(facts))
-        return []
+        return False
     if not resume:
         raise FolderError(f"{plan.folder} holds an audit already. Go on with it with --resume, or remove it.")
     if any(kept.get(name) != facts[name] for name in design.fixed):
         raise FolderError(
             f"{plan.folder} holds an audit with other twins, seed or samples. Ask for the same, or remove it."
         )
-    return [cell.key for cell in design.cells() if design.is_done(cell)]
+    return True
 
 
 def _read_kept(path: Path) -> dict[str, Any] | None:
@@ -119,15 +135,16 @@ def _flags(plan: AuditPlan) -> tuple[str, ...]:
     return ("--methods", ",".join(plan.methods), "--design", plan.design, *numbers, *keep, *plan.recipe.granted)
 
 
-class _Clock:
+class AuditClock:
     """Counts the seconds of an audit's cells in audit.json, over all calls that worked on it.
 
     Args:
-        path: of audit.json, which is there.
+        folder: of the audit, whose audit.json is there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.kept = path, _read_kept(path) or {}
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / AUDIT_FILE
+        self.kept = _read_kept(self.path) or {}
 
     @property
     def seconds(self) -> float:
@@ -140,7 +157,7 @@ class _Clock:
         write_sealed(self.path, self.kept)
 
 
-def _told(bar: Any, clock: _Clock, cell: Cell, outcome: Outcome) -> None:
+def _told(bar: Any, clock: AuditClock, cell: Cell, outcome: Outcome) -> None:
     bar.advance(cell.key)
     if outcome.state == "done":
         clock.add(outcome.seconds)

@@ -1,5 +1,6 @@
 """What a run's audit.json tells a reader: verdicts, cards, figures, and what it is worth."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -96,11 +97,22 @@ def _changed(audited: Mapping[str, Any], models: Mapping[str, Any]) -> list[str]
 
 def _method(name: str, given: Mapping[str, Any], path: Path, again: str) -> AuditedMethod:
     keys = ("name", "value", "interval", "target", "original", "meaning")
-    rows = [{key: str(as_mapping(row).get(key, "")) for key in keys} for row in as_sequence(given.get("card"))]
+    rows = [{key: _signed(as_mapping(row).get(key, "")) for key in keys} for row in as_sequence(given.get("card"))]
     figures = {str(key): _figure(str(key), one, path, again) for key, one in as_mapping(given.get("figures")).items()}
     numbers = {key: value for key, value in given.items() if key not in ("verdict", "card", "below", "figures")}
     judged = AuditedMethod.of_json(name, given.get("verdict"))
-    return replace(judged, card=tuple(rows), below=_texts(given.get("below")), figures=figures, numbers=numbers)
+    return replace(
+        judged,
+        card=tuple(rows),
+        below=tuple(map(_signed, _texts(given.get("below")))),
+        figures=figures,
+        numbers=numbers,
+    )
+
+
+def _signed(text: Any) -> str:
+    """Writes a minus sign before negative numbers, not a hyphen."""
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", str(text))
 
 
 def _texts(given: Any) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from untrain.report.audited import AuditedMethod
 from untrain.report.results import ForgetSet, Results
 from untrain.report.verdict import Verdict
-from untrain.report.words import uncapitalize
+from untrain.report.words import join_words, uncapitalize
 
 if TYPE_CHECKING:
     from untrain.report.presentation import Presentation
@@ -34,6 +34,8 @@ def add_audit(said: Verdict, one: ForgetSet, results: Results, presentation: "Pr
     """
     audited = audited_methods(one, results)
     remarks = [f"Audit of {method.label}: {method.sentence}" for method in audited]
+    if results.compared and audited:
+        remarks = [_side_by_side(audited)]
     if not audited and results.measured:
         remarks = [_without(results, presentation)]
     about = said.method or (one.methods[0].name if len(one.methods) == 1 else None)
@@ -44,6 +46,14 @@ def add_audit(said: Verdict, one: ForgetSet, results: Results, presentation: "Pr
     title = f"{said.headline}; audit: {uncapitalize(mine.headline)}"
     doubtful = mine.kind in DOUBTS and said.kind in ("within", "closer")
     return replace(said, title=title, kind="partly" if doubtful else said.kind)
+
+
+def _side_by_side(audited: Sequence[AuditedMethod]) -> str:
+    """Names the verdicts of many methods in a sentence."""
+    by_verdict: dict[str, list[str]] = {}
+    for method in audited:
+        by_verdict.setdefault(uncapitalize(method.headline), []).append(method.label)
+    return f"By the audit, {'; '.join(f'{words}: {join_words(names)}' for words, names in by_verdict.items())}."
 
 
 def _without(results: Results, presentation: "Presentation") -> str:

@@ -51,11 +51,6 @@ class AuditedMethod:
         return label_of(self.name)
 
     @property
-    def short(self) -> str:
-        """The verdict as a word or two."""
-        return f"{self.kind}, {self.subkind.replace('-', ' ')}" if self.subkind else self.kind
-
-    @property
     def headline(self) -> str:
         """The verdict in a few words."""
         words = HEADLINES.get(self.kind) or capitalize(self.kind.replace("-", " ")) or "Not judged"

@@ -189,8 +189,9 @@ def columns_of(one: ForgetSet, results: Results, presentation: "Presentation") -
     known = {measure.key for measure in presentation.measures}
     there = {"always": known, "named": named} if not results.compared else {}
     columns = [measure for measure in presentation.measures if measure.key in there.get(measure.shown, have)]
-    further = [*(key for key in have if key not in known), *([AUDIT_VERDICT.key] if one.audits else [])]
-    return [*columns, *map(presentation.measure, further)]
+    audited = [m for m in AUDITED if m.key in have or (m is AUDIT_VERDICT and one.audits)]
+    further = [key for key in have if key not in known and key not in {m.key for m in AUDITED}]
+    return [*audited, *columns, *map(presentation.measure, further)]
 
 
 def terminal(results: Results, presentation: "Presentation") -> "rich.console.Group":
@@ -320,7 +321,8 @@ class _Builder:
     def _cell(self, measure: Measure, entry: Entry) -> Cell:
         stat = entry.stat(measure.key)
         if measure is AUDIT_VERDICT:
-            return Cell(None, one.short if (one := self.one.audits.get(entry.name)) else "")
+            one = self.one.audits.get(entry.name)
+            return Cell(None, "") if one is None else Cell(None, one.kind, (one.subkind,) if one.subkind else ())
         whole = max(len(entry.cells), len(stat.values))
         if stat.mean is None:
             if not self.results.compared:
