@@ -82,12 +82,15 @@ def card_table(method: AuditedMethod, width: int) -> Table:
         table.add_column(column, overflow="fold")
     for row, value in zip(method.card, _aligned([row["value"] for row in method.card]), strict=True):
         cells = [value, row["interval"]] if wide else [_under(value, row["interval"])]
-        table.add_row(*map(Text, (row["name"], *cells, row["target"], row["original"])))
+        target = row["target"] if wide else row["target"].replace(", ", ",\n")
+        table.add_row(*map(Text, (row["name"], *cells, target, row["original"])))
     return table
 
 
 def _under(value: str, interval: str) -> str:
-    return value if interval in ("", NOTHING) else f"{value}\n  {interval}"
+    """Puts what stands beside a value under it: what is left, p, its interval."""
+    head, _, rest = value.partition(", ")
+    return "\n  ".join(text for text in (head, rest, interval) if text and text != NOTHING) or NOTHING
 
 
 def _aligned(values: Sequence[str]) -> list[str]:

@@ -78,6 +78,8 @@ def audit_stats(audit: AuditReport, entry: Entry) -> dict[str, Stat]:
     method = audit.method(entry.name)
     numbers = audit.original if entry.name == ORIGINAL else {} if method is None else method.numbers
     outputs = as_mapping(numbers.get("outputs"))
+    if entry.name == ORIGINAL and any(as_mapping(m.numbers.get("outputs")).get("left") for m in audit.methods):
+        outputs = {**outputs, "left": 1.0}  # what the methods' shares are of
     given = {
         AUDIT_AUC.key: (outputs.get("auc"), outputs.get("auc_ci"), 1.0),
         TRACE_LEFT.key: (outputs.get("left"), outputs.get("left_ci"), 100.0),

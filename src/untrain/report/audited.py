@@ -39,7 +39,7 @@ class AuditedMethod:
     kind: str
     subkind: str
     sentence: str
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
     card: tuple[Mapping[str, str], ...] = ()
     below: tuple[str, ...] = ()
     figures: Mapping[str, AuditFigure] = field(default_factory=dict)

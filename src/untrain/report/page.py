@@ -43,7 +43,7 @@ def write_report(given: Results | str | Path, presentation: "Presentation") -> P
     audit = None if results.compared else read_audit(folder, as_mapping(results.manifest.get("models")))
     if audit is not None:
         results = replace(results, audit=audit)
-        page = render_audit(audit, folder.resolve().name)
+        page = render_audit(audit, results.name)
         write_bytes(audit.folder / AUDIT_PAGE, page.encode("utf-8", "replace"))
     write_bytes(folder / "report.html", render_page(results, presentation).encode("utf-8", "replace"))
     return folder / "report.html"

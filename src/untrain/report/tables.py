@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from untrain.report.html import render
 from untrain.report.latex import LatexForm, write_compact, write_wide
-from untrain.report.measures import AUDIT_VERDICT, AUDITED, Measure
+from untrain.report.measures import AUDIT_AUC, AUDIT_VERDICT, AUDITED, TRACE_LEFT, Measure
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, Stat
 from untrain.report.words import count_of, show, show_difference, show_duration, show_share, superscript
 
@@ -159,7 +159,9 @@ def run_table(results: Results, presentation: "Presentation") -> Table:
     return _Builder(one, results, presentation, columns_of(one, results, presentation)).build()
 
 
-def main_table(one: ForgetSet, results: Results, presentation: "Presentation", narrow: bool = False) -> Table:
+def main_table(
+    one: ForgetSet, results: Results, presentation: "Presentation", narrow: bool = False, *, audited: bool = True
+) -> Table:
     """Makes the table of a forget set in the measures that matter most.
 
     Args:
@@ -168,8 +170,10 @@ def main_table(one: ForgetSet, results: Results, presentation: "Presentation", n
         presentation: of the task.
         narrow: standard deviations go under the values, intervals and some measures are left out, for a terminal of 80
             columns.
+        audited: whether what audits found has columns.
     """
-    wanted = [m for m in columns_of(one, results, presentation) if m.main and (m.narrow or not narrow)]
+    columns = [m for m in columns_of(one, results, presentation) if audited or m not in AUDITED]
+    wanted = [m for m in columns if m.main and (m.narrow or not narrow)]
     return _Builder(one, results, presentation, wanted, narrow, ranked=presentation.distance is not None).build()
 
 
@@ -203,9 +207,10 @@ def terminal(results: Results, presentation: "Presentation") -> "rich.console.Gr
         return Group(run_table(results, presentation).rich())
     parts: list[Any] = []
     for one in results.sets:
-        table = main_table(one, results, presentation, narrow=True)
+        table = main_table(one, results, presentation, narrow=True, audited=False)
         parts += [Text(_title(results, one), style="bold"), table.rich(legend=False)]
         parts.append(Text("\n".join(table.legend()), style="dim"))
+        parts += [Text(line) for line in describe_audits(one, presentation)]
     return Group(*parts)
 
 
@@ -250,6 +255,17 @@ def comparison_tables(results: Results, presentation: "Presentation", form: Late
         "md": "\n".join(marked),
         "tex": latex_tables(results, presentation, form),
     }
+
+
+def describe_audits(one: ForgetSet, presentation: "Presentation") -> list[str]:
+    """Says what audits found, a line a method; none where there is none."""
+    lines = []
+    for entry in presentation.order(one):
+        if (found := one.audits.get(entry.name)) is not None:
+            known = [(m, stat) for m in (TRACE_LEFT, AUDIT_AUC) if (stat := entry.stat(m.key)).mean is not None]
+            told = [f"{m.name} {m.amount(stat.mean or 0.0)}" for m, stat in known]
+            lines.append(f"audit of {entry.label}: {', '.join([found.kind, *filter(None, [found.subkind]), *told])}")
+    return lines
 
 
 def describe_failures(entry: Entry) -> str:
