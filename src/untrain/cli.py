@@ -57,9 +57,10 @@ COMPARE_USAGE = """\
 usage: untrain compare RECIPE.yaml [--jobs n | --cluster ADDRESS] [--processes k] [--resume] [--key value …]
 
 Runs every method of a recipe on the seeds and forget sets of its section `compare`, each with an original and at least
-two retrained models, and reports mean, spread, confidence, noise floor and ranks. What is finished is never run again.
+two retrained models, and reports mean, spread, confidence, noise floor and ranks. With `compare.audit`, the run of the
+first seed on each forget set is audited, too: see untrain audit --help. What is finished is never run again.
 
-  --jobs n           n cells (a model, a search, an evaluation) side by side on this machine, which share its cores
+  --jobs n           n cells (a model, a search, an evaluation, …) side by side on this machine, which share its cores
   --cluster ADDRESS  of a Dask scheduler, whose workers take the cells instead; it needs the extra `cluster`
   --processes k      each cell runs as k processes
   --cell KEY         run this one cell here, such as random-10/seed-0/sfron
@@ -279,12 +280,14 @@ def _compare(words: Sequence[str], resume: bool) -> None:
 
         end_with_parent()
     recipe = _read(words, "compare")
+    from untrain.audit.compared import RunAudits
     from untrain.compare import compare_cell, compare_recipe
 
     if cell is not None:
-        compare_cell(recipe, cell)
+        compare_cell(recipe, cell, RunAudits())
     else:
-        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume, latex=latex)
+        how: dict[str, Any] = {"jobs": jobs, "cluster": cluster, "processes": processes, "resume": resume}
+        compare_recipe(recipe, latex=latex, audits=RunAudits(), **how)
 
 
 def _sample(words: Sequence[str], resume: bool) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from untrain.audit.card import card_rows, lines_below
 from untrain.audit.coins import hash_coins
+from untrain.audit.coins_figures import figures_of
 from untrain.audit.design import SIGNALS_OF, ReadTold
 from untrain.audit.finding import Audit, Finding
 from untrain.audit.per_sample import SampleRow, check_named, sample_rows
@@ -174,12 +175,14 @@ class CoinsDesign(TwinDesign):
             found = audited.find(control, kept=_kept(told, retrained, pool))
             found = self._with_more(name, found, read, told, before)
             verdict = judge_traces(name, found, first, plan.twins)
-            findings[name] = Finding(found, verdict, tuple(card_rows(found, first)), lines_below(found, self.facts()))
+            shown = tuple(card_rows(found, first)), lines_below(found, self.facts())
+            findings[name] = Finding(found, verdict, *shown, figures_of(name, audited, originals, control))
             rows += self._sample_rows(name, audited)
         facts = {
             "detectable_auc": detectable_auc(*pool.coins.shape),
             "tolerance": {"left": TOLERATED_LEFT, "points": TOLERATED_POINTS},
             "redraws": REDRAWS,
+            "how": self._how(),
             "not_tried": list(NOT_TRIED),
             "notes": sorted({note for told in (*before, *retrained) for note in told.notes}),
         }
@@ -187,6 +190,15 @@ class CoinsDesign(TwinDesign):
             clean = find_planted([np.asarray(told.planted) for told in retrained])
             facts["planted_control"] = None if clean is None else {"values": clean.values, "p": clean.p}
         return Audit({**self.facts(), **facts}, first, findings, tuple(rows))
+
+    def _how(self) -> str:
+        """Says what was done, for a reader who knows nothing of it."""
+        plan, size = self.plan, len(self.pool.samples)
+        return (
+            f"{plan.twins} models were trained for this audit, each on a random part of {size:,} samples as coins "
+            "decided, and told to forget that part. An attack then guesses from a model's answers which samples these "
+            "were: for a model without a trace, its guesses are as good as coin flips."
+        )
 
     def _with_more(
         self, name: str, found: Traces, read: ReadTold, told: Sequence[Told], before: Sequence[Told]

@@ -7,10 +7,8 @@ from typing import Any
 
 from untrain.domain import NoOptions
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.report.audit_file import AUDIT
 from untrain.runs.recipe import Recipe
-
-AUDIT = "audit"
-"""The audit's folder, in a run folder."""
 
 
 @dataclass(frozen=True)
