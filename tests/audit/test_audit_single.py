@@ -64,7 +64,7 @@ def test_a_run_is_audited_without_twins(folder, tmp_path):
     assert (found["pool"], found["references"]) == ({"forget": 56, "unseen": 80}, 1)
     assert "cannot be said from one model" in out and "positions" not in json.dumps(found)
     assert found["methods"]["finetune"]["verdict"]["kind"] in ("trace", "blind", "weak")
-    assert {path.name for path in run.glob("audit/*")} == {"audit.json", "run"}
+    assert {path.name for path in run.glob("audit/*")} == {"audit.json", "audit.html", "run"}
     (run / "audit/run/signals/finetune.safetensors").unlink()
     assert untrain("audit", run, "--twins", "0")[0] == 1, "an audit is there already"
     code, _, err = untrain("audit", run, "--twins", "0", "--resume")

@@ -114,14 +114,15 @@ def is_finished(plan: AuditPlan) -> bool:
     """Returns whether audit.json holds just what is asked for, made from what the run is now.
 
     Raises:
-        StaleFile: if it is damaged.
+        StaleFile: if it is damaged, or what a model told is.
     """
     kept = _read_kept(plan.folder / AUDIT_FILE)
     if kept is None or [*as_mapping(kept.get("methods"))] != [*plan.methods]:
         return False
     design = open_design(plan)
     now = {**design.facts(), **_made_from(design)}
-    return all(kept.get(name) == now[name] for name in (*design.fixed, "fingerprint", "models"))
+    same = all(kept.get(name) == now[name] for name in (*design.fixed, "fingerprint", "models"))
+    return same and all(design.is_done(cell) for cell in design.cells())
 
 
 def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) -> Pool:
