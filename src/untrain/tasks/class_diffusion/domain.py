@@ -66,7 +66,8 @@ from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
 from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
 from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
-from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
+from untrain.tasks.class_diffusion.embeddings import embedded_classes
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 from untrain.types import Task
 
 
