@@ -72,11 +72,21 @@ def _kept(found: Traces, original: Traces) -> Iterator[CardRow]:
         "never-seen data": lambda each: each.kept.never_seen if each.kept else None,
     }
     for name, get in names.items():
-        mean, before = get(found), get(original)
-        value = NOTHING if mean is None else f"{mean.value:+.1f} points"
-        ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
-        meaning = f"Accuracy on {name}, less that of retrained models."
-        yield CardRow(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
+        yield kept_row(name, get(found), get(original))
+
+
+def kept_row(name: str, mean: Mean | None, before: Mean | None) -> CardRow:
+    """Returns the row of an accuracy less that of retrained models.
+
+    Args:
+        name: of the data.
+        mean: of a method's models.
+        before: of the originals.
+    """
+    value = NOTHING if mean is None else f"{mean.value:+.1f} points"
+    ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
+    meaning = f"Accuracy on {name}, less that of retrained models."
+    return CardRow(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
 
 
 def _number(value: float | None) -> str:

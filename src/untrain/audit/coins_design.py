@@ -21,14 +21,16 @@ from untrain.audit.pool import MemberPool, make_pool
 from untrain.audit.score import FEWEST_TWINS, REDRAWS, Audited
 from untrain.audit.statistics import detectable_auc, welch
 from untrain.audit.traces import Kept, Mean
-from untrain.audit.twins import BASE, TwinDesign, check_trained, number_of
+from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, number_of, scores_apart
 from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, judge_traces
 from untrain.domain import Division, Domain, Told
 from untrain.errors import SettingError
 from untrain.io import hash_json
 from untrain.runs.names import ORIGINAL
+from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
 
+DEFAULT_TWINS, DEFAULT_REFERENCES = 16, 4
 NOT_TRIED = (
     "attacks that know what a sample looks like to a model trained with and without it alone",
     "attacks on weights that no input reaches",
@@ -39,8 +41,13 @@ NOT_TRIED = (
 class CoinsDesign(TwinDesign):
     """Twins by coins, of requests that name samples."""
 
-    name, default_twins, default_references = "coins", 16, 4
+    name = "coins"
     fixed = ("design", "seed", "coins_sha256", "pool", "twins")
+
+    @classmethod
+    def sizes(cls, recipe: Recipe, twins: int | None, references: int | None) -> tuple[int, int]:
+        """Returns K and R."""
+        return DEFAULT_TWINS if twins is None else twins, DEFAULT_REFERENCES if references is None else references
 
     @classmethod
     def check_plan(cls, plan: AuditPlan) -> None:
@@ -68,13 +75,10 @@ class CoinsDesign(TwinDesign):
 
     def mark_of(self, group: str, name: str) -> str:
         """Fingerprints all that decides a model's training, and the samples asked."""
-        recipe, pool, k = self.plan.recipe, self.pool, number_of(group)
-        plain = recipe.plain()
-        inputs = {key: plain[key] for key in ("task", "train", "batch_size", "precision", "parts", "seed")}
+        pool, k = self.pool, number_of(group)
         coins = [] if k is None else pool.coins[k].tolist()
         data = pool.division.split.data_hash
-        method = str(recipe.methods.get(name))
-        return hash_json([inputs, method, pool.facts(), data, self.plan.seed, group, name, coins])
+        return hash_json([*self.making_of(name), pool.facts(), data, self.plan.seed, group, name, coins])
 
     def facts(self) -> Mapping[str, Any]:
         """Says which samples, coins and models there are."""
@@ -99,14 +103,14 @@ class CoinsDesign(TwinDesign):
     def score(self, read: ReadTold) -> Audit:
         """Judges every method by what its twins told."""
         plan, pool = self.plan, self.pool
-        before = self._told_of(read, ORIGINAL)
+        before = self.told_of(read, ORIGINAL)
         retrained = [read(BASE, name) for name in self.models(BASE)]
         control = _stacked(retrained) if retrained else None
         originals = Audited(_stacked(before), pool.coins, seed=plan.seed)
         first = originals.find(control, kept=_kept(before, retrained, pool))
         findings = {}
         for name in plan.methods:
-            told = self._told_of(read, name)
+            told = self.told_of(read, name)
             audited = Audited(_stacked(told), pool.coins, originals, seed=plan.seed)
             found = audited.find(control, kept=_kept(told, retrained, pool))
             verdict = judge_traces(name, found, first, plan.twins)
@@ -119,9 +123,6 @@ class CoinsDesign(TwinDesign):
             "notes": sorted({note for told in (*before, *retrained) for note in told.notes}),
         }
         return Audit({**self.facts(), **facts}, first, findings)
-
-    def _told_of(self, read: ReadTold, name: str) -> list[Told]:
-        return [read(self.twin(k), name) for k in range(self.plan.twins)]
 
 
 def _stacked(told: Sequence[Told]) -> dict[str, np.ndarray]:
@@ -137,8 +138,5 @@ def _kept(told: Sequence[Told], retrained: Sequence[Told], pool: MemberPool) -> 
     unseen = [100 * float(each.correct[~coins].mean()) for each, coins in zip(told, pool.coins, strict=False)]  # type: ignore[index]
     whole = [100 * float(each.correct.mean()) for each in retrained]  # type: ignore[union-attr]
 
-    def apart(name: str) -> Mean:
-        one, other = ([each.scores.get(name, np.nan) for each in side] for side in (told, retrained))
-        return Mean(*welch(np.array(one), np.array(other)))
-
-    return Kept(apart("base"), apart("test"), Mean(*welch(np.array(unseen), np.array(whole))))
+    base, test = (scores_apart(name, told, retrained) for name in KEPT)
+    return Kept(base, test, Mean(*welch(np.array(unseen), np.array(whole))))

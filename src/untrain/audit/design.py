@@ -20,6 +20,7 @@ from untrain.folders import ensure_dir
 from untrain.models import checkpoints
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL
+from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
 
 SIGNALS_OF = "signals"
@@ -35,14 +36,10 @@ class Design(ABC):
 
     Attributes:
         name: as in audit.json.
-        default_twins: K where nobody says it.
-        default_references: R where nobody says it.
         fixed: facts that an audit must share with the one that it goes on with.
     """
 
     name: ClassVar[str]
-    default_twins: ClassVar[int]
-    default_references: ClassVar[int]
     fixed: ClassVar[tuple[str, ...]] = ("design", "seed", "twins")
 
     def __init__(self, plan: AuditPlan, cache: Cache | None = None) -> None:
@@ -53,6 +50,11 @@ class Design(ABC):
             cache: what cells of this process share.
         """
         self.plan, self.cache = plan, cache
+
+    @classmethod
+    @abstractmethod
+    def sizes(cls, recipe: Recipe, twins: int | None, references: int | None) -> tuple[int, int]:
+        """Returns K and R; None: the design's own number."""
 
     @classmethod
     @abstractmethod

@@ -6,12 +6,13 @@ from typing import Any
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
 from untrain.audit.plan import AuditPlan, chosen_methods
+from untrain.audit.refs_design import RefsDesign
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.recipe import Recipe
 from untrain.settings import make
 
-DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign,)}
+DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, RefsDesign)}
 
 
 def plan_of(
@@ -53,16 +54,8 @@ def plan_of(
             f"the design {design} does not fit what {recipe.folder} forgets; {' or '.join(fitting)} does."
         )
     kind = DESIGNS[design or fitting[0]]
-    plan = AuditPlan(
-        recipe,
-        chosen,
-        kind.name,
-        kind.default_twins if twins is None else twins,
-        kind.default_references if references is None else references,
-        seed,
-        keep,
-        make(recipe.domain.AuditOptions, options or {}),
-    )
+    made = make(recipe.domain.AuditOptions, options or {})
+    plan = AuditPlan(recipe, chosen, kind.name, *kind.sizes(recipe, twins, references), seed, keep, made)
     kind.check_plan(plan)
     return plan
 
