@@ -164,12 +164,17 @@ def timestep_losses(
         model.eval()
         for batch in images.once(task, "evaluate"):
             rows, shape = len(batch["label"]), batch["input"].shape[1:]
-            drawn = torch.stack([
-                torch.randn(
-                    len(timesteps), noises, *shape, generator=generator_of(seed, "members", images.name, first + row)
-                )
-                for row in range(rows)
-            ])  # [B, T, noises, C, H, W]
+            drawn = torch.stack(
+                [
+                    torch.randn(
+                        len(timesteps),
+                        noises,
+                        *shape,
+                        generator=generator_of(seed, "members", images.name, first + row),
+                    )
+                    for row in range(rows)
+                ]
+            )  # [B, T, noises, C, H, W]
             found = torch.empty(rows, len(timesteps), noises, dtype=torch.float64)
             for i, t in enumerate(timesteps):
                 for j in range(noises):

@@ -48,9 +48,7 @@ def shared_embeddings(model: nn.Module) -> list[list[nn.Embedding]]:
 
 
 @contextmanager
-def replace_class(
-    groups: Sequence[Sequence[nn.Embedding]], label: int, vectors: Sequence[Tensor]
-) -> Iterator[None]:
+def replace_class(groups: Sequence[Sequence[nn.Embedding]], label: int, vectors: Sequence[Tensor]) -> Iterator[None]:
     """Inside the block a class is embedded as these vectors, not as the model's own rows for it.
 
     Args:
