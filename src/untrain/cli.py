@@ -77,11 +77,13 @@ the others. The answer is a card and a verdict for each method, and FOLDER/audit
 
   --methods A,B      these methods of the run; all without it
   --design NAME      how traces are looked for, see docs/audit.md; without it, as what is forgotten has it
-  --twins N          so many twins; 16 for samples without it, at least 4. More of them find less
+  --twins N          so many twins; 16 for samples without it, at least 4. More of them find less. 0: none, the run's
+                     own models are asked, and little can be said
   --references N     so many models retrained without the samples, which must show nothing; 4 for samples without it
   --seed N           of samples, coins and twins; 0 without it
   --audit.NAME VALUE how much an attack on generators may do: untrain audit FOLDER --help lists the names
   --keep             keep the twins' weights once they were asked
+  --exchangeable     of --twins 0: test data and forgotten data were drawn from one source at random
   --jobs N           N cells side by side on this machine
   --processes N      each cell as N processes, on CPUs or as many GPUs
   --cluster ADDRESS  a Dask scheduler runs the cells
@@ -304,8 +306,9 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     permissions = _permissions(words)
     cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
-    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0), "keep": _take(words, "--keep")}
-    plan |= {"twins": _count(words, "--twins", None), "references": _count(words, "--references", None, 0)}
+    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
+    plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in ("keep", "exchangeable", "per_sample")}
+    plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
     if methods is not None:
         plan["methods"] = methods.split(",")
     from untrain.audit.options import take_options

@@ -614,6 +614,24 @@ class Domain(ABC):
             f"models of the task {self.name} tell nothing of single samples yet: they cannot be audited."
         )
 
+    @classmethod
+    def ask_sets(
+        cls, module: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine, rate: float | None
+    ) -> Told:
+        """Asks a model for the audit's signals of samples that may be no recipe's; by default it refuses.
+
+        Args:
+            module: on the engine's device.
+            task: prepared.
+            sets: "pool", what is asked; "base", what the model keeps; perhaps "test".
+            engine: where it runs.
+            rate: learning rate at which a copy is trained a little on the base; None: not known.
+
+        Raises:
+            SettingError: if there are none for this kind of model.
+        """
+        raise SettingError(f"models of the task {cls.name} tell nothing of single samples yet: they cannot be audited.")
+
     def check_whole(self, division: Division) -> None:  # noqa: B027, most have nothing to say
         """Raises why an audit by references has nothing to ask models of this run; before anything is trained.
 

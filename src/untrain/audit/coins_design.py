@@ -42,6 +42,7 @@ class CoinsDesign(TwinDesign):
     """Twins by coins, of requests that name samples."""
 
     name = "coins"
+    takes = ("per_sample",)
     fixed = ("design", "seed", "coins_sha256", "pool", "twins")
 
     @classmethod

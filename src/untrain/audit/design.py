@@ -36,10 +36,12 @@ class Design(ABC):
 
     Attributes:
         name: as in audit.json.
+        takes: fields of the plan that it takes beyond those that every design takes.
         fixed: facts that an audit must share with the one that it goes on with.
     """
 
     name: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ("design", "seed", "twins")
 
     def __init__(self, plan: AuditPlan, cache: Cache | None = None) -> None:

@@ -14,7 +14,8 @@ class AuditVerdict:
     """A verdict.
 
     Attributes:
-        kind: of coins: blind, broken, trace, damaged, weak or passed.
+        kind: of coins: blind, broken, trace, damaged, weak or passed; without twins: blind, trace, weak or
+            cannot-judge.
         subkind: of a trace: pushed-away, still-known, hidden or uneven; else None.
         sentence: for the reader.
         remarks: what else they must know.
@@ -85,12 +86,12 @@ class Audit:
 
     Attributes:
         facts: what was audited: twins, pool, coins and their hash, as audit.json holds them.
-        original: what was found of the originals.
+        original: what was found of the originals; None where there were none.
         findings: what was found of each method.
     """
 
     facts: Mapping[str, Any]
-    original: Values
+    original: Values | None
     findings: Mapping[str, Finding]
 
     @property
@@ -117,4 +118,5 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Returns it as audit.json holds it."""
         methods = {name: finding.plain() for name, finding in self.findings.items()}
-        return {**self.facts, "methods": methods, "controls": {ORIGINAL: self.original.plain()}}
+        controls = {} if self.original is None else {ORIGINAL: self.original.plain()}
+        return {**self.facts, "methods": methods, "controls": controls}

@@ -26,6 +26,8 @@ class AuditPlan:
         seed: of pool, coins, and whatever is random in twins.
         keep: keep the weights of twins once their signals are known.
         options: the domain's `AuditOptions`, how much its attacks may do.
+        exchangeable: it was said that forgotten and unseen samples were drawn from one source at random.
+        per_sample: write what is known of each sample, too.
     """
 
     recipe: Recipe
@@ -36,6 +38,8 @@ class AuditPlan:
     seed: int = 0
     keep: bool = False
     options: Any = NoOptions()
+    exchangeable: bool = False
+    per_sample: bool = False
 
     @property
     def folder(self) -> Path:

@@ -97,10 +97,10 @@ def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) 
 def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
     numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
-    keep = ["--keep"] if plan.keep else []
+    said = [f"--{name.replace('_', '-')}" for name in ("keep", "exchangeable", "per_sample") if getattr(plan, name)]
     options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
     chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
-    return (*chosen, *numbers, *keep, *options, *plan.recipe.granted)
+    return (*chosen, *numbers, *said, *options, *plan.recipe.granted)
 
 
 def _told(bar: Any, cell: Cell, outcome: Outcome) -> None:

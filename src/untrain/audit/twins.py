@@ -18,7 +18,7 @@ from untrain.audit.traces import Mean
 from untrain.compare.plan import Cell
 from untrain.domain import Division, Domain, Told
 from untrain.engine import seed_of
-from untrain.errors import SettingError
+from untrain.errors import SettingError, spell
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Comparison, Recipe
@@ -140,5 +140,6 @@ def check_trained(recipe: Recipe) -> None:
     if recipe.domain.checkpoint_of(recipe.sections) is not None:
         raise SettingError(
             f"{recipe.folder} began from a checkpoint, and how that was trained is not known, so no twin of it can be "
-            "trained. Audit a run whose recipe trains its original, on these data and with this architecture."
+            "trained. Audit a run whose recipe trains its original, on these data and with this architecture; or, for "
+            f"what can be said of this one model alone, audit it without twins: {spell('--twins 0', 'twins=0')}."
         )

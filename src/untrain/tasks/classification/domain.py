@@ -51,6 +51,7 @@ from untrain.tasks.classification.search import heldout_objectives
 from untrain.tasks.classification.sections import ClassificationSections
 from untrain.tasks.classification.signals import ASKED_AT_ONCE, RELEARNING_BATCH, ask_classifier
 from untrain.tasks.classification.task import Classification
+from untrain.types import Task
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,8 @@ class ClassificationDomain(Domain):
 
     @classmethod
     def audit_designs(cls, sections: ClassificationSections) -> tuple[str, ...]:
-        """Coins for requests of samples."""
-        return ("coins",)
+        """Coins for requests of samples; any run's own models can be asked without twins."""
+        return ("coins", "single")
 
     def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
         """Asks a classifier for its confidence, its features, and what it relearns; see `Domain.ask`."""
@@ -262,7 +263,15 @@ class ClassificationDomain(Domain):
         }
         if len(division.test):
             sets["test"] = Stream(division.test, "test", engine, ASKED_AT_ONCE, seed)
-        return ask_classifier(module, self.task, sets, engine, num_classes=len(self.source.classes), rate=rate)
+        return self.ask_sets(module, self.task, sets, engine, rate)
+
+    @classmethod
+    def ask_sets(
+        cls, module: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine, rate: float | None
+    ) -> Told:
+        """Asks a classifier, whose classes its prepared task knows; see `Domain.ask_sets`."""
+        classes = cast(int, cast(Classification, task).num_classes)
+        return ask_classifier(module, task, sets, engine, num_classes=classes, rate=rate)
 
     @classmethod
     def evaluate(
