@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from untrain.allocator import keep_freed_memory
 from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, speak_of_flags, unknown
 from untrain.folders import exclusive_lock
 from untrain.permissions import Permissions, flag_of
@@ -73,13 +74,15 @@ untrain audit FOLDER [flags]: whether forgotten samples can still be told from s
 
 FOLDER is a finished run whose recipe trains its original, or a cell's folder of a comparison. Twins of the original are
 trained on coins' choice of the samples, every method is told to forget these, and an attack tries to tell them from
-the others. The answer is a card and a verdict for each method, and FOLDER/audit/audit.json.
+the others. Where a class is forgotten whole, unlearned models are held against retrained ones instead. The answer is a
+card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it
-  --design NAME      how traces are looked for, see docs/audit.md; without it, as what is forgotten has it
-  --twins N          so many twins; 16 for samples without it, at least 4. More of them find less. 0: none, the run's
-                     own models are asked, and little can be said
-  --references N     so many models retrained without the samples, which must show nothing; 4 for samples without it
+  --design NAME      coins or refs, see docs/audit.md; without it, as what is forgotten has it
+  --twins N          so many twins; without it 16 for samples, at least 4, 6 for classes and 5 for generators, at least
+                     5. More of them find less. 0: none, the run's own models are asked, and little can be said
+  --references N     so many models retrained without the samples; without it 4 for samples, and for classes as many as
+                     twins
   --seed N           of samples, coins and twins; 0 without it
   --audit.NAME VALUE how much an attack on generators may do: untrain audit FOLDER --help lists the names
   --keep             keep the twins' weights once they were asked
@@ -122,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
+    keep_freed_memory()
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on what else could be installed is for developers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:

@@ -11,7 +11,7 @@ from untrain.audit.run import audit_run
 from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
 from untrain.errors import DataError, FolderError, SettingError
 from untrain.runs.recipe import read
-from untrain.runs.stages import run_recipe
+from untrain.runs.stages import open_experiment, run_recipe
 
 RECIPE = """\
 name: audited
@@ -115,11 +115,16 @@ def test_signals_that_are_damaged_or_of_another_audit_are_refused(audited, tmp_p
     ("change", "words"),
     [
         ("forget: {fraction: 0.05, holdout: 0.1}", "fewer than 100"),
-        ('forget: {classes: ["3"], holdout: 0.1}', "class '3'"),
+        ("forget: {indices: INDICES, holdout: 0.1}", "class '3'"),
     ],
 )
 def test_what_cannot_be_audited_is_said(tmp_path, change, words):
     text = RECIPE.replace("forget: {fraction: 0.2, holdout: 0.1}", change).replace("epochs: 24", "steps: 1")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.split("  identity")[0])
+    labels = open_experiment(read(tmp_path / "recipe.yaml"), write=False).domain.source.labels
+    threes = (labels == 3).nonzero()[:, 0].tolist()
+    text = text.replace("INDICES", str(tmp_path / "threes.csv"))
+    (tmp_path / "threes.csv").write_text("index\n" + "\n".join(map(str, threes[:-5])))
     (tmp_path / "recipe.yaml").write_text(text.split("  identity")[0] + "batch_size: 50\ndevice: cpu\n")
     recipe = read(tmp_path / "recipe.yaml", ["--out", str(tmp_path / "run")])
     with pytest.raises(FolderError, match="holds no run"):

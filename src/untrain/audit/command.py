@@ -18,6 +18,7 @@ from untrain.audit.selftest import self_test
 from untrain.engine import Engine
 from untrain.errors import UntrainError
 from untrain.permissions import Permissions
+from untrain.report.words import capitalize
 from untrain.runs.recipe import read
 
 WIDE = 100
@@ -68,7 +69,9 @@ def print_cards(audit: Audit) -> None:
         console.print("\n".join(finding.below), highlight=False)
         verdict = finding.verdict
         kind = verdict.kind if verdict.subkind is None else f"{verdict.kind}, {verdict.subkind}"
-        console.print(f"[bold]{kind}[/bold]: {verdict.sentence}\n", highlight=False)
+        console.print(
+            f"[bold]{kind}[/bold]: {' '.join([verdict.sentence, *map(capitalize, verdict.remarks)])}\n", highlight=False
+        )
 
 
 def run_self_test() -> None:

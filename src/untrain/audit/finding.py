@@ -14,9 +14,10 @@ class AuditVerdict:
     """A verdict.
 
     Attributes:
-        kind: of coins: blind, broken, trace, damaged, weak or passed; without twins: blind, trace, weak or
+        kind: blind, broken (of coins alone), trace, damaged, weak or passed; without twins blind, trace, weak or
             cannot-judge.
-        subkind: of a trace: pushed-away, still-known, hidden or uneven; else None.
+        subkind: of a trace: by coins pushed-away, still-known, hidden or uneven, by references too-little, overshot or
+            slight; else None.
         sentence: for the reader.
         remarks: what else they must know.
     """

@@ -77,7 +77,7 @@ def make_pool(domain: Domain, division: Division, twins: int, seed: int) -> Memb
             name = domain.source.classes[label]
             raise DataError(
                 f"{count} samples of class {name!r} are forgotten and {len(same)} retained: too few to compare them "
-                "with. A class that is forgotten whole, or nearly, cannot be audited by coins."
+                "with. A class that is forgotten whole, or nearly, cannot be audited by coins: --design refs can."
             )
         matched.append(_some(rng, same, count))
     samples = rng.permutation(np.concatenate([forget, *matched]))

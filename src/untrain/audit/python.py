@@ -59,8 +59,8 @@ def audit(
         unseen: of a model: samples that were given to no training and no method, likewise.
         retain: of a model: what was kept, likewise: features are read by it, and the model relearns on it.
         original: of a model: the model before; without it, nothing tells whether this attack sees anything here.
-        references: of a run, how many models are retrained on what all twins keep: nothing may be found in them; None:
-            4 where samples are forgotten. Of a model: one to four models trained without forgotten and unseen samples.
+        references: of a run, how many models are retrained on what all twins keep; None: 4 where samples are forgotten, as
+            many as twins where classes are. Of a model: one to four models trained without forgotten and unseen samples.
         exchangeable: of a model, or of a run with `twins=0`: forgotten and unseen samples were drawn from one source at
             random. Where that was not said, samples are described, and nothing is judged.
         task: of a model: what it was trained on, a name or a task object; None: as in `unlearn`.
@@ -69,11 +69,11 @@ def audit(
         device: of a model, as in `unlearn`.
         precision: of a model, as in `unlearn`; None: "no".
         workers: of a model, as in `unlearn`; None: 0.
-        twins: of a run: originals that are trained for it, K; None: 16 where samples are forgotten; 0: none, the run's
-            own models are asked.
+        twins: of a run: originals that are trained for it, K; None: 16 where samples are forgotten, 6 where classes
+            are, 5 of generators; 0: none, the run's own models are asked.
         methods: of a run: entries of its recipe; None: all.
-        design: of a run: how traces are looked for, "coins" for requests of samples; None: the one that fits the
-            request.
+        design: of a run: how traces are looked for, "coins" for requests of samples, "refs" for classes, and for
+            any request if asked for; None: the one that fits the request.
         jobs: of a run: models that are made side by side; None: 1; more need `if __name__ == "__main__":` around a
             script.
         seed: of whatever is random.

@@ -7,6 +7,7 @@ whatever is computed of each, the labels "unlearned" and "retrained" can be exch
 """
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -64,6 +65,11 @@ class RefsDesign(TwinDesign):
         """The run's own."""
         return self.run.division
 
+    @cached_property
+    def split_hash(self) -> str:
+        """The hash of the run's split."""
+        return self.division.split.hash
+
     def division_of(self, domain: Domain, k: int | None) -> Division:
         """Divides the samples as the run does, whatever the twin."""
         return self.division
@@ -87,7 +93,7 @@ class RefsDesign(TwinDesign):
     def mark_of(self, group: str, name: str) -> str:
         """Fingerprints all that decides a model's training, and what it is asked."""
         asked = [self.plan.seed, self.plan.plain_options(), self.run.domain.evaluation_facts()]
-        return hash_json([*self.making_of(name), self.name, self.division.split.hash, asked, group, name])
+        return hash_json([*self.making_of(name), self.name, self.split_hash, asked, group, name])
 
     def facts(self) -> Mapping[str, Any]:
         """Says which models there are; refuses a run whose models cannot be asked."""
@@ -97,12 +103,12 @@ class RefsDesign(TwinDesign):
         return {
             "version": 1,
             "design": self.name,
-            "run": str(plan.recipe.folder),
+            "run": plan.recipe.folder.name,
             "seed": plan.seed,
             "options": plan.plain_options(),
             "twins": plan.twins,
             "references": plan.references,
-            "split": split.hash,
+            "split": self.split_hash,
             "forget": {"size": len(split.forget)},
             "base": {"size": len(split.retain)},
             "train_size": {"run": size, "twins": size},

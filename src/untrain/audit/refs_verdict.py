@@ -29,6 +29,8 @@ from untrain.audit.verdict import (
 )
 from untrain.report.words import join_words, uncapitalize
 
+MOST_ADVISED = 50
+"""More twins than these are named, but not advised."""
 SLIGHT = "slight"
 """The subkind of a trace of which all numbers lie within what is tolerated."""
 _SUBKINDS = {TOO_LITTLE: TOO_LITTLE, OVERSHOT: OVERSHOT, DIFFERENT: SLIGHT}
@@ -76,9 +78,11 @@ def _nothing_differs(
         return damaged
     unsure = [number for number in shown if number.kind == UNSURE]
     if unsure:
-        missed = f"by {_named(unsure)}, more or less than models that never saw the forgotten data could be left"
+        low, high = (100 * end for end in TOLERATED_REMOVED)
+        missed = f"less than {low:.0f} % or more than {high:.0f} % could be gone by {_named(unsure)}"
         needed = max(_needed(number, twins) for number in unsure)
-        return AuditVerdict(WEAK, None, f"Nothing was found, but {missed}; use --twins {needed}.", remarks)
+        advice = f"use --twins {needed}" if needed <= MOST_ADVISED else f"it would take about {needed} twins to tell"
+        return AuditVerdict(WEAK, None, f"Nothing was found, but {missed}; {advice}.", remarks)
     if test is not None and test[0] < -TOLERATED_POINTS:
         return AuditVerdict(WEAK, None, f"Nothing was found, but {NOT_EXCLUDED}; use --twins {2 * twins}.", remarks)
     return AuditVerdict(
@@ -125,8 +129,4 @@ def _needed(number: NumberFinding, twins: int) -> int:
     furthest = max(1 - low, 0.0 if number.one_sided else high - 1)
     off = abs(1 - number.removed)
     assumed = min(off, 1 - TOLERATED_REMOVED[0])
-    return min(MOST_NEEDED, needed_twins(twins, assumed, max(furthest, assumed)))
-
-
-MOST_NEEDED = 100
-"""More twins are not asked for: a number that needs them is no measure."""
+    return needed_twins(twins, assumed, max(furthest, assumed))

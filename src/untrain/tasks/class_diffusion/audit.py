@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -49,7 +49,7 @@ class ClassAuditOptions:
     """Steps of Adam by which a vector for the class is learned."""
     inversion_lr: Annotated[float, Gt(0)] = 0.01
     """Its learning rate."""
-    relearning_steps: tuple[Count, ...] = (5, 10, 20, 50)
+    relearning_steps: list[Count] = field(default_factory=lambda: [5, 10, 20, 50])
     """Steps of Adam after which a relearned model is looked at."""
     relearning_lr: Annotated[float, Gt(0)] = 1 / 3
     """Its learning rate, as a share of the original's."""
@@ -62,8 +62,8 @@ class ClassAuditOptions:
 
     def __post_init__(self) -> None:
         """Checks the order of the steps."""
-        if not self.relearning_steps or list(self.relearning_steps) != sorted(set(self.relearning_steps)):
-            raise SettingError(f"relearning_steps must ascend, not {list(self.relearning_steps)}.")
+        if not self.relearning_steps or self.relearning_steps != sorted(set(self.relearning_steps)):
+            raise SettingError(f"relearning_steps must ascend, not {self.relearning_steps}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +256,7 @@ _SHARES = {
 def _budgets(options: ClassAuditOptions) -> dict[str, dict[str, Any]]:
     """What each attack may do; part of its number."""
     inversion = {"images": options.images, "steps": options.inversion_steps, "lr": options.inversion_lr}
-    relearning = {"images": options.images, "steps": list(options.relearning_steps), "lr": options.relearning_lr}
+    relearning = {"images": options.images, "steps": options.relearning_steps, "lr": options.relearning_lr}
     return {
         PLAIN: {},
         INVERSION: {**inversion, "drawn": options.drawn},

@@ -16,6 +16,7 @@ from untrain.data.source import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.domain import (
+    AuditNumber,
     Division,
     Domain,
     EvaluationSettings,
@@ -37,6 +38,8 @@ from untrain.models.recognition import measure_accuracy
 from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
 from untrain.tasks.classification.card import ClassifierCard, classifier_card
+from untrain.tasks.classification.class_audit import ask_class, class_numbers
+from untrain.tasks.classification.class_sets import check_class_sets, class_sets, forgotten_classes
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models, predictions
 from untrain.tasks.classification.given import (
     DEFAULT_MODEL,
@@ -250,8 +253,11 @@ class ClassificationDomain(Domain):
 
     @classmethod
     def audit_designs(cls, sections: ClassificationSections) -> tuple[str, ...]:
-        """Coins for requests of samples; any run's own models can be asked without twins."""
-        return ("coins", "single")
+        """By references where classes are forgotten; by coins, or by references if asked for, where samples are.
+
+        Any run's own models can be asked without twins.
+        """
+        return ("refs", "single") if sections.forget.classes else ("coins", "refs", "single")
 
     def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
         """Asks a classifier for its confidence, its features, and what it relearns; see `Domain.ask`."""
@@ -272,6 +278,43 @@ class ClassificationDomain(Domain):
         """Asks a classifier, whose classes its prepared task knows; see `Domain.ask_sets`."""
         classes = cast(int, cast(Classification, task).num_classes)
         return ask_classifier(module, task, sets, engine, num_classes=classes, rate=rate)
+
+    def check_whole(self, division: Division) -> None:
+        """Raises which class has no test images, or that there are too few samples to ask about."""
+        check_class_sets(self, division)
+
+    def ask_whole(
+        self,
+        module: nn.Module,
+        division: Division,
+        rate: float | None,
+        seed: int,
+        *,
+        options: Any = None,
+        trained: Mapping[str, nn.Module] | None = None,
+    ) -> Told:
+        """Asks a classifier for its recall, answers, features, and what it relearns; see `Domain.ask_whole`."""
+        return ask_class(
+            module,
+            self.task,
+            class_sets(self, division, seed),
+            self.context.engine,
+            forgotten=forgotten_classes(self, division),
+            num_classes=len(self.source.classes),
+            rate=rate,
+        )
+
+    def audit_numbers(
+        self,
+        original: Sequence[Told],
+        unlearned: Sequence[Told],
+        retrained: Sequence[Told],
+        seed: int,
+        *,
+        options: Any = None,
+    ) -> Mapping[str, AuditNumber]:
+        """Makes five numbers of classifiers, and what describes them besides; see `Domain.audit_numbers`."""
+        return class_numbers(original, unlearned, retrained, seed)
 
     @classmethod
     def evaluate(
