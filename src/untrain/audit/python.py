@@ -59,8 +59,9 @@ def audit(
         unseen: of a model: samples that were given to no training and no method, likewise.
         retain: of a model: what was kept, likewise: features are read by it, and the model relearns on it.
         original: of a model: the model before; without it, nothing tells whether this attack sees anything here.
-        references: of a run, how many models are retrained on what all twins keep; None: 4 where samples are forgotten, as
-            many as twins where classes are. Of a model: one to four models trained without forgotten and unseen samples.
+        references: of a run, how many models are retrained on what all twins keep; None: 4 where samples are forgotten,
+            as many as twins where classes are. Of a model: one to four models trained without forgotten and unseen
+            samples.
         exchangeable: of a model, or of a run with `twins=0`: forgotten and unseen samples were drawn from one source at
             random. Where that was not said, samples are described, and nothing is judged.
         task: of a model: what it was trained on, a name or a task object; None: as in `unlearn`.
@@ -72,8 +73,8 @@ def audit(
         twins: of a run: originals that are trained for it, K; None: 16 where samples are forgotten, 6 where classes
             are, 5 of generators; 0: none, the run's own models are asked.
         methods: of a run: entries of its recipe; None: all.
-        design: of a run: how traces are looked for, "coins" for requests of samples, "refs" for classes, and for
-            any request if asked for; None: the one that fits the request.
+        design: of a run: how traces are looked for, "coins" for requests of samples, "refs" for classes, and for any
+            request if asked for; None: the one that fits the request.
         jobs: of a run: models that are made side by side; None: 1; more need `if __name__ == "__main__":` around a
             script.
         seed: of whatever is random.
@@ -81,7 +82,8 @@ def audit(
         keep: of a run: keep the twins' weights.
         per_sample: of a run: write what is known of each single sample into RUN/audit/per-sample.csv, which tells
             whoever reads it which samples were trained on.
-        options: of a run: how much the attacks may do, where the task has options; `untrain audit RUN --help` lists them.
+        options: of a run: how much the attacks may do, where the task has options; `untrain audit RUN --help` lists
+            them.
 
     Returns:
         What was found of each method, and verdicts; audit.json in RUN/audit holds the same. Of a model, `.verdict`.
