@@ -66,6 +66,14 @@ class ClassAuditOptions:
             raise SettingError(f"relearning_steps must ascend, not {self.relearning_steps}.")
 
 
+_LACKING = {
+    INVERSION: "no embedding of classes was found in the model, so none is learned in its place",
+    RELEARNING: "the original's learning rate is not known, so nothing is relearned",
+    MEMBERS: "no image of a forgotten class was held out at random, so members have nothing beside them",
+}
+"""Why an attack has no values."""
+
+
 @dataclass(frozen=True, eq=False)
 class AttackSets:
     """What the attacks are given; the same for every model.
@@ -90,7 +98,7 @@ class AttackSets:
 
 
 Draw = Callable[[nn.Module, Sequence[int], int, str], tuple[Tensor, Tensor]]
-"""Images of a model: (model, classes, how many of each, what the bar is called) → uint8 [N, C, H, W] and classes [N]."""
+"""Images of a model: (model, classes, how many of each, a name for the bar) → uint8 [N, C, H, W] and classes [N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +153,7 @@ class Attacker:
     def _inverted(self, model: nn.Module) -> Told:
         groups, options = shared_embeddings(model), self.options
         if not groups:
-            return Told({}, notes=["no embedding of classes was found in the model, so none is learned in its place"])
+            return Told({}, notes=[_LACKING[INVERSION]])
         total = options.inversion_steps * len(self.sets.given)
         with ExitStack() as replaced:
             learned = {}
@@ -170,7 +178,7 @@ class Attacker:
     def _relearned(self, model: nn.Module) -> Told:
         sets, options = self.sets, self.options
         if sets.rate is None:
-            return Told({}, notes=["the original's learning rate is not known, so nothing is relearned"])
+            return Told({}, notes=[_LACKING[RELEARNING]])
         after, shares, told = options.relearning_steps, [], Told({})
         with self.engine.progress(RELEARNING, after[-1]) as bar:
             how: dict[str, Any] = {"after": after, "rate": sets.rate, "advance": bar.advance}
@@ -183,9 +191,7 @@ class Attacker:
     def _members(self, model: nn.Module) -> Told:
         sets, options = self.sets, self.options
         if sets.members is None or sets.unseen is None:
-            return Told(
-                {}, notes=["no image of a forgotten class was held out at random: members have nothing beside them"]
-            )
+            return Told({}, notes=[_LACKING[MEMBERS]])
         steps = even_timesteps(min(options.timesteps, self.task.timesteps), self.task.timesteps)
         found: dict[str, np.ndarray] = {}
         with self.engine.progress(MEMBERS, sets.members.passes() + sets.unseen.passes()) as bar:
@@ -269,9 +275,8 @@ def _share_number(
     name: str, label: str, meaning: str, kinds: Mapping[str, Sequence[Told]], budget: Mapping[str, Any]
 ) -> AuditNumber:
     number = AuditNumber(label, " %", meaning, one_sided=True, facts={"budget": dict(budget)})
-    lacking = [note for told in kinds.values() for each in told for note in each.notes if name not in each.scores]
-    if lacking:
-        return replace(number, missing=lacking[0])
+    if any(name not in each.scores for told in kinds.values() for each in told):
+        return replace(number, missing=_LACKING[name])
     values: dict[str, Any] = {kind: [each.scores[name] for each in told] for kind, told in kinds.items()}
     steps = {key for told in kinds.values() for each in told for key in each.scores if key.startswith(f"{name}-")}
     after = {
@@ -299,10 +304,8 @@ def _member_number(
         digits=3,
         facts={"budget": dict(budget)},
     )
-    everyone = [*original, *unlearned, *retrained]
-    lacking = [note for each in everyone for note in each.notes if MEMBERS not in each.signals]
-    if lacking:
-        return replace(number, missing=lacking[0])
+    if any(MEMBERS not in each.signals for each in (*original, *unlearned, *retrained)):
+        return replace(number, missing=_LACKING[MEMBERS])
     first = member_p(original, retrained, seed)
     facts = {**number.facts, "original_p": first, "images": [len(original[0].signals[n]) for n in (MEMBERS, UNSEEN)]}
     kinds = {"original": original, "unlearned": unlearned, "retrained": retrained}

@@ -1,7 +1,7 @@
 """Whether a generator's losses tell images that it was trained on from held-out ones of the same classes.
 
 −log ℓ_t of an image, less the mean over retrained models, which saw neither kind: what makes an image hard for
-every model falls out. Where held-out images were split off at random, labels can be permuted within classes: p is exact.
+every model falls out. Where chance alone held images out, labels can be permuted within classes: p is exact.
 """
 
 from collections.abc import Sequence
