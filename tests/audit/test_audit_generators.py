@@ -12,16 +12,16 @@ from helpers.command_line import untrain
 RECIPE = """\
 name: tiny
 task: class-diffusion
-data: {name: digits, limit: 200, test_limit: 100}
+data: {name: digits, limit: 150, test_limit: 100}
 forget: {classes: ["3"]}
 model: {name: unet-small, options: {block_out_channels: [8, 16], norm_num_groups: 4, attention_head_dim: 8}}
 diffusion: {timesteps: 20, beta_end: 0.3}
-train: {steps: 12, optimizer: {name: adam, lr: 0.003, momentum: 0, weight_decay: 0}, max_norm: 1}
+train: {steps: 6, optimizer: {name: adam, lr: 0.003, momentum: 0, weight_decay: 0}, max_norm: 1}
 generation: {sampler: {steps: 3}, samples: 10}
 judge: {options: {width: 4}, train: {steps: 30}}
 references: 0
 methods:
-  retrain: {steps: 12, optimizer: {name: adam, lr: 0.003, momentum: 0, weight_decay: 0}, max_norm: 1}
+  retrain: {steps: 6, optimizer: {name: adam, lr: 0.003, momentum: 0, weight_decay: 0}, max_norm: 1}
 batch_size: 32
 checkpoint_every: 0
 device: cpu

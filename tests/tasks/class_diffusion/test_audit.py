@@ -35,7 +35,7 @@ def experiment(tmp_path_factory):
     """A generator of latents of four classes, two of which are to be forgotten."""
     place = tmp_path_factory.mktemp("latents")
     dit_pipeline().vae.save_pretrained(place / "vae")
-    text = RECIPE.replace("DATA", str(pixels(place / "data.npz", "abcd"))).replace("VAE", str(place / "vae"))
+    text = RECIPE.replace("DATA", str(pixels(place / "data.npz", list("abcd")))).replace("VAE", str(place / "vae"))
     (place / "recipe.yaml").write_text(text)
     return open_experiment(read(place / "recipe.yaml", ["--out", str(place / "run")]))
 
