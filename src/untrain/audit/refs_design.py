@@ -126,7 +126,8 @@ class RefsDesign(TwinDesign):
             found = self._find(before, told, retrained)
             verdict = judge_numbers(name, found, plan.twins)
             figures = self.run.domain.audit_figures(plan.folder, name, before, told, retrained)
-            findings[name] = Finding(found, verdict, tuple(number_rows(found, first)), (sizes_below(facts),), figures)
+            rows, below = tuple(number_rows(found, first)), (sizes_below(facts, found),)
+            findings[name] = Finding(found, verdict, rows, below, figures)
             notes |= {note for each in told for note in each.notes}
         more = {
             "tolerance": {"removed": list(TOLERATED_REMOVED), "points": TOLERATED_POINTS},
