@@ -5,16 +5,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from untrain import fisher, registry
 from untrain.callbacks import Callback
 from untrain.data.batches import check_given
-from untrain.data.checks import check_places, check_samples, check_sets, content_hash
+from untrain.data.checks import check_places, check_samples, check_sets
 from untrain.data.datasets import is_data_set, loader_batch_size
+from untrain.data.sameness import Known
 from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, check_module
@@ -89,6 +91,7 @@ def unlearn(
     seed: Seed = 0,
     batch_size: BatchSize | None = None,
     init: Callable[[], nn.Module] | None = None,
+    train_steps: Annotated[int, Ge(1)] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     inplace: bool = False,
@@ -108,13 +111,15 @@ def unlearn(
             a DataLoader of one, or a list of ready batches; of a text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
-        method: a name (see `untrain.methods()`), a class, or a method object. None: what is best for the request,
-            which is `sfron`; the notes say so.
+        method: a name (see `untrain.methods()`), a class, or a method object. None: with a `budget` (share of the
+            original training's cost, in (0, 1]) `shrink-perturb`, else `sfron`; the notes say so.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
             own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
+        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts.
+            None: taken to have been 30 passes over forget and retain set.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
         inplace: change the model itself instead of a copy.
@@ -134,21 +139,22 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    chosen = _make_method(method or DEFAULT_METHOD, settings)
+    by_default, why = _default_method(settings)
+    chosen = _make_method(method or by_default, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
     check_kind(user.module)
     check_names(user.module)
-    subject = Subject(user.module, init=init or user.init())
+    subject = Subject(user.module, init=init or user.init(), train_steps=train_steps)
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
-    _check_apart(given)
+    known = _check_apart(given)
     home = next((p.device for p in user.module.parameters()), engine.device)
     with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
         usual = user.batch_size(sets) if batch_size is None else batch_size
         sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
-        compared = check_sets(sets, streams)
+        compared = check_sets(sets, streams, known)
         working = subject if inplace else subject.copy()
         rounding = widen_(working.module, keep=True)
         try:
@@ -160,7 +166,7 @@ def unlearn(
                 for note in compared:
                     problem.note(note)
                 if method is None:
-                    problem.note(f"method: {chosen.name}, the default")
+                    problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
                     result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
@@ -190,8 +196,15 @@ def _locked(path: Path | None, engine: Engine, *, resume: bool) -> Iterator[None
         yield
 
 
-DEFAULT_METHOD = "sfron"
-"""What is best for any request so far; the paper's own."""
+DEFAULT_METHOD, BUDGET_METHOD = "sfron", "shrink-perturb"
+"""The paper's own; and what leaves least of single records at a given cost."""
+
+
+def _default_method(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """The method where none is named, and why."""
+    if "budget" in settings:
+        return BUDGET_METHOD, "which leaves least of single records within a budget"
+    return DEFAULT_METHOD, "the default"
 
 
 _MEANT = {
@@ -229,12 +242,12 @@ def _given_sets(**sets: Any) -> dict[str, Any]:
     return {name: data for name, data in sets.items() if data is not None}
 
 
-def _check_apart(given: Mapping[str, Any]) -> None:
+def _check_apart(given: Mapping[str, Any]) -> dict[str, Known]:
     """Refuses data sets that share a sample, as they were given: what is computed of them may not tell any more."""
     sets = {name: data for name, data in given.items() if is_data_set(data)}
     for name, data in sets.items():
         check_given(data, name)
-    check_places(sets)
+    return check_places(sets)
 
 
 def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -309,7 +322,7 @@ def _run_in(
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:
     """What a run folder says of a run made in Python: its settings, and hashes of its data."""
     sets = {"forget": problem.forget, "retain": problem.retain, "holdout": problem.holdout}
-    data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
+    data = {n: {"samples": len(s), "hash": s.fingerprint()} for n, s in sets.items() if s is not None}
     own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
     return {**own, "parts": parts, "manifest": {**own, "data": data}}
 

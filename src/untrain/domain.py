@@ -140,12 +140,15 @@ class Told:
         correct: whether each is recognised, bool [N]; None where that has no meaning.
         scores: accuracy in percent on "base", what all twins keep, and on "test" data.
         notes: what could not be asked, and why.
+        planted: of each planted image how far the model's gradient lies along its noise, [P], float64; see
+            `untrain.audit.planted`.
     """
 
     signals: Mapping[str, np.ndarray]
     correct: np.ndarray | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    planted: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

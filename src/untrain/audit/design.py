@@ -169,9 +169,9 @@ def load_told(path: Path, mark: str, again: str) -> Told:
     if facts.get("fingerprint") != mark:
         raise StaleFile(f"{path} was made from other inputs than this audit's. {again}")
     arrays = {key: tensor.numpy() for key, tensor in found.items()}
-    correct = arrays.pop("correct", None)
+    correct, planted = arrays.pop("correct", None), arrays.pop("planted", None)
     scores = {key: float(value) for key, value in facts["scores"].items()}
-    return Told(arrays, None if correct is None else correct.astype(bool), scores, tuple(facts["notes"]))
+    return Told(arrays, None if correct is None else correct.astype(bool), scores, tuple(facts["notes"]), planted)
 
 
 def save_told(path: Path, told: Told, mark: str) -> None:
@@ -180,5 +180,7 @@ def save_told(path: Path, told: Told, mark: str) -> None:
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in told.signals.items()}
     if told.correct is not None:
         tensors["correct"] = torch.from_numpy(told.correct.astype(np.uint8))
+    if told.planted is not None:
+        tensors["planted"] = torch.from_numpy(told.planted)
     facts = {"fingerprint": mark, "notes": list(told.notes), "scores": dict(told.scores)}
     checkpoints.save(tensors, path, facts)

@@ -11,6 +11,7 @@ from untrain.audit.refs_design import RefsDesign
 from untrain.audit.single_design import SingleDesign
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, spell, unknown
+from untrain.runs.folder import read_manifest
 from untrain.runs.recipe import Recipe
 from untrain.settings import make
 
@@ -60,6 +61,7 @@ def plan_of(
         raise SettingError(
             f"the design {design} does not fit what {recipe.folder} forgets; {' or '.join(fitting)} does."
         )
+    _check_search(recipe, chosen, seed)
     kind = DESIGNS[design or fitting[0]]
     strange = [name for name, value in more.items() if value and name not in (*COMMON, *kind.takes)]
     if strange:
@@ -70,6 +72,21 @@ def plan_of(
     plan = AuditPlan(recipe, chosen, kind.name, *sizes, seed, options=made, **more)
     kind.check_plan(plan)
     return plan
+
+
+def _check_search(recipe: Recipe, methods: Sequence[str], seed: int) -> None:
+    """Refuses the seed on which a comparison searched the methods' settings.
+
+    Raises:
+        SettingError: names them.
+    """
+    searched = read_manifest(recipe.folder).get("searched") or {}
+    names = [name for name in methods if name in searched.get("methods", ())]
+    if names and searched.get("seed") == seed:
+        raise SettingError(
+            f"the settings of {', '.join(names)} were searched with seed {seed}: an audit must not judge by what a "
+            "search has seen. Audit with another --seed."
+        )
 
 
 def open_design(plan: AuditPlan, cache: Cache | None = None) -> Design:

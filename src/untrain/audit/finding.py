@@ -1,7 +1,7 @@
 """What an audit found: of each method its values, its card, and its verdict."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,11 +89,13 @@ class Audit:
         facts: what was audited: twins, pool, coins and their hash, as audit.json holds them.
         original: what was found of the originals; None where there were none.
         findings: what was found of each method.
+        samples: what is known of each sample, where that was asked for; never in audit.json.
     """
 
     facts: Mapping[str, Any]
     original: Values | None
     findings: Mapping[str, Finding]
+    samples: Sequence[Any] = ()
 
     @property
     def methods(self) -> dict[str, Values]:

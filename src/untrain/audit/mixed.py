@@ -81,8 +81,8 @@ def _read(stream: Stream, task: Task) -> tuple[Mapping[str, Tensor], Tensor]:
     read: list[Batch] = []
     labels: list[Tensor] = []
     for batch in stream.once(_AsTheyAre(), "evaluate", limit=MOST_ASKED):  # type: ignore[arg-type]
-        drawn = task.draw(dict(batch), generator_of(0, "labels"), "evaluate")
-        classes = task.condition(drawn)
+        with convert_errors(DataError, f"the classes of the {stream.name} set cannot be read"):
+            classes = task.condition(task.draw(dict(batch), generator_of(0, "labels"), "evaluate"))
         rows = len(next(iter(batch.values())))
         labels.append(torch.zeros(rows, dtype=torch.int64) if classes is None else classes.cpu())
         read.append({name: values.cpu() for name, values in batch.items() if name != "index"})

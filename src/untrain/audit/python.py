@@ -45,6 +45,7 @@ def audit(
     resume: bool = False,
     keep: bool = False,
     per_sample: bool = False,
+    planted: Annotated[int, Ge(0)] = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Audits a run, or one model: whether forgotten samples can still be told from samples that were never seen.
@@ -59,9 +60,9 @@ def audit(
         unseen: of a model: samples that were given to no training and no method, likewise.
         retain: of a model: what was kept, likewise: features are read by it, and the model relearns on it.
         original: of a model: the model before; without it, nothing tells whether this attack sees anything here.
-        references: of a run, how many models are retrained on what all twins keep; None: 4 where samples are forgotten,
-            as many as twins where classes are. Of a model: one to four models trained without forgotten and unseen
-            samples.
+        references: of a run, how many models are retrained on what all twins keep: nothing may be found in them; None:
+            4 where samples are forgotten, as many as twins where classes are. Of a model: one to four models trained
+            without forgotten and unseen samples.
         exchangeable: of a model, or of a run with `twins=0`: forgotten and unseen samples were drawn from one source at
             random. Where that was not said, samples are described, and nothing is judged.
         task: of a model: what it was trained on, a name or a task object; None: as in `unlearn`.
@@ -82,6 +83,8 @@ def audit(
         keep: of a run: keep the twins' weights.
         per_sample: of a run: write what is known of each single sample into RUN/audit/per-sample.csv, which tells
             whoever reads it which samples were trained on.
+        planted: of a run: images with noise of their own that are planted in each twin, to see whether it is
+            remembered; 64 are usual.
         options: of a run: how much the attacks may do, where the task has options; `untrain audit RUN --help` lists
             them.
 
@@ -92,7 +95,12 @@ def audit(
         UntrainError: what cannot be audited, an argument that has no meaning here, or which models could not be made.
     """
     of_run = {"twins": twins, "methods": methods, "design": design, "jobs": jobs, "options": options}
-    of_run |= {"resume": resume or None, "keep": keep or None, "per_sample": per_sample or None}
+    of_run |= {
+        "resume": resume or None,
+        "keep": keep or None,
+        "per_sample": per_sample or None,
+        "planted": planted or None,
+    }
     sets = {"forget": forget, "unseen": unseen, "retain": retain}
     of_model = {**sets, "original": original, "task": task, "peak_lr": peak_lr, "device": device}
     of_model |= {"precision": precision, "workers": workers}
@@ -101,7 +109,7 @@ def audit(
         if references is not None and (not isinstance(references, int) or isinstance(references, bool)):
             raise SettingError(f"references of a run is how many are trained, not {describe(references)}.")
         how: dict[str, Any] = {"design": design, "twins": twins, "references": references, "seed": seed, "keep": keep}
-        how |= {"exchangeable": exchangeable, "per_sample": per_sample, "options": options}
+        how |= {"exchangeable": exchangeable, "per_sample": per_sample, "planted": planted, "options": options}
         return audit_run(plan_of(read(Path(run)), methods, **how), jobs=jobs or 1, resume=resume)
     _refuse(of_run, "of a run folder: a model alone has no twins")
     if isinstance(references, int):

@@ -59,4 +59,5 @@ def sizes_below(facts: Mapping[str, Any], found: ModelTraces) -> str:
     twins, references = facts["twins"], facts["references"]
     ways = math.comb(twins + references, twins)
     least = smallest_p(twins, references, one_sided=one_sided)
-    return f"{twins} originals, {references} retrained models, {ways} ways to exchange them: p is at least {least:.4f}"
+    sizes = f"{twins} originals, {references} retrained models, {ways} ways to exchange them"
+    return f"{sizes}: no p of means is below {least:.4f}"

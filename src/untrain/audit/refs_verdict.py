@@ -27,7 +27,7 @@ from untrain.audit.verdict import (
     judge_damage,
     needed_twins,
 )
-from untrain.report.words import join_words, uncapitalize
+from untrain.report.words import capitalize, join_words, uncapitalize
 
 MOST_ADVISED = 50
 """More twins than these are named, but not advised."""
@@ -114,11 +114,12 @@ def show_shares(interval: Interval) -> str:
 
 
 def _cannot_show(numbers: Mapping[str, NumberFinding]) -> list[str]:
-    silent = [uncapitalize(number.label) for number in numbers.values() if number.kind == CANNOT_SHOW]
+    silent = [number.label for number in numbers.values() if number.kind == CANNOT_SHOW]
     if not silent:
         return []
     verb = "tells" if len(silent) == 1 else "tell"
-    return [f"{join_words(silent)} {verb} nothing here: the originals do not differ from retrained models by it."]
+    named = capitalize(join_words([uncapitalize(label) for label in silent]))
+    return [f"{named} {verb} nothing here: the originals do not differ from retrained models by it."]
 
 
 def _needed(number: NumberFinding, twins: int) -> int:

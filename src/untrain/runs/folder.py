@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from untrain.data.checks import content_hash
 from untrain.engine import Engine
 from untrain.errors import (
     CheckpointError,
@@ -375,6 +374,7 @@ _WORDS = {
     "seed": "seed",
     "weights": "weights",
     "peak_lr": "learning rate of the original",
+    "train_steps": "steps of the original training",
     "sets": "data, split or batch size",
     "engine": "precision or number of processes",
     "task": "settings of the task",
@@ -398,7 +398,8 @@ def inputs_of(method: Method, problem: Problem, engine: Sequence[Any]) -> dict[s
         "seed": problem.seed,
         "weights": weights.state_hash(module),
         "peak_lr": problem.subject.peak_lr,
-        "sets": [None if s is None else [content_hash(s), len(s), s.batch_size] for s in sets],
+        **({"train_steps": problem.subject.train_steps} if hasattr(method, "budget") else {}),
+        "sets": [None if s is None else [s.fingerprint(), len(s), s.batch_size] for s in sets],
         "engine": list(engine),
         "task": _task_settings(problem.task),
         "trained": None if len(names) == sum(1 for _ in module.parameters()) else names,

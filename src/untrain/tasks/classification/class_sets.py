@@ -71,8 +71,7 @@ def class_sets(domain: Domain, division: Division, seed: int) -> dict[str, Strea
         "forgotten": (Subset(domain.data, _some(split.forget, MOST_FEATURES, seed, 4)), ASKED_AT_ONCE),
         "base": (Subset(domain.data, split.retain), ASKED_AT_ONCE),
     }
-    kept = torch.tensor([c for c in range(len(domain.source.classes)) if c not in whole])
-    test = torch.isin(division.test.labels, kept).nonzero()[:, 0] if len(division.test) else torch.empty(0)
+    test = _of_class(division.test, labels[split.retain].unique().tolist())
     sets = {**sets, **({"test": (Subset(division.test, test), ASKED_AT_ONCE)} if len(test) else {})}
     # the audit's seed: that of a model's own run would choose other batches for each
     return {name: Stream(data, name, domain.context.engine, size, seed) for name, (data, size) in sets.items()}

@@ -253,10 +253,7 @@ class ClassificationDomain(Domain):
 
     @classmethod
     def audit_designs(cls, sections: ClassificationSections) -> tuple[str, ...]:
-        """By references where classes are forgotten; by coins, or by references if asked for, where samples are.
-
-        Any run's own models can be asked without twins.
-        """
+        """By references where classes are forgotten; by coins where samples are; or, if asked for, without twins."""
         return ("refs", "single") if sections.forget.classes else ("coins", "refs", "single")
 
     def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
