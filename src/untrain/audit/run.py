@@ -55,6 +55,10 @@ def audit_run(
     with stages.locked(recipe):
         design = open_design(plan)
         cells, done = design.cells(), _begun(design, resume)
+        for need in design.needs():
+            Console(stderr=True).print(need, highlight=False, markup=False, soft_wrap=True)
+        if len(done) < len(cells):
+            design.prepare()
         clock = AuditClock(plan.folder)
         with engine.progress("cells", len(cells), len(done)) as bar:
             outcomes = run_cells(cells, _workplace(plan, jobs, cluster, processes), done, partial(_told, bar, clock))
