@@ -20,6 +20,7 @@ from untrain.data.classes import class_number
 from untrain.data.samples import Arrays, Relabelled, Source
 from untrain.diffusion.pipelines import check_libraries
 from untrain.diffusion.search import SampleObjective
+from untrain.engine import seed_of
 from untrain.errors import SettingError, UnknownName
 from untrain.methods.base import Optimizer, State
 from untrain.methods.loop import Checkpoints, run
@@ -434,7 +435,9 @@ def test_a_search_sees_enough_samples_of_other_noise(recipe, tmp_path, features)
     assert objective.observe(model) == seen
     assert objective.score(seen, seen) == pytest.approx(seen["FA"] / 3)
     assert not (tmp_path / "run/grids").exists(), "nothing of it is kept"
-    ours, other = (domain.maker(own=own).collect(model, [0, 1], 2)[0] for own in (True, False))
+    ours, other = (
+        domain.maker(seed).collect(model, [0, 1], 2)[0] for seed in (None, seed_of(domain.context.seed, "other noise"))
+    )
     assert not torch.equal(ours, other)
 
 
