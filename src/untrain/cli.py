@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
+from untrain.allocator import keep_freed_memory
 from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, speak_of_flags, unknown
 from untrain.folders import exclusive_lock
 from untrain.permissions import Permissions, flag_of
@@ -76,8 +77,9 @@ trained on coins' choice of the samples, every method is told to forget these, a
 the others. The answer is a card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it
-  --twins N          so many twins; 16 without it, at least 4. More of them find less
-  --references N     so many models retrained without the samples, which must show nothing; 4 without it
+  --design NAME      how traces are looked for, see docs/audit.md; without it, as what is forgotten has it
+  --twins N          so many twins; 16 for samples without it, at least 4. More of them find less
+  --references N     so many models retrained without the samples, which must show nothing; 4 for samples without it
   --seed N           of samples, coins and twins; 0 without it
   --keep             keep the twins' weights once they were asked
   --jobs N           N cells side by side on this machine
@@ -118,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
+    keep_freed_memory()
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on what else could be installed is for developers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
@@ -296,13 +299,10 @@ def _audit(words: Sequence[str], resume: bool) -> None:
         run_self_test()
         return
     permissions = _permissions(words)
-    cell, cluster, methods = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods"))
+    cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
-    twins, references, seed = (
-        _count(words, flag, default, least)
-        for flag, default, least in (("--twins", 16, 1), ("--references", 4, 0), ("--seed", 0, 0))
-    )
-    plan: dict[str, Any] = {"twins": twins, "references": references, "seed": seed, "keep": _take(words, "--keep")}
+    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0), "keep": _take(words, "--keep")}
+    plan |= {"twins": _count(words, "--twins", None), "references": _count(words, "--references", None, 0)}
     if methods is not None:
         plan["methods"] = methods.split(",")
     if len(words) != 1 or words[0].startswith("-"):
@@ -345,7 +345,11 @@ def _latex_form(words: list[str]) -> "LatexForm | None":
     return forms[form]
 
 
-def _count(words: list[str], flag: str, default: int = 1, least: int = 1) -> int:
+@overload
+def _count(words: list[str], flag: str, default: int = 1, least: int = 1) -> int: ...
+@overload
+def _count(words: list[str], flag: str, default: None, least: int = 1) -> int | None: ...
+def _count(words: list[str], flag: str, default: int | None = 1, least: int = 1) -> int | None:
     value = _value(words, flag)
     if value is not None and not (value.isdecimal() and least <= int(value) < 1 << 63):
         raise SettingError(f"{flag} must be a whole number from {least}, not {value!r}.")

@@ -550,6 +550,15 @@ class Domain(ABC):
 
     # An audit.
 
+    @classmethod
+    def audit_designs(cls, sections: Any) -> tuple[str, ...]:
+        """Names the designs by which runs of these sections can be audited, the usual one first; by default none.
+
+        Args:
+            sections: of a recipe; see `untrain.audit.designs.DESIGNS`.
+        """
+        return ()
+
     def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
         """Asks a model for the audit's signals of some samples; by default it refuses.
 

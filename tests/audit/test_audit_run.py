@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from helpers.command_line import untrain
+from untrain.audit.designs import plan_of
 from untrain.audit.run import audit_run
 from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
-from untrain.audit.twins import plan_of
 from untrain.errors import DataError, FolderError, SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe

@@ -1,35 +1,15 @@
 """The card of an audit: one row a question, with its value, interval, target and the original's value beside it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Any
 
-from untrain.audit.statistics import Interval
+from untrain.audit.finding import CardRow
+from untrain.audit.statistics import Interval, detectable_auc
 from untrain.audit.traces import EXPOSED, INSIDE, OUTPUTS, RELEARNED, Mean, Traces
 from untrain.audit.verdict import CONTROL_P, was_seen
 
 NOTHING = "–"
 """In place of a value that there is not."""
-
-
-@dataclass(frozen=True)
-class CardRow:
-    """A row of the card.
-
-    Attributes:
-        name: what is asked.
-        value: the answer, with its unit.
-        interval: 95 %.
-        target: what a model without a trace would have.
-        original: the originals' value.
-        meaning: the row in one sentence.
-    """
-
-    name: str
-    value: str
-    interval: str
-    target: str
-    original: str
-    meaning: str
 
 
 def card_rows(found: Traces, original: Traces) -> Iterator[CardRow]:
@@ -114,3 +94,11 @@ def direction_of(found: Traces) -> str:
     mean, ci = found.direction.value, found.direction.ci
     interval = "" if ci is None else f" ({ci[0]:+.2f} to {ci[1]:+.2f})"
     return f"direction: {mean:+.2f} nats{interval}; above 0: still known, below: pushed away"
+
+
+def lines_below(found: Traces, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the lines under the card: direction, and what was looked at with how sharp an eye."""
+    sizes = f"{facts['twins']} twins, {facts['pool']['size']} samples, {facts['references']} retrained models"
+    size = detectable_auc(facts["twins"], facts["pool"]["size"])
+    lines = (direction_of(found), f"{sizes}; an AUC of {size:.3f} would have been found")
+    return tuple(line for line in lines if line)

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from untrain.audit.card import card_rows, direction_of
 from untrain.audit.cells import run_audit_cell
-from untrain.audit.run import AUDIT_FILE, Audit, audit_run
+from untrain.audit.designs import plan_of
+from untrain.audit.finding import Audit
+from untrain.audit.plan import AUDIT
+from untrain.audit.run import AUDIT_FILE, audit_run
 from untrain.audit.selftest import self_test
-from untrain.audit.traces import Traces
-from untrain.audit.twins import AUDIT, plan_of
 from untrain.engine import Engine
 from untrain.errors import UntrainError
 from untrain.permissions import Permissions
@@ -50,23 +50,17 @@ def print_cards(audit: Audit) -> None:
     """Prints the card of every method, its verdict last."""
     console = Console()
     wide = console.width >= WIDE
-    for name, found in audit.methods.items():
+    for name, finding in audit.findings.items():
         table = Table(title=name, title_justify="left", box=None, pad_edge=False)
         for column in ("", "value", "95 % interval", "target", *(("original",) if wide else ())):
             table.add_column(column, overflow="fold")
-        for row in card_rows(found, audit.original):
+        for row in finding.card:
             table.add_row(row.name, row.value, row.interval, row.target, *((row.original,) if wide else ()))
         console.print(table)
-        console.print(_below(audit, found), highlight=False)
-        verdict = audit.verdicts[name]
+        console.print("\n".join(finding.below), highlight=False)
+        verdict = finding.verdict
         kind = verdict.kind if verdict.subkind is None else f"{verdict.kind}, {verdict.subkind}"
         console.print(f"[bold]{kind}[/bold]: {verdict.sentence}\n", highlight=False)
-
-
-def _below(audit: Audit, found: Traces) -> str:
-    facts = audit.facts
-    sizes = f"{facts['twins']} twins, {facts['pool']['size']} samples, {facts['references']} retrained models"
-    return f"{direction_of(found)}\n{sizes}; an AUC of {facts['detectable_auc']:.3f} would have been found"
 
 
 def run_self_test() -> None:

@@ -8,10 +8,11 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge
 
-from untrain.audit.run import Audit, audit_run
+from untrain.audit.designs import plan_of
+from untrain.audit.finding import Audit
+from untrain.audit.run import audit_run
 from untrain.audit.score import Audited, Signals
 from untrain.audit.traces import Traces
-from untrain.audit.twins import plan_of
 from untrain.audit.verdict import AuditVerdict, judge_traces
 from untrain.runs.recipe import read
 from untrain.settings import Seed, check_arguments
@@ -21,9 +22,10 @@ from untrain.settings import Seed, check_arguments
 def audit(
     run: str | Path,
     *,
-    twins: Annotated[int, Ge(1)] = 16,
-    references: Annotated[int, Ge(0)] = 4,
+    twins: Annotated[int, Ge(1)] | None = None,
+    references: Annotated[int, Ge(0)] | None = None,
     methods: Sequence[str] | None = None,
+    design: str | None = None,
     jobs: Annotated[int, Ge(1)] = 1,
     seed: Seed = 0,
     resume: bool = False,
@@ -33,9 +35,11 @@ def audit(
 
     Args:
         run: folder of a finished run whose recipe trains its original.
-        twins: originals that are trained for it, K; at least 4.
-        references: models retrained on what all twins keep, R: nothing may be found in them.
+        twins: originals that are trained for it, K; None: 16 where samples are forgotten.
+        references: models retrained on what all twins keep, R: nothing may be found in them; None: 4 where samples are
+            forgotten.
         methods: entries of the run's recipe; None: all.
+        design: how traces are looked for, "coins" for requests of samples; None: the one that fits the request.
         jobs: models that are made side by side; more than 1 needs `if __name__ == "__main__":` around a script.
         seed: of samples, coins and twins.
         resume: go on with the audit that the folder holds.
@@ -47,7 +51,7 @@ def audit(
     Raises:
         UntrainError: what keeps the run from being audited, or which models could not be made.
     """
-    plan = plan_of(read(run), methods, twins=twins, references=references, seed=seed, keep=keep)
+    plan = plan_of(read(run), methods, design=design, twins=twins, references=references, seed=seed, keep=keep)
     return audit_run(plan, jobs=jobs, resume=resume)
 
 

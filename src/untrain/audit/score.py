@@ -27,6 +27,7 @@ from untrain.audit.traces import (
     SIGNALS,
     Control,
     Group,
+    Kept,
     Mean,
     Traces,
 )
@@ -140,11 +141,12 @@ class Audited:
             return f"it takes the signal {CONFIDENCE}"
         return None
 
-    def find(self, retrained: Signals | None = None) -> Traces:
+    def find(self, retrained: Signals | None = None, kept: Kept | None = None) -> Traces:
         """Finds all that signals and coins tell.
 
         Args:
             retrained: signals of models that never saw the pool, [R, N] each, in the places of the first twins.
+            kept: accuracies, as they are.
         """
         groups = {name: self.group(name) for name in SIGNALS}
         groups[EXPOSED] = self.exposed()
@@ -156,7 +158,8 @@ class Audited:
             self._hits(outputs),
             epsilon_bound(self.by_other_fold, self.coins) if outputs else None,
             self._direction(),
-            control=None if retrained is None else self.control(retrained),
+            kept,
+            None if retrained is None else self.control(retrained),
         )
 
     def _hits(self, names: Sequence[str]) -> tuple[Hits, ...]:

@@ -1,7 +1,9 @@
 """What an audit finds of one method: the rows of its card, as values that know nothing of how they are shown."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from untrain.audit.finding import Values
 from untrain.audit.statistics import Epsilon, Hits, Interval
 
 OUTPUTS, INSIDE, RELEARNED, EXPOSED = "outputs", "inside", "relearned", "exposed"
@@ -79,7 +81,7 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Traces:
+class Traces(Values):
     """What is found of one method.
 
     Attributes:
@@ -98,3 +100,8 @@ class Traces:
     direction: Mean | None
     kept: Kept | None = None
     control: Control | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Returns them as audit.json holds them: groups beside what else there is."""
+        values = asdict(self)
+        return {**values.pop("groups"), **values}

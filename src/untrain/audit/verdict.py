@@ -1,8 +1,8 @@
 """From findings to a verdict: the first that holds, in a sentence. It never says that forgetting was proved."""
 
 import math
-from dataclasses import dataclass
 
+from untrain.audit.finding import AuditVerdict
 from untrain.audit.score import SEEN
 from untrain.audit.traces import EXPOSED, INSIDE, OUTPUTS, RELEARNED, TESTED, Group, Traces
 
@@ -11,23 +11,6 @@ PUSHED_AWAY, STILL_KNOWN, HIDDEN, UNEVEN = "pushed-away", "still-known", "hidden
 TOLERATED_LEFT, TOLERATED_POINTS = 0.25, 1.5
 """What a passed audit must exclude: this share of the originals' advantage, and this loss of accuracy in points."""
 ORIGINAL_P, CONTROL_P, FAMILY_P = 0.01, 0.005, 0.05
-
-
-@dataclass(frozen=True)
-class AuditVerdict:
-    """A verdict.
-
-    Attributes:
-        kind: blind, broken, trace, damaged, weak or passed.
-        subkind: of a trace: pushed-away, still-known, hidden or uneven; else None.
-        sentence: for the reader.
-        remarks: what else they must know.
-    """
-
-    kind: str
-    subkind: str | None
-    sentence: str
-    remarks: tuple[str, ...] = ()
 
 
 def judge_traces(method: str, found: Traces, original: Traces, twins: int) -> AuditVerdict:
@@ -45,7 +28,7 @@ def judge_traces(method: str, found: Traces, original: Traces, twins: int) -> Au
         return AuditVerdict(
             BLIND,
             None,
-            f"The audit cannot judge_traces: even the originals' members cannot be told apart (AUC {auc}). The network "
+            f"The audit cannot judge: even the originals' members cannot be told apart (AUC {auc}). The network "
             "generalises too well, or there are too few twins.",
         )
     if found.control is not None and any(p <= CONTROL_P for p in found.control.p.values()):

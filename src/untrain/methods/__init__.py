@@ -44,6 +44,8 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""
+WITHOUT_FORGET_SET = ShrinkPerturb.name
+"""Of the methods that look at no forgotten sample, the one that is advised."""
 
 
 def make(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Method:

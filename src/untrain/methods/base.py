@@ -326,12 +326,13 @@ def check_needs(methods: Mapping[str, Method]) -> None:
     """
     needing = sorted(name for name, method in methods.items() if method.needs_forget)
     if needing:
-        from untrain.methods import methods as known  # known only once every method's module is there
+        from untrain.methods import WITHOUT_FORGET_SET  # known once every method's module is there
+        from untrain.methods import methods as known
 
         others = sorted(name for name, method in known().items() if not method.needs_forget)
         raise SettingError(
             f"nothing of this request is in the data any more, and {', '.join(needing)} cannot do without it. Restore "
-            f"the files, or ask for methods that look at the retain set alone: --method {others[0]} ("
+            f"the files, or ask for methods that look at the retain set alone: --method {WITHOUT_FORGET_SET} ("
             f"{', '.join(others)})."
         )
 

@@ -422,8 +422,9 @@ def unlearn_methods(
 def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
     """Returns what a method works on: a copy of the original, and the sets."""
     recipe, domain = experiment.recipe, experiment.domain
-    lr, steps = peak_lr(experiment), train_steps(experiment)
-    subject = Subject(start, init=lambda: domain.build(recipe.seed), peak_lr=lr, train_steps=steps).copy()
+    anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
+    peak, steps = peak_lr(experiment), train_steps(experiment)
+    subject = Subject(start, init=lambda: domain.build(anew), peak_lr=peak, train_steps=steps).copy()
     if recipe.parts is not None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)

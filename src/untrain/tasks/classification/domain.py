@@ -247,6 +247,11 @@ class ClassificationDomain(Domain):
         """Shares the held-out data out: to the methods, and in two halves to the score; for each forget set."""
         return heldout_objectives(self, division, own)
 
+    @classmethod
+    def audit_designs(cls, sections: ClassificationSections) -> tuple[str, ...]:
+        """Coins for requests of samples."""
+        return ("coins",)
+
     def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
         """Asks a classifier for its confidence, its features, and what it relearns; see `Domain.ask`."""
         engine, seed = self.context.engine, self.context.seed
