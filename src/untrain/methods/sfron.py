@@ -202,7 +202,9 @@ class SFRon(Method):
     def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
         """What calibration found, if it looked."""
         measured = problem.memo.get("calibration")
-        return None if measured is None else self.calibration.aims(measured, batch, problem.task)
+        if measured is None or bool(measured.get("one_sided")):  # that comes to a share of samples, not to a loss
+            return None
+        return self.calibration.aims(measured, batch, problem.task)
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""
