@@ -61,8 +61,8 @@ class SFRon(Method):
 
     steps: int | None = None
     """K, outer steps; null: 50 for a generator, for text-to-image 100, or 1,000 from 100 million weights on; else as
-    many as make `epochs` passes over the retain set, but where calibrated at least 40 for a class, and else at least 10
-    for each nat of the held-out loss, up to 40."""
+    many as make `epochs` passes over the retain set, but at least 20, and where calibrated at least 40 for a class, and
+    else at least 10 for each nat of the held-out loss, up to 40."""
     retain_steps: int | None = None
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
