@@ -1,14 +1,14 @@
 """What an audit is asked for: of which run, of which methods, by which design, with how many models."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from untrain.domain import NoOptions
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.report.audit_file import AUDIT
 from untrain.runs.recipe import Recipe
-
-AUDIT = "audit"
-"""The audit's folder, in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class AuditPlan:
         references: R, models retrained without what is forgotten.
         seed: of pool, coins, and whatever is random in twins.
         keep: keep the weights of twins once their signals are known.
+        options: the domain's `AuditOptions`, how much its attacks may do.
+        exchangeable: it was said that forgotten and unseen samples were drawn from one source at random.
+        planted: images with noise that are planted in each twin.
+        per_sample: write what is known of each sample, too.
     """
 
     recipe: Recipe
@@ -32,11 +36,19 @@ class AuditPlan:
     references: int = 4
     seed: int = 0
     keep: bool = False
+    options: Any = NoOptions()
+    exchangeable: bool = False
+    planted: int = 0
+    per_sample: bool = False
 
     @property
     def folder(self) -> Path:
         """Where the audit is kept."""
         return self.recipe.folder / AUDIT
+
+    def plain_options(self) -> dict[str, Any]:
+        """Returns the options as JSON has them."""
+        return asdict(self.options)
 
 
 def chosen_methods(recipe: Recipe, methods: Sequence[str] | None) -> tuple[str, ...]:

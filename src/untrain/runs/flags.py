@@ -122,11 +122,12 @@ def recipe_help(fields: "RecipeFields", command: str = "run") -> str:
     lines = [f"usage: untrain {command} RECIPE.yaml [--key value …]", ""]
     for heading, meaning, rows in recipe_groups(fields):
         lines += textwrap.wrap(f"{heading}: {meaning}" if heading else meaning, WIDTH)
-        lines += [line for row in rows for line in _lines(row)] + [""]
+        lines += [line for row in rows for line in field_lines(row)] + [""]
     return "\n".join(lines)
 
 
-def _lines(row: FieldHelp) -> list[str]:
+def field_lines(row: FieldHelp) -> list[str]:
+    """Returns the lines of a help text on one field."""
     about = row.words if row.is_section or row.default is REQUIRED else f"{row.words}; default {shown(row.default)}"
     about = about.removesuffix("; default null") if row.name == "method" else about
     return [f"  --{row.name}  ({about})", *_meaning(row.meaning)]
@@ -209,7 +210,7 @@ def function_help(function: Callable[..., Any], command: str) -> str:
     if first is not None:
         lines += [f"  {first.upper()}", *_meaning(meanings.get(first, ""))]
     rows = [FieldHelp(_flag(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n != first]
-    return "\n".join([*lines, *(line for row in rows for line in _lines(row))])
+    return "\n".join([*lines, *(line for row in rows for line in field_lines(row))])
 
 
 def _flag(name: str) -> str:
