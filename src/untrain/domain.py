@@ -642,7 +642,24 @@ class Domain(ABC):
             division: of the run.
         """
 
-    def ask_whole(self, module: nn.Module, division: Division, rate: float | None, seed: int) -> Told:
+    def audit_needs(self, options: Any) -> list[str]:
+        """Returns what asking each model of an audit by references takes, work and memory, as sentences.
+
+        Args:
+            options: the domain's `AuditOptions`.
+        """
+        return []
+
+    def ask_whole(
+        self,
+        module: nn.Module,
+        division: Division,
+        rate: float | None,
+        seed: int,
+        *,
+        options: Any = None,
+        trained: Mapping[str, nn.Module] | None = None,
+    ) -> Told:
         """Asks one model what the numbers of an audit by references are made from; by default it refuses.
 
         Originals, unlearned and retrained models are asked alike, each alone: what is drawn must depend on division
@@ -653,6 +670,8 @@ class Domain(ABC):
             division: what was forgotten and kept; the same for all models.
             rate: a tenth of the original's peak learning rate, for attacks that train; None: not known.
             seed: of the audit.
+            options: the domain's `AuditOptions`.
+            trained: what was made of the run's `trainings`, on the engine's device.
 
         Returns:
             Arrays of any shape in `signals` (kept as they are, so no larger than needed), single numbers in `scores`;
@@ -664,7 +683,13 @@ class Domain(ABC):
         raise SettingError(f"models of the task {self.name} cannot be audited by references yet.")
 
     def audit_numbers(
-        self, original: Sequence[Told], unlearned: Sequence[Told], retrained: Sequence[Told], seed: int
+        self,
+        original: Sequence[Told],
+        unlearned: Sequence[Told],
+        retrained: Sequence[Told],
+        seed: int,
+        *,
+        options: Any = None,
     ) -> Mapping[str, AuditNumber]:
         """Makes numbers of what models told an audit by references, in the order of its card; by default it refuses.
 
@@ -673,12 +698,28 @@ class Domain(ABC):
             unlearned: of the K models that one method made of these, in their order.
             retrained: of R models retrained without what is forgotten.
             seed: of the audit.
+            options: the domain's `AuditOptions`.
 
         Returns:
             Key, as in audit.json → number. Those that are tested must be exchangeable under the hypothesis that
             unlearned models are distributed as retrained ones, or bring their own exact p.
         """
         raise SettingError(f"models of the task {self.name} cannot be audited by references yet.")
+
+    def audit_figures(
+        self, folder: Path, name: str, original: Sequence[Told], unlearned: Sequence[Told], retrained: Sequence[Told]
+    ) -> Mapping[str, Any]:
+        """Makes the figures of a method's part of an audit by references, as JSON; by default none.
+
+        Args:
+            folder: of the audit, where pictures are written.
+            name: of the method.
+            original: as in `audit_numbers`, and so for unlearned and retrained.
+
+        Returns:
+            Name → figure, see `untrain.report.audit`.
+        """
+        return {}
 
     # The Python interface and the command line.
 

@@ -24,7 +24,8 @@ from untrain.diffusion.folders import local_folder
 from untrain.errors import CheckpointError, ModelError, SettingError, UnknownName
 from untrain.models.checkpoints import load_into, load_state
 from untrain.models.subject import Subject
-from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
+from untrain.tasks.class_diffusion.embeddings import embedded_classes
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 
 NAMES = [name for name, entry in DENOISERS.items() if entry.kind is not None]
 UNET = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 8}

@@ -31,10 +31,11 @@ from untrain.audit.traces import OUTPUTS, SIGNALS, Kept, Mean, Traces
 from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, number_of, scores_apart
 from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, judge_traces
 from untrain.compare.plan import Cell
+from untrain.data.sections import Forget
 from untrain.domain import Division, Domain, Told
 from untrain.errors import SettingError
 from untrain.io import hash_json
-from untrain.runs.names import ORIGINAL
+from untrain.runs.names import ORIGINAL, SPLIT
 from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
 
@@ -76,7 +77,16 @@ class CoinsDesign(TwinDesign):
     @property
     def groups(self) -> list[str]:
         """The base, the twins, and the run itself where it kept samples back."""
-        return [*super().groups, *([RUN] if self.pool.unseen.any() else [])]
+        return [*super().groups, *([RUN] if self._asks_run else [])]
+
+    @property
+    def _asks_run(self) -> bool:
+        """Whether samples were kept back for an audit of the run's own models, or will be where the run is not made."""
+        recipe = self.plan.recipe
+        if (recipe.folder / SPLIT).exists():
+            return bool(self.pool.unseen.any())
+        forget = getattr(recipe.sections, "forget", None)
+        return isinstance(forget, Forget) and bool(forget.audit_holdout and (forget.fraction or forget.count))
 
     def cells(self) -> list[Cell]:
         """Returns the cells of base and twins, and one that asks the run's own models."""

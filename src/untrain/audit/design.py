@@ -74,6 +74,13 @@ class Design(ABC):
         stages.check_split(experiment)
         return experiment
 
+    def needs(self) -> list[str]:
+        """Returns what asking each model takes, work and memory, as sentences for the person who waits."""
+        return []
+
+    def prepare(self) -> None:  # noqa: B027, most need nothing
+        """Makes what every cell needs, before the first is begun."""
+
     @property
     @abstractmethod
     def groups(self) -> list[str]:

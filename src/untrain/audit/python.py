@@ -72,7 +72,7 @@ def audit(
         precision: of a model, as in `unlearn`; None: "no".
         workers: of a model, as in `unlearn`; None: 0.
         twins: of a run: originals that are trained for it, K; None: 16 where samples are forgotten, 6 where classes
-            are; 0: none, the run's own models are asked.
+            are, 5 of generators; 0: none, the run's own models are asked.
         methods: of a run: entries of its recipe; None: all.
         design: of a run: how traces are looked for, "coins" for requests of samples, "refs" for classes, and for any
             request if asked for; None: the one that fits the request.

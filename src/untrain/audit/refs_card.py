@@ -53,10 +53,11 @@ def _show(number: NumberFinding, kind: str, *, spread: bool = False) -> str:
     return f"{values.mean():.{digits}f}{number.unit}"
 
 
-def sizes_below(facts: Mapping[str, Any]) -> str:
+def sizes_below(facts: Mapping[str, Any], found: ModelTraces) -> str:
     """Returns the line under a card: how many models there are, and how small a p can be."""
+    one_sided = any(number.one_sided for number in found.numbers.values() if number.tested)
     twins, references = facts["twins"], facts["references"]
     ways = math.comb(twins + references, twins)
-    least = smallest_p(twins, references)
+    least = smallest_p(twins, references, one_sided=one_sided)
     sizes = f"{twins} originals, {references} retrained models, {ways} ways to exchange them"
     return f"{sizes}: no p of means is below {least:.4f}"

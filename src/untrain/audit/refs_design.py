@@ -21,8 +21,10 @@ from untrain.audit.refs_verdict import judge_numbers
 from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, scores_apart
 from untrain.audit.verdict import TOLERATED_POINTS
 from untrain.domain import Division, Domain, Told
+from untrain.engine import on_device
 from untrain.errors import SettingError
 from untrain.io import hash_json
+from untrain.runs import stages
 from untrain.runs.names import ORIGINAL
 from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
@@ -40,7 +42,7 @@ class RefsDesign(TwinDesign):
     """Originals and retrained models on the run's own split."""
 
     name = "refs"
-    fixed = ("design", "seed", "split")
+    fixed = ("design", "seed", "split", "options")
 
     @classmethod
     def sizes(cls, recipe: Recipe, twins: int | None, references: int | None) -> tuple[int, int]:
@@ -75,11 +77,23 @@ class RefsDesign(TwinDesign):
     def ask(self, experiment: Experiment, group: str, name: str, module: nn.Module) -> Told:
         """Asks a model what the domain's numbers are made from."""
         rate = self.relearning_rate(experiment)
-        return experiment.domain.ask_whole(module, experiment.division, rate, self.plan.seed)
+        trained = stages.train_helpers(self.run)
+        how: dict[str, Any] = {"options": self.plan.options, "trained": trained}
+        with on_device(experiment.engine.device, *trained.values()):
+            return experiment.domain.ask_whole(module, experiment.division, rate, self.plan.seed, **how)
+
+    def prepare(self) -> None:
+        """Makes the run's helpers, such as its judge, where it has none."""
+        stages.train_helpers(self.run)
+
+    def needs(self) -> list[str]:
+        """Returns what asking each model takes, as the domain says it."""
+        return self.run.domain.audit_needs(self.plan.options)
 
     def mark_of(self, group: str, name: str) -> str:
         """Fingerprints all that decides a model's training, and what it is asked."""
-        return hash_json([*self.making_of(name), self.name, self.split_hash, self.plan.seed, group, name])
+        asked = [self.plan.seed, self.plan.plain_options(), self.run.domain.evaluation_facts()]
+        return hash_json([*self.making_of(name), self.name, self.split_hash, asked, group, name])
 
     def facts(self) -> Mapping[str, Any]:
         """Says which models there are; refuses a run whose models cannot be asked."""
@@ -91,6 +105,7 @@ class RefsDesign(TwinDesign):
             "design": self.name,
             "run": plan.recipe.folder.name,
             "seed": plan.seed,
+            "options": plan.plain_options(),
             "twins": plan.twins,
             "references": plan.references,
             "split": self.split_hash,
@@ -110,7 +125,9 @@ class RefsDesign(TwinDesign):
             told = self.told_of(read, name)
             found = self._find(before, told, retrained)
             verdict = judge_numbers(name, found, plan.twins)
-            findings[name] = Finding(found, verdict, tuple(number_rows(found, first)), (sizes_below(facts),))
+            figures = self.run.domain.audit_figures(plan.folder, name, before, told, retrained)
+            rows, below = tuple(number_rows(found, first)), (sizes_below(facts, found),)
+            findings[name] = Finding(found, verdict, rows, below, figures)
             notes |= {note for each in told for note in each.notes}
         more = {
             "tolerance": {"removed": list(TOLERATED_REMOVED), "points": TOLERATED_POINTS},
@@ -120,7 +137,7 @@ class RefsDesign(TwinDesign):
         return Audit({**facts, **more}, first, findings)
 
     def _find(self, original: list[Told], told: list[Told], retrained: list[Told]) -> ModelTraces:
-        numbers = self.run.domain.audit_numbers(original, told, retrained, self.plan.seed)
+        numbers = self.run.domain.audit_numbers(original, told, retrained, self.plan.seed, options=self.plan.options)
         there = [name for name in KEPT if all(name in each.scores for each in (*told, *retrained))]
         kept = {name: scores_apart(name, told, retrained) for name in there}
         return ModelTraces(find_numbers(numbers, self.plan.seed), kept)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from untrain.errors import FolderError, SettingError, UntrainError
 from untrain.io import hash_json
 from untrain.report import write_report
 from untrain.report.audit_file import AUDIT_FILE
-from untrain.report.results import as_mapping
+from untrain.report.results import as_mapping, as_sequence
 from untrain.runs import stages
 from untrain.runs.folder import read_manifest
 from untrain.runs.names import ORIGINAL
@@ -54,6 +55,10 @@ def audit_run(
     with stages.locked(recipe):
         design = open_design(plan)
         cells, done = design.cells(), _begun(design, resume)
+        for need in design.needs():
+            Console(stderr=True).print(need, highlight=False, markup=False, soft_wrap=True)
+        if len(done) < len(cells):
+            design.prepare()
         clock = AuditClock(plan.folder)
         with engine.progress("cells", len(cells), len(done)) as bar:
             outcomes = run_cells(cells, _workplace(plan, jobs, cluster, processes), done, partial(_told, bar, clock))
@@ -185,8 +190,19 @@ def score_audit(design: Design) -> Audit:
         return told
 
     audit = design.score(read)
-    mine = {**_made_from(design), "untrain": version("untrain"), "command": sys.argv[1:]}
+    notes = sorted({*audit.facts.get("notes", ()), *_warned(design)})
+    mine = {**_made_from(design), "untrain": version("untrain"), "command": sys.argv[1:], "notes": notes}
     return replace(audit, facts={**audit.facts, **mine})
+
+
+def _warned(design: Design) -> Iterator[str]:
+    """Says of which methods models of the audit warned when they were made, and for example what."""
+    folders = [design.plan.folder / group for group in design.groups]
+    made = [as_mapping(read_manifest(folder).get("models")) for folder in folders]
+    for name in design.plan.methods:
+        said = [texts for models in made if (texts := as_sequence(as_mapping(models.get(name)).get("warnings")))]
+        if said:
+            yield f"{name}: {len(said)} of the audit's models were made with a warning, such as: {said[0][0]}."
 
 
 def _made_from(design: Design) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from untrain.compare.audits import GroupAudits, check_audit_seed
+from untrain.compare.audits import GroupAudits, audited_group, check_audit_seed
 from untrain.compare.cells import find_cell, finished_cells, folder_of, open_group, run_cell
 from untrain.compare.plan import Cell, comparison_recipe, groups, plan, trains_original, tuned
 from untrain.compare.pool import Cache, Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -96,7 +96,10 @@ def _finish(recipe: Recipe, cells: list[Cell], outcomes: Mapping[str, Outcome]) 
     """Removes what was computed for the cells alone, and says what they warned of and which failed."""
     for group in groups(recipe):  # a search's, too, which other searches work on
         remove_temporary(folder_of(recipe, group))
-    _warn_once(outcomes, _doubts(recipe))
+    own = {
+        cell.key: outcomes[cell.key] for cell in cells if cell.key in outcomes and audited_group(recipe, cell) is None
+    }  # audits note theirs
+    _warn_once(own, _doubts(recipe))
     failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
     if failed:
         missing = sum(outcome.state == "missing" for outcome in outcomes.values())

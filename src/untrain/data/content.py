@@ -64,6 +64,9 @@ def content_of(stream: Stream) -> Content:
     All samples in memory are looked at, and at most `MOST_READ` of those that are read on access, evenly spread over
     the set. Sources of ours that are encoded are not: they have ids.
     """
+    if stream.ready:
+        hashes = _hashes(iter(stream.data))
+        return Content(hashes, np.arange(len(hashes)), True)
     root = stream.data.root()[0] if isinstance(stream.data, Source) else None
     if root is not None and not isinstance(root, Columns):
         return Content(np.empty(0, np.uint64), np.empty(0, np.int64), False)

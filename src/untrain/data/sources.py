@@ -64,11 +64,13 @@ class SourceKind:
         description: one line, for lists.
         load: makes the source.
         options: the fields of a request that it reads, beside part and image size.
+        random_test: whether chance alone parted its own test samples from the training samples of their class.
     """
 
     description: str
     load: Callable[[Request], Source]
     options: tuple[str, ...] = ()
+    random_test: bool = False
 
 
 def load(
@@ -442,7 +444,7 @@ _OPTIONS = ("path", "grayscale", "test_fraction", "image_column", "label_column"
 _TABLE = ("grayscale", "image_column", "label_column")
 
 SOURCES: dict[str, SourceKind] = {
-    "digits": SourceKind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits),
+    "digits": SourceKind("1,797 handwritten digits of 8×8 pixels, part of scikit-learn", _digits, random_test=True),
     "fashion": SourceKind(
         "Fashion-MNIST: 10,000 images of 28×28 pixels in the package, or all 70,000 from idx files in path",
         _fashion,

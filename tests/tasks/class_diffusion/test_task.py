@@ -13,7 +13,8 @@ from helpers.small_generators import TASK, denoiser, pictures
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.fisher import fisher_diagonal
 from untrain.sampling import Sampler
-from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
+from untrain.tasks.class_diffusion.embeddings import embedded_classes
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 from untrain.types import GenerativeTask, Task
 
 KINDS = ("unet", "dit", "dit-learned")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from untrain.data.classes import class_number
 from untrain.data.request import input_statistics, load_data
 from untrain.data.source import Source
+from untrain.data.sources import SOURCES
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import (
@@ -43,16 +44,18 @@ from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators,
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.text import SUPPORTED
 from untrain.domain import (
+    AuditNumber,
     Division,
     Domain,
     EvaluationSettings,
     Measurement,
     SearchObjective,
+    Told,
     Training,
     UserModel,
     check_module,
 )
-from untrain.engine import Engine, on_device, seed_of
+from untrain.engine import Engine, generator_of, on_device, seed_of
 from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
@@ -61,12 +64,21 @@ from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
 from untrain.settings import join_arguments
+from untrain.tasks.class_diffusion.audit import (
+    Attacker,
+    AttackSets,
+    ClassAuditOptions,
+    attack_needs,
+    generator_numbers,
+)
 from untrain.tasks.class_diffusion.classes import class_names, class_rows, renumber
+from untrain.tasks.class_diffusion.embeddings import embedded_classes
 from untrain.tasks.class_diffusion.making import image_maker, prepare_generator
+from untrain.tasks.class_diffusion.pictures import draw_attacks
 from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentation
 from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
-from untrain.tasks.class_diffusion.task import ClassDiffusion, embedded_classes
+from untrain.tasks.class_diffusion.task import ClassDiffusion
 from untrain.types import Task
 
 
@@ -143,6 +155,8 @@ class ClassDiffusionDomain(Domain):
     task_class = ClassDiffusion
     Sections = ClassDiffusionSections
     EvaluateOptions = EvaluateOptions
+    AuditOptions = ClassAuditOptions
+    audit_twins = 5
     presentation = ClassDiffusionPresentation()
     user_model = GeneratorModel
     holds_out = False
@@ -329,7 +343,9 @@ class ClassDiffusionDomain(Domain):
         if samples:
             samples = max(samples, fewest_images(judge, real))
         seen = features.look(real, chosen.batch_size)
-        maker, classes = self.maker(own=samples is None), self.source.labels.unique().tolist()
+        own = self.context.seed
+        maker = self.maker(seed_of(own, "other noise") if samples else own)
+        classes = self.source.labels.unique().tolist()
         found = evaluate_generators(
             models,
             lambda module, label: maker.collect(module, classes, samples or chosen.samples, label),
@@ -358,15 +374,15 @@ class ClassDiffusionDomain(Domain):
         """Counts samples of every class."""
         return models * len(self.source.classes) * self.sections.generation.samples
 
-    def maker(self, *, own: bool = True) -> ImageMaker:
-        """Returns what makes the run's images; `own`: of a run's own noise, else of other noise."""
-        chosen, seed = self.sections.generation, self.context.seed
+    def maker(self, seed: int | None = None) -> ImageMaker:
+        """Returns what makes the run's images, of a seed's noise; None: of the run's own."""
+        chosen = self.sections.generation
         return image_maker(
             self.task,
             self.shape,
             chosen.sampler,
             self.context.engine,
-            seed=seed if own else seed_of(seed, "other noise"),
+            seed=self.context.seed if seed is None else seed,
             batch_size=chosen.batch_size,
             decode=self.decode,
         )
@@ -389,6 +405,95 @@ class ClassDiffusionDomain(Domain):
     def objectives(self, division: Division, own: float, trained: Mapping[str, nn.Module]) -> Sequence[SearchObjective]:
         """A generator is judged by what it should do: forget the class, and keep the others."""
         return [SampleObjective(division, self, trained)]
+
+    # An audit.
+
+    @classmethod
+    def audit_designs(cls, sections: ClassDiffusionSections) -> tuple[str, ...]:
+        """References: a generator forgets whole classes, so there are no coins."""
+        return ("refs",)
+
+    def audit_needs(self, options: ClassAuditOptions) -> list[str]:
+        """Says how many steps and images the attacks on a model are, and what memory they take."""
+        weights = sum(p.numel() * p.element_size() for p in self.build(0).parameters())
+        return attack_needs(options, self.sections.generation.samples, weights)
+
+    def ask_whole(
+        self,
+        module: nn.Module,
+        division: Division,
+        rate: float | None,
+        seed: int,
+        *,
+        options: Any = None,
+        trained: Mapping[str, nn.Module] | None = None,
+    ) -> Told:
+        """Asks a generator by every attack; see `untrain.tasks.class_diffusion.audit`."""
+        lr = None if rate is None else 10 * rate * options.relearning_lr
+        sets, draw = self._attack_sets(division, options, seed, lr), self.maker(seed).collect
+        judge, _ = self.judge(trained or {})
+        attacker = Attacker(self.task, sets, self.context.engine, options, draw, judge, seed)
+        return attacker.ask(module, self.sections.generation.samples)
+
+    def _attack_sets(self, division: Division, options: ClassAuditOptions, seed: int, rate: float | None) -> AttackSets:
+        """What every model's attacks are given."""
+        engine, forgotten, retain = self.context.engine, self.forgotten(division), division.split.retain
+        labels = self.source.labels
+
+        def stream(name: str, data: Any, size: int = options.batch_size) -> Stream:
+            return Stream(data, f"audit {name}", engine, size, seed, self.context.workers)
+
+        def some(name: str, rows: Tensor, count: int) -> Tensor:
+            order = torch.randperm(len(rows), generator=generator_of(seed, "audit", name))
+            return rows[order[:count].sort().values]
+
+        asked = division.split.asked
+        of_class = {c: asked[labels[asked] == c] for c in forgotten}
+        given = {c: some(f"class {c}", rows, options.images) for c, rows in of_class.items()}
+        shown = torch.cat([*given.values()])
+        kept = some("retained", retain, len(shown))
+        members = some("members", torch.cat([*of_class.values()]), options.members)
+        unseen = self._held_out_at_random(division, forgotten)
+        unseen = None if unseen is None else unseen.select(some("unseen", torch.arange(len(unseen)), options.members))
+        if unseen is not None and self.vae is not None:
+            unseen = self._encoded(unseen)
+        size = self.sections.generation.batch_size
+        return AttackSets(
+            {c: stream(f"class {c}", Subset(self.data, rows)) for c, rows in given.items()},
+            stream("forgotten", Subset(self.data, shown)),
+            stream("retained", Subset(self.data, kept)),
+            None if unseen is None else stream("members", Subset(self.data, members), size),
+            None if unseen is None else stream("unseen", unseen, size),
+            labels[retain].unique().tolist(),
+            rate,
+        )
+
+    def _held_out_at_random(self, division: Division, forgotten: Sequence[int]) -> Source | None:
+        """Test images of the forgotten classes, where chance alone parted them from the training images."""
+        data = self.sections.data
+        kind = SOURCES.get(data.name)
+        if data.test_fraction is None and (kind is None or not kind.random_test):
+            return None
+        rows = torch.isin(division.test.labels, torch.tensor(forgotten)).nonzero().flatten()
+        return Subset(division.test, rows) if len(rows) else None
+
+    def audit_numbers(
+        self,
+        original: Sequence[Told],
+        unlearned: Sequence[Told],
+        retrained: Sequence[Told],
+        seed: int,
+        *,
+        options: Any = None,
+    ) -> Mapping[str, AuditNumber]:
+        """Makes the numbers of the attacks; see `generator_numbers`."""
+        return generator_numbers(original, unlearned, retrained, options, seed)
+
+    def audit_figures(
+        self, folder: Path, name: str, original: Sequence[Told], unlearned: Sequence[Told], retrained: Sequence[Told]
+    ) -> Mapping[str, Any]:
+        """Writes pictures of what the attacks brought back."""
+        return draw_attacks(folder, name, original, unlearned, retrained)
 
     # Pictures.
 

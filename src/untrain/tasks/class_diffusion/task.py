@@ -23,6 +23,7 @@ from untrain.errors import DataError, ModelError, SettingError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models.precision import fit, widen
 from untrain.settings import check_arguments
+from untrain.tasks.class_diffusion.embeddings import embedded_classes
 from untrain.tasks.class_diffusion.sections import Redirect
 from untrain.types import Batch, Role, Variant
 
@@ -315,20 +316,6 @@ def _embeddings_in_range(model: nn.Module) -> Iterator[None]:
 def _at(values: Tensor, timestep: Tensor, like: Tensor) -> Tensor:
     """One number of the schedule for each sample, as wide as `like`, [B, 1, 1, 1]."""
     return values.to(like.device)[timestep].to(like.dtype)[:, None, None, None]
-
-
-def embedded_classes(model: nn.Module) -> int | None:
-    """Rows of the model's embedding of classes, "no class" included; None where none is known.
-
-    Of diffusers: UNet2DModel's `class_embedding`, DiTTransformer2DModel's label embeddings.
-    """
-    for name, module in model.named_modules():
-        if type(module).__name__ == "LabelEmbedding":
-            table: Any = module.embedding_table
-            return int(table.num_embeddings)
-        if name.rpartition(".")[2] == "class_embedding" and isinstance(module, nn.Embedding):
-            return module.num_embeddings
-    return None
 
 
 def _discretized_log_likelihood(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

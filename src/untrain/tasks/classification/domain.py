@@ -280,7 +280,16 @@ class ClassificationDomain(Domain):
         """Raises which class has no test images, or that there are too few samples to ask about."""
         check_class_sets(self, division)
 
-    def ask_whole(self, module: nn.Module, division: Division, rate: float | None, seed: int) -> Told:
+    def ask_whole(
+        self,
+        module: nn.Module,
+        division: Division,
+        rate: float | None,
+        seed: int,
+        *,
+        options: Any = None,
+        trained: Mapping[str, nn.Module] | None = None,
+    ) -> Told:
         """Asks a classifier for its recall, answers, features, and what it relearns; see `Domain.ask_whole`."""
         return ask_class(
             module,
@@ -293,7 +302,13 @@ class ClassificationDomain(Domain):
         )
 
     def audit_numbers(
-        self, original: Sequence[Told], unlearned: Sequence[Told], retrained: Sequence[Told], seed: int
+        self,
+        original: Sequence[Told],
+        unlearned: Sequence[Told],
+        retrained: Sequence[Told],
+        seed: int,
+        *,
+        options: Any = None,
     ) -> Mapping[str, AuditNumber]:
         """Makes five numbers of classifiers, and what describes them besides; see `Domain.audit_numbers`."""
         return class_numbers(original, unlearned, retrained, seed)
