@@ -13,7 +13,8 @@ from helpers.small_classifiers import SGD, few_samples, network, samples
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.methods.base import Problem
-from untrain.methods.like_with_like import class_counts, class_losses, moved, ratio_of
+from untrain.methods.calibration import Calibration
+from untrain.methods.like_with_like import class_counts, class_losses, moved, of_class
 from untrain.methods.sfron import SFRon
 from untrain.models.subject import Subject
 from untrain.tasks.classification.task import Classification
@@ -57,7 +58,26 @@ def test_the_target_is_the_class_s_own_held_out_loss_moved_to_its_new_share():
     assert float(found["ratio"][1] * losses.mean()) == pytest.approx(float(own))
     assert float(found["level"]) == pytest.approx(float(found["ratio"][1]))
     assert bool(found["one_sided"])
-    assert ratio_of(found, torch.tensor([1, 7])).tolist() == [float(found["ratio"][1]), 1.0]
+    assert of_class(found, "ratio", torch.tensor([1, 7])).tolist() == [float(found["ratio"][1]), 1.0]
+    certain = (shifted < math.log(2)).double()
+    assert float(found["known"][1]) == pytest.approx(
+        float((certain[y == 1].sum() + 5 * certain.mean()) / ((y == 1).sum() + 5))
+    )
+
+
+def test_a_one_sided_batch_is_done_when_no_more_of_it_is_known_than_of_held_out_samples():
+    measured = {
+        "target": torch.tensor(2.0), "held": torch.tensor([1]), "classes": torch.tensor([1]),
+        "ratio": torch.tensor([1.0]), "known": torch.tensor([0.5]), "one_sided": torch.tensor(True),
+    }  # fmt: skip
+    share, task = {"label": torch.ones(4).long()}, Classification(num_classes=5)
+
+    def active(*losses):
+        return Calibration().active_samples(measured, share, torch.tensor(losses), 0, 10, task, ENGINE).tolist()
+
+    assert active(0.1, 0.1, 0.1, 3.0) == [True] * 4
+    assert active(0.1, 0.1, 1.0, 3.0) == [False] * 4, "half are known, though the mean loss is below the target"
+    assert active(0.1, 0.1, 0.1, 9.0) == [False] * 4, "the mean loss is above the target"
 
 
 def test_a_random_subset_is_not_one_sided_and_a_whole_class_neither():

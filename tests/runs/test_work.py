@@ -16,6 +16,11 @@ def test_steps_are_counted_by_passes_and_by_steps():
     assert (work.models, work.methods, work.steps) == (2, 2, 2 * 3 * 10 + 2 * 9 + 7 * 4)
 
 
+def test_a_budget_is_a_share_of_the_training():
+    flags = ["--train.epochs", "3", "--batch_size", "100", "--methods", "{shrink-perturb: {budget: 0.2}}"]
+    assert estimate(read(None, flags), SIZES, trained=1, images=0).steps == 30 + 6
+
+
 def test_what_is_told():
     recipe = read(None, ["--train.steps", "5000"])
     said = estimate(recipe, SIZES, trained=1, images=1234).sentence(128)

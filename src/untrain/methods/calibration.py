@@ -20,7 +20,7 @@ from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
-from untrain.methods.like_with_like import class_losses, ratio_of
+from untrain.methods.like_with_like import CERTAIN, class_losses, of_class
 from untrain.methods.steps import mean_loss
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
@@ -90,7 +90,7 @@ class Calibration:
 
     def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
         """The loss that each sample of a batch is to come to, in nats, [B]."""
-        held, ratio = _held(measured, batch, task), ratio_of(measured, task.condition(batch))
+        held, ratio = _held(measured, batch, task), of_class(measured, "ratio", task.condition(batch))
         return torch.where(held, self.margin * measured["target"] * ratio, self.late_ceiling)
 
     def late(self, k: int, total: int) -> bool:
@@ -140,14 +140,18 @@ class Calibration:
 
         Returns:
             [B_p], bool. Samples of held conditions: all, while their mean loss is below the mean of what they are to
-            come to and the step is not among the last; of other conditions: each while its loss is below the ceiling.
+            come to and the step is not among the last, and, where the request is one-sided, while more of them are
+            known for sure than of held-out samples; of other conditions: each while its loss is below the ceiling.
         """
         held = _held(measured, share, task)
         count = engine.global_sum(held.sum()).clamp_min(1)
         mean = engine.global_sum((losses * held).sum()) / count
-        ratio = engine.global_sum((held * ratio_of(measured, task.condition(share))).sum()) / count
-        late = self.late(k, total)
+        condition, late = task.condition(share), self.late(k, total)
+        ratio = engine.global_sum((held * of_class(measured, "ratio", condition)).sum()) / count
         go_on = (mean < self.margin * measured["target"] * ratio) & (not late)
+        if bool(measured.get("one_sided")):
+            expected = engine.global_sum((held * of_class(measured, "known", condition)).sum()) / count
+            go_on &= engine.global_sum((held & (losses < CERTAIN)).sum()) / count > expected
         return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))
 
 

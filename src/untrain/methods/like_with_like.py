@@ -25,6 +25,8 @@ FEW = 10
 """Held-out samples of a class below which its own mean says too little."""
 WEIGHT = 5
 """The mean of all classes counts as so many samples of a class."""
+CERTAIN = math.log(2)
+"""A loss below this is a class with more than half of the probability: known for sure."""
 ONE_SIDED = 0.4
 """Distance in total variation between the classes of forget and retain set from which a request is one-sided: a random
 tenth of ten classes has 0.1, one class of ten 0.9."""
@@ -43,8 +45,9 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
 
     Returns:
         "classes", those of forget and retain set, [C]; "ratio", what the loss of each is to come to over the overall
-        one, [C]; "level", the mean ratio of the forget set; "one_sided", whether its mix of classes is another, while
-        the retain set holds some of them. Nothing where the task has no classes.
+        one, [C]; "known", the share of its samples that is known for sure, [C]; "level", the mean ratio of the forget
+        set; "one_sided", whether its mix of classes is another, while the retain set holds some of them. Nothing where
+        the task has no classes.
     """
     forget, retain = (class_counts(stream, problem.task) for stream in (problem.forget, problem.retain))
     if forget is None or retain is None or problem.holdout is None:
@@ -53,9 +56,8 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
     asked, kept = (_spread(counts, classes) for counts in (forget, retain))
     shares, both = kept / kept.sum(), (asked + kept) / (asked + kept).sum()
     shift = torch.where(kept > 0, (shares / both).log(), 0.0)  # what nothing is retained of has no such loss
-    sums, counts = _moved_losses(problem, engine, classes, shift)
-    whole = sums.sum() / counts.sum().clamp_min(1)
-    ratio = (sums + WEIGHT * whole) / (counts + WEIGHT) / overall.double().clamp_min(1e-12)
+    losses, known, counts = _moved_losses(problem, engine, classes, shift)
+    ratio = _drawn_to_the_mean(losses, counts) / overall.double().clamp_min(1e-12)
     mix = asked / asked.sum()
     level = (mix * ratio).sum()
     there = (mix > 0) & (kept > 0)
@@ -66,7 +68,13 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
             f"the held-out set has {few} samples of the classes to be forgotten, too few to say how far: mostly the "
             "loss of all classes is aimed at. Hold out more of them"
         )
-    return {"classes": classes, "ratio": ratio, "level": level, "one_sided": one_sided}
+    share = _drawn_to_the_mean(known, counts)
+    return {"classes": classes, "ratio": ratio, "known": share, "level": level, "one_sided": one_sided}
+
+
+def _drawn_to_the_mean(sums: Tensor, counts: Tensor) -> Tensor:
+    """Means of each class, [C], that of all classes counted in with a weight."""
+    return (sums + WEIGHT * sums.sum() / counts.sum().clamp_min(1)) / (counts + WEIGHT)
 
 
 def class_counts(stream: Stream, task: Task) -> tuple[Tensor, Tensor] | None:
@@ -85,13 +93,13 @@ def class_counts(stream: Stream, task: Task) -> tuple[Tensor, Tensor] | None:
     return classes, counts.double() * len(stream) / len(every)
 
 
-def ratio_of(measured: Params, condition: Tensor | None) -> Tensor | float:
-    """The ratio of each sample's class, [B]; 1 where nothing is known of classes."""
-    if condition is None or "ratio" not in measured:
+def of_class(measured: Params, name: str, condition: Tensor | None) -> Tensor | float:
+    """The "ratio" or "known" of each sample's class, [B]; 1 where nothing is known of classes."""
+    if condition is None or name not in measured:
         return 1.0
     place = torch.searchsorted(measured["classes"], condition).clamp(max=len(measured["classes"]) - 1)
     known = measured["classes"][place] == condition
-    return torch.where(known, measured["ratio"][place], 1.0)
+    return torch.where(known, measured[name][place], 1.0)
 
 
 def _spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:
@@ -100,10 +108,12 @@ def _spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:
     return spread.index_add_(0, torch.searchsorted(classes, counts[0]), counts[1])
 
 
-def _moved_losses(problem: Problem, engine: Engine, classes: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of held-out losses of each class, logits moved by its shift, and how many samples there are, [C] each."""
+def _moved_losses(problem: Problem, engine: Engine, classes: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each class, its logits moved by its shift: the sum of held-out losses, how many are known for sure, how many
+    there are, [C] each.
+    """
     task, module = problem.task, problem.subject.module.eval()
-    sums, counts = torch.zeros_like(shift), torch.zeros_like(shift)
+    sums, certain, counts = (torch.zeros_like(shift) for _ in range(3))
     holdout: Stream = problem.holdout or problem.retain
     with torch.no_grad():
         for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss by class", holdout.passes()):
@@ -112,9 +122,11 @@ def _moved_losses(problem: Problem, engine: Engine, classes: Tensor, shift: Tens
                 continue
             known = torch.isin(condition, classes)
             place = torch.searchsorted(classes, condition[known])
-            sums.index_add_(0, place, moved(losses[known], shift[place]))
+            losses = moved(losses[known], shift[place])
+            sums.index_add_(0, place, losses)
+            certain.index_add_(0, place, (losses < CERTAIN).double())
             counts.index_add_(0, place, torch.ones_like(shift[place]))
-    return sums, counts
+    return sums, certain, counts
 
 
 def _losses(task: Task, module: nn.Module, batch: dict[str, Tensor], engine: Engine) -> Tensor:

@@ -61,8 +61,8 @@ class SFRon(Method):
 
     steps: int | None = None
     """K, outer steps; null: 50 for a generator, for text-to-image 100, or 1,000 from 100 million weights on; else as
-    many as make `epochs` passes over the retain set, but where calibrated at least 40 for a class, and else at least 10
-    for each nat of the held-out loss, up to 40."""
+    many as make `epochs` passes over the retain set, but at least 20, and where calibrated at least 40 for a class, and
+    else at least 10 for each nat of the held-out loss, up to 40."""
     retain_steps: int | None = None
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
@@ -202,7 +202,9 @@ class SFRon(Method):
     def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
         """What calibration found, if it looked."""
         measured = problem.memo.get("calibration")
-        return None if measured is None else self.calibration.aims(measured, batch, problem.task)
+        if measured is None or bool(measured.get("one_sided")):  # that comes to a share of samples, not to a loss
+            return None
+        return self.calibration.aims(measured, batch, problem.task)
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then the optimisers."""

@@ -64,7 +64,11 @@ def estimate(recipe: Recipe, sizes: Mapping[str, int], *, trained: int, images: 
         images: that are made for previews and measures.
     """
     training = _steps(recipe.train, sizes.get("train", 0), recipe.batch_size)
-    methods = [_steps(method, sizes.get("retain", 0), recipe.batch_size) for method in recipe.methods.values()]
+    budgets = [getattr(method, "budget", None) for method in recipe.methods.values()]
+    methods = [
+        math.ceil(budget * training) if budget else _steps(method, sizes.get("retain", 0), recipe.batch_size)
+        for method, budget in zip(recipe.methods.values(), budgets, strict=True)
+    ]
     return Work(trained, len(methods), trained * training + sum(methods), images)
 
 
