@@ -115,6 +115,14 @@ class Design(ABC):
     def score(self, read: ReadTold) -> Audit:
         """Judges every method by what its models told."""
 
+    def asked_by(self, cell: Cell) -> list[str]:
+        """Returns the models of its group that a cell asks; none if it makes one."""
+        return self.models(cell.group) if cell.name == SIGNALS_OF else []
+
+    def work(self) -> list[str]:
+        """Says what a person who waits should know beforehand, such as how much memory is needed."""
+        return []
+
     def file_of(self, group: str, name: str) -> Path:
         """Returns the file of what a model told."""
         return self.plan.folder / group / SIGNALS_OF / f"{name}.safetensors"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from untrain.audit.attacks_design import AttacksDesign
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
 from untrain.audit.plan import AuditPlan, chosen_methods
@@ -11,7 +12,7 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.runs.recipe import Recipe
 from untrain.settings import make
 
-DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign,)}
+DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, AttacksDesign)}
 
 
 def plan_of(

@@ -50,6 +50,8 @@ def audit_run(
     with stages.locked(recipe):
         design = open_design(plan)
         cells, done = design.cells(), _begun(design, resume)
+        for sentence in design.work():
+            Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
         with engine.progress("cells", len(cells), len(done)) as bar:
             outcomes = run_cells(cells, _workplace(plan, jobs, cluster, processes), done, partial(_told, bar))
         failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
@@ -92,7 +94,8 @@ def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) 
 
 def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
-    numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
+    twins = ["--twins", str(plan.twins)] if plan.twins else []  # a design without twins refuses any number of them
+    numbers = (*twins, "--references", str(plan.references), "--seed", str(plan.seed))
     keep = ["--keep"] if plan.keep else []
     options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
     chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
