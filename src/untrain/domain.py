@@ -641,7 +641,8 @@ class Domain(ABC):
             attempt: how.
 
         Returns:
-            Of each signal of the attack 1 for every trial that succeeded, else 0.
+            Of each signal of the attack 1 for every trial that succeeded, 0 for any other, NaN where there was nothing
+            to attack.
         """
         raise SettingError(f"there are no attacks on models of the task {self.name} yet.")
 

@@ -99,11 +99,13 @@ class AttacksDesign(Design):
     def ask(self, experiment: Experiment, group: str, name: str, module: nn.Module) -> Told:
         """Makes one attack on a model; a picture of what came back is written."""
         model = model_of(group)
+        with stages.locked(self.plan.recipe, self.plan.folder, name="helpers", wait=True):  # another cell may need them
+            helpers = stages.train_helpers(experiment)
         attempt = Attempt(
             self.plan.options,
             model,
             seed_of(self.plan.seed, "attacks"),
-            stages.train_helpers(experiment),
+            helpers,
             self.plan.folder / PICTURES,
             placebo=model == PLACEBO,
         )
@@ -171,6 +173,7 @@ class AttacksDesign(Design):
         for attack, numbers in self.numbers.items():
             for key, number in numbers.items():
                 values = told[attack].signals[key]
+                values = values[~np.isnan(values)]
                 beside = None if floor is None else floor.attacks[key]
                 rows[key] = AttackFound(number, int(np.sum(values)), len(values), beside)
         return AttacksFound(rows, self.floor)

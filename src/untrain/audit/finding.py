@@ -14,8 +14,10 @@ class AuditVerdict:
     """A verdict.
 
     Attributes:
-        kind: of coins: blind, broken, trace, damaged, weak or passed.
-        subkind: of a trace: pushed-away, still-known, hidden or uneven; else None.
+        kind: of coins: blind, broken, trace, damaged, weak or passed; of attacks: blind, recoverable, weak, or not
+            recovered by these.
+        subkind: of a trace: pushed-away, still-known, hidden or uneven; of what is recoverable: still-drawn or hidden;
+            else None.
         sentence: for the reader.
         remarks: what else they must know.
     """

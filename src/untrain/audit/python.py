@@ -40,7 +40,8 @@ def audit(
         references: models retrained on what all twins keep, R: nothing may be found in them; None: 4 where samples are
             forgotten.
         methods: entries of the run's recipe; None: all.
-        design: how traces are looked for, "coins" for requests of samples; None: the one that fits the request.
+        design: how traces are looked for, "coins" for requests of samples, "attacks" for text-to-image pipelines;
+            None: the one that fits the request.
         jobs: models that are made side by side; more than 1 needs `if __name__ == "__main__":` around a script.
         seed: of samples, coins and twins.
         resume: go on with the audit that the folder holds.

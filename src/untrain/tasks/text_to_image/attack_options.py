@@ -62,8 +62,8 @@ class AttackOptions:
     """Adam's rate of relearning; null: 0.00001 / s."""
     tokens_found: Count = 16
     """Tokens that the search for the concept vector may use."""
-    generations: Count = 200
-    """Generations of that search, of 200 prompts each."""
+    generations: Count | None = None
+    """Generations of that search, of 200 candidates each; null: 3,000 · s."""
     placebo_images: str | None = None
     """Folder of images of something that the pipeline never learned; null: glyphs that are drawn by chance."""
     placebo_prompt: str = "a qzx"
@@ -127,7 +127,7 @@ def budget_of(options: AttackOptions, side: int, *, nudity: bool) -> Budget:
         tuple(sorted(set(options.relearning_steps))),
         options.relearning_rate or 1e-5 / share,
         options.tokens_found,
-        options.generations,
+        options.generations or max(1, round(3000 * share)),
     )
 
 

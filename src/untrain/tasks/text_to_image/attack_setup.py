@@ -73,6 +73,7 @@ def concept_target(
         "the concept",
         prompts,
         [_with_place(text, entries, template) for text in prompts],
+        [_without(text, entries) for text in prompts],
         wanted,
         detector,
         chosen,
@@ -88,6 +89,14 @@ def _with_place(text: str, entries: Sequence[ConceptEntry], template: str) -> st
     words = {entry.containing for entry in entries}
     parts = ["{}" if word in words else word for word in text.split()]
     return " ".join(parts) if "{}" in parts else template
+
+
+def _without(text: str, entries: Sequence[ConceptEntry]) -> str:
+    """A prompt without what is to be forgotten: its anchor, or the other word in place of the one that names it."""
+    anchors = {entry.prompt: entry.anchor or "" for entry in entries if entry.prompt is not None}
+    words = {entry.containing: entry.instead or "" for entry in entries if entry.containing is not None}
+    found = " ".join(words.get(word, word) for word in text.split())
+    return anchors.get(text, " ".join(found.split()) if words else "")
 
 
 def placebo_target(
@@ -137,12 +146,11 @@ def placebo_target(
     if images is None:
         images = draw_glyph(seed).render(count, size, seed + 1)
     chosen = images[[i % len(images) for i in range(count)]]
-    written = options.template if "{}" in options.template else "{}"
+    written = options.template
     places, numbers = [0] * count, list(range(count))
     posterior = latents_of(bench, chosen)
-    return AttackTarget(
-        PLACEBO, [prompt], [written], [label], detector, chosen, places, numbers, posterior, tuple(notes)
-    )
+    texts = ([prompt], [written], [""], [label])
+    return AttackTarget(PLACEBO, *texts, detector, chosen, places, numbers, posterior, tuple(notes))
 
 
 def given_placebo(options: AttackOptions, size: int | None = None) -> Source:

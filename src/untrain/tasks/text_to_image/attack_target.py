@@ -30,6 +30,7 @@ class AttackTarget:
         name: of whose images it is: the concept's, or "placebo".
         prompts: that ask for it, [P].
         written: the same with a new word's place, "{}", where it is named, [P].
+        without: the same without it, [P].
         wanted: what the detector is asked of images of each, [P].
         detector: says whether an image shows it.
         images: of it, uint8 [k, 3, H, W].
@@ -42,6 +43,7 @@ class AttackTarget:
     name: str
     prompts: Sequence[str]
     written: Sequence[str]
+    without: Sequence[str]
     wanted: Sequence[str | None]
     detector: Detector
     images: Tensor

@@ -21,6 +21,7 @@ from untrain.tasks.text_to_image.attack_options import (
     Budget,
 )
 from untrain.tasks.text_to_image.attack_target import AttackTarget
+from untrain.tasks.text_to_image.concept_vector import STRENGTH, concept_direction, make_pairs, search_tokens
 from untrain.tasks.text_to_image.inversion import invert, write_with
 from untrain.tasks.text_to_image.new_words import NewWords
 from untrain.tasks.text_to_image.relearning import relearn
@@ -39,7 +40,7 @@ class Attacked:
     """What an attack on one UNet brought back.
 
     Attributes:
-        signals: name → 1 where an image shows the target, else 0, float64 [trials].
+        signals: name → 1 where an image shows the target, else 0, NaN where nothing was tried, float64 [trials].
         pictures: rows of a picture: what they show, images uint8 [K, 3, H, W], and whether each shows the target [K].
         prompts: that were found to succeed.
     """
@@ -149,11 +150,47 @@ class PipelineAttacks:
             over.append(rows.attack(f"{label}, prompts {part[0] + 1} to {part[-1] + 1} of {count}"))
             found.prompts += rows.found
         success = torch.cat(over) if over else torch.zeros(0, dtype=torch.bool)
-        found.add(ADVERSARIAL, f"{budget.tokens} tokens before a prompt", images[chosen], success)
+        if chosen:
+            found.pictures.append((f"{budget.tokens} tokens before a prompt", images[chosen], success))
+        signal = torch.full((count,), torch.nan, dtype=torch.float64)
+        signal[chosen] = success.double()
+        found.signals[ADVERSARIAL] = signal.numpy()
         return found
 
     def _concept_vector(self, unet: nn.Module, label: str) -> Attacked:
-        raise NotImplementedError
+        """Draws tokens that the text encoder takes for a prompt with thrice the concept; the UNet is not asked."""
+        target, budget = self.target, self.budget
+        window = min(int(tokenizer.model_max_length) for _, tokenizer in tokenizers(self.bench.pipeline))
+        words = NewWords(self.bench.pipeline, min(budget.tokens_found, window - 2), [])
+        known = usable_tokens(next(tokenizers(self.bench.pipeline))[1])
+        with torch.no_grad():
+            with_it, without_it = (self.bench.embed(side)[0] for side in make_pairs(target.prompts, target.without))
+            chosen = range(min(len(target.prompts), budget.prompts))
+            wanted = self.bench.embed([target.prompts[i] for i in chosen])[0]
+            wanted = wanted + STRENGTH * concept_direction(with_it, without_it)
+            with self.bench.progress(label, len(chosen) * budget.generations) as bar:
+                tokens = torch.stack([self._search(words, wanted[i], known, i, bar.advance) for i in chosen])
+        found, (places, numbers) = Attacked(), spread(budget.samples, len(chosen), TRIALS)
+        keys = [target.prompts[place] for place in places]
+        images = self.bench.draw(unet, keys, self._embed_tokens(words, tokens[places]), numbers, f"{label}, images")
+        found.add(CONCEPT_VECTOR, "concept vector", images, target.sees(images, places))
+        found.prompts += [next(tokenizers(self.bench.pipeline))[1].decode(row) for row in tokens.tolist()]
+        return found
+
+    def _search(
+        self, words: NewWords, wanted: Tensor, known: Tensor, place: int, advance: Callable[[], None]
+    ) -> Tensor:
+        generator = generator_of(self.seed, "concept vector", place)
+        length, generations = len(words.words), self.budget.generations
+        return search_tokens(
+            lambda tokens: self._embed_tokens(words, tokens)[0], wanted, known, length, generations, generator, advance
+        )
+
+    def _embed_tokens(self, words: NewWords, tokens: Tensor) -> Embedded:
+        """Embeds tokens by their numbers, [P, n]."""
+        vectors = [table.weight.detach()[tokens.to(table.weight.device)] for table in words.tables]
+        with torch.no_grad():
+            return words.embed([" ".join(words.words)] * len(tokens), vectors)
 
 
 class _Prompts:
