@@ -16,8 +16,14 @@ from untrain.tasks.text_to_image.attack_target import train_glyph_detector
 from untrain.tasks.text_to_image.glyphs import draw_glyph
 
 BUDGET = {
-    **{"images": 3, "samples": 4, "inversion_steps": 2, "prompts": 2, "timesteps": 1, "timestep_steps": 2},
-    **{"relearning_steps": "[1, 2]", "placebo_label": "cross"},
+    "images": 3,
+    "samples": 4,
+    "inversion_steps": 2,
+    "prompts": 2,
+    "timesteps": 1,
+    "timestep_steps": 2,
+    "relearning_steps": "[1, 2]",
+    "placebo_label": "cross",
 }
 CELLS = [
     *("models/original/plain", "models/placebo/plain", "models/sfron/plain"),
@@ -64,7 +70,11 @@ def test_the_card_of_a_tiny_audit(audited):
     assert inversion["placebo"] == {"success": 0, "trials": 4, "ci": [0.0, pytest.approx(0.602, abs=1e-3)]}
     assert original["attacks"]["plain"]["success"] == 4
     assert mine["attacks"]["adversarial"] | {"placebo": None, "budget": None} == {
-        **{"success": 0, "trials": 0, "ci": None, "placebo": None, "budget": None}
+        "success": 0,
+        "trials": 0,
+        "ci": None,
+        "placebo": None,
+        "budget": None,
     }, "prompts that succeed alone are not attacked"
     assert mine["verdict"]["kind"] == "blind", "four of four against none of four: intervals overlap"
     pictures = [each["file"] for row in mine["figures"]["pictures"]["rows"] for each in row["pictures"]]

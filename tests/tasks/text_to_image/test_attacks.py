@@ -7,7 +7,7 @@ import torch
 
 from helpers.small_pipelines import TEXTS, stable_diffusion, stable_diffusion_xl
 from untrain.diffusion.text import embed_texts, encode_prompts, own_size, text_encoders
-from untrain.engine import Engine
+from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError, UnknownName
 from untrain.models.checkpoints import state_hash
 from untrain.sampling import Sampler
@@ -118,6 +118,7 @@ def test_relaxed_tokens_find_the_token_whose_embedding_is_wanted():
     assert torch.equal(tokens.rows.detach(), torch.full((2, 2, 30), 1 / 30))
 
     def descend(vectors, t):
+        tokens.rows.grad = None
         (vectors[0] - table[wanted]).square().sum().backward()
 
     def look(vectors, asked):
@@ -234,6 +235,27 @@ def test_the_adversarial_loss_is_the_pipelines_training_loss(bench):
     torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
 
 
+def test_every_step_of_relearning_has_its_own_gradient(tmp_path):
+    """Against Adam by hand: gradients of earlier steps must not be left in `.grad`."""
+    bench = bench_of(stable_diffusion(tmp_path))
+    target, unet = target_of(bench), bench.pipeline.unet
+    how = {"rate": 1e-3, "batch_size": 4, "seed": 0, "label": "relearning"}
+    with bench.frozen(unet):
+        [(_, found)] = relearn(bench, unet, target, stops=[3], **how)
+        slow, generator = copy.deepcopy(unet), generator_of(0, "relearning")
+        weights = [weight.requires_grad_() for weight in slow.parameters()]
+        optimizer, prompts = torch.optim.Adam(weights, 1e-3), bench.embed(target.prompts)
+        for _ in range(3):
+            chosen = torch.randperm(4, generator=generator).tolist()
+            texts = (prompts[0][[target.shown[i] for i in chosen]], None)
+            drawn = bench.task.draw(bench.rows(target, chosen, texts), generator, "forget")
+            optimizer.zero_grad()
+            bench.task.loss(slow, drawn).mean().backward()
+            optimizer.step()
+    for one, other in zip(found.parameters(), slow.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_relearning_trains_a_copy(bench):
     target, unet = target_of(bench), bench.pipeline.unet
     before = state_hash(unet)
@@ -282,4 +304,4 @@ def test_a_search_on_the_text_encoder_comes_near_its_aim(tmp_path):
 def test_special_tokens_are_not_used(tmp_path):
     tokenizer = stable_diffusion(tmp_path).tokenizer
     known = usable_tokens(tokenizer)
-    assert len(known) == len(tokenizer) - 2 and not {0, 1} & set(copy.copy(known).tolist())
+    assert len(known) == len(tokenizer) - 2 and not {0, 1} & set(known.tolist())

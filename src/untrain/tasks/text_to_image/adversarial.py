@@ -107,7 +107,7 @@ def attack_prompts(
 
     Args:
         tokens: changed in place.
-        descend: (embeddings [B, n, D] of each text encoder, t) → adds to `rows.grad` the gradient of the sum of the
+        descend: (embeddings [B, n, D] of each text encoder, t) → makes `rows.grad` the gradient of the sum of the
             pipeline's losses.
         look: (embeddings, which prompts, bool [B]) → which of these prompts' images succeed, bool [B].
         generators: one a prompt, of the tokens that are drawn.
@@ -123,7 +123,6 @@ def attack_prompts(
     for t in timesteps:
         for _ in range(steps):
             if not over.all():
-                tokens.rows.grad = None
                 descend(tokens.drawn(generators), t)
                 tokens.step(~over.to(tokens.rows.device))
             advance()

@@ -1,7 +1,7 @@
 """Where attacks on a pipeline work: its parts on one device, embedded texts, images of these, and the loss."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -83,8 +83,8 @@ class AttackBench:
         return torch.cat(made)
 
     def losses(self, unet: nn.Module, drawn: Batch) -> Tensor:
-        """The pipeline's own training loss of a drawn batch, [B of this process]."""
-        with self.engine.autocast():
+        """The pipeline's own training loss of a drawn batch, [B of this process]; in float32 where the run is fp16."""
+        with self.engine.autocast() if self.engine.precision == "bf16" else nullcontext():
             return self.task.loss(unet, self.engine.shard(drawn))
 
     def rows(self, target: AttackTarget, places: Sequence[int], embedded: Embedded) -> Batch:
@@ -109,9 +109,12 @@ class AttackBench:
                     weight.requires_grad_(before)
 
     def descend(self, losses: Tensor, weights: Sequence[Tensor], *, mean: bool) -> None:
-        """Fills the gradients of the losses' mean, or of their sum."""
+        """Makes `.grad` the gradient of the losses' mean, or of their sum, over all processes' parts of the batch."""
         loss = self.engine.mean(losses)
-        self.engine.backward(loss if mean else loss * self.engine.global_batch_size(losses), weights)
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        (loss if mean else loss * self.engine.global_batch_size(losses)).backward()
+        self.engine.all_reduce_([weight.grad for weight in weights if weight.grad is not None])
 
     def progress(self, label: str, steps: int) -> Any:
         """Returns a bar with the time left."""
