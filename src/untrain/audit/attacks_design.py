@@ -22,6 +22,7 @@ from untrain.domain import AttackNumber, Attempt, Told
 from untrain.engine import seed_of
 from untrain.errors import SettingError
 from untrain.io import hash_json
+from untrain.models import checkpoints
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL, RETRAINED, numbered
 from untrain.runs.stages import Experiment
@@ -116,10 +117,21 @@ class AttacksDesign(Design):
 
     def mark_of(self, group: str, name: str) -> str:
         """Fingerprints a model's weights, what detects, and what an attack may do."""
-        experiment, model = self.run, model_of(group)
-        known = experiment.folder.facts.get(ORIGINAL if model == PLACEBO else model, {})
+        facts = self.run.domain.evaluation_facts()
         rows = {key: [dict(number.budget), number.facts] for key, number in self.numbers[name].items()}
-        return hash_json([known.get("hash"), experiment.domain.evaluation_facts(), rows, self.plan.seed, group, name])
+        return hash_json([self._hash_of(model_of(group)), facts, rows, self.plan.seed, group, name])
+
+    def _hash_of(self, model: str) -> str:
+        """A hash of a model's weights: as its file says, else of what was loaded."""
+        if model not in self._hashes:
+            path = self.run.folder.weights(ORIGINAL if model == PLACEBO else model)
+            kept = checkpoints.load_state(path)[1].get("hash") if path.exists() else None
+            self._hashes[model] = str(kept or checkpoints.state_hash(self.run.domain.original()[0]))
+        return self._hashes[model]
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {}
 
     def work(self) -> list[str]:
         """Says how much memory the attacks take."""

@@ -20,8 +20,8 @@ from untrain.tasks.text_to_image.attack_options import (
     INVERSION,
     PLAIN,
     RELEARNING,
+    AttackBudget,
     AttackOptions,
-    Budget,
     budget_of,
     shown_budget,
 )
@@ -38,7 +38,7 @@ SHOWN = 8
 GIB = 1 << 30
 
 
-def attack_numbers(options: AttackOptions, budget: Budget) -> dict[str, dict[str, AttackNumber]]:
+def attack_numbers(options: AttackOptions, budget: AttackBudget) -> dict[str, dict[str, AttackNumber]]:
     """Returns attack → signal that it tells → what that is."""
     images = "images"
     known = {
@@ -166,7 +166,7 @@ class AttackKit:
     seed: int
 
     @cached_property
-    def budget(self) -> Budget:
+    def budget(self) -> AttackBudget:
         """What the attacks may do."""
         return budget_of(self.options, min(self.shape[1:]), nudity=self.nudity)
 

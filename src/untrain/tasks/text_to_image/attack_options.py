@@ -85,7 +85,7 @@ class AttackOptions:
 
 
 @dataclass(frozen=True)
-class Budget:
+class AttackBudget:
     """What the attacks on a pipeline may do; names as in `AttackOptions`, nothing open any more."""
 
     images: int
@@ -104,7 +104,7 @@ class Budget:
     generations: int
 
 
-def budget_of(options: AttackOptions, side: int, *, nudity: bool) -> Budget:
+def budget_of(options: AttackOptions, side: int, *, nudity: bool) -> AttackBudget:
     """Returns the budget of a pipeline.
 
     Args:
@@ -113,7 +113,7 @@ def budget_of(options: AttackOptions, side: int, *, nudity: bool) -> Budget:
         nudity: whether the concept is nudity, not something that a classifier knows.
     """
     share = min(1.0, side / SIDE)
-    return Budget(
+    return AttackBudget(
         options.images,
         options.samples,
         min(options.batch_size, options.images),
@@ -131,7 +131,7 @@ def budget_of(options: AttackOptions, side: int, *, nudity: bool) -> Budget:
     )
 
 
-def shown_budget(budget: Budget, attack: str, steps: int | None = None) -> dict[str, Any]:
+def shown_budget(budget: AttackBudget, attack: str, steps: int | None = None) -> dict[str, Any]:
     """Returns what of a budget an attack may spend, as JSON.
 
     Args:

@@ -9,7 +9,7 @@ from untrain.data.samples import Arrays
 from untrain.data.source import Source
 from untrain.diffusion.latents import POSTERIOR, encode
 from untrain.tasks.text_to_image.attack_bench import AttackBench, spread
-from untrain.tasks.text_to_image.attack_options import AttackOptions, Budget
+from untrain.tasks.text_to_image.attack_options import AttackBudget, AttackOptions
 from untrain.tasks.text_to_image.attack_target import (
     PLACEBO,
     AttackTarget,
@@ -36,7 +36,7 @@ def concept_target(
     entries: Sequence[ConceptEntry],
     detector: Detector,
     judge: str,
-    budget: Budget,
+    budget: AttackBudget,
     template: str,
 ) -> AttackTarget:
     """Makes the original's own images of what was to be forgotten; those that show it come first.
@@ -105,7 +105,7 @@ def placebo_target(
     others: Sequence[str],
     detector: Detector,
     options: AttackOptions,
-    budget: Budget,
+    budget: AttackBudget,
     seed: int,
 ) -> AttackTarget:
     """Makes or reads images of something that the original never learned, with what says whether an image shows it.
@@ -147,10 +147,19 @@ def placebo_target(
         images = draw_glyph(seed).render(count, size, seed + 1)
     chosen = images[[i % len(images) for i in range(count)]]
     written = options.template
-    places, numbers = [0] * count, list(range(count))
-    posterior = latents_of(bench, chosen)
-    texts = ([prompt], [written], [""], [label])
-    return AttackTarget(PLACEBO, *texts, detector, chosen, places, numbers, posterior, tuple(notes))
+    return AttackTarget(
+        PLACEBO,
+        [prompt],
+        [written],
+        [""],
+        [label],
+        detector,
+        chosen,
+        shown=[0] * count,
+        numbers=list(range(count)),
+        posterior=latents_of(bench, chosen),
+        notes=tuple(notes),
+    )
 
 
 def given_placebo(options: AttackOptions, size: int | None = None) -> Source:

@@ -17,8 +17,8 @@ from untrain.tasks.text_to_image.attack_options import (
     INVERSION,
     PLAIN,
     RELEARNING,
+    AttackBudget,
     AttackOptions,
-    Budget,
 )
 from untrain.tasks.text_to_image.attack_target import AttackTarget
 from untrain.tasks.text_to_image.concept_vector import STRENGTH, concept_direction, make_pairs, search_tokens
@@ -70,7 +70,7 @@ class PipelineAttacks:
     bench: AttackBench
     target: AttackTarget
     options: AttackOptions
-    budget: Budget
+    budget: AttackBudget
     seed: int
 
     def run(self, attack: str, unet: nn.Module, label: str) -> Attacked:

@@ -53,7 +53,7 @@ from untrain.models.recognition import Recognition
 from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.attack_kit import AttackKit, attack_numbers, memory_lines, not_tried
-from untrain.tasks.text_to_image.attack_options import AttackOptions, Budget, budget_of
+from untrain.tasks.text_to_image.attack_options import AttackBudget, AttackOptions, budget_of
 from untrain.tasks.text_to_image.card import Card, model_card
 from untrain.tasks.text_to_image.concepts import (
     CACHE,
@@ -461,7 +461,7 @@ class TextToImageDomain(Domain):
         """Names the one design: attacks on the run's own models."""
         return ("attacks",)
 
-    def _budget(self, options: AttackOptions) -> Budget:
+    def _budget(self, options: AttackOptions) -> AttackBudget:
         return budget_of(options, min(self.source.shape[1:]), nudity=self._finds_nudity)
 
     def attacks(self, options: Any) -> Mapping[str, Mapping[str, AttackNumber]]:
