@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from untrain.allocator import keep_freed_memory
+
+keep_freed_memory()
 os.environ["OMP_NUM_THREADS"] = "1"
 """Read when torch is loaded, here and in every process that a test starts: sums are ordered the same in all of them."""
 

@@ -91,8 +91,8 @@ class Launcher:
             processes: as how many it runs, under torchrun.
             largest: bytes of the largest file that it may write; 0: any.
         """
-        if self.warm and processes == threads == 1 and words[0] != "compare":
-            # a pool of threads does not outlive a fork, and the workers of a comparison are started cold anyhow
+        if self.warm and processes == threads == 1 and words[0] not in ("compare", "audit"):
+            # a pool of threads does not outlive a fork, and workers of a comparison or an audit are started cold
             return self.call("untrain.cli", "main", (list(words),), place, largest=largest)
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "untrain"]
         command = [*self.untrain, *words] if processes == 1 else [sys.executable, *several, *words]

@@ -23,6 +23,17 @@ RECIPES = {
     "generator": ("tiny_recipes", "checkpoint_every: 0.05\n"),
 }
 """Of each kind, the module of the tests' helpers whose RECIPE it is, and further fields."""
+AUDITED = """\
+data: {name: digits, limit: 400, test_limit: 100}
+forget: {fraction: 0.2, holdout: 0.1}
+model: {name: small-cnn, options: {width: 4}}
+train: {steps: 40}
+references: 0
+methods: {finetune: {steps: 10}}
+checkpoint_every: 0.05
+device: cpu
+"""
+"""Of a run that forgets as many samples as an audit takes."""
 PROMPTS = "prompt,case_number,evaluation_seed\na red circle,0,0\na red square,1,1\n"
 
 
@@ -32,7 +43,7 @@ class Scenario:
 
     Attributes:
         name: what trials call it.
-        words: the command; {classes}, {generator} and {text} are recipes, {out} is the run folder.
+        words: the command; {classes}, {generator}, {text} and {audited} are recipes, {out} is the run folder.
         before: commands that make the folder which it starts from.
         again: the command by which a user goes on with it; None: the same with --resume.
         processes: as how many it runs.
@@ -52,6 +63,7 @@ class Scenario:
 
 
 _RUN, _COMPARE = "run {classes} --out {out}", "compare {classes} --out {out} --references 2 --jobs 2"
+_AUDIT = "audit {out} --twins 4 --references 1"
 _SAMPLE, _REPORT = "sample {out} --count 2 --form folder", "report {out}"
 SCENARIOS = {
     each.name: each
@@ -65,6 +77,7 @@ SCENARIOS = {
         Scenario("compare", _COMPARE),
         Scenario("sample", _SAMPLE, ("run {generator} --out {out}",), _SAMPLE),
         Scenario("report", _REPORT, (_RUN,), _REPORT),
+        Scenario("audit", _AUDIT, ("run {audited} --out {out}",)),
         Scenario("two-processes", _RUN, processes=2),
     )
 }
@@ -102,7 +115,9 @@ class World:
     def words(self, command: str, out: Path) -> list[str]:
         """A command's words."""
         recipes = {
-            each: str(self.recipe(each)) for each in ("classes", "generator", "text") if f"{{{each}}}" in command
+            each: str(self.recipe(each))
+            for each in ("classes", "generator", "text", "audited")
+            if f"{{{each}}}" in command
         }
         prompts = {"prompts": self.folder / "prompts.csv"}
         return [word.format(**recipes, **prompts, out=out) for word in command.split()]
@@ -134,6 +149,8 @@ class World:
             command = [sys.executable, "-c", code, str(self.folder / "pipeline"), str(path)]
             subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path_of_python})
             path.write_text(path.read_text() + "checkpoint_every: 0.05\n")
+        elif kind == "audited":
+            path.write_text(AUDITED)
         else:
             module, more = RECIPES[kind]
             path.write_text(import_helper(module).RECIPE + more)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from untrain import fisher, registry
@@ -89,6 +90,7 @@ def unlearn(
     seed: Seed = 0,
     batch_size: BatchSize | None = None,
     init: Callable[[], nn.Module] | None = None,
+    train_steps: Annotated[int, Ge(1)] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     inplace: bool = False,
@@ -108,13 +110,15 @@ def unlearn(
             a DataLoader of one, or a list of ready batches; of a text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
-        method: a name (see `untrain.methods()`), a class, or a method object. None: what is best for the request,
-            which is `sfron`; the notes say so.
+        method: a name (see `untrain.methods()`), a class, or a method object. None: with a `budget` (share of the
+            original training's cost, in (0, 1]) `shrink-perturb`, else `sfron`; the notes say so.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
             own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
+        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts.
+            None: taken to have been 30 passes over forget and retain set.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
         inplace: change the model itself instead of a copy.
@@ -134,12 +138,13 @@ def unlearn(
     engine = Engine.start(device, precision, compile)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    chosen = _make_method(method or DEFAULT_METHOD, settings)
+    by_default, why = _default_method(settings)
+    chosen = _make_method(method or by_default, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
     check_kind(user.module)
     check_names(user.module)
-    subject = Subject(user.module, init=init or user.init())
+    subject = Subject(user.module, init=init or user.init(), train_steps=train_steps)
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     _check_apart(given)
@@ -160,7 +165,7 @@ def unlearn(
                 for note in compared:
                     problem.note(note)
                 if method is None:
-                    problem.note(f"method: {chosen.name}, the default")
+                    problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
                     result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
@@ -190,8 +195,15 @@ def _locked(path: Path | None, engine: Engine, *, resume: bool) -> Iterator[None
         yield
 
 
-DEFAULT_METHOD = "sfron"
-"""What is best for any request so far; the paper's own."""
+DEFAULT_METHOD, BUDGET_METHOD = "sfron", "shrink-perturb"
+"""The paper's own; and what leaves least of single records at a given cost."""
+
+
+def _default_method(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """The method where none is named, and why."""
+    if "budget" in settings:
+        return BUDGET_METHOD, "which leaves least of single records within a budget"
+    return DEFAULT_METHOD, "the default"
 
 
 _MEANT = {

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from untrain.allocator import keep_freed_memory
 from untrain.errors import FolderError, SettingError, UnknownName, UntrainError, speak_of_flags, unknown
 from untrain.folders import exclusive_lock
 from untrain.permissions import Permissions, flag_of
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
+    keep_freed_memory()
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # their advice on what else could be installed is for developers
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:

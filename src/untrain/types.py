@@ -40,8 +40,9 @@ class Task(Protocol):
     A new kind of model is one new implementation of this protocol: Fisher, masks, every method and the loop
     are written against it alone. A class derived from it defines `loss` and `outputs`, and what else is not as here.
 
-    Two class variables that a task may have besides: `objective`, what SFR-on's forget steps descend on where a user
+    Class variables that a task may have besides: `objective`, what SFR-on's forget steps descend on where a user
     does not say ("adaptive" without it); `asks_teacher`, whether `redirect_loss` asks its teacher (false without it).
+    An attribute `num_classes` says that its outputs are logits [B, num_classes], where it is no generator's.
     And a function: `copies(model)`, groups of names of the parameters that are one weight, which stay equal in every
     method where they are (none without it).
     """

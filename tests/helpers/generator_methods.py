@@ -11,7 +11,7 @@ SFRON = {
 AMNESIA = {"replay_samples": 10, "fisher_samples": 4, "fisher_timesteps": 4, "sampler": Sampler(steps=4)}
 PLAIN = (
     *("random-label", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus", "gradient-ascent", "l1-sparse"),
-    *("finetune", "retrain"),
+    *("finetune", "retrain", "shrink-perturb", "masked-small-gradients", "noisy-finetune", "eu-k", "cf-k"),
 )
 SETTINGS = {
     "sfron": SFRON,

@@ -18,6 +18,7 @@ def main(out, *names):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(12, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 5)).double()
         settings = {} if name == "ssd" else {"steps": 9, "optimizer": untrain.Optimizer("sgd", 0.05, 0.9)}
+        settings |= {"layers": 1} if name in ("eu-k", "cf-k") else {}
         x, y = clusters(26, 1).tensors
         forget = [(x[:13], y[:13]), (x[13:25], y[13:25]), (x[25:], y[25:])]
         result = untrain.unlearn(

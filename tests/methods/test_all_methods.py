@@ -23,12 +23,16 @@ from untrain.tasks.classification.task import Classification
 
 NAMES = (
     *("gradient-ascent", "random-label", "salun", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus"),
-    *("ssd", "l1-sparse"),
+    *("ssd", "l1-sparse", "shrink-perturb", "masked-small-gradients", "noisy-finetune", "eu-k", "cf-k", "amun"),
+    "delete",
 )
+"""Those that look at forget and retain set alone, and run on a network without convolutions."""
 
 
 def settings(name, steps):
-    return {} if name == "ssd" else {"steps": steps, "optimizer": SGD}
+    if name == "ssd":
+        return {}
+    return {"steps": steps, "optimizer": SGD, **({"layers": 1} if name in ("eu-k", "cf-k") else {})}
 
 
 # Resuming.
@@ -112,7 +116,7 @@ def test_by_default_the_forget_loss_rises_and_retained_accuracy_holds(name, trai
     parts = {"forget": range(80), "retain": range(80, 800)}
     streams = {n: Stream(torch.utils.data.Subset(data, list(r)), n, engine, 64) for n, r in parts.items()}
     subject = Subject(copy.deepcopy(model), peak_lr=0.1)
-    chosen = {"fraction": 0.05} if name == "ssd" else {}  # a share of so few weights
+    chosen = {"ssd": {"fraction": 0.05}, "eu-k": {"layers": 1}, "cf-k": {"layers": 1}}.get(name, {})  # so few weights
     done = run(make(name, chosen), Problem(subject, Classification(num_classes=5), **streams), engine)
     first, _ = scores(model, data, slice(80))
     last, _ = scores(done.state.module, data, slice(80))

@@ -20,7 +20,20 @@ KINDS = ("unet", "dit", "dit-learned")
 
 
 def test_every_method_is_here():
-    assert {name.split("-")[0] if name.startswith("sfron") else name for name in NAMES} == set(METHODS)
+    there = {name.split("-")[0] if name.startswith("sfron") else name for name in NAMES}
+    assert there | {"transpose"} == {name for name, kind in METHODS.items() if not kind.classifies}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in METHODS.items() if kind.classifies))
+def test_what_needs_logits_of_classes_is_refused(name):
+    with pytest.raises(SettingError, match=f"'{name}' cannot run on task .*logits of classes"):
+        check_runs(METHODS[name], problem(denoiser())[0].task)
+
+
+def test_transposed_kernels_of_a_generator():
+    """A DiT has no kernel to transpose but that of its patches."""
+    work, engine = problem(denoiser("unet"))
+    run(make("transpose", {"steps": 2, "optimizer": Optimizer("adam", 1e-3)}), work, engine)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -33,7 +46,7 @@ def test_it_runs(name, kind):
     done = run(method(name), work, engine)
     assert len(done.history) == done.method.total
     moved = [not torch.equal(a, b) for a, b in zip(done.state.module.parameters(), before.parameters(), strict=True)]
-    assert sum(moved) > (0 if name == "ssd" else len(moved) / 2)
+    assert sum(moved) > (0 if name in ("ssd", "eu-k", "cf-k") else len(moved) / 2)
     assert all(bool(torch.isfinite(p).all()) for p in done.state.module.parameters())
     assert not done.state.module.training
     for record in done.history:

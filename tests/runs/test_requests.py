@@ -257,7 +257,7 @@ def test_where_all_of_a_request_is_gone_only_the_retain_set_is_left(story, tmp_p
     skip = ("--forget.missing", "skip")
     code, _, err = run(root, tmp_path / "two", *asked, *after(first), *skip)
     assert code == 1
-    assert "sfron cannot do without it" in err and "--method finetune" in err
+    assert "sfron cannot do without it" in err and "--method shrink-perturb" in err
     assert files(tmp_path / "two") == []
     code, _, err = run(root, tmp_path / "two", *asked, *after(first), *skip, "--method", "finetune")
     assert code == 0, err

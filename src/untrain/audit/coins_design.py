@@ -83,7 +83,7 @@ class CoinsDesign(TwinDesign):
         return {
             "version": 1,
             "design": self.name,
-            "run": str(plan.recipe.folder),
+            "run": plan.recipe.folder.name,
             "seed": plan.seed,
             "twins": plan.twins,
             "references": plan.references,

@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from untrain.allocator import keep_freed_memory
 from untrain.compare.plan import Cell
 from untrain.errors import SettingError, UntrainError
 
@@ -233,6 +234,7 @@ def _deaf_to_signals() -> Iterator[None]:
 
 def _start_worker(threads: int) -> None:
     """What a worker does first."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     parent = multiprocessing.parent_process()
     if parent is not None:

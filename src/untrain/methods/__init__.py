@@ -5,32 +5,47 @@ from typing import Any
 
 from untrain.callable_package import make_callable
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.methods.amun import AMUN
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
+from untrain.methods.cf_k import CatastrophicForgettingOfLastLayers
+from untrain.methods.delete import Delete
 from untrain.methods.esd import ESD
+from untrain.methods.eu_k import ExactUnlearningOfLastLayers
 from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.installed import INSTALLED
 from untrain.methods.l1_sparse import L1Sparse
+from untrain.methods.lotus import LoTUS
+from untrain.methods.masked_small_gradients import MaskedSmallGradients
 from untrain.methods.neggrad_plus import NegGradPlus
+from untrain.methods.noisy_finetune import NoisyFinetune
 from untrain.methods.proximal_gradient import ProximalGradient
 from untrain.methods.random_label import RandomLabel
+from untrain.methods.regun import ReGUn
 from untrain.methods.retrain import Retrain
 from untrain.methods.salun import SalUn
 from untrain.methods.scrub import Scrub
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.methods.sfron import SFRon
+from untrain.methods.shrink_perturb import ShrinkPerturb
 from untrain.methods.ssd import SSD
+from untrain.methods.transpose import Transpose
 from untrain.settings import describe
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(SFRon, SalUn, RandomLabel, ProximalGradient, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse),
+        *(ShrinkPerturb, MaskedSmallGradients, Transpose, NoisyFinetune),
+        *(ExactUnlearningOfLastLayers, CatastrophicForgettingOfLastLayers),
+        *(AMUN, Delete, ReGUn, LoTUS),
         *(Finetune, SelectiveAmnesia, ESD, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""
+WITHOUT_FORGET_SET = ShrinkPerturb.name
+"""Of the methods that look at no forgotten sample, the one that is advised."""
 
 
 def make(method: str | type[Method] | Method, settings: Mapping[str, Any]) -> Method:

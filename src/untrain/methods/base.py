@@ -15,7 +15,7 @@ from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
-from untrain.types import Batch, GenerativeTask, Task, Variant
+from untrain.types import Batch, GenerativeTask, Params, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,6 +175,7 @@ class State:
         retained: retain batches used so far.
         frozen: modules that a method needs beside (a teacher), not part of checkpoints.
         averaged: running averages of the weights, where a method keeps them: what the run gives in the end.
+        beside: tensors that a method needs beside, by name; `start` makes them anew, and no checkpoint holds them.
     """
 
     problem: Problem
@@ -185,6 +186,7 @@ class State:
     retained: int = 0
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     averaged: nn.Module | None = None
+    beside: Params = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Collects the trainable parameters and compiles where the engine is asked to."""
@@ -237,6 +239,8 @@ class Method(ABC):
     """Whether it looks at the forget set; one that does not can go on where all of that is gone."""
     generates: ClassVar[bool] = False
     """Whether it needs a task whose models make images."""
+    classifies: ClassVar[bool] = False
+    """Whether it needs a task whose outputs are logits of classes."""
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """What it needs of this task with the settings that it has."""
@@ -306,6 +310,8 @@ def _missing(method: Method | type[Method], task: Task) -> list[str]:
     missing = [f"{' and '.join(variants)} variants of a batch"] if variants else []
     if method.generates and not isinstance(task, GenerativeTask):
         missing.insert(0, "a model that makes images")
+    if method.classifies and (isinstance(task, GenerativeTask) or not hasattr(task, "num_classes")):
+        missing.insert(0, "logits of classes")
     return missing
 
 
@@ -320,12 +326,13 @@ def check_needs(methods: Mapping[str, Method]) -> None:
     """
     needing = sorted(name for name, method in methods.items() if method.needs_forget)
     if needing:
-        from untrain.methods import methods as known  # known only once every method's module is there
+        from untrain.methods import WITHOUT_FORGET_SET  # known once every method's module is there
+        from untrain.methods import methods as known
 
         others = sorted(name for name, method in known().items() if not method.needs_forget)
         raise SettingError(
             f"nothing of this request is in the data any more, and {', '.join(needing)} cannot do without it. Restore "
-            f"the files, or ask for methods that look at the retain set alone: --method {others[0]} ("
+            f"the files, or ask for methods that look at the retain set alone: --method {WITHOUT_FORGET_SET} ("
             f"{', '.join(others)})."
         )
 

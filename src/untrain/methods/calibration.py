@@ -11,7 +11,7 @@ costs the other classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +20,7 @@ from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
+from untrain.methods.like_with_like import class_losses, ratio_of
 from untrain.methods.steps import mean_loss
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
@@ -70,7 +71,8 @@ class Calibration:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
 
         Returns:
-            "target", a scalar, infinite without held-out data; "held", the conditions [C], empty where there are none.
+            "target", a scalar, infinite without held-out data; "held", the conditions [C], empty where there are none;
+            and what `class_losses` finds.
         """
         held = retained_conditions(problem)["held"]
         if problem.holdout is None:
@@ -80,13 +82,16 @@ class Calibration:
         target = holdout["mean"]
         if not bool(torch.isfinite(target)):
             raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
-        problem.note(f"forgetting aims at the held-out loss of the original, {float(target):.3g} nats")
-        return {"target": target, "held": held}
+        found = class_losses(problem, engine, target)
+        level = float(target * found.get("level", 1.0))
+        like = ", of the classes to be forgotten and as rare as they will be" if bool(found.get("one_sided")) else ""
+        problem.note(f"forgetting aims at the held-out loss of the original{like}, {level:.3g} nats")
+        return {"target": target, "held": held, **found}
 
     def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
         """The loss that each sample of a batch is to come to, in nats, [B]."""
-        held = _held(measured, batch, task)
-        return torch.where(held, self.margin * measured["target"], self.late_ceiling)
+        held, ratio = _held(measured, batch, task), ratio_of(measured, task.condition(batch))
+        return torch.where(held, self.margin * measured["target"] * ratio, self.late_ceiling)
 
     def late(self, k: int, total: int) -> bool:
         """Whether outer step k of so many is one after which retaining has the last word."""
@@ -94,7 +99,7 @@ class Calibration:
 
     def slow(self, measured: Params, forget_loss: float, retain_loss: float) -> bool:
         """Whether the forget loss is far from the target while the retain loss has hardly suffered."""
-        target = float(measured["target"])
+        target = float(measured["target"] * measured.get("level", 1.0))
         return math.isfinite(target) and forget_loss < target / 2 and retain_loss < target / 10
 
     def statistics_of(self, measured: Params | None, batch: Batch, late: bool, task: Task) -> Statistics:
@@ -108,6 +113,16 @@ class Calibration:
         if measured is None or few or (late and not is_held(measured, batch, task)):
             return "running"
         return self.statistics
+
+    def one_sided(self, measured: Params | None, batch: Batch, problem: Problem) -> bool:
+        """Whether forget rows are normalised by the statistics of a retain batch.
+
+        A batch of one class has other statistics than what the network will see: normalised by its own, a class that is
+        known by heart looks forgotten already.
+        """
+        if measured is None or not bool(measured.get("one_sided")) or self.statistics != "batch":
+            return False
+        return problem.retain.rows >= FEWEST and is_held(measured, batch, problem.task)
 
     def active_samples(
         self, measured: Params, share: Batch, losses: Tensor, k: int, total: int, task: Task, engine: Engine
@@ -124,14 +139,15 @@ class Calibration:
             engine: sums over processes.
 
         Returns:
-            [B_p], bool. Samples of held conditions: all, while their mean loss is below the target and the step is
-            not among the last; of other conditions: each while its loss is below the ceiling.
+            [B_p], bool. Samples of held conditions: all, while their mean loss is below the mean of what they are to
+            come to and the step is not among the last; of other conditions: each while its loss is below the ceiling.
         """
         held = _held(measured, share, task)
-        count = engine.global_sum(held.sum())
-        mean = engine.global_sum((losses * held).sum()) / count.clamp_min(1)
+        count = engine.global_sum(held.sum()).clamp_min(1)
+        mean = engine.global_sum((losses * held).sum()) / count
+        ratio = engine.global_sum((held * ratio_of(measured, task.condition(share))).sum()) / count
         late = self.late(k, total)
-        go_on = (mean < self.margin * measured["target"]) & (not late)
+        go_on = (mean < self.margin * measured["target"] * ratio) & (not late)
         return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))
 
 
@@ -171,6 +187,37 @@ def conditions(problem: Problem) -> Tensor:
 
 
 @contextmanager
+def borrowed_statistics(module: nn.Module, company: Callable[[], object]) -> Iterator[None]:
+    """Layers with running statistics normalise by those of other samples inside the block, and keep none of it.
+
+    Args:
+        module: in training mode.
+        company: runs the module on these samples.
+    """
+    layers = _with_statistics(module)
+    kept = [(dict(layer._buffers), layer.momentum) for layer in layers]
+    for layer, (buffers, _) in zip(layers, kept, strict=True):
+        layer._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
+        layer.momentum = 1.0  # type: ignore[assignment]
+    try:
+        with torch.no_grad():
+            company()
+        for layer in layers:
+            layer.eval()
+        yield
+    finally:
+        for layer, (buffers, momentum) in zip(layers, kept, strict=True):
+            layer.train()
+            layer._buffers.update(buffers)
+            layer.momentum = momentum
+
+
+def _with_statistics(module: nn.Module) -> list[nn.Module]:
+    """The layers in training mode that have running statistics."""
+    return [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), torch.Tensor) and m.training]
+
+
+@contextmanager
 def statistics(module: nn.Module, kind: Statistics) -> Iterator[None]:
     """How layers with running statistics normalise inside the block.
 
@@ -179,7 +226,7 @@ def statistics(module: nn.Module, kind: Statistics) -> Iterator[None]:
         kind: "running" uses the running statistics; "batch" the batch's own, and the running ones stay as they are;
             "moved" the batch's own, and the running ones move, as in a training step.
     """
-    layers = [m for m in module.modules() if isinstance(getattr(m, "running_mean", None), torch.Tensor) and m.training]
+    layers = _with_statistics(module)
     kept = [dict(layer._buffers) for layer in layers]
     for layer, buffers in zip(layers, kept, strict=True):
         if kind == "running":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
 from untrain.data.streams import Stream
+from untrain.errors import SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, State
 from untrain.methods.calibration import FEWEST, statistics
@@ -154,3 +155,29 @@ def divergence(
     with torch.no_grad():
         targets = task.outputs(teacher, cut(share, rows))
     return task.divergence(task.outputs(model, share)[rows], targets, temperature)
+
+
+def labels_of(task: Task, batch: Batch) -> Tensor:
+    """The classes of a batch's samples, [B] of int64.
+
+    Raises:
+        SettingError: if the task has none.
+    """
+    labels = task.condition(batch)
+    if labels is None:
+        raise SettingError(f"{type(task).__name__}.condition gives no class of a sample, which this method must know.")
+    return labels
+
+
+def check_holdout(problem: Problem, method: str) -> Stream:
+    """The held-out set, which a method cannot do without.
+
+    Raises:
+        SettingError: if there is none.
+    """
+    if problem.holdout is None:
+        raise SettingError(
+            f"method {method!r} compares with samples that the model never saw: give them as holdout, in a recipe by "
+            "forget.holdout."
+        )
+    return problem.holdout

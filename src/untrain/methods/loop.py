@@ -21,6 +21,7 @@ from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
 from untrain.models.modes import statistics_note
+from untrain.models.parts import trained
 from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
 from untrain.types import Params
@@ -120,7 +121,7 @@ def run(
     """
     find_copies = getattr(problem.task, "copies", None)
     groups = [] if find_copies is None else find_copies(problem.subject.module)
-    with tied(problem.subject.module, groups):
+    with tied(problem.subject.module, groups), trained(problem.subject.module, None):
         return _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from untrain.data.streams import Stream
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import SettingError
 from untrain.lazy import torch
@@ -64,7 +65,18 @@ def remember_mask(problem: Problem, engine: Engine, fraction: float) -> None:
 
 
 def forget_gradient(problem: Problem, engine: Engine) -> Params:
-    """∇ mean ℓ over the whole forget set, in evaluation mode on unaugmented data; nothing in the problem changes.
+    """∇ mean ℓ over the whole forget set, as of `mean_gradient`."""
+    return mean_gradient(problem, engine, problem.forget)
+
+
+def mean_gradient(problem: Problem, engine: Engine, stream: Stream, limit: int | None = None) -> Params:
+    """∇ mean ℓ over a whole set, in evaluation mode on unaugmented data; nothing in the problem changes.
+
+    Args:
+        problem: model and task.
+        engine: sums over processes.
+        stream: the set.
+        limit: take so many samples at most, chosen by the seed; None: all.
 
     Returns:
         Parameter name → tensor of the parameter's shape, float32 or wider, the same in every process.
@@ -74,8 +86,8 @@ def forget_gradient(problem: Problem, engine: Engine) -> Params:
     totals = {n: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for n, p in named.items()}
     with preserve_modes(module):
         state = State(problem, replace(engine, compile=False), module.eval())
-        batches = problem.forget.once(task, "fisher")
-        for batch in engine.track(batches, "gradient of the forget set", problem.forget.passes()):
+        batches = stream.once(task, "fisher", limit=limit)
+        for batch in engine.track(batches, f"gradient of the {stream.name} set", stream.passes(limit)):
             losses = losses_of(state, batch)
             count += engine.global_batch_size(losses)
             if len(losses):  # this process can have no share of a small batch

@@ -8,6 +8,7 @@ adaptive weights, γ thresholds the saliency mask, β is the size of the slow st
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -26,8 +27,9 @@ from untrain.methods.base import (
     check_choice,
     check_steps,
 )
-from untrain.methods.calibration import Calibration, statistics
+from untrain.methods.calibration import Calibration, borrowed_statistics, statistics
 from untrain.methods.fishers import fishers_of
+from untrain.methods.forgetting import normalises
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
@@ -283,10 +285,7 @@ class SFRon(Method):
         measured, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
         set_training(state.module)
-        with statistics(
-            state.module,
-            "moved" if self.published else self.calibration.statistics_of(measured, batch, late, problem.task),
-        ):
+        with self._statistics(state, measured, batch, late):
             if self.objective == "redirect":
                 loss = engine.mean(losses_of(state, batch, redirect=teacher_of(state, self.teacher)))
                 return alpha * loss, {"forget_loss": finite(engine, loss, "redirect"), "alpha": alpha}
@@ -306,6 +305,18 @@ class SFRon(Method):
                 return None, {**log, "skipped": True}
             weights = weights * active_samples
         return -scale * (weights * losses).sum(), log
+
+    def _statistics(
+        self, state: State, measured: Params | None, batch: Batch, late: bool
+    ) -> AbstractContextManager[None]:
+        """How normalisation layers behave in a forget step."""
+        problem = state.problem
+        if self.published:
+            return statistics(state.module, "moved")
+        if self.calibration.one_sided(measured, batch, problem) and normalises(state.module):
+            company = problem.retain.batch(state.retained, problem.task, "retain")
+            return borrowed_statistics(state.module, lambda: losses_of(state, company))
+        return statistics(state.module, self.calibration.statistics_of(measured, batch, late, problem.task))
 
     def _weights(self, losses: Tensor) -> Tensor:
         """w_i ∝ 1 / ℓ_i^λ, constant in the gradient, [B]."""

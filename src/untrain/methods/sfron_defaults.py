@@ -12,6 +12,7 @@ from untrain.types import GenerativeTask, Objective, Task
 if TYPE_CHECKING:
     from untrain.methods.sfron import SFRon
 
+FEWEST = 20  # on a set of few batches, a few passes are no more than a few steps
 FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a class, of which 4 nats are asked
 GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
 TEXT_STEPS = 100  # a concept of a small text-to-image pipeline: 2 % of its images are left after 50, none after 100
@@ -38,7 +39,8 @@ def fewest_steps(method: "SFRon", problem: Problem, engine: Engine) -> int:
     As many as forget a class, and in proportion fewer where the held-out loss is below what is asked of a class at the
     end: a language model that knows facts by heart is 4 or 5 nats from not knowing them, a classifier a part of one.
     """
-    target = float(method.calibration.measured(problem, engine)["target"])
+    measured = method.calibration.measured(problem, engine)
+    target = float(measured["target"] * measured.get("level", 1.0))
     whole = forgets_a_class(problem) or not math.isfinite(target)
     return FEWEST_STEPS if whole else math.ceil(FEWEST_STEPS * min(1.0, target / method.calibration.late_ceiling))
 
@@ -82,7 +84,7 @@ def for_classifier(method: "SFRon", problem: Problem) -> dict[str, Any]:
     forgets_class = method.calibrate and forgets_a_class(problem)
     bounded = forgets_class and forget is not None and forget.lr is None
     calibrate = method.calibrate and (problem.holdout is not None or bounded)
-    steps = method.steps or math.ceil(method.epochs * problem.retain.epoch / retain_steps)
+    steps = method.steps or max(FEWEST, math.ceil(method.epochs * problem.retain.epoch / retain_steps))
     if forget is not None and forget.lr is None:
         forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
     elif calibrate:

@@ -93,11 +93,9 @@ def _matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
 def trained(module: nn.Module, parts: str | Sequence[str] | None) -> Iterator[tuple[str, ...]]:
     """Inside the block these parts are trained; afterwards every parameter requires a gradient as it did before."""
     before = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    if parts is None:
-        yield tuple(name for name, requires in before.items() if requires)
-        return
+    kept = tuple(name for name, requires in before.items() if requires)
     try:
-        yield train_parts(module, parts)
+        yield kept if parts is None else train_parts(module, parts)
     finally:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(before[name])

@@ -23,20 +23,27 @@ class Subject:
         module: what is trained and changed.
         init: makes the same architecture with new weights; None: see `fresh`.
         peak_lr: the learning rate that the module was trained with at its peak, where a checkpoint or recipe tells.
+        train_steps: how many steps the module was trained for, where a recipe or its user tells.
     """
 
     def __init__(
-        self, module: nn.Module, *, init: Callable[[], nn.Module] | None = None, peak_lr: float | None = None
+        self,
+        module: nn.Module,
+        *,
+        init: Callable[[], nn.Module] | None = None,
+        peak_lr: float | None = None,
+        train_steps: int | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ModelError(f"model must be a torch.nn.Module, not {type(module).__name__}.")
         self.module = module
         self.init = init
         self.peak_lr = peak_lr
+        self.train_steps = train_steps
 
     def copy(self) -> Subject:
         """The same subject around a deep copy of the module; gradients do not come along."""
-        return Subject(copy_module(self.module), init=self.init, peak_lr=self.peak_lr)
+        return Subject(copy_module(self.module), init=self.init, peak_lr=self.peak_lr, train_steps=self.train_steps)
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with new weights, on the same device, in training mode.
@@ -50,7 +57,18 @@ class Subject:
         Raises:
             ModelError: names the parameters that cannot be renewed.
         """
+        module, stuck = self.renew(seed)
+        if stuck:
+            raise ModelError(
+                f"cannot make this architecture with new weights: no reset_parameters renews {', '.join(stuck[:8])}"
+                f"{' …' if len(stuck) > 8 else ''}. Pass init=, a function that returns a new model."
+            )
+        return module
+
+    def renew(self, seed: int) -> tuple[nn.Module, list[str]]:
+        """As `fresh`, and the names of parameters and buffers that nothing renews, which the module has as they are."""
         kind: Any = type(self.module)
+        stuck: list[str] = []
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -68,9 +86,11 @@ class Subject:
                 self._check_alike(module, "its configuration builds", _BUILT)
             else:
                 with convert_errors(ModelError, "the model cannot be copied and renewed; pass init="):
-                    module = _renewed(copy_module(self.module))
+                    module, stuck = _renewed(copy_module(self.module))
+                    own = self.module.state_dict()
+                    module.load_state_dict({name: own[name] for name in stuck if name in own}, strict=False)
         widen_(module)
-        return module.to(device).train()
+        return module.to(device).train(), stuck
 
     def _check_alike(self, module: nn.Module, what: str, remedy: str) -> None:
         """The same parameters and buffers, by name and shape; what a message begins and ends with."""
@@ -114,8 +134,8 @@ class Subject:
 _BUILT = "Merge what was added to the model, such as adapters, or pass init=, a function that returns a new model."
 
 
-def _renewed(module: nn.Module) -> nn.Module:
-    """Resets every layer that can, of which all is trained then; an error names parameters that stay as they were."""
+def _renewed(module: nn.Module) -> tuple[nn.Module, list[str]]:
+    """Resets every layer that can, of which all is trained then; the names of what no layer renews, which is NaN."""
     stuck = []
     with torch.no_grad():
         for parameter in module.parameters():
@@ -131,11 +151,6 @@ def _renewed(module: nn.Module) -> nn.Module:
             own += [b for b, _ in layer.named_buffers(recurse=False)]
             stuck += [f"{name}.{p}" if name else p for p in own]
     stuck += [n for n, p in module.named_parameters() if n not in stuck and bool(p.isnan().any())]
-    if stuck:
-        raise ModelError(
-            f"cannot make this architecture with new weights: no reset_parameters renews {', '.join(stuck[:8])}"
-            f"{' …' if len(stuck) > 8 else ''}. Pass init=, a function that returns a new model."
-        )
     for parameter in module.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    return module
+    return module, stuck

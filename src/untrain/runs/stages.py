@@ -4,6 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -352,6 +353,7 @@ def prepare_original(experiment: Experiment) -> nn.Module:
         experiment.say(f"[bold]warning[/bold]: {warning}")
     notes += [*facts.get("reading", []), *domain.notes, *warned]
     about: dict[str, Any] = {"source": str(checkpoint), "notes": notes, "settings": {}, "peak_lr": lr}
+    about |= {"train_steps": facts["settings"]["steps"]} if facts.get("method") == Retrain.name else {}
     about |= {"seconds": facts["seconds"]} if "seconds" in facts else {}
     about |= {"warnings": warned} if warned else {}
     experiment.folder.facts[ORIGINAL] = {"hash": digest, **about}
@@ -420,7 +422,9 @@ def unlearn_methods(
 def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
     """Returns what a method works on: a copy of the original, and the sets."""
     recipe, domain = experiment.recipe, experiment.domain
-    subject = Subject(start, init=lambda: domain.build(recipe.seed), peak_lr=peak_lr(experiment)).copy()
+    anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
+    peak, steps = peak_lr(experiment), train_steps(experiment)
+    subject = Subject(start, init=lambda: domain.build(anew), peak_lr=peak, train_steps=steps).copy()
     if recipe.parts is not None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)
@@ -432,6 +436,15 @@ def peak_lr(experiment: Experiment) -> float | None:
     if experiment.domain.checkpoint is None:
         return None if optimizer is None else optimizer.lr
     return experiment.folder.facts.get(ORIGINAL, {}).get("peak_lr")
+
+
+def train_steps(experiment: Experiment) -> int | None:
+    """Returns how many steps the original training took, where the recipe or a checkpoint of ours tells."""
+    train = experiment.recipe.train
+    if experiment.domain.checkpoint is None:
+        passes = experiment.domain.stream(experiment.division, "train").epoch
+        return train.steps or math.ceil(train.epochs * passes)
+    return experiment.folder.facts.get(ORIGINAL, {}).get("train_steps")
 
 
 def train_helpers(experiment: Experiment) -> dict[str, nn.Module]:

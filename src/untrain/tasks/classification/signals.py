@@ -87,7 +87,9 @@ class Seen:
     correct: Tensor
 
 
-def look(model: nn.Module, task: Task, stream: Stream, engine: Engine, *, nearby: bool = False) -> Seen:
+def look(
+    model: nn.Module, task: Task, stream: Stream, engine: Engine, *, nearby: bool = False, steady: bool = False
+) -> Seen:
     """Runs a model over a set, in evaluation mode and in the set's order.
 
     Args:
@@ -96,6 +98,7 @@ def look(model: nn.Module, task: Task, stream: Stream, engine: Engine, *, nearby
         stream: the set.
         engine: where it runs.
         nearby: whether copies of the inputs are looked at, too.
+        steady: whether each confidence is asked for twice, and of a model that answers at random more often.
     """
     found: dict[str, list[Tensor]] = {name: [] for name in ("confidence", "nearby", "features", "labels", "correct")}
     generator = generator_of(0, "nearby")
@@ -105,7 +108,8 @@ def look(model: nn.Module, task: Task, stream: Stream, engine: Engine, *, nearby
             labels = batch["label"]
             logits = task.outputs(model, batch)
             found["features"] += [last[0].double().cpu()] if last else []
-            found["confidence"].append(_steady(task, model, batch, confidence_of(logits, labels)).cpu())
+            confidence = confidence_of(logits, labels)
+            found["confidence"].append((_steady(task, model, batch, confidence) if steady else confidence).cpu())
             found["labels"].append(labels.cpu())
             found["correct"].append((logits.argmax(1) == labels).cpu())
             if nearby:
@@ -224,7 +228,8 @@ def ask_classifier(
         num_classes: C.
         rate: of relearning; None: it is left out.
     """
-    pool, base = look(model, task, sets["pool"], engine, nearby=True), look(model, task, sets["base"], engine)
+    pool = look(model, task, sets["pool"], engine, nearby=True, steady=True)
+    base = look(model, task, sets["base"], engine)
     signals, notes = {"confidence": pool.confidence.numpy(), "nearby": pool.nearby.numpy()}, []
     inside = inside_signals(pool, base, num_classes)
     signals |= inside
@@ -233,7 +238,7 @@ def ask_classifier(
         notes.append("the original's learning rate is not known, so nothing is relearned")
     else:
         again = relearned(model, task, sets["base"], engine, rate)
-        signals["relearned"] = look(again, task, sets["pool"], engine).confidence.numpy()
+        signals["relearned"] = look(again, task, sets["pool"], engine, steady=True).confidence.numpy()
     scores = {"base": _percent(base)}
     if "test" in sets:
         scores["test"] = _percent(look(model, task, sets["test"], engine))

@@ -1,0 +1,179 @@
+"""What methods leave of forgotten samples at a small share of the training's cost: a pilot of a few minutes.
+
+    python benchmarks/traces.py                               # Fashion-MNIST at 14×14, seed 1, a fifth of the training
+    python benchmarks/traces.py --data digits --seeds 2 3 --budgets 0.1 0.2 0.4
+
+Twins of `small-cnn` are trained on a base that all keep and on the samples of a pool that coins give them; each method
+is told to forget these, at the same cost. The audit's attack on outputs and on the last layer then says what is left of
+the originals' advantage, and accuracies stand beside those of models that were retrained on the base alone.
+"""
+
+import argparse
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+import untrain
+from untrain.data.sources import load
+from untrain.data.streams import Stream
+from untrain.engine import Engine
+from untrain.methods.base import Optimizer, Problem
+from untrain.methods.loop import run
+from untrain.methods.retrain import Retrain
+from untrain.models.classifiers import build
+from untrain.models.subject import Subject
+from untrain.tasks.classification.signals import ask_classifier
+from untrain.tasks.classification.task import Classification
+
+EPOCHS, PEAK, BATCH = 25, 0.05, 128
+ENGINE, TASK = Engine(torch.device("cpu")), Classification(num_classes=10)
+SIZES = {"fashion": (1000, 800, 200), "digits": (300, 300, 100)}
+"""Samples of base, pool and held-out set."""
+METHODS: Mapping[str, Mapping[str, object]] = {
+    "finetune": {"method": "finetune"},
+    "sfron": {"method": "sfron"},
+    "shrink-perturb": {"method": "shrink-perturb"},
+}
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Twins and retrained models of one seed.
+
+    Attributes:
+        sets: "base", "pool", "holdout" and "test".
+        coins: whether twin k was trained on sample x, bool [K, N].
+        originals: the twins.
+        retrained: models of the base alone.
+        steps: steps of a twin's training.
+    """
+
+    sets: dict[str, TensorDataset]
+    coins: np.ndarray
+    originals: list[nn.Module]
+    retrained: list[nn.Module]
+    steps: int
+
+    def forget(self, k: int) -> Subset:
+        """Returns what twin k is told to forget."""
+        return Subset(self.sets["pool"], np.flatnonzero(self.coins[k]).tolist())
+
+
+def tensors(name: str, part: str) -> TensorDataset:
+    """A set as numbers around 0; Fashion-MNIST at half its size."""
+    source = load(name, part)
+    images = source.input.float() / (255 if name == "fashion" else 16)
+    return TensorDataset((F.avg_pool2d(images, 2) if name == "fashion" else images).sub(0.3).div(0.33), source.labels)
+
+
+def train(data: torch.utils.data.Dataset, seed: int) -> tuple[nn.Module, int]:
+    """A new network trained on a set, and its steps."""
+    module = build("small-cnn", num_classes=10, in_channels=1, seed=seed)
+    stream = Stream(data, "retain", ENGINE, BATCH, seed)
+    method = Retrain(epochs=EPOCHS, optimizer=Optimizer("sgd", PEAK, 0.9, 5e-4))
+    done = run(method, Problem(Subject(module), TASK, stream, stream, seed=seed), ENGINE)
+    return done.state.module.eval(), done.method.total
+
+
+def make(name: str, seed: int, twins: int, references: int) -> Pilot:
+    """Trains everything of one seed."""
+    whole, test = (tensors(name, part) for part in ("train", "test"))
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1000 + seed))
+    parts = order[: sum(SIZES[name])].split(list(SIZES[name]))
+    named = zip(("base", "pool", "holdout"), parts, strict=True)
+    sets = {n: TensorDataset(*(t[part] for t in whole.tensors)) for n, part in named} | {"test": test}
+    coins = np.random.default_rng(77 + seed).random((twins, len(sets["pool"]))) < 0.5
+    originals, steps = [], 0
+    for k in range(twins):
+        given = torch.from_numpy(np.flatnonzero(coins[k]))
+        both = zip(sets["base"].tensors, (t[given] for t in sets["pool"].tensors), strict=True)
+        module, steps = train(TensorDataset(*(torch.cat(pair) for pair in both)), 100 * seed + k)
+        originals.append(module)
+    retrained = [train(sets["base"], 100 * seed + 50 + k)[0] for k in range(references)]
+    return Pilot(sets, coins, originals, retrained, steps)
+
+
+Signals = dict[str, np.ndarray]
+
+
+def ask(pilot: Pilot, models: list[nn.Module]) -> tuple[Signals, dict[str, float], list[np.ndarray]]:
+    """Signals [K, N] by name, mean accuracies in %, and which samples of the pool each model has right."""
+    streams = {n: Stream(pilot.sets[n], n, ENGINE, BATCH if n == "base" else 500) for n in ("pool", "base", "test")}
+    told = [ask_classifier(model, TASK, streams, ENGINE, num_classes=10, rate=PEAK / 10) for model in models]
+    signals = {n: np.stack([each.signals[n] for each in told]) for n in told[0].signals}
+    return (
+        signals,
+        {n: float(np.mean([t.scores[n] for t in told])) for n in ("base", "test")},
+        [t.correct for t in told],
+    )
+
+
+def unlearn(pilot: Pilot, k: int, settings: Mapping[str, object], budget: float) -> nn.Module:
+    """What a method makes of twin k at this share of its training's cost."""
+    steps = max(1, round(budget * pilot.steps))
+    cost = {"steps": max(1, steps // 4), "retain_steps": 3} if settings["method"] == "sfron" else {"steps": steps}
+    rate = {} if settings["method"] == "shrink-perturb" else {"optimizer": Optimizer("sgd", PEAK, 0.9, 5e-4)}
+    if settings["method"] == "shrink-perturb":
+        rate = {"optimizer": Optimizer("sgd", PEAK / 4, 0.9, 5e-4), "train_steps": pilot.steps}
+    sets = {"forget": pilot.forget(k), "retain": pilot.sets["base"], "holdout": pilot.sets["holdout"]}
+    return untrain.unlearn(copy.deepcopy(pilot.originals[k]), **sets, **settings, **cost, **rate, seed=k).model
+
+
+def rows(pilot: Pilot, budgets: list[float], chosen: list[str]) -> list[str]:
+    """The table of one seed."""
+    first, _, _ = ask(pilot, pilot.originals)
+    never, target, _ = ask(pilot, pilot.retrained)
+    audit = untrain.audit_scores(first, pilot.coins, first, retrained=never)
+    found = [row("original", "", pilot, pilot.originals, first, target)]
+    control = audit.original.control if audit.original else None
+    print(f"p of retrained models: {control.p if control else None}", flush=True)
+    for budget in budgets:
+        for name in chosen:
+            models = [unlearn(pilot, k, METHODS[name], budget) for k in range(len(pilot.originals))]
+            found.append(row(name, f"{budget:.0%}", pilot, models, first, target))
+            print(found[-1], flush=True)
+    return found
+
+
+def row(name: str, budget: str, pilot: Pilot, models: list[nn.Module], first: Signals, target: dict[str, float]) -> str:
+    """One method's line of the table."""
+    signals, scores, correct = ask(pilot, models)
+    groups = untrain.audit_scores(signals, pilot.coins, first).traces.groups
+    seen = [group for group in groups.values() if group.auc is not None]
+    left = [f"{group.auc:.3f}" + ("" if group.left is None else f" ({group.left:.2f})") for group in seen]
+    known, unseen = (
+        100 * np.mean([c[given if mine else ~given].mean() for c, given in zip(correct, pilot.coins, strict=True)])
+        for mine in (True, False)
+    )
+    kept = [f"{scores[n] - target[n]:+.1f}" for n in ("base", "test")]
+    return f"| {name} | {budget} | " + " | ".join([*left, f"{known:.1f} / {unseen:.1f}", *kept]) + " |"
+
+
+def main() -> None:
+    """Prints a table for each seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=sorted(SIZES), default="fashion")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2])
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS))
+    parser.add_argument("--twins", type=int, default=8)
+    parser.add_argument("--references", type=int, default=4)
+    args = parser.parse_args()
+    for seed in args.seeds:
+        pilot = make(args.data, seed, args.twins, args.references)
+        table = rows(pilot, args.budgets, args.methods)
+        columns = ("method", "budget", "outputs", "inside", "relearned", "exposed")
+        columns += ("forgotten / unseen", "base", "test")
+        print(f"\nseed {seed}: AUC (share of the originals' advantage that is left)\n")
+        print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+        print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Held-out loss of the classes that are forgotten, as a model would have it that learned them from what is retained.
+
+The mean held-out loss says how far to forget only where held-out and forget set have the same mix of classes. A request
+that takes half the samples of one class has another: its class has a loss of its own, and a retrained model has seen
+fewer samples of it, so it thinks it rarer. Both are computed here from the original's held-out losses alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from untrain.data.streams import Stream
+from untrain.engine import Engine
+from untrain.lazy import nn, torch
+from untrain.methods.base import Problem
+from untrain.types import Params, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LIMIT = 4096
+"""Classes are counted in so many samples of a set at most."""
+FEW = 10
+"""Held-out samples of a class below which its own mean says too little."""
+WEIGHT = 5
+"""The mean of all classes counts as so many samples of a class."""
+ONE_SIDED = 0.4
+"""Distance in total variation between the classes of forget and retain set from which a request is one-sided: a random
+tenth of ten classes has 0.1, one class of ten 0.9."""
+
+
+def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
+    """How the loss that forget samples should come to depends on their class.
+
+    Each held-out loss −log p of class c becomes −log p′, p′ = r p / (r p + 1 − p) with r the class's share of the
+    retain set over its share of both sets: the logit moved by log r, as for a label shift (Saerens et al. 2002).
+
+    Args:
+        problem: with held-out data; its notes say where there is too little of them.
+        engine: sums over processes.
+        overall: the mean held-out loss as it is, nats.
+
+    Returns:
+        "classes", those of forget and retain set, [C]; "ratio", what the loss of each is to come to over the overall
+        one, [C]; "level", the mean ratio of the forget set; "one_sided", whether its mix of classes is another, while
+        the retain set holds some of them. Nothing where the task has no classes.
+    """
+    forget, retain = (class_counts(stream, problem.task) for stream in (problem.forget, problem.retain))
+    if forget is None or retain is None or problem.holdout is None:
+        return {}
+    classes = torch.cat([forget[0], retain[0]]).unique()
+    asked, kept = (_spread(counts, classes) for counts in (forget, retain))
+    shares, both = kept / kept.sum(), (asked + kept) / (asked + kept).sum()
+    shift = torch.where(kept > 0, (shares / both).log(), 0.0)  # what nothing is retained of has no such loss
+    sums, counts = _moved_losses(problem, engine, classes, shift)
+    whole = sums.sum() / counts.sum().clamp_min(1)
+    ratio = (sums + WEIGHT * whole) / (counts + WEIGHT) / overall.double().clamp_min(1e-12)
+    mix = asked / asked.sum()
+    level = (mix * ratio).sum()
+    there = (mix > 0) & (kept > 0)
+    one_sided = (0.5 * (mix - shares).abs().sum() > ONE_SIDED) & there.any()
+    few = int(counts[there].sum()) if bool(there.any()) else FEW
+    if few < FEW:
+        problem.note(
+            f"the held-out set has {few} samples of the classes to be forgotten, too few to say how far: mostly the "
+            "loss of all classes is aimed at. Hold out more of them"
+        )
+    return {"classes": classes, "ratio": ratio, "level": level, "one_sided": one_sided}
+
+
+def class_counts(stream: Stream, task: Task) -> tuple[Tensor, Tensor] | None:
+    """The classes of a set, [C], and how many samples each has, [C] of float64, of a large set in proportion.
+
+    None where samples have no class.
+    """
+    found = []
+    for batch in stream.once(task, "evaluate", limit=LIMIT):
+        condition = task.condition(batch)
+        if condition is None:
+            return None
+        found.append(condition)
+    every = torch.cat(found)
+    classes, counts = every.unique(return_counts=True)
+    return classes, counts.double() * len(stream) / len(every)
+
+
+def ratio_of(measured: Params, condition: Tensor | None) -> Tensor | float:
+    """The ratio of each sample's class, [B]; 1 where nothing is known of classes."""
+    if condition is None or "ratio" not in measured:
+        return 1.0
+    place = torch.searchsorted(measured["classes"], condition).clamp(max=len(measured["classes"]) - 1)
+    known = measured["classes"][place] == condition
+    return torch.where(known, measured["ratio"][place], 1.0)
+
+
+def _spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:
+    """Counts of these classes, [C]."""
+    spread = torch.zeros(len(classes), dtype=torch.float64, device=classes.device)
+    return spread.index_add_(0, torch.searchsorted(classes, counts[0]), counts[1])
+
+
+def _moved_losses(problem: Problem, engine: Engine, classes: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of held-out losses of each class, logits moved by its shift, and how many samples there are, [C] each."""
+    task, module = problem.task, problem.subject.module.eval()
+    sums, counts = torch.zeros_like(shift), torch.zeros_like(shift)
+    holdout: Stream = problem.holdout or problem.retain
+    with torch.no_grad():
+        for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss by class", holdout.passes()):
+            losses, condition = _losses(task, module, batch, engine), task.condition(batch)
+            if condition is None:
+                continue
+            known = torch.isin(condition, classes)
+            place = torch.searchsorted(classes, condition[known])
+            sums.index_add_(0, place, moved(losses[known], shift[place]))
+            counts.index_add_(0, place, torch.ones_like(shift[place]))
+    return sums, counts
+
+
+def _losses(task: Task, module: nn.Module, batch: dict[str, Tensor], engine: Engine) -> Tensor:
+    with engine.forward_pass():
+        return task.loss(module, batch).double()  # of the whole batch in every process
+
+
+def moved(losses: Tensor, shift: Tensor) -> Tensor:
+    """Cross-entropies −log p after the logit log(p / (1 − p)) was moved by a shift, in nats; +∞ where it is −∞."""
+    logit = -losses - torch.log(-torch.expm1(-losses.clamp_min(1e-12)))
+    return torch.nn.functional.softplus(-(logit + shift)).nan_to_num(posinf=math.inf)

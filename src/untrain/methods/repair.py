@@ -1,0 +1,98 @@
+"""Erase, then repair: part of what the weights hold is destroyed, and training on the retain set brings back the rest.
+
+No step is taken on the forget set: every gradient step on a forgotten sample marks it, one of ascent as well as one
+towards the right answer (docs/audit.md).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from untrain.engine import Engine, seed_of
+from untrain.errors import SettingError
+from untrain.lazy import torch
+from untrain.methods.base import Problem, State
+from untrain.methods.budget import budget_steps
+from untrain.methods.descent import Descent
+from untrain.methods.learning_rate import with_learning_rate
+from untrain.types import Params
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Repair(Descent):
+    """What methods share that erase, and then train on the retain set alone."""
+
+    needs_forget: ClassVar[bool] = False
+
+    epochs: float = 5.0
+    """Passes over the retain set, used where `steps` and `budget` are null."""
+    budget: float | None = None
+    """Share of the original training's cost, in (0, 1], that the steps take; null: `epochs` says how many."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise SettingError(f"budget must be in (0, 1], such as 0.2, not {self.budget}.")
+        if self.budget is not None and self.steps is not None:
+            raise SettingError(f"budget={self.budget} and steps={self.steps} contradict: give one of the two.")
+
+    def resolved(self, problem: Problem, engine: Engine) -> Repair:
+        """Steps from budget or epochs; the learning rate from the checkpoint or a range test at the original."""
+        method = self
+        if self.budget is not None:
+            method = replace(self, steps=budget_steps(self.budget, problem), budget=None)
+        resolved = Descent.resolved(method, problem, engine)
+        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        return replace(resolved, optimizer=optimizer)  # type: ignore[return-value]
+
+    def start(self, problem: Problem, engine: Engine) -> State:
+        """Erases, then begins to train."""
+        self.erase(problem, engine)
+        return self.begin(problem, engine, problem.subject.module)
+
+    @abstractmethod
+    def erase(self, problem: Problem, engine: Engine) -> None:
+        """Changes the weights of the problem's module; the same from the same original."""
+
+
+def fresh_weights(problem: Problem) -> Params:
+    """New weights of the parameters that are trained, as their own initialisation draws them, by name.
+
+    They are had as `Subject.fresh` says. A parameter that no layer renews is left out, and a note names it.
+
+    Raises:
+        ModelError: if none can be had.
+    """
+    subject = problem.subject
+    module, stuck = subject.renew(seed_of(problem.seed, "fresh weights"))
+    if stuck:
+        problem.note(
+            f"no reset_parameters renews {', '.join(stuck[:8])}{' …' if len(stuck) > 8 else ''}: these stay; "
+            "init=, a function that returns a new model, would renew them"
+        )
+    fresh = dict(module.named_parameters())
+    chosen = [name for name, p in subject.module.named_parameters() if p.requires_grad and name not in stuck]
+    if not chosen:
+        subject.fresh(0)  # which says why
+    return {name: fresh[name].detach() for name in chosen}
+
+
+def mix(module: nn.Module, fresh: Params, keep: float | Params) -> None:
+    """θ ← κ θ + (1 − κ) θ_fresh.
+
+    Args:
+        module: its parameters are changed in place.
+        fresh: by name; parameters that are not in it stay.
+        keep: κ, one number, or one for each weight, tensors as of `fresh`.
+    """
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in fresh:
+                share = keep if isinstance(keep, float) else keep[name].to(parameter)
+                parameter.copy_(fresh[name].to(parameter).lerp(parameter, share))

@@ -1,0 +1,122 @@
+"""Weights shrunk towards new ones, then training on the retain set in small steps (shrink and perturb).
+
+Ash, Adams: *On Warm-Starting Neural Network Training*, NeurIPS 2020, who begin a training so. As an unlearner, how far
+the weights are shrunk is a dial between finetuning and training anew. Where the numbers come from:
+docs/shrink-perturb.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
+
+from untrain.engine import Engine
+from untrain.errors import SettingError
+from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
+from untrain.methods.budget import train_steps
+from untrain.methods.calibration import forgets_a_class
+from untrain.methods.forgetting import cut
+from untrain.methods.repair import Repair, fresh_weights, mix
+from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of, schedule
+from untrain.settings import check_arguments
+from untrain.types import Batch, GenerativeTask
+
+FEWEST = 16
+"""Rows that a part of a batch has at least: batch normalisation needs some."""
+DIAL = ((0.0, 1.0), (0.05, 0.8), (0.1, 0.65), (0.2, 0.5), (0.4, 0.4), (1.0, 0.0))
+"""Share of the original training's cost → λ, a straight line in between."""
+GENERATOR_LAM = 0.9
+"""λ of a generator, which a few passes do not train anew: half of its weights fresh leave noise."""
+
+
+@check_arguments
+@dataclass(frozen=True)
+class ShrinkPerturb(Repair):
+    """θ ← λ θ₀ + (1 − λ) θ_fresh on all trained parameters, buffers kept; then training on the retain set alone."""
+
+    name: ClassVar[str] = "shrink-perturb"
+    title: ClassVar[str] = "weights shrunk towards new ones, then retain training (Ash, Adams 2020)"
+    space: ClassVar[Spaces] = {"lam": Range(0.3, 0.9), "optimizer.lr": Range(0.005, 0.1, log=True)}
+
+    lam: float | None = None
+    """λ in [0, 1], share of the original weights that is kept: 0 begins anew, 1 is finetuning. Null: what training can
+    repair in these steps, 0.5 where they are a fifth of the original training; for a generator 0.9."""
+    split: int = 4
+    """Each retain batch is taken in so many steps, of at least 16 samples each: at the same cost in samples, more is
+    repaired."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        super().__post_init__()
+        check_above_zero(split=self.split)
+        if self.lam is not None and not 0 <= self.lam <= 1:
+            raise SettingError(f"lam must be in [0, 1], not {self.lam}.")
+
+    def resolved(self, problem: Problem, engine: Engine) -> ShrinkPerturb:
+        """Steps and rate as of `Repair`, the rate divided for smaller steps; λ from the share of training they are."""
+        method: ShrinkPerturb = super().resolved(problem, engine)  # type: ignore[assignment]
+        classified = not isinstance(problem.task, GenerativeTask) and problem.forget is not problem.retain
+        if classified and forgets_a_class(problem):
+            problem.warn(
+                "a whole class is to be forgotten: shrink-perturb erases what is known of it in part alone, and the "
+                "retain set teaches nothing in its place. Take method sfron, or a smaller lam"
+            )
+        split = 1 if problem.retain.ready else max(1, min(self.split, problem.retain.rows // FEWEST))
+        optimizer = method.optimizer
+        if optimizer is not None and optimizer.lr is not None and (self.optimizer is None or self.optimizer.lr is None):
+            scale = split if optimizer.name == "sgd" else math.sqrt(split)
+            optimizer = replace(optimizer, lr=optimizer.lr / scale)
+        lam = self.lam
+        if lam is None:
+            lam = _lam_of(method.total, problem)
+        return replace(method, split=split, optimizer=optimizer, lam=lam)
+
+    @property
+    def updates(self) -> int:
+        """Each batch is taken in parts."""
+        return self.total * self.split
+
+    def erase(self, problem: Problem, engine: Engine) -> None:
+        """Shrinks towards new weights."""
+        mix(problem.subject.module, fresh_weights(problem), float(1.0 if self.lam is None else self.lam))
+
+    def start(self, problem: Problem, engine: Engine) -> State:
+        """The shrunk weights; the rate falls over all parts of all batches."""
+        state = super().start(problem, engine)
+        state.schedules["optimizer"] = schedule(state.optimizers["optimizer"], self.decay, self.updates)
+        return state
+
+    def step(self, state: State, k: int) -> dict[str, float]:
+        """Steps of descent on the parts of the next retain batch."""
+        losses = []
+        for part in parts_of(next_retain_batch(state), self.split):
+            loss = state.engine.mean(losses_of(state, part))
+            losses.append(finite(state.engine, loss, "retain"))
+            minimise(state, "optimizer", loss, max_norm=self.max_norm)
+        return {"retain_loss": sum(losses) / len(losses), "lr": rate_of(state)}
+
+
+def parts_of(batch: Batch, count: int) -> list[Batch]:
+    """So many parts of a batch, as equal as can be, in order."""
+    rows = len(next(iter(batch.values())))
+    bounds = pairwise(rows * i // count for i in range(count + 1))
+    return [cut(batch, slice(first, last)) for first, last in bounds]
+
+
+def shrinkage(share: float) -> float:
+    """λ for a share of the original training's cost, 0 … 1: `DIAL` with straight lines in between; above 1 as at 1."""
+    for (low, first), (high, last) in pairwise(DIAL):
+        if share <= high:
+            return first + (last - first) * (share - low) / (high - low)
+    return DIAL[-1][1]
+
+
+def _lam_of(steps: int, problem: Problem) -> float:
+    if isinstance(problem.task, GenerativeTask):
+        return GENERATOR_LAM
+    share = steps / train_steps(problem)
+    lam = round(shrinkage(share), 3)
+    problem.note(f"λ {lam:g}: what {share:.0%} of the original training's steps can repair")
+    return lam
