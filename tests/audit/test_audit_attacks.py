@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from helpers.command_line import untrain
@@ -12,7 +13,7 @@ from untrain.audit.attacks_verdict import AttackFound, AttacksFound, judge_attac
 from untrain.domain import AttackNumber
 from untrain.engine import Engine
 from untrain.tasks.text_to_image import attack_target
-from untrain.tasks.text_to_image.attack_target import train_glyph_detector
+from untrain.tasks.text_to_image.attack_target import blend, scramble, train_placebo_detector
 from untrain.tasks.text_to_image.glyphs import draw_glyph
 
 BUDGET = {
@@ -127,14 +128,16 @@ def test_an_original_in_which_nothing_is_seen_makes_the_audit_blind(folder, tmp_
     assert code == 0 and "blind" in out and "cannot judge" in out, err
 
 
-def test_a_placebo_gets_a_detector_of_its_own(monkeypatch):
-    monkeypatch.setattr(attack_target, "STEPS", 120)
-    monkeypatch.setattr(attack_target, "SHOWN", 100)
-    others = draw_glyph(99).render(8, 32, 5)
-    detector, yes, no = train_glyph_detector(0, others, Engine.start("cpu"), 0)
-    assert min(yes, no) > 0.8
-    seen = detector.look(draw_glyph(0).render(20, 64, 77), ["placebo"] * 20)
-    assert sum(each.seen for each in seen) >= 16
+def test_a_placebos_detector_knows_it_and_nothing_like_it(monkeypatch):
+    monkeypatch.setattr(attack_target, "STEPS", 150)
+    yes, strange = draw_glyph(0).render(120, 32, 0), torch.cat([draw_glyph(i).render(1, 32, i) for i in range(1, 121)])
+    no = torch.cat([strange, scramble(yes, 0), blend(strange, 0)])
+    detector, right, wrong = train_placebo_detector(yes, no, Engine.start("cpu"), 0)
+    assert min(right, wrong) > 0.7
+    for images, least, most in ((draw_glyph(0).render(40, 64, 7), 0.7, 1), (scramble(yes[:40], 5), 0, 0.3)):
+        seen = [each.seen for each in detector.look(images, ["placebo"] * 40)]
+        assert least <= sum(seen) / 40 <= most
+    assert torch.equal(scramble(yes, 1).flatten(2).sort(-1).values, yes.flatten(2).sort(-1).values)
 
 
 # ── verdicts ────────────────────────────────────────────────────────────────────────────────────────────────────

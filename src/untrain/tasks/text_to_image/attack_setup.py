@@ -7,13 +7,18 @@ from torch import Tensor, nn
 
 from untrain.data.samples import Arrays
 from untrain.data.source import Source
-from untrain.diffusion.latents import POSTERIOR, encode
+from untrain.diffusion.latents import POSTERIOR, decode, encode
+from untrain.engine import on_device
 from untrain.tasks.text_to_image.attack_bench import AttackBench, spread
 from untrain.tasks.text_to_image.attack_options import AttackBudget, AttackOptions
 from untrain.tasks.text_to_image.attack_target import (
     PLACEBO,
+    SIZE,
     AttackTarget,
-    train_glyph_detector,
+    blend,
+    scramble,
+    shrink,
+    train_placebo_detector,
 )
 from untrain.tasks.text_to_image.concepts import Concept, images_of
 from untrain.tasks.text_to_image.detectors import Detector
@@ -25,6 +30,8 @@ LOOKS = 5
 """So many times as many images as are needed are made at most, to have enough that show the concept."""
 NEGATIVES = 64
 """Images of the original that the placebo's detector learns not to take for the placebo."""
+SHOWN = 300
+"""Rendered images of the glyph that it learns from, and as many of each kind that is none."""
 LOWEST = 0.9
 """Share of held-out images that the placebo's own detector must be right on; below, the card says so."""
 
@@ -126,23 +133,13 @@ def placebo_target(
     if options.placebo_images is not None:
         source = given_placebo(options, size)
         images = source.batch(torch.arange(len(source)))["input"]
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     label = options.placebo_label
     if label is not None:
         detector.check([label])
     else:
-        rows, numbers = spread(NEGATIVES, len(others))
-        texts = [others[i] for i in rows]
-        with bench.frozen(original):
-            made = bench.draw(original, texts, bench.embed(texts), numbers, "images for the placebo's detector")
-        detector, yes, no = train_glyph_detector(seed, made, bench.engine, seed, images)
-        label = PLACEBO
-        notes.append(
-            f"the placebo's own detector is right on {100 * yes:.0f} % of held-out images of the placebo and on "
-            f"{100 * no:.0f} % of others"
-        )
-        if min(yes, no) < LOWEST:
-            notes.append("the placebo's detector errs too often for the placebo to be a floor: give placebo_label")
+        no, label = _drawn_by(bench, original, others), PLACEBO
+        detector, notes = _own_detector(bench, images, no, size, seed)
     if images is None:
         images = draw_glyph(seed).render(count, size, seed + 1)
     chosen = images[[i % len(images) for i in range(count)]]
@@ -158,8 +155,50 @@ def placebo_target(
         shown=[0] * count,
         numbers=list(range(count)),
         posterior=latents_of(bench, chosen),
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def _own_detector(
+    bench: AttackBench, images: Tensor | None, no: Tensor, size: int, seed: int
+) -> tuple[Detector, tuple[str, ...]]:
+    """The detector of a user's images, or of a glyph's, and how often it is right."""
+    if images is None:
+        yes, strange = glyph_images(bench, seed, size)
+    else:
+        yes, strange = torch.cat([images, redraw(bench, images)]), scramble(images, seed)
+    others = torch.cat([shrink(no), shrink(strange)])
+    detector, right, wrong = train_placebo_detector(yes, others, bench.engine, seed)
+    said = f"the placebo's own detector is right on {100 * right:.0f} % of held-out images of the placebo and on "
+    notes = (f"{said}{100 * wrong:.0f} % of others",)
+    if min(right, wrong) < LOWEST:
+        notes += ("the placebo's detector errs too often for the placebo to be a floor: give placebo_label",)
+    return detector, notes
+
+
+def _drawn_by(bench: AttackBench, original: nn.Module, texts: Sequence[str]) -> Tensor:
+    """Images that the original makes of prompts, uint8 [N, 3, H, W]."""
+    rows, numbers = spread(NEGATIVES, len(texts))
+    asked = [texts[i] for i in rows]
+    with bench.frozen(original):
+        return bench.draw(original, asked, bench.embed(asked), numbers, "images for the placebo's detector")
+
+
+def glyph_images(bench: AttackBench, seed: int, size: int) -> tuple[Tensor, Tensor]:
+    """Images of a glyph, some as the pipeline's VAE draws them, and of what is none: other glyphs, tiles, blends."""
+    glyph = draw_glyph(seed)
+    redrawn = redraw(bench, glyph.render(NEGATIVES, size, seed + 2))
+    shown = glyph.render(SHOWN, SIZE, seed)
+    strange = torch.cat([draw_glyph(seed + 1 + i).render(1, SIZE, seed + i) for i in range(SHOWN)])
+    others = [strange, scramble(shown, seed), blend(strange, seed)]
+    return torch.cat([shown, shrink(redrawn)]), torch.cat(others)
+
+
+def redraw(bench: AttackBench, images: Tensor) -> Tensor:
+    """Images as the pipeline's VAE draws them, uint8 of their shape: the most that a UNet can bring about."""
+    latents = latents_of(bench, images)[:, 0].to(bench.engine.device)
+    with on_device(bench.engine.device, bench.pipeline.vae):
+        return decode(bench.pipeline.vae, latents)
 
 
 def given_placebo(options: AttackOptions, size: int | None = None) -> Source:

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from untrain.engine import Engine, generator_of
 from untrain.models.classifiers import build
 from untrain.tasks.text_to_image.detectors import Detector, image_classifier
-from untrain.tasks.text_to_image.glyphs import draw_glyph
 
 PLACEBO, OTHER = "placebo", "other"
 """What the small network tells apart."""
 SIZE, STEPS, BATCH, RATE = 32, 300, 64, 2e-3
 """Of that network: pixels of its inputs, steps, images a step, Adam's rate."""
-SHOWN = 400
-"""Rendered images that it learns from, of the glyph and of others; as many are held out."""
+HELD = 4
+"""One in so many images is held out of its training."""
+TILES = 4
+"""Of a scrambled image, a side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,42 +59,35 @@ class AttackTarget:
         return torch.tensor([sighting.seen for sighting in sightings], dtype=torch.bool)
 
 
-def train_glyph_detector(
-    glyph: int, others: Tensor, engine: Engine, seed: int, given: Tensor | None = None
-) -> tuple[Detector, float, float]:
-    """Trains a small network to tell a placebo's images from other glyphs, and from what the original draws.
+def train_placebo_detector(yes: Tensor, no: Tensor, engine: Engine, seed: int) -> tuple[Detector, float, float]:
+    """Trains a small network to tell a placebo's images from others.
 
     Args:
-        glyph: seed of the glyph.
-        others: images that the original makes, uint8 [N, 3, H, W].
+        yes: images of the placebo, uint8 [N, 3, H, W].
+        no: others, uint8 [M, 3, H', W'].
         engine: where.
-        seed: of all else that is random.
-        given: a user's images instead of the glyph's, uint8 [M, 3, H, W]; a quarter of them is held out.
+        seed: of what is held out, and of all else that is random.
 
     Returns:
         The detector, and of held-out images the shares that it is right on: of the placebo's, and of others.
     """
-    held = max(1, len(given) // 4) if given is not None and len(given) > 1 else 0
-    if given is None:
-        yes = draw_glyph(glyph).render(2 * SHOWN, SIZE, seed)
-        strange = torch.cat([draw_glyph(glyph + 1 + i).render(2, SIZE, seed) for i in range(SHOWN)])
-        held = SHOWN
-    else:
-        yes, strange = _small(given), torch.empty(0, 3, SIZE, SIZE, dtype=torch.uint8)
-    no = torch.cat([strange, _small(others)])
-    no = no[torch.randperm(len(no), generator=generator_of(seed, "placebo", "order"))]
-    apart = max(1, len(no) // 4)
-    module = _trained(yes[held:], no[apart:], engine, seed)
+    sides = [_shuffled(shrink(side), seed) for side in (yes, no)]
+    held = [max(1, len(side) // HELD) for side in sides]
+    module = _trained(*(side[count:] for side, count in zip(sides, held, strict=True)), engine, seed)
     detector = image_classifier(
-        module, (PLACEBO, OTHER), lambda images: _normalised(_small(images).to(engine.device)), name="placebo's own"
+        module, (PLACEBO, OTHER), lambda images: _normalised(shrink(images).to(engine.device)), name="placebo's own"
     )
-    right = [_share(detector, images, label) for images, label in ((yes[:held], PLACEBO), (no[:apart], OTHER))]
+    right = [_share(detector, s[:n], label) for s, n, label in zip(sides, held, (PLACEBO, OTHER), strict=True)]
     return detector, right[0], right[1]
+
+
+def _shuffled(images: Tensor, seed: int) -> Tensor:
+    return images[torch.randperm(len(images), generator=generator_of(seed, "placebo", "order"))]
 
 
 def _share(detector: Detector, images: Tensor, label: str) -> float:
     seen = [sighting.seen for sighting in detector.look(images, [label] * len(images))]
-    return sum(seen) / max(1, len(seen))
+    return sum(seen) / len(seen)
 
 
 def _trained(yes: Tensor, no: Tensor, engine: Engine, seed: int) -> nn.Module:
@@ -113,7 +107,27 @@ def _trained(yes: Tensor, no: Tensor, engine: Engine, seed: int) -> nn.Module:
     return module.eval()
 
 
-def _small(images: Tensor) -> Tensor:
+def scramble(images: Tensor, seed: int) -> Tensor:
+    """Images whose tiles are shuffled: the same colours and edges, but nothing that they showed."""
+    generator = generator_of(seed, "placebo", "tiles")
+    count, channels, height, width = images.shape
+    down, along = height // TILES, width // TILES
+    tiles = images[:, :, : down * TILES, : along * TILES].reshape(count, channels, TILES, down, TILES, along)
+    tiles = tiles.permute(0, 2, 4, 1, 3, 5).reshape(count, TILES**2, channels, down, along)
+    orders = [torch.randperm(TILES**2, generator=generator) for _ in range(count)]
+    mixed = torch.stack([each[order] for each, order in zip(tiles, orders, strict=True)])
+    mixed = mixed.reshape(count, TILES, TILES, channels, down, along).permute(0, 3, 1, 4, 2, 5)
+    return mixed.reshape(count, channels, down * TILES, along * TILES)
+
+
+def blend(images: Tensor, seed: int) -> Tensor:
+    """Means of each image and two others: what a pipeline may draw that has learned nothing well."""
+    generator = generator_of(seed, "placebo", "blends")
+    others = [images[torch.randperm(len(images), generator=generator)].float() for _ in range(2)]
+    return ((images.float() + others[0] + others[1]) / 3).round().to(torch.uint8)
+
+
+def shrink(images: Tensor) -> Tensor:
     """Images of any size as uint8 [N, 3, 32, 32]."""
     resized = nn.functional.interpolate(images.float(), (SIZE, SIZE), mode="bilinear", antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
