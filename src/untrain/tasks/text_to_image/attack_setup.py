@@ -170,7 +170,7 @@ def _own_detector(
     others = torch.cat([shrink(no), shrink(strange)])
     detector, right, wrong = train_placebo_detector(yes, others, bench.engine, seed)
     said = f"the placebo's own detector is right on {100 * right:.0f} % of held-out images of the placebo and on "
-    notes = (f"{said}{100 * wrong:.0f} % of others",)
+    notes: tuple[str, ...] = (f"{said}{100 * wrong:.0f} % of others",)
     if min(right, wrong) < LOWEST:
         notes += ("the placebo's detector errs too often for the placebo to be a floor: give placebo_label",)
     return detector, notes

@@ -71,14 +71,13 @@ def train_placebo_detector(yes: Tensor, no: Tensor, engine: Engine, seed: int) -
     Returns:
         The detector, and of held-out images the shares that it is right on: of the placebo's, and of others.
     """
-    sides = [_shuffled(shrink(side), seed) for side in (yes, no)]
-    held = [max(1, len(side) // HELD) for side in sides]
-    module = _trained(*(side[count:] for side, count in zip(sides, held, strict=True)), engine, seed)
+    yes, no = _shuffled(shrink(yes), seed), _shuffled(shrink(no), seed)
+    held = [max(1, len(side) // HELD) for side in (yes, no)]
+    module = _trained(yes[held[0] :], no[held[1] :], engine, seed)
     detector = image_classifier(
         module, (PLACEBO, OTHER), lambda images: _normalised(shrink(images).to(engine.device)), name="placebo's own"
     )
-    right = [_share(detector, s[:n], label) for s, n, label in zip(sides, held, (PLACEBO, OTHER), strict=True)]
-    return detector, right[0], right[1]
+    return detector, _share(detector, yes[: held[0]], PLACEBO), _share(detector, no[: held[1]], OTHER)
 
 
 def _shuffled(images: Tensor, seed: int) -> Tensor:
