@@ -9,8 +9,11 @@ from torch import Tensor
 
 from untrain.engine import seed_of
 
-POINTS, STROKES, WIDE = 4, 5, 0.07
-"""Points a side of the grid between which strokes run, strokes of a glyph, and their width as a share of the sign's."""
+POINTS, STROKES, WIDE = 3, 3, 0.24
+"""Points a side of the grid between which strokes run, strokes of a glyph, and their width as a share of the sign's:
+few and broad, so that the VAE of a small pipeline can draw them too."""
+GROUND, INK = (20, 70), (90, 255)
+"""Grey levels of the ground, and levels of the sign's colour, one channel of which is always the highest."""
 SIZES, TURN, OFF = (0.5, 0.75), 0.3, 0.12
 """Of a sign, as shares of the image; by how many radians it is turned at most; and how far it is off the middle."""
 FINER = 4
@@ -33,13 +36,14 @@ class Glyph:
         return torch.stack([self._image(rng, size) for _ in range(count)])
 
     def _image(self, rng: np.random.Generator, size: int) -> Tensor:
-        ground = rng.integers(0, 256, 3)
-        ink = (ground + rng.integers(90, 167, 3)) % 256  # at least 90 levels from the ground in every channel
+        ground = [int(rng.integers(*GROUND))] * 3
+        ink = rng.integers(*INK, 3)
+        ink[rng.integers(3)] = INK[1]
         scale, turn = rng.uniform(*SIZES) * size * FINER, rng.uniform(-TURN, TURN)
         centre = size * FINER * (0.5 + rng.uniform(-OFF, OFF, 2))
         rotated = self.points @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
         line = [tuple(map(float, point)) for point in centre + scale * rotated]
-        picture = Image.new("RGB", (size * FINER, size * FINER), tuple(map(int, ground)))
+        picture = Image.new("RGB", (size * FINER, size * FINER), tuple(ground))
         ImageDraw.Draw(picture).line(line, fill=tuple(map(int, ink)), width=max(1, round(WIDE * scale)), joint="curve")
         small = picture.resize((size, size), Image.Resampling.BOX)
         return torch.from_numpy(np.array(small)).permute(2, 0, 1)
