@@ -120,7 +120,7 @@ def judge_attacks(method: str, found: AttacksFound, original: AttacksFound) -> A
             RECOVERABLE,
             STILL_DRAWN,
             f"{method} has not forgotten: plain prompts alone show it in {_share(mine)} of images, those of "
-            f"{found.floor_words} in {_share(floor)}.{_also(above)}",
+            f"{found.floor_words} in {_share(floor)}.{_also(above, mine)}",
             remarks,
         )
     if above:
@@ -153,8 +153,13 @@ def judge_attacks(method: str, found: AttacksFound, original: AttacksFound) -> A
     )
 
 
-def _also(above: list[AttackFound]) -> str:
-    return f" Attacks bring back more: {above[0].number.label} {_share(above[0])}." if above else ""
+def _also(above: list[AttackFound], plain: AttackFound) -> str:
+    """The attack that brings back most, where that is more than plain prompts show."""
+    more = [each for each in above if each.ci[0] > plain.ci[1]]
+    if not more:
+        return ""
+    most = max(more, key=lambda each: each.ci[0])
+    return f" Attacks bring back more: {most.number.label} {_share(most)}."
 
 
 def _counts(found: AttackFound | None) -> str:
