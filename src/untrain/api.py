@@ -14,8 +14,9 @@ from torch import nn
 from untrain import fisher, registry
 from untrain.callbacks import Callback
 from untrain.data.batches import check_given
-from untrain.data.checks import check_places, check_samples, check_sets, content_hash
+from untrain.data.checks import check_places, check_samples, check_sets
 from untrain.data.datasets import is_data_set, loader_batch_size
+from untrain.data.sameness import Known
 from untrain.data.splits import split_of_sets
 from untrain.data.streams import Stream
 from untrain.domain import Domain, EvaluationSettings, check_module
@@ -147,13 +148,13 @@ def unlearn(
     subject = Subject(user.module, init=init or user.init(), train_steps=train_steps)
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
-    _check_apart(given)
+    known = _check_apart(given)
     home = next((p.device for p in user.module.parameters()), engine.device)
     with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
         usual = user.batch_size(sets) if batch_size is None else batch_size
         sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
-        compared = check_sets(sets, streams)
+        compared = check_sets(sets, streams, known)
         working = subject if inplace else subject.copy()
         rounding = widen_(working.module, keep=True)
         try:
@@ -241,12 +242,12 @@ def _given_sets(**sets: Any) -> dict[str, Any]:
     return {name: data for name, data in sets.items() if data is not None}
 
 
-def _check_apart(given: Mapping[str, Any]) -> None:
+def _check_apart(given: Mapping[str, Any]) -> dict[str, Known]:
     """Refuses data sets that share a sample, as they were given: what is computed of them may not tell any more."""
     sets = {name: data for name, data in given.items() if is_data_set(data)}
     for name, data in sets.items():
         check_given(data, name)
-    check_places(sets)
+    return check_places(sets)
 
 
 def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -321,7 +322,7 @@ def _run_in(
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:
     """What a run folder says of a run made in Python: its settings, and hashes of its data."""
     sets = {"forget": problem.forget, "retain": problem.retain, "holdout": problem.holdout}
-    data = {n: {"samples": len(s), "hash": content_hash(s)} for n, s in sets.items() if s is not None}
+    data = {n: {"samples": len(s), "hash": s.fingerprint()} for n, s in sets.items() if s is not None}
     own = {"task": domain.name, "seed": problem.seed, "batch_size": problem.retain.batch_size}
     return {**own, "parts": parts, "manifest": {**own, "data": data}}
 

@@ -57,9 +57,10 @@ COMPARE_USAGE = """\
 usage: untrain compare RECIPE.yaml [--jobs n | --cluster ADDRESS] [--processes k] [--resume] [--key value …]
 
 Runs every method of a recipe on the seeds and forget sets of its section `compare`, each with an original and at least
-two retrained models, and reports mean, spread, confidence, noise floor and ranks. What is finished is never run again.
+two retrained models, and reports mean, spread, confidence, noise floor and ranks. With `compare.audit`, the run of the
+first seed on each forget set is audited, too: see untrain audit --help. What is finished is never run again.
 
-  --jobs n           n cells (a model, a search, an evaluation) side by side on this machine, which share its cores
+  --jobs n           n cells (a model, a search, an evaluation, …) side by side on this machine, which share its cores
   --cluster ADDRESS  of a Dask scheduler, whose workers take the cells instead; it needs the extra `cluster`
   --processes k      each cell runs as k processes
   --cell KEY         run this one cell here, such as random-10/seed-0/sfron
@@ -74,16 +75,22 @@ untrain audit FOLDER [flags]: whether forgotten samples can still be told from s
 
 FOLDER is a finished run whose recipe trains its original, or a cell's folder of a comparison. Twins of the original are
 trained on coins' choice of the samples, every method is told to forget these, and an attack tries to tell them from
-the others. Of a text-to-image run the models themselves are attacked, to bring back what was forgotten. The answer is a
+the others. Where a class is forgotten whole, unlearned models are held against retrained ones instead; of a
+text-to-image run the models themselves are attacked, to bring back what was forgotten. The answer is a
 card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it
-  --design NAME      how traces are looked for, see docs/audit.md; without it, as what is forgotten has it
-  --twins N          so many twins; 16 for samples without it, at least 4. More of them find less
-  --references N     so many models retrained without the samples, which must show nothing; 4 for samples without it
+  --design NAME      coins, refs or single, see docs/audit.md; without it, as what is forgotten has it
+  --twins N          so many twins; without it 16 for samples, at least 4, and 6 for classes, at least 5. More of them
+                     find less. 0: none, the run's own models are asked, and little can be said
+  --references N     so many models retrained without the samples, in which nothing may be found; without it 4 for
+                     samples, and for classes as many as twins
   --seed N           of samples, coins and twins; 0 without it
   --audit.NAME VALUE how much an attack on generators may do: untrain audit FOLDER --help lists the names
   --keep             keep the twins' weights once they were asked
+  --planted N        plant N images with noise of their own in each twin: is it remembered? 64 are usual
+  --per-sample       write FOLDER/audit/per-sample.csv: it tells of each sample how it shows, and so who was trained on
+  --exchangeable     of --twins 0: test data and forgotten data were drawn from one source at random
   --jobs N           N cells side by side on this machine
   --processes N      each cell as N processes, on CPUs or as many GPUs
   --cluster ADDRESS  a Dask scheduler runs the cells
@@ -274,12 +281,14 @@ def _compare(words: Sequence[str], resume: bool) -> None:
 
         end_with_parent()
     recipe = _read(words, "compare")
+    from untrain.audit.compared import RunAudits
     from untrain.compare import compare_cell, compare_recipe
 
     if cell is not None:
-        compare_cell(recipe, cell)
+        compare_cell(recipe, cell, RunAudits())
     else:
-        compare_recipe(recipe, jobs=jobs, cluster=cluster, processes=processes, resume=resume, latex=latex)
+        how: dict[str, Any] = {"jobs": jobs, "cluster": cluster, "processes": processes, "resume": resume}
+        compare_recipe(recipe, latex=latex, audits=RunAudits(), **how)
 
 
 def _sample(words: Sequence[str], resume: bool) -> None:
@@ -307,8 +316,10 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     permissions = _permissions(words)
     cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
-    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0), "keep": _take(words, "--keep")}
-    plan |= {"twins": _count(words, "--twins", None), "references": _count(words, "--references", None, 0)}
+    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
+    plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in ("keep", "exchangeable", "per_sample")}
+    plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
+    plan |= {"planted": _count(words, "--planted", 0, 0)}
     if methods is not None:
         plan["methods"] = methods.split(",")
     from untrain.audit.options import take_options

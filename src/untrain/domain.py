@@ -140,12 +140,50 @@ class Told:
         correct: whether each is recognised, bool [N]; None where that has no meaning.
         scores: accuracy in percent on "base", what all twins keep, and on "test" data.
         notes: what could not be asked, and why.
+        planted: of each planted image how far the model's gradient lies along its noise, [P], float64; see
+            `untrain.audit.planted`.
     """
 
     signals: Mapping[str, np.ndarray]
     correct: np.ndarray | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    planted: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AuditNumber:
+    """One number of whole models, by which an audit holds unlearned ones against retrained ones.
+
+    Attributes:
+        label: what it is called, in a few words.
+        unit: behind a value: " %", or nothing.
+        meaning: what it says, in one sentence.
+        original: of each original, or of those that can be asked.
+        unlearned: of each unlearned model, in the order of the originals that they were made from.
+        retrained: of each retrained one.
+        digits: decimal places of a value.
+        one_sided: whether only values above the retrained ones' are a trace, such as what an attack on a generator
+            brings back; else values on either side are.
+        p: exact p that no model of the two kinds can be told from the other by it, where the domain has a test of its
+            own; None: by permutation of the labels "unlearned" and "retrained".
+        tested: whether it enters the verdict; False: it is shown alone.
+        facts: what belongs to it besides (budget, trials, samples), as JSON.
+        missing: why there are no values; None where there are.
+    """
+
+    label: str
+    unit: str
+    meaning: str
+    original: Sequence[float] = ()
+    unlearned: Sequence[float] = ()
+    retrained: Sequence[float] = ()
+    digits: int = 1
+    one_sided: bool = False
+    p: float | None = None
+    tested: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -318,6 +356,8 @@ class Domain(ABC):
     """What takes a user's model apart."""
     references: ClassVar[int] = 1
     """Retrained models where a recipe does not say; 0 where retraining is out of reach."""
+    audit_twins: ClassVar[int] = 6
+    """Originals, and as many retrained models, of an audit by references where nobody says it; at least 5."""
     reference_name: ClassVar[str] = "retrained"
     """What the reference that `untrain.evaluate` is given is called in a run folder."""
     recorded: ClassVar[Sequence[str]] = ("seconds",)
@@ -620,6 +660,69 @@ class Domain(ABC):
         raise SettingError(
             f"models of the task {self.name} tell nothing of single samples yet: they cannot be audited."
         )
+
+    @classmethod
+    def ask_sets(
+        cls, module: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine, rate: float | None
+    ) -> Told:
+        """Asks a model for the audit's signals of samples that may be no recipe's; by default it refuses.
+
+        Args:
+            module: on the engine's device.
+            task: prepared.
+            sets: "pool", what is asked; "base", what the model keeps; perhaps "test".
+            engine: where it runs.
+            rate: learning rate at which a copy is trained a little on the base; None: not known.
+
+        Raises:
+            SettingError: if there are none for this kind of model.
+        """
+        raise SettingError(f"models of the task {cls.name} tell nothing of single samples yet: they cannot be audited.")
+
+    def check_whole(self, division: Division) -> None:  # noqa: B027, most have nothing to say
+        """Raises why an audit by references has nothing to ask models of this run; before anything is trained.
+
+        Args:
+            division: of the run.
+        """
+
+    def ask_whole(self, module: nn.Module, division: Division, rate: float | None, seed: int) -> Told:
+        """Asks one model what the numbers of an audit by references are made from; by default it refuses.
+
+        Originals, unlearned and retrained models are asked alike, each alone: what is drawn must depend on division
+        and seed alone, so that all models are asked of the same samples, in the same order, with the same noise.
+
+        Args:
+            module: on the engine's device; it is left as it was.
+            division: what was forgotten and kept; the same for all models.
+            rate: a tenth of the original's peak learning rate, for attacks that train; None: not known.
+            seed: of the audit.
+
+        Returns:
+            Arrays of any shape in `signals` (kept as they are, so no larger than needed), single numbers in `scores`;
+            of these "base" and "test" are accuracies in percent on what is kept, of training and of test data.
+
+        Raises:
+            SettingError: if there is nothing to ask of this kind of model.
+        """
+        raise SettingError(f"models of the task {self.name} cannot be audited by references yet.")
+
+    def audit_numbers(
+        self, original: Sequence[Told], unlearned: Sequence[Told], retrained: Sequence[Told], seed: int
+    ) -> Mapping[str, AuditNumber]:
+        """Makes numbers of what models told an audit by references, in the order of its card; by default it refuses.
+
+        Args:
+            original: of K originals, by `ask_whole`.
+            unlearned: of the K models that one method made of these, in their order.
+            retrained: of R models retrained without what is forgotten.
+            seed: of the audit.
+
+        Returns:
+            Key, as in audit.json → number. Those that are tested must be exchangeable under the hypothesis that
+            unlearned models are distributed as retrained ones, or bring their own exact p.
+        """
+        raise SettingError(f"models of the task {self.name} cannot be audited by references yet.")
 
     def attacks(self, options: Any) -> Mapping[str, Mapping[str, AttackNumber]]:
         """Returns the attacks of an audit by attacks, in their order: name → signal that it tells → what that is.

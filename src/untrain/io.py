@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -89,9 +89,29 @@ def hash_tensors(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> str:
         named = ((str(position), tensor) for position, tensor in enumerate(tensors))
     digest = hashlib.sha256()
     for name, tensor in named:
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(_head(name, tensor, len(tensor) if tensor.ndim else None))
         digest.update(_content(tensor))
     return digest.hexdigest()
+
+
+def hash_chunks(chunks: Callable[[], Iterator[Mapping[str, Tensor]]], rows: int) -> str:
+    """What `hash_tensors` gives of tensors by name, of which only a few rows are there at a time.
+
+    Args:
+        chunks: gives the rows from the first to the last; called once for each tensor.
+        rows: how many there are.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(next(chunks()).items()):
+        digest.update(_head(name, tensor, rows))
+        for chunk in chunks():
+            digest.update(_content(chunk[name]))
+    return digest.hexdigest()
+
+
+def _head(name: str, tensor: Tensor, rows: int | None) -> bytes:
+    shape = [] if rows is None else [rows, *tensor.shape[1:]]
+    return json.dumps([name, str(tensor.dtype), shape]).encode()
 
 
 def _content(tensor: Tensor) -> memoryview:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from untrain.data.checks import content_hash
 from untrain.data.sections import Forget
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
@@ -75,7 +74,7 @@ class LossObjective(SearchObjective):
 
     def facts(self) -> Any:
         """Returns hashes of the sets."""
-        return [content_hash(stream) for stream in self.judged.values()]
+        return [stream.fingerprint() for stream in self.judged.values()]
 
 
 def loss_score(seen: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> float:

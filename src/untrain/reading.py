@@ -71,7 +71,10 @@ ErrorKind = type[UntrainError]
 
 def printable(name: str | Path) -> str:
     """Returns a name as it can be shown and written anywhere: what is no text in it is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason_of(error: BaseException) -> str:

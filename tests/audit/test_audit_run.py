@@ -11,7 +11,7 @@ from untrain.audit.run import audit_run
 from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
 from untrain.errors import DataError, FolderError, SettingError
 from untrain.runs.recipe import read
-from untrain.runs.stages import run_recipe
+from untrain.runs.stages import open_experiment, run_recipe
 
 RECIPE = """\
 name: audited
@@ -73,8 +73,18 @@ def test_real_networks_get_the_verdicts_that_are_due(audited):
     assert found["coins_sha256"] and found["pool"]["size"] == 2 * found["pool"]["forget"]
 
 
+def lists_of(value):
+    """Every list in a JSON value."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [*([value] if isinstance(value, list) else []), *(found for each in inside for found in lists_of(each))]
+
+
 def test_no_sample_is_named_and_no_twin_is_kept(audited):
     folder, _, found = audited
+    pages = [(folder / name).read_text() for name in ("report.html", "audit/audit.html")]
+    assert all(found["coins_sha256"] in page or "head-only leaves a trace" in page for page in pages)
+    shown = [figure for method in found["methods"].values() for figure in method["figures"].values()]
+    assert max(map(len, lists_of(shown))) < found["pool"]["size"], "nothing has a value for every sample"
     assert "positions" not in json.dumps(found) and not [*folder.glob("audit/twins/*/*.safetensors")]
     assert {path.name for path in folder.glob("audit/twins/twin-00/signals/*")} == {
         *("original.safetensors", "retrain.safetensors", "identity.safetensors", "head-only.safetensors")
@@ -91,6 +101,7 @@ def test_two_jobs_and_an_audit_that_goes_on_give_the_same(folder, audited, tmp_p
     assert code == 0, err
     same = [json.loads((each / "audit/audit.json").read_text()) for each in (audited[0], copy)]
     for each in same:
+        assert each.pop("seconds") > 0
         for name in ("sha256", "command", "run"):
             each.pop(name)
     assert same[0] == same[1]
@@ -107,19 +118,33 @@ def test_signals_that_are_damaged_or_of_another_audit_are_refused(audited, tmp_p
     assert code == 1 and "twin-02/signals/original.safetensors" in err and "Remove it" in err
     code, _, err = untrain("audit", copy, *FLAGS[2:], "--twins", "8", "--resume")
     assert code == 1 and "other twins" in err
-    code, _, err = untrain("audit", copy, *FLAGS)
+    code, _, err = untrain("audit", copy, *FLAGS, "--methods", "identity")
     assert code == 1 and "--resume" in err
+
+
+def test_a_finished_audit_says_that_there_is_nothing_to_do(audited):
+    folder, first, _ = audited
+    before = (folder / "audit/audit.json").read_bytes()
+    code, out, err = untrain("audit", folder, *FLAGS)
+    assert code == 0 and out.startswith("nothing to do"), err
+    assert out.partition("\n\n")[2] == first, "the same cards"
+    assert (folder / "audit/audit.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ("forget: {fraction: 0.05, holdout: 0.1}", "fewer than 100"),
-        ('forget: {classes: ["3"], holdout: 0.1}', "class '3'"),
+        ("forget: {indices: INDICES, holdout: 0.1}", "class '3'"),
     ],
 )
 def test_what_cannot_be_audited_is_said(tmp_path, change, words):
     text = RECIPE.replace("forget: {fraction: 0.2, holdout: 0.1}", change).replace("epochs: 24", "steps: 1")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.split("  identity")[0])
+    labels = open_experiment(read(tmp_path / "recipe.yaml"), write=False).domain.source.labels
+    threes = (labels == 3).nonzero()[:, 0].tolist()
+    text = text.replace("INDICES", str(tmp_path / "threes.csv"))
+    (tmp_path / "threes.csv").write_text("index\n" + "\n".join(map(str, threes[:-5])))
     (tmp_path / "recipe.yaml").write_text(text.split("  identity")[0] + "batch_size: 50\ndevice: cpu\n")
     recipe = read(tmp_path / "recipe.yaml", ["--out", str(tmp_path / "run")])
     with pytest.raises(FolderError, match="holds no run"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.command_line import files, untrain
-from untrain.data.sameness import check_apart
+from helpers.sets import check_apart
 from untrain.data.sources import load
 from untrain.data.splits import Split, further_split, make_split
 from untrain.errors import DataError, EmptySet, Overlap

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
+from helpers.sets import check_apart
 from untrain.data.checks import check_places, compare_content
 from untrain.data.columns import Columns
-from untrain.data.sameness import MOST_READ, check_apart, content_of, repeated
+from untrain.data.content import MOST_READ, content_of
+from untrain.data.sameness import places_of, repeated
 from untrain.data.splits import Subset as View
 from untrain.data.streams import Stream
 from untrain.engine import Engine
@@ -123,9 +125,9 @@ def test_ids_are_names_of_samples_or_nothing():
 
 
 def test_a_sample_that_comes_twice_in_a_set():
-    assert repeated(WHOLE) is None
-    assert repeated(ConcatDataset([Subset(WHOLE, [1, 2]), Subset(WHOLE, [3])])) is None
-    assert repeated(TABLE.select([5, 6, 5])) == 5
+    assert repeated(places_of(WHOLE)) is None
+    assert repeated(places_of(ConcatDataset([Subset(WHOLE, [1, 2]), Subset(WHOLE, [3])]))) is None
+    assert repeated(places_of(TABLE.select([5, 6, 5]))) == 5
     with pytest.raises(DataError, match="index 2 comes twice in the forget set"):
         check_places({"forget": ConcatDataset([Subset(WHOLE, [1, 2]), Subset(WHOLE, [2])])})
 
@@ -134,7 +136,7 @@ def test_a_sample_that_comes_twice_in_a_set():
 
 
 def streams(**sets):
-    return sets, {name: Stream(data, name, ENGINE) for name, data in sets.items()}
+    return check_places(sets), {name: Stream(data, name, ENGINE) for name, data in sets.items()}
 
 
 COPIES = {
@@ -179,7 +181,7 @@ def test_of_a_large_set_that_is_computed_a_part_is_read_and_a_note_says_so():
             return torch.tensor([float(i)]), 0
 
     found = content_of(Stream(Large(), "retain", ENGINE))
-    assert len(found.digests) == MOST_READ
+    assert len(found.hashes) == MOST_READ
     assert not found.whole
     with pytest.warns(UserWarning, match="equal"):
         notes = compare_content(*streams(forget=Large(), retain=Large()))

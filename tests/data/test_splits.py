@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Subset as TorchSubset
 
-from untrain.data.sameness import check_apart
+from helpers.sets import check_apart
 from untrain.data.sources import Arrays, Source
 from untrain.data.splits import Split, Subset, make_split
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers.references import REFERENCE, fisher_of_batch_means, fisher_sample_by_sample
 from untrain.errors import DataError, Diverged, EmptySet, InexactFisher, ModelError, SettingError
-from untrain.fisher import fisher_diagonal, layers, samples
+from untrain.fisher import Findings, fisher_diagonal, layers, samples
 from untrain.fisher.fallback import Fallback
+from untrain.fisher.samples import Probe
 from untrain.models.copies import copy_module
 
 CLASSES = 5
@@ -397,9 +398,71 @@ class Functional(nn.Module):
 
 def test_functional_parameters(fallback_names):
     found = assert_exact(randomised(Functional()), batches_of(inputs_of(3, 4)))
-    assert fallback_names == {"position", "table", "linear.weight"}
+    assert fallback_names == {"linear.weight"}
     assert not found["unused.weight"].any()
     assert not found["unused.bias"].any()
+
+
+class Spread(nn.Module):
+    """Parameters that are broadcast over samples: a class token, positions, tables of them, what stands for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.position = nn.Parameter(torch.zeros(1, 1, 4)), nn.Parameter(torch.zeros(1, 4, 4))
+        self.longer, self.places = nn.Parameter(torch.zeros(9, 4)), nn.Embedding(7, 4)
+        self.null, self.pairs = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(5, 4))
+        self.linear, self.head = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.linear(x)], 1) + self.position
+        x = x - self.places(torch.arange(4)[None]) + self.longer[None, :4] + self.pairs[torch.tensor([0, 2, 2, 1])]
+        x = torch.where(x > 0, x, self.null) + self.null
+        return self.head(torch.tanh(x).mean(1))
+
+
+@pytest.mark.parametrize("sizes", [(5, 4), (4, 5), (8, 1)])
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_what_is_broadcast_over_samples_needs_no_fallback(no_fallback, monkeypatch, sizes, chunk):
+    """Also where a batch has as many samples as there are positions, in one use, in several, through views."""
+    monkeypatch.setitem(samples.CHUNK_BYTES, "other", chunk)
+    assert_exact(randomised(Spread()), batches_of(inputs_of(3, 4), sizes))
+
+
+class Turned(Spread):
+    """The first dimension is that of positions, of which there are as many as samples in one batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.linear(x).transpose(0, 1) + self.position[0, :3, None] + self.null).transpose(0, 1)
+        return self.head(torch.tanh(x).mean(1))
+
+
+def test_rows_that_are_no_samples_are_not_taken_for_them():
+    assert_exact(randomised(Turned()), batches_of(inputs_of(3, 4), (3, 6)))
+
+
+def test_a_hook_on_what_is_broadcast_is_heeded(fallback_names):
+    model = randomised(Spread())
+    model.position.register_hook(lambda grad: 3 * grad)
+    with pytest.warns(UserWarning, match="'position' is computed one sample at a time"):
+        assert_exact(model, batches_of(inputs_of(3, 4)))
+    assert fallback_names == {"position"}
+
+
+def test_linear_layers_of_gpt2(no_fallback):
+    from transformers.pytorch_utils import Conv1D
+
+    model = nn.Sequential(Conv1D(6, 4), nn.Tanh(), Conv1D(CLASSES, 6), nn.Flatten(), nn.Linear(3 * CLASSES, CLASSES))
+    assert_exact(randomised(model), batches_of(inputs_of(3, 4)))
+
+
+def test_findings_spare_the_second_set_its_probe(monkeypatch):
+    model, batches = randomised(Spread()), batches_of(inputs_of(3, 4))
+    alone = fisher_diagonal(model, TASK, batches[1:])
+    found = Findings()
+    fisher_diagonal(model, TASK, batches[:1], found=found)
+    monkeypatch.setattr(Probe, "_check_separation", None)
+    again = fisher_diagonal(model, TASK, batches[1:], found=found)
+    assert all(torch.equal(alone[name], again[name]) for name in alone)
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
@@ -587,14 +650,12 @@ def swin():
     return SwinForImageClassification(config)
 
 
-def test_vision_transformer(fallback_names):
+def test_vision_transformer(no_fallback):
     assert_exact(randomised(copy.deepcopy(vit())), batches_of(inputs_of(3, 8, 8), (6, 3)))
-    assert fallback_names == {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"}
 
 
-def test_swin(fallback_names):
+def test_swin(no_fallback):
     assert_exact(randomised(copy.deepcopy(swin())), batches_of(inputs_of(3, 16, 16), (6, 3)))
-    assert all(name.endswith("relative_position_bias_table") for name in fallback_names)
 
 
 # --- reference vectors ----------------------------------------------------------------------------------------------

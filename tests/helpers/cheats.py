@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from untrain.methods.finetune import Finetune
 
 
@@ -26,4 +28,17 @@ class HeadOnly(Finetune):
         module = problem.subject.module.requires_grad_(False)
         module.fc.reset_parameters()
         module.fc.requires_grad_(True)
+        return self.begin(problem, engine, module)
+
+
+@dataclass(frozen=True)
+class PushedTooFar(Identity):
+    """Makes the last layer's answer with the forgotten class all but impossible, and changes nothing else."""
+
+    name: ClassVar[str] = "pushed-too-far"
+
+    def start(self, problem, engine):
+        module = problem.subject.module
+        with torch.no_grad():
+            module.fc.bias[problem.forget.data.labels.unique()] -= 100
         return self.begin(problem, engine, module)

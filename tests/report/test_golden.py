@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.example_comparison import METHODS, write_example_comparison
+from helpers.example_audit import add_audits, write_example_audit
+from helpers.example_comparison import METHODS, example_comparison, write_example_comparison
 from helpers.example_generator import example_generator_comparison, write_example_generator
 from helpers.example_run import write_example_run
 from helpers.example_text import example_text_comparison, write_example_text
@@ -79,6 +80,10 @@ EXAMPLES = {
                                                "sfron": {"measures": {"FA": 90.0}}}}}}),
         "classification",
     ),
+    "audited": (lambda f: (write_example_run(f), write_example_audit(f)), "classification"),
+    "audited_comparison": (
+        dump(add_audits(example_comparison(methods=FEW, trials=0, failed=()))), "classification"
+    ),
     "unmeasured": (write_unmeasured, "classification"),
 }  # fmt: skip
 
@@ -92,6 +97,8 @@ def test_the_words_of_page_and_tables(tmp_path, name):
     presentation = presentation_of(task) if isinstance(task, str) else task
     results = Results.read(folder)
     text = reader_text(write_report(results, presentation).read_text(encoding="utf-8"))
+    if (own := folder / "audit/audit.html").exists():
+        text += "\n" + reader_text(own.read_text(encoding="utf-8"))
     if results.compared:
         tables = comparison_tables(results, presentation)
         text += "\n" + "\n".join(tables[form] for form in ("txt", "md", "tex", "csv"))

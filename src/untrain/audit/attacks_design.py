@@ -25,6 +25,7 @@ from untrain.io import hash_json
 from untrain.models import checkpoints
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL, RETRAINED, numbered
+from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
 
 MODELS, PLACEBO = "models", "placebo"
@@ -36,8 +37,13 @@ PICTURES = "pictures"
 class AttacksDesign(Design):
     """Attacks on the run's own models."""
 
-    name, default_twins, default_references = "attacks", 0, 0
+    name = "attacks"
     fixed = ("design", "seed", "floor")
+
+    @classmethod
+    def sizes(cls, recipe: Recipe, twins: int | None, references: int | None) -> tuple[int, int]:
+        """Returns what was asked for, which `check_plan` refuses, else none."""
+        return twins or 0, references or 0
 
     @classmethod
     def check_plan(cls, plan: AuditPlan) -> None:

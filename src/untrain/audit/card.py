@@ -11,6 +11,14 @@ from untrain.audit.verdict import CONTROL_P, was_seen
 NOTHING = "–"
 """In place of a value that there is not."""
 
+MEANINGS = {
+    OUTPUTS: "Chance that an attack ranks a forgotten sample above one that the model never saw; half is guessing.",
+    EXPOSED: "The same chance for the samples that the originals give away most: averages hide a few such.",
+    RELEARNED: "The same chance after a little training on other data, which wakes what only seems forgotten.",
+    INSIDE: "The same chance for an attacker who sees the network's features, not its answers alone.",
+}
+"""Group → what its AUC means, in one sentence."""
+
 
 def card_rows(found: Traces, original: Traces) -> Iterator[CardRow]:
     """Yields the rows of a method's card.
@@ -20,13 +28,15 @@ def card_rows(found: Traces, original: Traces) -> Iterator[CardRow]:
         original: of the originals.
     """
     yield _control(found, original)
-    yield _group("told apart", OUTPUTS, found, original, "How often an attack tells a forgotten from an unseen sample.")
+    yield _group("told apart", OUTPUTS, found, original)
     yield _hits(found, original)
-    yield _group("most exposed tenth", EXPOSED, found, original, "The same, for samples that the originals show most.")
-    yield _group("dormant", RELEARNED, found, original, "The same, after a little training on other data.")
-    yield _group("inside", INSIDE, found, original, "The same, by what the last layer is given.")
+    yield _group("most exposed tenth", EXPOSED, found, original)
+    yield _group("dormant", RELEARNED, found, original)
+    yield _group("inside", INSIDE, found, original)
     yield _epsilon(found, original)
     yield from _kept(found, original)
+    yield from _this_model(found, original)
+    yield from _planted(found, original)
 
 
 def _control(found: Traces, original: Traces) -> CardRow:
@@ -39,8 +49,8 @@ def _control(found: Traces, original: Traces) -> CardRow:
     return CardRow("control", f"{seen}, {control}", NOTHING, "original seen, retrained not seen", NOTHING, meaning)
 
 
-def _group(name: str, key: str, found: Traces, original: Traces, meaning: str) -> CardRow:
-    group, before = found.groups[key], original.groups[key]
+def _group(name: str, key: str, found: Traces, original: Traces) -> CardRow:
+    group, before, meaning = found.groups[key], original.groups[key], MEANINGS[key]
     if group.auc is None:
         return CardRow(name, NOTHING, group.missing or NOTHING, "0.500", _number(before.auc), meaning)
     left = "" if group.left is None else f", {100 * max(0.0, group.left):.0f} % left"
@@ -49,7 +59,8 @@ def _group(name: str, key: str, found: Traces, original: Traces, meaning: str) -
 
 
 def _hits(found: Traces, original: Traces) -> CardRow:
-    name, meaning = "at 1 % false alarms", "Share of forgotten samples that are found with certainty, nearly."
+    name = "at 1 % false alarms"
+    meaning = "Share of forgotten samples that an attack finds while it accuses one in a hundred never-seen ones."
     if not found.tpr:
         return CardRow(name, NOTHING, "too few never-seen samples", "1.0 %", NOTHING, meaning)
     hits = found.tpr[0]
@@ -61,7 +72,7 @@ def _hits(found: Traces, original: Traces) -> CardRow:
 
 def _epsilon(found: Traces, original: Traces) -> CardRow:
     values = [NOTHING if each.epsilon is None else f"{each.epsilon.lower:.2f}" for each in (found, original)]
-    meaning = "Forgetting that is certified with a smaller ε is refuted, with 95 % confidence."
+    meaning = "Any promise of forgetting with a smaller ε is refuted, with 95 % confidence."
     return CardRow("ε at least", values[0], NOTHING, "0", values[1], meaning)
 
 
@@ -72,11 +83,46 @@ def _kept(found: Traces, original: Traces) -> Iterator[CardRow]:
         "never-seen data": lambda each: each.kept.never_seen if each.kept else None,
     }
     for name, get in names.items():
-        mean, before = get(found), get(original)
-        value = NOTHING if mean is None else f"{mean.value:+.1f} points"
-        ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
-        meaning = f"Accuracy on {name}, less that of retrained models."
-        yield CardRow(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
+        yield kept_row(name, get(found), get(original))
+
+
+def kept_row(name: str, mean: Mean | None, before: Mean | None) -> CardRow:
+    """Returns the row of an accuracy less that of retrained models.
+
+    Args:
+        name: of the data.
+        mean: of a method's models.
+        before: of the originals.
+    """
+    value = NOTHING if mean is None else f"{mean.value:+.1f} points"
+    ci = NOTHING if mean is None or mean.ci is None else f"{mean.ci[0]:+.1f} to {mean.ci[1]:+.1f}"
+    meaning = f"Accuracy on {name}, less that of models which were trained without the forgotten samples."
+    return CardRow(name, value, ci, "0", NOTHING if before is None else f"{before.value:+.1f} points", meaning)
+
+
+def _this_model(found: Traces, original: Traces) -> Iterator[CardRow]:
+    mine, before = found.this_model, original.this_model
+    if mine is not None:
+        value = f"{mine.auc:.3f}, p {mine.p:.4f}"
+        meaning = (
+            f"The same for the run's own model: {mine.forgotten} forgotten samples against {mine.unseen} that were "
+            "kept back."
+        )
+        shown = NOTHING if before is None else f"{before.auc:.3f}"
+        yield CardRow("this model", value, _interval(mine.auc_ci), "0.500", shown, meaning)
+
+
+def _planted(found: Traces, original: Traces) -> Iterator[CardRow]:
+    noise, before = found.planted, original.planted
+    if noise is None:
+        return
+    name, meaning = "planted noise", "How far gradients remember noise that was planted in forgotten images."
+    shown = NOTHING if before is None else f"{before.mean:+.2f} deviations"
+    if not noise.shown:
+        yield CardRow(name, "cannot show", "the originals do not remember it", "0", shown, meaning)
+        return
+    interval = f"{noise.ci[0]:+.2f} to {noise.ci[1]:+.2f}"
+    yield CardRow(name, f"{noise.mean:+.2f} deviations, p {noise.p:.4f}", interval, "0", shown, meaning)
 
 
 def _number(value: float | None) -> str:

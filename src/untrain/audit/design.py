@@ -20,6 +20,7 @@ from untrain.folders import ensure_dir
 from untrain.models import checkpoints
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL
+from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
 
 SIGNALS_OF = "signals"
@@ -35,14 +36,12 @@ class Design(ABC):
 
     Attributes:
         name: as in audit.json.
-        default_twins: K where nobody says it.
-        default_references: R where nobody says it.
+        takes: fields of the plan that it takes beyond those that every design takes.
         fixed: facts that an audit must share with the one that it goes on with.
     """
 
     name: ClassVar[str]
-    default_twins: ClassVar[int]
-    default_references: ClassVar[int]
+    takes: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ("design", "seed", "twins")
 
     def __init__(self, plan: AuditPlan, cache: Cache | None = None) -> None:
@@ -53,6 +52,11 @@ class Design(ABC):
             cache: what cells of this process share.
         """
         self.plan, self.cache = plan, cache
+
+    @classmethod
+    @abstractmethod
+    def sizes(cls, recipe: Recipe, twins: int | None, references: int | None) -> tuple[int, int]:
+        """Returns K and R; None: the design's own number."""
 
     @classmethod
     @abstractmethod
@@ -166,9 +170,9 @@ def load_told(path: Path, mark: str, again: str) -> Told:
     if facts.get("fingerprint") != mark:
         raise StaleFile(f"{path} was made from other inputs than this audit's. {again}")
     arrays = {key: tensor.numpy() for key, tensor in found.items()}
-    correct = arrays.pop("correct", None)
+    correct, planted = arrays.pop("correct", None), arrays.pop("planted", None)
     scores = {key: float(value) for key, value in facts["scores"].items()}
-    return Told(arrays, None if correct is None else correct.astype(bool), scores, tuple(facts["notes"]))
+    return Told(arrays, None if correct is None else correct.astype(bool), scores, tuple(facts["notes"]), planted)
 
 
 def save_told(path: Path, told: Told, mark: str) -> None:
@@ -177,5 +181,7 @@ def save_told(path: Path, told: Told, mark: str) -> None:
     tensors = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in told.signals.items()}
     if told.correct is not None:
         tensors["correct"] = torch.from_numpy(told.correct.astype(np.uint8))
+    if told.planted is not None:
+        tensors["planted"] = torch.from_numpy(told.planted)
     facts = {"fingerprint": mark, "notes": list(told.notes), "scores": dict(told.scores)}
     checkpoints.save(tensors, path, facts)

@@ -1,7 +1,7 @@
 """What an audit found: of each method its values, its card, and its verdict."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,10 +14,10 @@ class AuditVerdict:
     """A verdict.
 
     Attributes:
-        kind: of coins: blind, broken, trace, damaged, weak or passed; of attacks: blind, recoverable, weak, or not
-            recovered by these.
-        subkind: of a trace: pushed-away, still-known, hidden or uneven; of what is recoverable: still-drawn or hidden;
-            else None.
+        kind: blind, broken (of coins alone), trace, damaged, weak or passed; without twins blind, trace, weak or
+            cannot-judge; by attacks blind, recoverable, weak, or not recovered by these.
+        subkind: of a trace: by coins pushed-away, still-known, hidden or uneven, by references too-little, overshot or
+            slight; of what is recoverable: still-drawn or hidden; else None.
         sentence: for the reader.
         remarks: what else they must know.
     """
@@ -87,13 +87,15 @@ class Audit:
 
     Attributes:
         facts: what was audited: twins, pool, coins and their hash, as audit.json holds them.
-        original: what was found of the originals.
+        original: what was found of the originals; None where there were none.
         findings: what was found of each method.
+        samples: what is known of each sample, where that was asked for; never in audit.json.
     """
 
     facts: Mapping[str, Any]
-    original: Values
+    original: Values | None
     findings: Mapping[str, Finding]
+    samples: Sequence[Any] = ()
 
     @property
     def methods(self) -> dict[str, Values]:
@@ -119,4 +121,5 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Returns it as audit.json holds it."""
         methods = {name: finding.plain() for name, finding in self.findings.items()}
-        return {**self.facts, "methods": methods, "controls": {ORIGINAL: self.original.plain()}}
+        controls = {} if self.original is None else {ORIGINAL: self.original.plain()}
+        return {**self.facts, "methods": methods, "controls": controls}

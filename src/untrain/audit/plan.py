@@ -7,10 +7,8 @@ from typing import Any
 
 from untrain.domain import NoOptions
 from untrain.errors import SettingError, UnknownName, unknown
+from untrain.report.audit_file import AUDIT
 from untrain.runs.recipe import Recipe
-
-AUDIT = "audit"
-"""The audit's folder, in a run folder."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,9 @@ class AuditPlan:
         seed: of pool, coins, and whatever is random in twins.
         keep: keep the weights of twins once their signals are known.
         options: the domain's `AuditOptions`, how much its attacks may do.
+        exchangeable: it was said that forgotten and unseen samples were drawn from one source at random.
+        planted: images with noise that are planted in each twin.
+        per_sample: write what is known of each sample, too.
     """
 
     recipe: Recipe
@@ -36,6 +37,9 @@ class AuditPlan:
     seed: int = 0
     keep: bool = False
     options: Any = NoOptions()
+    exchangeable: bool = False
+    planted: int = 0
+    per_sample: bool = False
 
     @property
     def folder(self) -> Path:

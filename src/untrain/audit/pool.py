@@ -25,14 +25,16 @@ class MemberPool:
         samples: positions in the source, in an order that mixes forgotten and matched ones, int64 [N].
         base: positions of what all twins are trained on and keep, ascending.
         coins: bool [K, N].
-        forget: how many of the run's forget set are in the pool.
+        forgotten: which samples are of the run's forget set, bool [N].
+        unseen: which samples the run kept back, so that its own models never saw them, bool [N].
         division: the run's own.
     """
 
     samples: np.ndarray
     base: np.ndarray
     coins: Coins
-    forget: int
+    forgotten: np.ndarray
+    unseen: np.ndarray
     division: Division
 
     def division_of(self, k: int | None, seed: int) -> Division:
@@ -46,16 +48,21 @@ class MemberPool:
 
     def facts(self) -> dict[str, Any]:
         """Says what it holds, as audit.json does."""
+        forget, unseen = int(self.forgotten.sum()), int(self.unseen.sum())
         return {
             "size": len(self.samples),
-            "forget": self.forget,
-            "matched": len(self.samples) - self.forget,
+            "forget": forget,
+            "matched": len(self.samples) - forget - unseen,
+            **({"unseen": unseen} if unseen else {}),
             "hash": hash_json(self.samples.tolist()),
         }
 
 
 def make_pool(domain: Domain, division: Division, twins: int, seed: int) -> MemberPool:
     """Chooses the pool: samples that the run was asked to forget, and as many retained ones, class by class.
+
+    Samples that the run kept back for an audit are in it too, where the forgotten ones were drawn at random: coins then
+    decide on both alike, and an attack on the run's own model knows as much of the one kind as of the other.
 
     Args:
         domain: of the run.
@@ -77,10 +84,13 @@ def make_pool(domain: Domain, division: Division, twins: int, seed: int) -> Memb
             name = domain.source.classes[label]
             raise DataError(
                 f"{count} samples of class {name!r} are forgotten and {len(same)} retained: too few to compare them "
-                "with. A class that is forgotten whole, or nearly, cannot be audited by coins."
+                "with. A class that is forgotten whole, or nearly, cannot be audited by coins: --design refs can."
             )
         matched.append(_some(rng, same, count))
-    samples = rng.permutation(np.concatenate([forget, *matched]))
+    unseen = np.empty(0, dtype=np.int64)
+    if division.split.is_random:
+        unseen = _some(rng, division.split.unseen.numpy(), MOST_FORGOTTEN)
+    samples = rng.permutation(np.concatenate([forget, *matched, unseen]))
     if len(samples) < FEWEST_SAMPLES:
         raise DataError(
             f"the pool has {len(samples)} samples, twice as many as are forgotten: fewer than {FEWEST_SAMPLES} tell "
@@ -88,7 +98,7 @@ def make_pool(domain: Domain, division: Division, twins: int, seed: int) -> Memb
         )
     base = np.setdiff1d(retain, samples)
     coins = draw_coins(seed, twins, len(samples))
-    return MemberPool(samples, base, coins, len(forget), division)
+    return MemberPool(samples, base, coins, np.isin(samples, forget), np.isin(samples, unseen), division)
 
 
 def _some(rng: np.random.Generator, values: np.ndarray, count: int) -> np.ndarray:

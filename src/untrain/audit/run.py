@@ -15,6 +15,7 @@ from untrain.audit.design import Design
 from untrain.audit.designs import open_design
 from untrain.audit.finding import Audit
 from untrain.audit.options import FLAG
+from untrain.audit.per_sample import PER_SAMPLE_FILE, write_samples
 from untrain.audit.plan import AuditPlan
 from untrain.compare.plan import Cell
 from untrain.compare.pool import Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -22,10 +23,13 @@ from untrain.domain import Told
 from untrain.engine import Engine
 from untrain.errors import FolderError, SettingError, UntrainError
 from untrain.io import hash_json
+from untrain.report import write_report
+from untrain.report.audit_file import AUDIT_FILE
+from untrain.report.results import as_mapping
 from untrain.runs import stages
+from untrain.runs.folder import read_manifest
+from untrain.runs.names import ORIGINAL
 from untrain.sealed import read_sealed, write_sealed
-
-AUDIT_FILE = "audit.json"
 
 
 def audit_run(
@@ -52,35 +56,75 @@ def audit_run(
         cells, done = design.cells(), _begun(design, resume)
         for sentence in design.work():
             Console(stderr=True).print(sentence, highlight=False, markup=False, soft_wrap=True)
+        clock = AuditClock(plan.folder)
         with engine.progress("cells", len(cells), len(done)) as bar:
-            outcomes = run_cells(cells, _workplace(plan, jobs, cluster, processes), done, partial(_told, bar))
+            outcomes = run_cells(cells, _workplace(plan, jobs, cluster, processes), done, partial(_told, bar, clock))
         failed = [key for key, outcome in outcomes.items() if outcome.state == "failed"]
         if failed:
             raise UntrainError(
                 f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}. {failed[0]}: "
                 f"{outcomes[failed[0]].error} Start it again with --resume to try them again."
             )
-        audit = score_audit(design)
-        write_sealed(plan.folder / AUDIT_FILE, audit.to_json())
-        return audit
+        return finish_audit(design)
+
+
+def finish_audit(design: Design) -> Audit:
+    """Judges every method, and writes audit.json and the pages."""
+    plan = design.plan
+    audit = score_audit(design)
+    audit = replace(audit, facts={**audit.facts, "seconds": AuditClock(plan.folder).seconds})
+    write_sealed(plan.folder / AUDIT_FILE, audit.to_json())
+    if audit.samples:
+        write_samples(plan.folder / PER_SAMPLE_FILE, audit.samples)
+    write_report(plan.recipe.folder, plan.recipe.domain.presentation)
+    return audit
 
 
 def _begun(design: Design, resume: bool) -> list[str]:
-    """Writes what is audited, before anything is trained; returns the keys of the cells that are done."""
+    """Begins an audit; returns the keys of the cells that are done."""
+    there = begin_audit(design, resume=resume)
+    return [cell.key for cell in design.cells() if design.is_done(cell)] if there else []
+
+
+def begin_audit(design: Design, *, resume: bool) -> bool:
+    """Writes what is audited, before anything is trained; returns whether it was written before.
+
+    Raises:
+        FolderError: if the folder holds another audit, or holds one and `resume` is not said.
+    """
     plan, facts = design.plan, design.facts()
     path = plan.folder / AUDIT_FILE
-    kept = read_sealed(path, f"Remove {plan.folder} and audit it anew.", "an audit", FolderError)
+    kept = _read_kept(path)
     if kept is None:
         path.parent.mkdir(exist_ok=True)
         write_sealed(path, dict(facts))
-        return []
+        return False
     if not resume:
         raise FolderError(f"{plan.folder} holds an audit already. Go on with it with --resume, or remove it.")
     if any(kept.get(name) != facts[name] for name in design.fixed):
         raise FolderError(
             f"{plan.folder} holds an audit with other twins, seed or samples. Ask for the same, or remove it."
         )
-    return [cell.key for cell in design.cells() if design.is_done(cell)]
+    return True
+
+
+def _read_kept(path: Path) -> dict[str, Any] | None:
+    return read_sealed(path, f"Remove {path.parent} and audit it anew.", "an audit", FolderError)
+
+
+def is_finished(plan: AuditPlan) -> bool:
+    """Returns whether audit.json holds just what is asked for, made from what the run is now.
+
+    Raises:
+        StaleFile: if it is damaged, or what a model told is.
+    """
+    kept = _read_kept(plan.folder / AUDIT_FILE)
+    if kept is None or [*as_mapping(kept.get("methods"))] != [*plan.methods]:
+        return False
+    design = open_design(plan)
+    now = {**design.facts(), **_made_from(design)}
+    same = all(kept.get(name) == now[name] for name in (*design.fixed, "fingerprint", "models"))
+    return same and all(design.is_done(cell) for cell in design.cells())
 
 
 def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) -> Pool:
@@ -94,16 +138,40 @@ def _workplace(plan: AuditPlan, jobs: int, cluster: str | None, processes: int) 
 
 def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
-    twins = ["--twins", str(plan.twins)] if plan.twins else []  # a design without twins refuses any number of them
-    numbers = (*twins, "--references", str(plan.references), "--seed", str(plan.seed))
-    keep = ["--keep"] if plan.keep else []
+    planted = ["--planted", str(plan.planted)] if plan.planted else []
+    numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
+    said = [f"--{name.replace('_', '-')}" for name in ("keep", "exchangeable", "per_sample") if getattr(plan, name)]
     options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
     chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
-    return (*chosen, *numbers, *keep, *options, *plan.recipe.granted)
+    return (*chosen, *numbers, *planted, *said, *options, *plan.recipe.granted)
 
 
-def _told(bar: Any, cell: Cell, outcome: Outcome) -> None:
+class AuditClock:
+    """Counts the seconds of an audit's cells in audit.json, over all calls that worked on it.
+
+    Args:
+        folder: of the audit, whose audit.json is there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / AUDIT_FILE
+        self.kept = _read_kept(self.path) or {}
+
+    @property
+    def seconds(self) -> float:
+        """Of all cells so far."""
+        return float(self.kept.get("seconds", 0.0))
+
+    def add(self, seconds: float) -> None:
+        """Adds a cell's."""
+        self.kept["seconds"] = round(self.seconds + seconds, 1)
+        write_sealed(self.path, self.kept)
+
+
+def _told(bar: Any, clock: AuditClock, cell: Cell, outcome: Outcome) -> None:
     bar.advance(cell.key)
+    if outcome.state == "done":
+        clock.add(outcome.seconds)
     said = f"{outcome.seconds:.1f} s" if outcome.state == "done" else f"{outcome.state}: {outcome.error}"
     Console(stderr=True).print(f"{cell.key}: {said}", highlight=False, markup=False, soft_wrap=True)
 
@@ -119,10 +187,14 @@ def score_audit(design: Design) -> Audit:
         return told
 
     audit = design.score(read)
-    marks = {group: [design.mark_of(group, name) for name in design.models(group)] for group in design.groups}
-    mine = {
-        "fingerprint": hash_json([version("untrain"), marks]),
-        "untrain": version("untrain"),
-        "command": sys.argv[1:],
-    }
+    mine = {**_made_from(design), "untrain": version("untrain"), "command": sys.argv[1:]}
     return replace(audit, facts={**audit.facts, **mine})
+
+
+def _made_from(design: Design) -> dict[str, Any]:
+    """Fingerprints the answers of an audit's models, and names the run's models as its manifest has them."""
+    plan = design.plan
+    marks = {group: [design.mark_of(group, name) for name in design.models(group)] for group in design.groups}
+    made = as_mapping(read_manifest(plan.recipe.folder).get("models"))
+    models = {name: as_mapping(made.get(name)).get("fingerprint") for name in (ORIGINAL, *plan.methods)}
+    return {"fingerprint": hash_json([version("untrain"), marks]), "models": models}

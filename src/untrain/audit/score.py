@@ -116,17 +116,23 @@ class Audited:
         scores = [Attack(self.signals[name], shadows).scores(self.coins) for name in names]
         return np.mean(scores, axis=0)
 
+    @cached_property
+    def most_exposed(self) -> np.ndarray:
+        """The tenth of the pool that shows most in the other fold's originals, bool [K, N]."""
+        first = self.signals if self.originals is None else self.originals.signals
+        exposure = Shadowed(first[CONFIDENCE], other_fold(len(self.coins))).effect(self.coins).exposure
+        most = np.argsort(-exposure, axis=1, kind="stable")[:, : self.coins.shape[1] // TENTH]
+        chosen = np.zeros(self.coins.shape, dtype=bool)
+        np.put_along_axis(chosen, most, True, axis=1)
+        return chosen
+
     def exposed(self) -> Group:
         """Finds how well outputs tell apart the tenth of the pool that shows most in the other fold's originals."""
         first = self.signals if self.originals is None else self.originals.signals
         reason = self._no_exposed(first)
         if reason is not None:
             return Group(missing=reason)
-        shadows = other_fold(len(self.coins))
-        exposure = Shadowed(first[CONFIDENCE], shadows).effect(self.coins).exposure
-        most = np.argsort(-exposure, axis=1, kind="stable")[:, : self.coins.shape[1] // TENTH]
-        chosen = np.zeros(self.coins.shape, dtype=bool)
-        np.put_along_axis(chosen, most, True, axis=1)
+        chosen = self.most_exposed
         scores, rng = self.by_other_fold, self._rng(2)
         folds = [p_of_redrawn_labels(scores[f::2], self.coins[f::2], rng, self.redraws, chosen[f::2]) for f in (0, 1)]
         auc = float(np.nanmean(auc_of_models(scores, self.coins, chosen)))
@@ -183,14 +189,20 @@ class Audited:
         score, and redrawing labels would not be exact.
         """
         aucs, p = {}, {}
-        for group, names in SIGNALS.items():
-            there = [name for name in names if name in retrained and name in self.signals]
-            if not there:
-                continue
-            count = min(len(retrained[there[0]]), len(self.coins) // 2)
-            scores = np.mean([self._scores_of(name, retrained[name][:count]) for name in there], axis=0)
-            aucs[group], p[group], _ = p_of_redrawn_labels(scores, self.coins[:count], self._rng(3), self.redraws)
+        for group in SIGNALS:
+            scores = self.control_scores(group, retrained)
+            if scores is not None:
+                coins = self.coins[: len(scores)]
+                aucs[group], p[group], _ = p_of_redrawn_labels(scores, coins, self._rng(3), self.redraws)
         return Control(aucs, p)
+
+    def control_scores(self, group: str, retrained: Signals) -> np.ndarray | None:
+        """Computes a group's scores of retrained models in the places of the first twins, [R, N]; None: no signal."""
+        there = [name for name in SIGNALS[group] if name in retrained and name in self.signals]
+        if not there:
+            return None
+        count = min(len(retrained[there[0]]), len(self.coins) // 2)
+        return np.mean([self._scores_of(name, retrained[name][:count]) for name in there], axis=0)
 
     def _scores_of(self, name: str, others: np.ndarray) -> np.ndarray:
         """Scores of other models in the places of the first twins, [R, N]."""

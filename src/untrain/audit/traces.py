@@ -81,6 +81,44 @@ class Control:
 
 
 @dataclass(frozen=True)
+class ThisModel:
+    """How well the attack tells forgotten from unseen samples in the run's own model.
+
+    Attributes:
+        auc: within classes; 0.5 is chance.
+        auc_ci: its 95 % interval, over samples.
+        p: of an AUC as large where it is permuted which samples of a class are the forgotten ones.
+        forgotten: samples that are compared.
+        unseen: likewise.
+    """
+
+    auc: float
+    auc_ci: Interval
+    p: float
+    forgotten: int
+    unseen: int
+
+
+@dataclass(frozen=True)
+class PlantedNoise:
+    """How far models' gradients remember noise that was planted in images they were told to forget.
+
+    Attributes:
+        mean: of values that are N(0, 1) to a model that never saw the noise; above 0 as in the originals.
+        ci: its 95 % interval.
+        p: of a mean as far from 0.
+        values: how many.
+        shown: whether the originals remember it; if not, nothing can be said of the method.
+    """
+
+    mean: float
+    ci: Interval
+    p: float
+    values: int
+    shown: bool
+
+
+@dataclass(frozen=True)
 class Traces(Values):
     """What is found of one method.
 
@@ -92,6 +130,8 @@ class Traces(Values):
         direction: confidence of forgotten less that of never-seen samples, nats.
         kept: None where accuracies were not given.
         control: None where there is no retrained model.
+        this_model: of the run's own model; None where the run kept no samples back for it.
+        planted: None where no noise was planted.
     """
 
     groups: dict[str, Group]
@@ -100,6 +140,8 @@ class Traces(Values):
     direction: Mean | None
     kept: Kept | None = None
     control: Control | None = None
+    this_model: ThisModel | None = None
+    planted: PlantedNoise | None = None
 
     def plain(self) -> dict[str, Any]:
         """Returns them as audit.json holds them: groups beside what else there is."""

@@ -5,16 +5,20 @@ twin is to forget. Retrained models lie together in a folder of their own, the b
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 from torch import nn
 
-from untrain.audit.design import SIGNALS_OF, Design
+from untrain.audit.design import SIGNALS_OF, Design, ReadTold
+from untrain.audit.statistics import welch
+from untrain.audit.traces import Mean
 from untrain.compare.plan import Cell
-from untrain.domain import Division, Domain
+from untrain.domain import Division, Domain, Told
 from untrain.engine import seed_of
-from untrain.errors import SettingError
+from untrain.errors import SettingError, spell
 from untrain.runs import stages
 from untrain.runs.names import ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Comparison, Recipe
@@ -22,6 +26,8 @@ from untrain.runs.stages import Experiment
 
 BASE, TWINS = "base", "twins"
 """Folders of an audit by twins."""
+KEPT = ("base", "test")
+"""Accuracies that models tell: on what all twins keep, and on test data."""
 RELEARNING = 0.1
 """Of the original's peak learning rate, for relearning."""
 
@@ -32,6 +38,17 @@ class TwinDesign(Design):
     @abstractmethod
     def division_of(self, domain: Domain, k: int | None) -> Division:
         """Divides the samples as twin k sees them; None: as the base does."""
+
+    def making_of(self, name: str) -> list[Any]:
+        """Returns what of the recipe decides a model besides its data."""
+        recipe = self.plan.recipe
+        plain = recipe.plain()
+        inputs = {key: plain[key] for key in ("task", "train", "batch_size", "precision", "parts", "seed")}
+        return [inputs, str(recipe.methods.get(name))]
+
+    def told_of(self, read: ReadTold, name: str) -> list[Told]:
+        """Returns what the twins' models of a name told."""
+        return [read(self.twin(k), name) for k in range(self.plan.twins)]
 
     def twin(self, k: int) -> str:
         """Returns the group of a twin, "twins/twin-03"."""
@@ -103,6 +120,12 @@ class TwinDesign(Design):
                 path.unlink()
 
 
+def scores_apart(name: str, told: Sequence[Told], retrained: Sequence[Told]) -> Mean:
+    """Computes how far models' scores lie from those of retrained ones; NaN where one was not told."""
+    one, other = (np.array([each.scores.get(name, np.nan) for each in side]) for side in (told, retrained))
+    return Mean(*welch(one, other))
+
+
 def number_of(group: str) -> int | None:
     """Returns a twin's number; None of the base."""
     return None if group == BASE else int(group.rpartition("-")[2])
@@ -117,5 +140,6 @@ def check_trained(recipe: Recipe) -> None:
     if recipe.domain.checkpoint_of(recipe.sections) is not None:
         raise SettingError(
             f"{recipe.folder} began from a checkpoint, and how that was trained is not known, so no twin of it can be "
-            "trained. Audit a run whose recipe trains its original, on these data and with this architecture."
+            "trained. Audit a run whose recipe trains its original, on these data and with this architecture; or, for "
+            f"what can be said of this one model alone, audit it without twins: {spell('--twins 0', 'twins=0')}."
         )

@@ -4,6 +4,7 @@ import math
 
 from untrain.audit.finding import AuditVerdict
 from untrain.audit.score import SEEN
+from untrain.audit.statistics import Interval
 from untrain.audit.traces import EXPOSED, INSIDE, OUTPUTS, RELEARNED, TESTED, Group, Traces
 
 BLIND, BROKEN, TRACE, DAMAGED, WEAK, PASSED = "blind", "broken", "trace", "damaged", "weak", "passed"
@@ -11,6 +12,7 @@ PUSHED_AWAY, STILL_KNOWN, HIDDEN, UNEVEN = "pushed-away", "still-known", "hidden
 TOLERATED_LEFT, TOLERATED_POINTS = 0.25, 1.5
 """What a passed audit must exclude: this share of the originals' advantage, and this loss of accuracy in points."""
 ORIGINAL_P, CONTROL_P, FAMILY_P = 0.01, 0.005, 0.05
+NOT_EXCLUDED = f"a loss of accuracy beyond {TOLERATED_POINTS} points is not excluded"
 
 
 def judge_traces(method: str, found: Traces, original: Traces, twins: int) -> AuditVerdict:
@@ -82,15 +84,23 @@ def _subkind(found: Traces, rejected: list[str]) -> str | None:
     return UNEVEN if rejected == [EXPOSED] else None
 
 
+def judge_damage(test: Interval | None) -> AuditVerdict | None:
+    """Judges a method that left no trace by its models' accuracy on test data, less that of retrained ones, points."""
+    if test is None or test[1] >= -TOLERATED_POINTS:
+        return None
+    return AuditVerdict(
+        DAMAGED,
+        None,
+        f"No trace was found, but the models are damaged: on test data they are {-test[1]:.1f} to {-test[0]:.1f} "
+        "points worse than retrained ones.",
+    )
+
+
 def _nothing_found(found: Traces, twins: int) -> AuditVerdict:
     test = None if found.kept is None else found.kept.test.ci
-    if test is not None and test[1] < -TOLERATED_POINTS:
-        return AuditVerdict(
-            DAMAGED,
-            None,
-            f"No trace was found, but the models are damaged: on test data they are {-test[1]:.1f} to {-test[0]:.1f} "
-            "points worse than retrained ones.",
-        )
+    damaged = judge_damage(test)
+    if damaged is not None:
+        return damaged
     outputs = found.groups[OUTPUTS]
     if outputs.left is None or outputs.left_ci is None:
         return AuditVerdict(WEAK, None, "Nothing was found, but how much could have been missed is not known.")
@@ -100,7 +110,7 @@ def _nothing_found(found: Traces, twins: int) -> AuditVerdict:
         needed = needed_twins(twins, outputs.left, upper)
         missed = f"up to {100 * upper:.0f} % of an attacker's advantage could have been missed"
         if upper <= TOLERATED_LEFT:
-            missed = "a loss of accuracy beyond 1.5 points is not excluded"
+            missed = NOT_EXCLUDED
         return AuditVerdict(WEAK, None, f"Nothing was found, but {missed}; use --twins {needed}.")
     return AuditVerdict(
         PASSED,

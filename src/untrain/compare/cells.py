@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from untrain.compare import search
+from untrain.compare.audits import GroupAudits, audited_group
 from untrain.compare.plan import (
     EVALUATION,
     TUNING,
@@ -33,19 +34,23 @@ from untrain.runs.spaces import with_settings
 from untrain.runs.stages import Experiment, reference_names
 
 
-def run_cell(recipe: Recipe, key: str, cache: Cache | None = None) -> None:
+def run_cell(recipe: Recipe, key: str, cache: Cache | None = None, *, audits: GroupAudits | None = None) -> None:
     """Runs one cell; one that is finished already is only read.
 
     Args:
         recipe: as `comparison_recipe` gives it.
         key: the cell's.
         cache: what cells of this process share.
+        audits: of its groups.
 
     Raises:
         UnknownName: if the comparison has no such cell.
         SettingError: if a cell that it needs has not run; names it.
     """
-    cell = find_cell(recipe, key)
+    cell = find_cell(recipe, key, audits)
+    if audits is not None and audited_group(recipe, cell) is not None:
+        audits.run(recipe, cell, cache)
+        return
     with watched(recipe.folder), stages.locked(recipe, folder_of(recipe, cell.group), name=cell.name):
         _check_needs(recipe, cell.needs)
         _run(recipe, cell, cache)
@@ -70,13 +75,14 @@ def _run(recipe: Recipe, cell: Cell, cache: Cache | None) -> None:
         stages.unlearn_methods(tuned_experiment, start, [cell.name])
 
 
-def find_cell(recipe: Recipe, key: str) -> Cell:
+def find_cell(recipe: Recipe, key: str, audits: GroupAudits | None = None) -> Cell:
     """Finds the cell with this key.
 
     Raises:
         UnknownName: if the comparison has no such cell.
     """
-    return lookup("cell", {cell.key: cell for cell in plan(recipe)}, key)
+    cells = [*plan(recipe), *(audits.cells(recipe) if audits is not None else ())]
+    return lookup("cell", {cell.key: cell for cell in cells}, key)
 
 
 def open_group(recipe: Recipe, group: str, cache: Cache | None = None, *, write: bool = True) -> Experiment:
@@ -204,7 +210,8 @@ def _evaluate(recipe: Recipe, group: str, experiment: Experiment) -> None:
     if (read_evaluation(folder.path) or {}).get("mark") == mark:
         return
     content = stages.evaluate_models(experiment, models)
-    stages.write_manifest(experiment, content.get("warnings", ()))
+    searched = {"seed": recipe.compare.tuning_seed, "methods": tuned(recipe)} if tuned(recipe) else None
+    stages.write_manifest(experiment, content.get("warnings", ()), searched=searched)
     experiment.domain.on_evaluated(content, folder.facts)
     experiment.domain.close()
     if experiment.engine.is_main:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from untrain.compare.audits import GroupAudits, check_audit_seed
 from untrain.compare.cells import find_cell, finished_cells, folder_of, open_group, run_cell
 from untrain.compare.plan import Cell, comparison_recipe, groups, plan, trains_original, tuned
 from untrain.compare.pool import Cache, Cluster, Command, Commands, Outcome, Pool, Workers, run_cells, threads_of
@@ -17,27 +18,30 @@ from untrain.compare.search import check_optuna
 from untrain.compare.summary import compare_results
 from untrain.engine import Bar, Engine
 from untrain.errors import FolderError, SettingError, UnlearningWarning, UntrainError
+from untrain.folders import ensure_dir
 from untrain.io import write_json, write_text
 from untrain.report import comparison_tables, terminal, write_report
 from untrain.report.latex import LatexForm
 from untrain.runs import stages
 from untrain.runs.folder import describe_environment, list_files, read_manifest, remove_temporary
 from untrain.runs.names import CONFIG, MANIFEST, ORIGINAL, SPLIT
-from untrain.runs.recipe import Recipe, write_config
+from untrain.runs.recipe import ComparisonAudit, Recipe, write_config
 from untrain.runs.stages import holds_run
 from untrain.runs.work import CELLS, cells_of, check_count
 from untrain.sealed import write_sealed
+from untrain.settings import settings_of
 
 _OTHER = (
     *("name", "out", "workers", "checkpoint_every", "methods", "references", "seed", "forget", "svc_attacks"),
-    *("compare.seeds", "compare.forget_sets", "compare.spaces"),
+    *("compare.seeds", "compare.forget_sets", "compare.spaces", "compare.audit"),
+    *(f"compare.audit.{name}" for name in settings_of(ComparisonAudit)),
 )
 """Fields that may change when a comparison is gone on with; what they change of finished cells is found by cell."""
 
 
 def compare_recipe(
     recipe: Recipe, *, jobs: int = 1, cluster: str | None = None, processes: int = 1, resume: bool = False,
-    latex: LatexForm = "wide",
+    latex: LatexForm = "wide", audits: GroupAudits | None = None,
 ) -> Path:  # fmt: skip
     """Runs all cells of a comparison that are not finished yet, and reports.
 
@@ -48,6 +52,7 @@ def compare_recipe(
         processes: as how many processes each cell runs.
         resume: go on with the comparison that the folder holds.
         latex: form of comparison.tex.
+        audits: makes the audits of `compare.audit`.
 
     Returns:
         The report's path.
@@ -58,26 +63,33 @@ def compare_recipe(
     """
     engine = Engine.start(recipe.device, recipe.precision)
     with stages.locked(recipe):
-        recipe = _checked(recipe, jobs, cluster, processes, resume)
+        recipe = _checked(recipe, jobs, cluster, processes, resume, audits)
         cells, done = _prepared(recipe, processes)
-        outcomes = _run_cells(recipe, engine, cells, done, jobs, cluster, processes)
+        if audits is not None:
+            cells, done = [*cells, *audits.cells(recipe)], [*done, *audits.finished(recipe, done)]
+        pool = _pool(recipe, jobs, cluster, processes, audits)
+        outcomes = _run_cells(recipe, engine, cells, done, pool, audits)
+        write_sealed(recipe.folder / MANIFEST, _manifest(recipe, engine, outcomes, jobs, cluster, processes))
         path = report_comparison(recipe, outcomes, latex)
         _finish(recipe, cells, outcomes)
         return path
 
 
 def _run_cells(
-    recipe: Recipe, engine: Engine, cells: list[Cell], done: list[str], jobs: int, cluster: str | None, processes: int
+    recipe: Recipe, engine: Engine, cells: list[Cell], done: list[str], pool: Pool, audits: GroupAudits | None
 ) -> Mapping[str, Outcome]:
     """Runs the cells that are not done; returns how each ended, by key."""
     for cell in cells:
         if cell.key in done:
             _failure_file(recipe, cell).unlink(missing_ok=True)
     with engine.progress("cells", len(cells), len(done)) as bar:
-        pool = _pool(recipe, jobs, cluster, processes)
-        outcomes = run_cells(cells, pool, done, lambda cell, outcome: _told(recipe, cell, outcome, bar))
-    write_sealed(recipe.folder / MANIFEST, _manifest(recipe, engine, outcomes, jobs, cluster, processes))
-    return outcomes
+
+        def tell(cell: Cell, outcome: Outcome) -> None:
+            _told(recipe, cell, outcome, bar)
+            if audits is not None:
+                audits.on_over(recipe, cell, outcome)
+
+        return run_cells(cells, pool, done, tell)
 
 
 def _finish(recipe: Recipe, cells: list[Cell], outcomes: Mapping[str, Outcome]) -> None:
@@ -96,28 +108,31 @@ def _finish(recipe: Recipe, cells: list[Cell], outcomes: Mapping[str, Outcome]) 
         )
 
 
-def compare_cell(recipe: Recipe, key: str) -> None:
+def compare_cell(recipe: Recipe, key: str, audits: GroupAudits | None = None) -> None:
     """Runs one cell of a comparison in this process, or in this one and those that were started with it.
 
     Args:
         recipe: the experiment; its folder may hold the comparison already.
         key: the cell's, such as "random-10/seed-0/sfron".
+        audits: makes the audits of `compare.audit`.
 
     Raises:
         UntrainError: as `compare_recipe`, and if a cell that it needs has not run.
     """
     full = comparison_recipe(recipe)
-    find_cell(full, key)
+    find_cell(full, key, audits)
     engine = Engine.start(recipe.device, recipe.precision)
     if engine.is_main and not holds_run(full, resume=True, other=_OTHER):
         with stages.locked(full, name=CONFIG, wait=True):
             if not holds_run(full, resume=True, other=_OTHER):  # of another cell that began at the same moment
                 write_config(full)
     engine.wait()
-    run_cell(full, key)
+    run_cell(full, key, audits=audits)
 
 
-def _checked(recipe: Recipe, jobs: int, cluster: str | None, processes: int, resume: bool) -> Recipe:
+def _checked(
+    recipe: Recipe, jobs: int, cluster: str | None, processes: int, resume: bool, audits: GroupAudits | None
+) -> Recipe:
     """The recipe as it will be run; its folder is opened."""
     if jobs < 1 or processes < 1:
         raise SettingError(f"--jobs and --processes must be at least 1, not {min(jobs, processes)}.")
@@ -125,7 +140,10 @@ def _checked(recipe: Recipe, jobs: int, cluster: str | None, processes: int, res
         raise SettingError("--jobs is for this machine, --cluster for another's workers: give one of them.")
     full = comparison_recipe(recipe)
     sets, searched = len(full.compare.forget_sets), len(tuned(full))
-    cells = cells_of(full, sets, searched)
+    check_audit_seed(full)
+    if full.compare.audit is not None and audits is None:
+        raise SettingError("compare.audit: this comparison was begun without audits; untrain compare makes them.")
+    cells = cells_of(full, sets, searched) + (0 if audits is None else len(audits.cells(full)))
     check_count(cells, "cells", CELLS, full)
     if full.compare.trials:
         check_optuna()
@@ -162,7 +180,7 @@ def _prepared(recipe: Recipe, processes: int) -> tuple[list[Cell], list[str]]:
     return plan(recipe, originals), done
 
 
-def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int) -> Pool:
+def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int, audits: GroupAudits | None) -> Pool:
     """Where the cells run."""
     flags = tuple(recipe.granted)
     command = Command(str(recipe.folder.absolute()), str(Path.cwd()), processes, flags=flags)
@@ -170,7 +188,7 @@ def _pool(recipe: Recipe, jobs: int, cluster: str | None, processes: int) -> Poo
         return Cluster(command, cluster)
     if processes > 1:
         return Commands(replace(command, threads=threads_of(jobs * processes)), jobs)
-    return Workers(partial(run_cell, recipe), jobs)
+    return Workers(partial(run_cell, recipe, audits=audits), jobs)
 
 
 def _failure_file(recipe: Recipe, cell: Cell) -> Path:
@@ -181,6 +199,7 @@ def _told(recipe: Recipe, cell: Cell, outcome: Outcome, bar: Bar) -> None:
     """Says that a cell is over, and keeps why where it failed."""
     path = _failure_file(recipe, cell)
     if outcome.state == "failed":
+        ensure_dir(path.parent)
         write_json(path, {"cell": cell.key, "error": outcome.error, "traceback": outcome.traceback})
     else:
         path.unlink(missing_ok=True)

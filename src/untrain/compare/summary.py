@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from untrain.compare.audits import audit_of, audit_stats
 from untrain.compare.plan import EVALUATION, TUNING, folder_of, tuned
 from untrain.compare.pool import Outcome
 from untrain.compare.search import read_search
 from untrain.compare.statistics import mean, noise_floor, ranks, speedups, summary
 from untrain.data.sections import REQUESTS
+from untrain.report.audit_file import AuditReport
 from untrain.report.presentation import Presentation
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, SeedCell, Stat, read_config_text
 from untrain.runs.folder import read_evaluation, read_manifest
@@ -78,11 +80,23 @@ def _forget_set(
     known = {key: floor for key, floor in floors.items() if floor is not None}
     first = next((run.sets[0] for run in runs if run), None)
     given = recipe.compare.forget_sets[name]
+    audit = audit_of(recipe, name, outcomes)
+    if audit is not None:
+        entries = [replace(entry, stats={**entry.stats, **audit_stats(audit, entry)}) for entry in entries]
     searches = {entry: read_search(folder_of(recipe, f"{TUNING}/{name}"), entry) for entry in tuned(recipe)}
     return ForgetSet(
         name, tuple(_rank(entries, known, higher)), {k: given[k] for k in REQUESTS if given.get(k) not in (None, [])},
         first.sizes if first else {}, known, {entry: found for entry, found in searches.items() if found is not None},
+        {} if audit is None else {method.name: method for method in audit.methods},
+        {} if audit is None else _audited(recipe, audit),
     )  # fmt: skip
+
+
+def _audited(recipe: Recipe, audit: AuditReport) -> dict[str, Any]:
+    """Says which run was audited, and how."""
+    folder = audit.folder.relative_to(recipe.folder).as_posix()
+    facts = {key: audit.facts.get(key) for key in ("design", "seed", "twins", "references", "coins_sha256")}
+    return {"folder": folder, **facts}
 
 
 def _values(entries: Sequence[Entry | None]) -> dict[str, list[float | None]]:

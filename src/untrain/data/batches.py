@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from untrain.data.datasets import Rows, flatten, how_to_wrap, is_plain, is_table, size_of, unwrap
+from untrain.data.in_memory import InMemory, numbers_of, rows_in_order, take
 from untrain.data.keys import LABELS
 from untrain.data.source import Source
 from untrain.errors import DataError, convert_errors, message_of
@@ -76,10 +77,49 @@ class SampleReader:
         return _finite(batch, self.name)
 
     def check_finite(self) -> None:
-        """Looks at all samples of tensors in memory; of ours it was done when they were made."""
-        if all(is_plain(base, torch.utils.data.TensorDataset) for base in self._rows.bases) and self.in_memory:
-            for indices in torch.arange(len(self)).split(4096) if len(self) else ():
-                self.gather(indices)
+        """Looks at all numbers of tensors in memory that could be NaN; of ours it was done when they were made.
+
+        Raises:
+            DataError: names the first sample that has one.
+        """
+        tensors = [base.tensors for base in self._rows.bases if is_plain(base, torch.utils.data.TensorDataset)]
+        if not self.in_memory or len(tensors) < len(self._rows.bases):
+            return
+        broken = any(isinstance(t, torch.Tensor) and t.is_floating_point() for each in tensors for t in each)
+        for batch in self.chunks() if broken else ():
+            _finite(batch, self.name)
+
+    def chunks(self, size: int = 1024) -> Iterator[Batch]:
+        """All samples in order, a few at a time, to look at alone: rows that follow each other in memory are no copy.
+
+        Args:
+            size: how many at a time.
+        """
+        bases = self._in_memory()
+        for indices in torch.arange(len(self)).split(size) if len(self) else ():
+            found = None if bases is None else rows_in_order(bases, self._rows.at(indices))
+            yield self.gather(indices) if found is None else found
+
+    def numbers(self) -> Batch | None:
+        """What is one number a sample, such as its label, [N] by name; None where samples are not tensors in memory."""
+        bases = self._in_memory()
+        return None if bases is None else numbers_of(bases, self._rows)
+
+    def _in_memory(self) -> list[InMemory] | None:
+        """The data sets under the views as tensors; None where one of them is not."""
+        if not self.in_memory:
+            return None
+        found = []
+        for base in self._rows.bases:
+            if isinstance(base, Source):
+                root, below = base.root()
+                tensors = root.tensors()
+                if tensors is None:
+                    return None
+                found.append(InMemory(tensors, below, numbered=True))
+            else:
+                found.append(InMemory(_named(base.tensors, self.name)))
+        return found
 
     def _tensors(self, rows: Rows) -> Batch | None:
         """The batch of sets that lie in memory or gather by themselves; None of any other."""
@@ -98,13 +138,13 @@ class SampleReader:
             return None
         back = torch.cat(places).argsort()
         whole = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-        return {key: value[back.to(value.device)] for key, value in whole.items()}
+        return {key: take(value, back) for key, value in whole.items()}
 
     def _of_one(self, base: Any, positions: Tensor) -> Batch | None:
         if isinstance(base, Source):
             return base.batch(positions)
         if is_plain(base, torch.utils.data.TensorDataset):
-            return _named(tuple(tensor[positions] for tensor in base.tensors), self.name)
+            return _named(tuple(take(tensor, positions) for tensor in base.tensors), self.name)
         return None
 
     def _samples(self, rows: Rows) -> list[Any]:

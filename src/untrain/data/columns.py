@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from untrain.data.batches import SampleReader
+from untrain.data.in_memory import take
 from untrain.data.source import Source
 from untrain.errors import DataError, EmptySet, UnknownName, unknown
 from untrain.io import hash_json, hash_tensors
@@ -103,7 +104,11 @@ class Columns(Source):
     def batch(self, indices: Tensor) -> Batch:
         """Samples at these positions, on the device; see `Source`."""
         indices = indices.to(self.device)
-        return {**{name: values[indices] for name, values in self.columns.items()}, "index": indices}
+        return {**{name: take(values, indices) for name, values in self.columns.items()}, "index": indices}
+
+    def tensors(self) -> Batch:
+        """The columns; see `Source`."""
+        return dict(self.columns)
 
     def select(self: Self, indices: Tensor) -> Self:
         """A copy of these samples, numbered from 0."""

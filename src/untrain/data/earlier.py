@@ -103,7 +103,7 @@ class Before:
         return {
             "asked for before, and gone": records.holder("forget", "earlier"),
             "gone before they were forgotten": records.holder("retain", "gone"),
-            "held out, and gone": records.holder("holdout", "unused"),
+            "held out, and gone": records.holder("holdout", "unseen", "unused"),
             IN_TEST: records.holder(*TESTED),
         }
 

@@ -26,8 +26,9 @@ from untrain.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRAINED = ("forget", "retain", "holdout", "earlier", "unused")
-"""Parts of the training samples; "unused" are held-out samples of a class that is forgotten, for instance."""
+TRAINED = ("forget", "retain", "holdout", "earlier", "unseen", "unused")
+"""Parts of the training samples; "unseen" ones are kept for an audit, "unused" are held-out samples of a class that is
+forgotten, for instance."""
 TESTED = ("test", "test_holdout")
 """Parts of the test samples: tested on, and held out."""
 COMPARED = ("retain", "holdout")
@@ -194,7 +195,8 @@ def _with_vanished(records: KeptRecords, before: KeptRecords | None, gone: Seque
     own = records.part_of
     change = (lambda name: hash_id(name, records.salt)) if records.hashed and not before.hashed else str
     parts = {part: list(names) for part, names in records.parts.items()}
-    for part, to in (("forget", "earlier"), ("earlier", "earlier"), ("holdout", "unused"), ("unused", "unused")):
+    held = [(part, "unused") for part in ("holdout", "unseen", "unused")]
+    for part, to in (("forget", "earlier"), ("earlier", "earlier"), *held):
         parts[to] += [key for name in before.parts.get(part, ()) if (key := change(name)) not in own]
     parts["gone"] = [key for name in gone if (key := change(name)) not in own]
     if records.hashed:

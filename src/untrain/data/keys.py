@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from untrain.errors import DataError
 from untrain.lazy import nn, torch
 from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LABELS = ("label", "labels", "y", "target", "targets")
 """What people call labels; they are never passed to the model."""
@@ -30,6 +33,11 @@ INPUTS = (
 
 RECORDS = ("index", "id", "ids")
 """What tells samples apart; no input, unless `forward` asks for `id` or `ids`."""
+
+
+def names_samples(key: str, values: Tensor) -> bool:
+    """Whether values under this key are names of samples; what is called ids may be tokens too."""
+    return key == "index" or (key in RECORDS and values.ndim == 1)
 
 
 def rename(batch: Batch, names: Mapping[str, str]) -> Batch:

@@ -151,6 +151,11 @@ def divide(
     if after is not None:
         return _divide_after(source, test, request, after, checkpoint, hashed)
     place = place or ("train" if checkpoint is None else "test")
+    if request["audit_holdout"] and place == "test":
+        raise SettingError(
+            "forget.audit_holdout is cut from the training data, all of which a checkpoint may have seen. Where it was "
+            "trained without that share, say so by forget.holdout_from: train; else audit the run with its test data."
+        )
     request["elsewhere"] = {IN_TEST: _held_by(test)}
     split = make_split(source, **request | ({} if place == "train" else {"holdout": 0.0}))
     holdout: Source = Subset(source, split.holdout)
@@ -172,7 +177,7 @@ def _divide_after(
     before = Before.read(after)
     found = before.find(source)
     spec, records = found.split.spec, before.named
-    del request["holdout"]
+    del request["holdout"], request["audit_holdout"]  # what was kept back before stays so
     if request["indices"] is not None and found.shifted:
         raise SettingError(
             f"forget.indices: {found.shifted} samples are gone since {after} was made, so that numbers mean other "
@@ -217,6 +222,7 @@ def _kept(
     if hashed and source.ids is None:
         raise SettingError("forget.hash_ids: this data source has no ids that could be hashed.")
     parts = {part: getattr(split, part) for part in ("forget", "retain", "holdout", "earlier")}
+    parts |= {"unseen": split.unseen} if len(split.unseen) else {}
     tested = {"test": test, **({} if len(split.holdout) else {"test_holdout": holdout})}
     return keep_records(source, parts, tested=tested, gone=gone, skipped=split.skipped, hashed=hashed, before=before)
 

@@ -1,27 +1,20 @@
-"""Which samples of two sets are one: by where they lie in memory or in a data set, by their ids, by their content."""
+"""Which samples of two sets are one: by where they lie in memory or in a data set, and by their ids."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from untrain.data.columns import Columns
 from untrain.data.datasets import Rows, flatten, is_plain, is_table, unwrap
-from untrain.data.keys import LABELS, RECORDS, input_key
+from untrain.data.keys import input_key
 from untrain.data.source import Source
 from untrain.errors import Overlap
 from untrain.lazy import np, torch
-from untrain.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from untrain.data.streams import Stream
-
-MOST_READ = 2_000
-"""Samples of a set that are read to compare their content, where they are read or computed on access."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,24 +59,51 @@ def places_of(data: Any) -> Places:
     return _join(parts).at(starts[rows.owners] + rows.positions)
 
 
-def check_apart(a: Any, b: Any) -> None:
-    """Refuses two sets that share a sample: one that lies in one place, or has one id.
+@dataclass(frozen=True, eq=False)
+class Known:
+    """How the samples of a set are known: by where they lie, and by their ids.
 
     Ids are an attribute `ids` or `id` with one entry a sample, all different, or a key of that name in every ready
     batch.
 
-    Raises:
-        Overlap: says how many samples are in both, and the first.
+    Attributes:
+        data: the set.
+        places: of its samples.
     """
-    known: dict[Hashable, int] = {}
-    first, second = (places_of(data) for data in (a, b))
-    both = torch.isin(first.numbers(known), second.numbers(known))
-    if bool(both.any()):
-        shared = first.positions[both]
-        raise _overlap(len(shared.unique()), f"index {int(shared.min())}")
-    ids = set(names_of(a)) & set(names_of(b))
-    if ids:
-        raise _overlap(len(ids), f"id {min(ids, key=lambda name: (isinstance(name, str), name))}")
+
+    data: Any
+    places: Places
+
+    @classmethod
+    def of(cls, data: Any) -> Known:
+        """Looks at a set; nothing of it is read."""
+        return cls(data, places_of(data))
+
+    @cached_property
+    def names(self) -> list[Any]:
+        """An id of every sample; none where there are no such names."""
+        return names_of(self.data)
+
+    def check_apart(self, other: Known) -> None:
+        """Refuses two sets that share a sample: one that lies in one place, or has one id.
+
+        Raises:
+            Overlap: says how many samples are in both, and the first.
+        """
+        known: dict[Hashable, int] = {}
+        both = torch.isin(self.places.numbers(known), other.places.numbers(known))
+        if bool(both.any()):
+            shared = self.places.positions[both]
+            raise _overlap(len(shared.unique()), f"index {int(shared.min())}")
+        if self.shares_root(other):
+            return  # ids, which come once each there, can tell nothing more
+        ids = set(self.names) & set(other.names)
+        if ids:
+            raise _overlap(len(ids), f"id {min(ids, key=lambda name: (isinstance(name, str), name))}")
+
+    def shares_root(self, other: Known) -> bool:
+        """Whether all samples of two sets lie in one root, so that their places tell all."""
+        return len({*self.places.roots, *other.places.roots}) == 1
 
 
 def _overlap(count: int, first: str) -> Overlap:
@@ -92,87 +112,11 @@ def _overlap(count: int, first: str) -> Overlap:
     )
 
 
-def repeated(data: Any) -> int | None:
+def repeated(places: Places) -> int | None:
     """The position of the first sample that comes twice in a set; None where none does."""
-    found, counts = places_of(data).numbers({}).unique(return_counts=True)
-    twice = found[counts > 1]
+    ordered = places.numbers({}).sort().values
+    twice = ordered[1:][ordered.diff() == 0]
     return int(twice[0] % _STRIDE) if len(twice) else None
-
-
-def share_one_root(a: Any, b: Any) -> bool:
-    """Whether all samples of two sets lie in one root, so that their places tell all."""
-    roots = {*places_of(a).roots, *places_of(b).roots}
-    return len(roots) == 1
-
-
-# ── content ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, eq=False)
-class Content:
-    """Hashes of what samples hold.
-
-    Attributes:
-        digests: of every sample that was read.
-        positions: which ones these are, int64 [n].
-        whole: whether these are all.
-    """
-
-    digests: Sequence[bytes]
-    positions: Sequence[int]
-    whole: bool
-
-    def equal_to(self, other: Content) -> list[tuple[int, int]]:
-        """Pairs of positions whose inputs are equal to the last bit: (here, the first such one there), ascending."""
-        places: dict[bytes, int] = {}
-        for digest, position in zip(other.digests, other.positions, strict=True):
-            places.setdefault(digest, position)
-        own = zip(self.digests, self.positions, strict=True)
-        return [(position, places[digest]) for digest, position in own if digest in places]
-
-    @property
-    def duplicates(self) -> int:
-        """Samples that are equal to an earlier one of the set."""
-        return len(self.digests) - len(set(self.digests))
-
-
-def content_of(stream: Stream) -> Content:
-    """Hashes the inputs of a set's samples, whatever their labels: what is called the input, else all but the label.
-
-    All samples in memory are looked at, and at most `MOST_READ` of those that are read on access, evenly spread over
-    the set. Sources of ours that are encoded are not: they have ids.
-    """
-    if stream.ready:
-        digests = [digest for batch in stream.data for digest in _digests(batch)]
-        return Content(digests, range(len(digests)), True)
-    root = stream.data.root()[0] if isinstance(stream.data, Source) else None
-    if root is not None and not isinstance(root, Columns):
-        return Content([], [], False)
-    count = len(stream) if stream.in_memory else min(len(stream), MOST_READ)
-    positions = torch.linspace(0, len(stream) - 1, count, dtype=torch.float64).round().long().unique()
-    batches = (stream.gather(part, "content") for part in positions.split(1024))
-    digests = [digest for batch in batches for digest in _digests(batch)]
-    return Content(digests, positions.tolist(), len(positions) == len(stream))
-
-
-def _digests(batch: Batch) -> list[bytes]:
-    """A hash of every sample's content."""
-    chosen = input_key(batch)
-    own = [chosen] if chosen else [key for key, value in batch.items() if not _tells_apart(key, value)]
-    rows = [_row_digests(batch[key]) for key in sorted(own or batch)]
-    return [b"".join(digests) for digests in zip(*rows, strict=True)]
-
-
-def _tells_apart(key: str, values: Tensor) -> bool:
-    """Whether values are labels, or names of samples; what is called ids may be tokens too."""
-    return key in LABELS or key == "index" or (key in RECORDS and values.ndim == 1)
-
-
-def _row_digests(values: Tensor) -> list[bytes]:
-    chosen = values.detach().cpu().contiguous()
-    head = f"{chosen.dtype}{list(chosen.shape[1:])}".encode()
-    flat = chosen.reshape(len(chosen), -1).view(torch.uint8).numpy()
-    return [hashlib.blake2b(head + row.tobytes(), digest_size=16).digest() for row in flat]
 
 
 # ── places ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -256,7 +200,7 @@ def _places_of_table(table: Any) -> Places | None:
 
 
 def names_of(data: Any) -> list[Any]:
-    """Returns a name for every sample: its id, see `check_apart`; none where there are no such names."""
+    """Returns a name for every sample: its id, see `Known`; none where there are no such names."""
     names = _named_by(data)
     return names if all(isinstance(name, (str, int)) for name in names) else []
 

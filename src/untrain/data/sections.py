@@ -85,6 +85,9 @@ class Forget:
     holdout_from: Literal["train", "test"] | None = None
     """Where it is cut from; null: the training data, or, where a checkpoint may have seen all of these, the test data
     (at most half of them; they are not tested on then)."""
+    audit_holdout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of the training data that nothing is ever trained on, and that no method and no measure is given: the audit
+    asks this run's own models for it. 0: none."""
     seed: Seed | None = None
     """Seed of the forget set's choice; null: the recipe's seed."""
     after: str | None = None

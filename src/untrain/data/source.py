@@ -60,6 +60,10 @@ class Source(ABC):
         """The source that this one is a view of, and its samples' positions there, int64 [N]; here itself."""
         return self, torch.arange(len(self))
 
+    def tensors(self) -> Batch | None:
+        """All its samples by name, each tensor [N, …], not to be changed; None of what must be asked for them."""
+        return None
+
 
 MEMBERS = ("labels", "classes", "ids", "shape", "in_memory")
 """The attributes that a source sets when it is made."""

@@ -43,6 +43,7 @@ class Split:
         data_hash: the source's fingerprint.
         earlier: what requests before this one forgot, [E]; in none of the other parts. See `further_split`.
         skipped: why → records of the request that were left out, as its list names them.
+        unseen: kept for an audit: never trained on, given to no method and no measure, [U]; in none of the other parts.
     """
 
     forget: Tensor
@@ -53,6 +54,12 @@ class Split:
     data_hash: str = ""
     earlier: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unseen: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether chance alone decided which of forgotten and unseen samples (of the forgotten classes) are which."""
+        return bool(len(self.unseen)) and self.kind in ("fraction", "classes") and not len(self.earlier)
 
     @property
     def asked(self) -> Tensor:
@@ -62,8 +69,13 @@ class Split:
     @property
     def hash(self) -> str:
         """A hash of the indices and the data they point into."""
-        earlier = [self.earlier.tolist()] if len(self.earlier) else []
-        return hash_json([self.data_hash, *(getattr(self, part).tolist() for part in _PARTS), *earlier])
+        rare = [own if part == "earlier" else [part, own] for part, own in self._rare.items()]
+        return hash_json([self.data_hash, *(getattr(self, part).tolist() for part in _PARTS), *rare])
+
+    @property
+    def _rare(self) -> dict[str, list[int]]:
+        """The parts that most splits do not have."""
+        return {part: own.tolist() for part in _RARE if len(own := getattr(self, part))}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the split as JSON, with its hash."""
@@ -73,7 +85,7 @@ class Split:
             "data_hash": self.data_hash,
             "hash": self.hash,
             **{part: getattr(self, part).tolist() for part in _PARTS},
-            **({"earlier": self.earlier.tolist()} if len(self.earlier) else {}),
+            **self._rare,
         }
 
     def save(self, path: str | Path, records: KeptRecords | None = None) -> None:
@@ -85,7 +97,7 @@ class Split:
         """
         content = self.to_json() | ({} if records is None else {"records": records.to_json()})
         if records is not None and records.hashed:
-            content = {name: value for name, value in content.items() if name not in (*_PARTS, "earlier")}
+            content = {name: value for name, value in content.items() if name not in (*_PARTS, *_RARE)}
         write_sealed(Path(path), content, compact=True)
 
     @classmethod
@@ -106,7 +118,7 @@ class Split:
             parts: dict[str, Any] = {
                 part: torch.tensor(content[part], dtype=torch.int64) for part in _PARTS if part in content
             }
-            parts["earlier"] = torch.tensor(content.get("earlier", []), dtype=torch.int64)
+            parts |= {part: torch.tensor(content.get(part, []), dtype=torch.int64) for part in _RARE}
             if records is not None and records.hashed:
                 parts = positions_of(records, source)
             split = cls(**parts, kind=content["kind"], spec=content["spec"], data_hash=content["data_hash"])
@@ -120,7 +132,7 @@ class Split:
 
     def _check_content(self, path: str | Path, count: int) -> None:
         """Checks what a hash does not tell, which anyone can compute: positions within the source, a spec of fields."""
-        parts = [*(getattr(self, part) for part in _PARTS), self.earlier]
+        parts = [getattr(self, part) for part in (*_PARTS, *_RARE)]
         flat = all(part.ndim == 1 for part in parts)
         places = torch.cat(parts) if flat else torch.empty(0, dtype=torch.int64)
         inside = not len(places) or 0 <= int(places.min()) <= int(places.max()) < count
@@ -151,6 +163,7 @@ class Split:
 
 
 _PARTS = ("forget", "retain", "holdout")
+_RARE = ("earlier", "unseen")
 SETS = "sets"
 """The kind of a split that is not of one source, but of sets that a user gave."""
 
@@ -196,12 +209,12 @@ def read_split(path: str | Path) -> tuple[dict[str, Any], KeptRecords | None]:
 
 
 def positions_of(records: KeptRecords, source: Source) -> dict[str, Any]:
-    """Finds the samples of each part by name: forget, retain, holdout, earlier → positions, int64, ascending.
+    """Finds the samples of each part by name: forget, retain, holdout, earlier, unseen → positions, int64, ascending.
 
     Samples that are gone are in none; one that had vanished from the retain set, and is there again, is retained.
     """
     places = records.in_place(source)
-    found = {part: [i for i, own in enumerate(places) if own == part] for part in (*_PARTS, "earlier", "gone")}
+    found = {part: [i for i, own in enumerate(places) if own == part] for part in (*_PARTS, *_RARE, "gone")}
     found["retain"] = sorted([*found["retain"], *found.pop("gone")])
     return {part: torch.tensor(positions, dtype=torch.int64) for part, positions in found.items()}
 
@@ -216,7 +229,7 @@ def describe_change(records: KeptRecords, source: Source) -> str:
         if part in vanished:
             first = "" if records.hashed else f" (first: {few(vanished[part])})"
             told.append(f"{len(vanished[part])} samples {words} are gone{first}")
-    others = sum(len(names) for part, names in vanished.items() if part in ("holdout", "unused"))
+    others = sum(len(names) for part, names in vanished.items() if part in ("holdout", "unseen", "unused"))
     told += [f"{others} samples held out are gone"] if others else []
     new = [name for name, part in zip(source.ids, records.in_place(source), strict=True) if not part]
     told += [f"{len(new)} samples are new (first: {few(new)})"] if new else []
@@ -286,6 +299,7 @@ def make_split(
     root: str | Path | None = None,
     elsewhere: Mapping[str, Callable[[str], bool]] | None = None,
     holdout: float = 0.0,
+    audit_holdout: float = 0.0,
     seed: int = 0,
     within: Tensor | None = None,
 ) -> Split:
@@ -307,6 +321,7 @@ def make_split(
         root: the folder that ids which are paths lie in.
         elsewhere: what else is known of names: why they cannot be forgotten → whether a name is one of these.
         holdout: this share of the data is held out, in [0, 1).
+        audit_holdout: this further share is kept for an audit, in [0, 1); held-out samples of a forgotten class too.
         seed: of the held-out part and of the random choice, each with its own numbers.
         within: use these positions of the source alone, int64; None: all.
 
@@ -325,10 +340,14 @@ def make_split(
         raise SettingError(
             f"{spell('forget.id_column', 'id_column')} names a column of the list of ids, and there is none."
         )
-    if not 0 <= holdout < 1:
-        raise SettingError(f"holdout must lie in [0, 1), not at {holdout}.")
-    pool = _pool(source, within)
-    held = _chosen(pool, round(holdout * len(pool)), seed, "holdout")
+    if min(holdout, audit_holdout) < 0 or holdout + audit_holdout >= 1:
+        raise SettingError(
+            f"holdout and audit_holdout must lie in [0, 1), together too, not at {holdout} and {audit_holdout}."
+        )
+    whole = _pool(source, within)
+    held = _chosen(whole, round(holdout * len(whole)), seed, "holdout")
+    unseen = _chosen(_without(whole, held), round(audit_holdout * len(whole)), seed, "audit holdout")
+    pool = _without(whole, unseen)
     if kind == "classes":
         numbers = class_numbers(source, classes)
         wanted = pool[torch.isin(source.labels[pool], torch.tensor(numbers))]
@@ -343,16 +362,18 @@ def make_split(
         else:
             found = find_records(source, kind, indices if kind == "indices" else ids, named)
             forget, spec, skipped = _once_each(source, kind, found), found.spec, found.skipped
-            _check_within(forget, pool)
-        held = _without(held, forget)
+            _check_within(forget, whole)
+        held, unseen = _without(held, forget), _without(unseen, forget)
         retain = _without(_without(pool, held), forget)
     spec |= {"holdout": holdout, "seed": seed}
+    if audit_holdout:
+        spec["audit_holdout"] = audit_holdout
     if within is not None:
-        spec["within"] = hash_json(pool.tolist())
+        spec["within"] = hash_json(whole.tolist())
     if skipped:
         spec["skipped"] = {why: len(names) for why, names in skipped.items()}
     _check_parts(forget, retain, kind, spec)
-    return Split(forget, retain, held, kind, spec, source.fingerprint(), skipped=skipped)
+    return Split(forget, retain, held, kind, spec, source.fingerprint(), skipped=skipped, unseen=unseen)
 
 
 def further_split(
@@ -413,7 +434,7 @@ def further_split(
     if kind in ("indices", "ids"):
         spec |= found.spec | ({"skipped": {why: len(names) for why, names in skipped.items()}} if skipped else {})
     spec["requests before"] = 1 + before.spec.get("requests before", 0)
-    return replace(split, spec=spec, holdout=held, earlier=before.asked, skipped=skipped)
+    return replace(split, spec=spec, holdout=held, earlier=before.asked, skipped=skipped, unseen=before.unseen)
 
 
 _ASKED_TWICE = "Leave out what is forgotten already."
@@ -429,7 +450,7 @@ def _check_new(
         Overlap: if some is forgotten already. DataError: if some was held out.
     """
     wanted = torch.tensor(found.positions, dtype=torch.int64)
-    twice, held = torch.isin(wanted, before.asked), torch.isin(wanted, before.holdout)
+    twice, held = torch.isin(wanted, before.asked), torch.isin(wanted, torch.cat([before.holdout, before.unseen]))
     if bool(twice.any()) and not skip:
         raise Overlap(
             f"{int(twice.sum())} records to forget were asked for before (first: "

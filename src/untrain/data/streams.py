@@ -13,8 +13,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from untrain.data.batches import SampleReader, ready_batches, rows_of
+from untrain.data.source import Source
 from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import DataError, EmptySet, SettingError, UntrainError, convert_errors
+from untrain.io import hash_chunks, hash_tensors
 from untrain.lazy import torch
 from untrain.types import Batch, Role, Task
 
@@ -46,6 +48,8 @@ class Stream:
     alike: bool = True
     _reader: tuple[int, Iterator[Batch]] | None = field(default=None, repr=False)
     _kinds: dict[str, torch.dtype] | None = field(default=None, repr=False)
+    _orders: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _fingerprint: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the set and brings array data to the device."""
@@ -142,6 +146,21 @@ class Stream:
         for k, indices in enumerate(order.split(min(batch_size, self.size))):
             yield self.gather(indices, f"once-{k}")
 
+    def some(self, positions: Tensor, task: Task, role: Role) -> Iterator[Batch]:
+        """Some samples of the set, positions ascending, drawn for a role."""
+        if not self.ready:
+            for k, part in enumerate(positions.split(self.batch_size)):
+                yield self._drawn(self.gather(part, f"some-{k}"), task, role, f"some-{k}")
+            return
+        first = 0
+        for k, batch in enumerate(self.data):
+            rows = positions[(positions >= first) & (positions < first + rows_of(batch))] - first
+            first += rows_of(batch)
+            if len(rows):
+                yield self._drawn({name: value[rows] for name, value in batch.items()}, task, role, f"some-{k}")
+            elif self.alike:
+                self._check_alike(batch)
+
     def _drawn(self, raw: Batch, task: Task, role: Role, k: object) -> Batch:
         if self.alike:
             self._check_alike(raw)
@@ -167,11 +186,17 @@ class Stream:
         parts = []
         while rows > 0:
             epoch, offset = divmod(first, self.size)
-            order = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "order", epoch))
-            part = order[offset : offset + rows]
+            part = self._order(epoch)[offset : offset + rows]
             parts.append(part)
             first, rows = first + len(part), rows - len(part)
         return torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The permutation of one pass over the set, [size]; kept until another one is asked for."""
+        if epoch not in self._orders:
+            drawn = torch.randperm(self.size, generator=generator_of(self.seed, self.name, "order", epoch))
+            self._orders = {epoch: drawn}
+        return self._orders[epoch]
 
     def _read(self, k: int) -> Batch:
         if self.workers == 0 or self.in_memory:
@@ -191,6 +216,33 @@ class Stream:
             raise batch
         self._reader = (position + 1, reader)
         return batch
+
+    def fingerprint(self) -> str:
+        """A hash of the set: of all its content where that is in memory, else of up to 16 of its samples; made once."""
+        if self._fingerprint is None:
+            self._fingerprint = self._hash()
+        return self._fingerprint
+
+    def _hash(self) -> str:
+        if isinstance(self.data, Source):
+            return self.data.fingerprint()
+        if self.ready:
+            return hash_tensors({f"{k}.{name}": t for k, batch in enumerate(self.data) for name, t in batch.items()})
+        if self.in_memory:
+            return hash_chunks(self.chunks, self.size)
+        positions = torch.linspace(0, self.size - 1, min(16, self.size)).round().long().unique()
+        return hash_tensors(self.gather(positions, "fingerprint"))
+
+    def chunks(self) -> Iterator[Batch]:
+        """All samples in order, a few at a time, as the set has them, to look at alone."""
+        return iter(self.data) if self._samples is None else self._samples.chunks()
+
+    def numbers(self) -> Batch | None:
+        """What is one number a sample, such as its label, [N] by name; None where samples are not tensors in memory."""
+        if self._samples is not None:
+            return self._samples.numbers()
+        names = [name for name, value in self.data[0].items() if all(batch[name].ndim == 1 for batch in self.data)]
+        return {name: torch.cat([batch[name] for batch in self.data]) for name in names}
 
     def gather(self, indices: Tensor, k: object) -> Batch:
         """Gathers the samples at these positions of the set; `k` seeds what a data set may draw when it is read."""

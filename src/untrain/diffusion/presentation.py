@@ -166,6 +166,7 @@ class GeneratorPresentation(Presentation, ABC):
     lost = "what the other classes lost"
     by_class: tuple[str, str, str, str]
     prompts = False
+    audited = "whether an attack brings back what was forgotten"
     unseen = (
         "Every image. All values are averages over the images that were made here; others can still show what was "
         "forgotten."

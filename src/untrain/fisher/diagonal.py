@@ -15,7 +15,7 @@ from untrain.engine import Engine, preserve_state
 from untrain.errors import DataError, Diverged, EmptySet, ModelError, SettingError
 from untrain.fisher.fallback import Losses
 from untrain.fisher.recording import inspect, recorder
-from untrain.fisher.samples import SampleSquares, check_losses
+from untrain.fisher.samples import Findings, SampleSquares, check_losses
 from untrain.types import Batch, Estimator, Params, Task
 
 
@@ -26,6 +26,7 @@ def fisher_diagonal(
     *,
     estimator: Estimator = "sample",
     engine: Engine | None = None,
+    found: Findings | None = None,
 ) -> Params:
     """Diagonal of the empirical Fisher information, F_j = mean_n (∂ℓ_n / ∂θ_j)².
 
@@ -42,6 +43,8 @@ def fisher_diagonal(
             squares the gradients of batch means and averages over batches, each counted once whatever its size, as
             published code does, and so depends on the batch size.
         engine: device, precision and processes; None: one process, the model's device and precision.
+        found: what was found out of this model and task on other batches, and takes what is found out here; the model
+            must not have changed, but for its weights' values.
 
     Returns:
         Parameter name → tensor of the parameter's shape, float32 or wider, ≥ 0; exactly 0 where the losses do not
@@ -67,7 +70,7 @@ def fisher_diagonal(
         if estimator == "batch":
             count = _add_batch_squares(losses, parameters, batches, totals, engine)
         else:
-            count = _add_sample_squares(losses, parameters, batches, totals, engine)
+            count = _add_sample_squares(losses, parameters, batches, totals, engine, found or Findings())
     if count == 0:
         raise EmptySet("the Fisher diagonal needs at least one sample, but the batches hold none.")
     return {name: totals.pop(name).div_(count).contiguous() for name in parameters}
@@ -135,12 +138,13 @@ def _add_sample_squares(
     batches: Iterable[Batch],
     totals: Params,
     engine: Engine | None,
+    found: Findings,
 ) -> int:
     """Adds Σ_n (∂ℓ_n/∂θ)²; processes are summed once, at the end."""
     count = 0
     device = _device(parameters, engine)
     with recorder(losses.model, {id(p): name for name, p in parameters.items()}) as record:
-        squares = SampleSquares(losses, parameters, totals, record)
+        squares = SampleSquares(losses, parameters, totals, record, found)
         for number, size, batch in _shares(batches, engine, device):
             if len(next(iter(batch.values()))):
                 squares.add(batch, number)

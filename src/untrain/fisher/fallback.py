@@ -103,7 +103,7 @@ class Fallback:
             return None
         if not self.tested.issuperset(parameters):
             expected = self._single(parameters, {key: value[:1] for key, value in batch.items()})
-            if not all(_close(found[key][:1], expected[key]) for key in parameters):
+            if not all(close(found[key][:1], expected[key]) for key in parameters):
                 return None
             self.tested.update(parameters)
         return found
@@ -132,7 +132,7 @@ class Fallback:
             )
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
+def close(found: Tensor, expected: Tensor) -> bool:
     """Equal up to the precision's rounding; a false alarm only costs time."""
     tolerance = {torch.float64: 1e-8, torch.float32: 1e-3}.get(found.dtype, 5e-2)
     return bool((found - expected).norm() <= tolerance * expected.norm())

@@ -29,6 +29,8 @@ def gradient_of(module: nn.Module) -> Gradient | None:
     frequency-scaled embeddings).
     """
     kind = type(module)
+    if _is_conv1d(kind):
+        return None if "forward" in module.__dict__ else _transposed_linear
     rule = _RULES.get(kind)
     if rule is None or "forward" in module.__dict__ or kind.forward is not _FORWARDS[kind]:
         return None
@@ -38,6 +40,12 @@ def gradient_of(module: nn.Module) -> Gradient | None:
     if isinstance(module, _BATCH_NORMS):
         return rule if module.running_mean is not None and not module.training else None
     return rule
+
+
+def _is_conv1d(kind: type) -> bool:
+    """Whether modules of a class are linear layers as transformers writes those of GPT-2: y = x W + b, W [in, out]."""
+    names = {(each.__module__, each.__qualname__) for each in (kind, cast(type[nn.Module], kind).forward)}
+    return names == {("transformers.pytorch_utils", "Conv1D"), ("transformers.pytorch_utils", "Conv1D.forward")}
 
 
 def takes(module: nn.Module, input: Tensor) -> bool:
@@ -57,9 +65,11 @@ def squares(module: nn.Module, name: str, input: Tensor, grad: Tensor) -> Tensor
     """
     if isinstance(module, nn.Embedding):
         return _embedding_squares(module, input, grad)
-    if name != "weight" or not isinstance(module, (nn.Linear, nn.Conv2d)):
+    if name != "weight" or not (isinstance(module, (nn.Linear, nn.Conv2d)) or _is_conv1d(type(module))):
         return None
-    tiled = grad.device.type == "cpu" and module.weight.numel() * grad.element_size() > TILE_BYTES
+    tiled = grad.device.type == "cpu" and cast(Tensor, module.weight).numel() * grad.element_size() > TILE_BYTES
+    if not isinstance(module, (nn.Linear, nn.Conv2d)):
+        return _tiled_squares(input.flatten(1, -2).transpose(1, 2), grad.flatten(1, -2)) if tiled else None
     if isinstance(module, nn.Linear):
         input, grad = input.flatten(1, -2), grad.flatten(1, -2)
         if input.shape[1] == 1:
@@ -152,6 +162,11 @@ def _samples_as_groups(rows: Tensor) -> Tensor:
 def _linear(module: nn.Linear, name: str, input: Tensor, grad: Tensor) -> Tensor:
     grad = grad.flatten(1, -2)
     return grad.sum(1) if name == "bias" else torch.bmm(grad.transpose(1, 2), input.flatten(1, -2))
+
+
+def _transposed_linear(module: nn.Module, name: str, input: Tensor, grad: Tensor) -> Tensor:
+    grad = grad.flatten(1, -2)
+    return grad.sum(1) if name == "bias" else torch.bmm(input.flatten(1, -2).transpose(1, 2), grad)
 
 
 def _embedding(module: nn.Embedding, name: str, input: Tensor, grad: Tensor) -> Tensor:

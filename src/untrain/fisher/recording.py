@@ -5,7 +5,7 @@ whether those layers are all that uses a parameter: as many operations take it a
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from untrain.errors import InexactFisher
 from untrain.fisher import layers
-
-Layout = tuple[str, int, int, int]
-"""(module's name, which of its calls, dimensions of its output, rows a sample)."""
+from untrain.fisher.broadcast import Broadcast, Layout, broadcasts_of
 
 
 @dataclass(eq=False)
@@ -105,15 +103,31 @@ class Recorder:
         if self.arrival is not None:
             self.arrival(use, grad)
 
-    def backward(self, losses: Tensor, seed: Tensor, roots: list[Use], arrival: Arrival, *, retain: bool) -> None:
-        """Sends the gradients of Σ seed·losses to `arrival`, use by use, computing no weight's gradient."""
+    def backward(
+        self,
+        losses: Tensor,
+        seed: Tensor,
+        roots: Sequence[Use],
+        arrival: Arrival,
+        *,
+        broadcasts: Sequence[Broadcast] = (),
+        retain: bool,
+    ) -> list[Tensor | None]:
+        """Sends the gradients of Σ seed·losses to `arrival`, use by use, computing no weight's gradient.
+
+        Returns:
+            The gradients where parameters were broadcast; None stands for zeros.
+        """
+        edges = [*(use.edge for use in roots), *(place.edge for place in broadcasts)]
+        if not edges:
+            return []
         self.arrival = arrival
         try:
             with torch.autocast(losses.device.type, enabled=False):
-                edges = [use.edge for use in roots]
-                torch.autograd.grad(losses, edges, seed, retain_graph=retain, allow_unused=True)
+                found = torch.autograd.grad(losses, edges, seed, retain_graph=retain, allow_unused=True)
         finally:
             self.arrival = None
+        return list(found[len(roots) :])
 
 
 def release(uses: list[Use]) -> None:
@@ -167,12 +181,22 @@ class Graph:
         uses: the recorded uses on which the losses depend.
         roots: those of them below which there is no other.
         opaque: whether there are custom autograd functions, which may hide parameters.
+        leaves: id of a parameter → the node that its gradient ends in.
+        parents: node → the nodes that compute with its result.
     """
 
     operations: Mapping[int, int]
     uses: list[Use]
     roots: list[Use]
     opaque: bool
+    leaves: Mapping[int, Node]
+    parents: Mapping[Node, list[Node]]
+
+    def broadcasts(self, name: str, parameter: Tensor, samples: int) -> list[Broadcast] | None:
+        """The places where a parameter is broadcast over samples, if these are all that it is used in; else None."""
+        leaf = self.leaves.get(id(parameter))
+        hooked = bool(parameter._backward_hooks)  # these change the gradient after it is summed
+        return None if leaf is None or hooked else broadcasts_of(name, leaf, self.parents, samples)
 
 
 def inspect(losses: Tensor, uses: list[Use]) -> Graph:
@@ -209,6 +233,8 @@ def inspect(losses: Tensor, uses: list[Use]) -> Graph:
         reached,
         [use for use in reached if not below[use.edge.node]],
         bool(opaque),
+        leaves,
+        parents,
     )
 
 

@@ -1,14 +1,18 @@
 """Sums of squared per-sample gradients, batch by batch, each parameter by the cheapest way that is exact for it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from untrain.errors import DataError, Diverged, InexactFisher, ModelError
 from untrain.fisher import layers
-from untrain.fisher.fallback import Fallback, Losses
-from untrain.fisher.recording import Layout, Recorder, Use, inspect, release
+from untrain.fisher.broadcast import Broadcast, Layout
+from untrain.fisher.fallback import Fallback, Losses, close
+from untrain.fisher.recording import Recorder, Use, inspect, release
 from untrain.types import Batch, Params
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "other": 64 * 2**20}
@@ -20,6 +24,21 @@ PROBES = 3
 """Samples in a probe; few layouts have a dimension that is a multiple of 3 by accident, and those it sees through."""
 
 
+@dataclass
+class Findings:
+    """What probes found out of a model; it holds for other batches too, so that each model is probed once.
+
+    Attributes:
+        separate: the layouts that hold.
+        seen: the layouts that a probe was made for.
+        sizes: whether batches of one (False) and of several samples (True) were probed.
+    """
+
+    separate: set[Layout] = field(default_factory=set)
+    seen: set[Layout | None] = field(default_factory=set)
+    sizes: set[bool] = field(default_factory=set)
+
+
 class SampleSquares:
     """Adds Σ_n (∂ℓ_n/∂θ)² of batches to running totals.
 
@@ -28,15 +47,23 @@ class SampleSquares:
         parameters: what is wanted, by name.
         totals: the running sums, by name.
         record: the hooks on the model.
+        found: what is known of the model.
     """
 
-    def __init__(self, losses: Losses, parameters: Mapping[str, Tensor], totals: Params, record: Recorder) -> None:
+    def __init__(
+        self,
+        losses: Losses,
+        parameters: Mapping[str, Tensor],
+        totals: Params,
+        record: Recorder,
+        found: Findings,
+    ) -> None:
         self.losses = losses
         self.parameters = parameters
         self.totals = totals
         self.record = record
         self.fallback = Fallback(losses)
-        self.probe = Probe(losses, record)
+        self.probe = Probe(losses, record, found)
 
     def add(self, batch: Batch, number: int) -> None:
         """Adds the squares of batch `number`."""
@@ -59,21 +86,30 @@ class SampleSquares:
         """Adds what the recorded uses give; returns the names of the parameters for which they do not suffice."""
         graph = inspect(losses, uses)
         samples = len(losses)
-        self.probe.see(batch, losses, {use.layout(samples) for use in graph.uses})
         uses_of: dict[str, list[Use]] = {name: [] for name in self.parameters}
         for use in graph.uses:
             for name in use.keys.values():
                 uses_of[name].append(use)
-        left = set()
+        spread: dict[str, list[Broadcast]] = {}
         for name, parameter in self.parameters.items():
             operations = graph.operations.get(id(parameter), 0)
-            if operations != len(uses_of[name]) or (operations == 0 and graph.opaque):
-                left.add(name)
+            alike = operations == len(uses_of[name]) and all(use.layout(samples) for use in uses_of[name])
+            if not alike or (operations == 0 and graph.opaque):
                 del uses_of[name]
-        arrivals = Arrivals(self.totals, uses_of, samples, self.probe.separate)
-        if graph.roots:
-            self.record.backward(losses, torch.ones_like(losses), graph.roots, arrivals.take, retain=False)
-        return left | arrivals.left()
+                spread[name] = [] if operations == 0 else graph.broadcasts(name, parameter, samples) or []
+        layouts = {use.layout(samples) for use in graph.uses}
+        self.probe.see(batch, losses, layouts, {each.layout: each.name for s in spread.values() for each in s})
+        known = [each for each in spread.values() if each and self.probe.trusts(each, samples)]
+        arrivals = Arrivals(self.totals, uses_of, samples, self.probe.found.separate)
+        places = [place for each in known for place in each]
+        found = iter(
+            self.record.backward(
+                losses, torch.ones_like(losses), graph.roots, arrivals.take, broadcasts=places, retain=False
+            )
+        )
+        for each in known:
+            _add_broadcasts(self.totals[each[0].name], [(place, next(found)) for place in each])
+        return spread.keys() - {each[0].name for each in known} | arrivals.left()
 
 
 class Arrivals:
@@ -151,6 +187,18 @@ def _add_parts(total: Tensor, parts: list[Part]) -> None:
             _add_squares(total, gradient)
 
 
+def _add_broadcasts(total: Tensor, places: list[tuple[Broadcast, Tensor | None]]) -> None:
+    """Adds Σ_n (Σ_places ∂ℓ_n/∂θ)² of a parameter that is broadcast over samples, in chunks of samples."""
+    there = [(place, place.rows(grad.to(total.dtype))) for place, grad in places if grad is not None]
+    if not there:
+        return
+    samples = len(there[0][1])
+    step = max(1, CHUNK_BYTES["other"] // (total.numel() * total.element_size()))
+    for first in range(0, samples, step):
+        parts = [place.gradients(rows[first : first + step]) for place, rows in there]
+        total.add_((sum(parts[1:], parts[0])).square().sum(0))
+
+
 def _as_float(rows: Tensor, like: Tensor) -> Tensor:
     return rows.to(like.dtype) if rows.is_floating_point() else rows
 
@@ -170,36 +218,45 @@ class Probe:
     a sample hold all of its gradient, whatever the model does between its layers. Zeros are exact, so there is no
     tolerance to choose. A layer is trusted once two samples at least have shown a gradient there.
 
-    Attributes:
-        separate: the layouts that hold.
-        seen: the layouts that a probe was made for.
-        sizes: whether batches of one (False) and of several samples (True) were probed.
+    Args:
+        losses: the model's losses.
+        record: the hooks on the model.
+        found: takes what is found out.
     """
 
-    def __init__(self, losses: Losses, record: Recorder) -> None:
+    def __init__(self, losses: Losses, record: Recorder, found: Findings) -> None:
         self.losses = losses
         self.record = record
-        self.separate: set[Layout] = set()
-        self.seen: set[Layout | None] = set()
-        self.sizes: set[bool] = set()
+        self.found = found
 
-    def see(self, batch: Batch, losses: Tensor, layouts: set[Layout | None]) -> None:
+    def trusts(self, places: list[Broadcast], samples: int) -> bool:
+        """Whether the rows of all places where a parameter is broadcast are known to belong to samples."""
+        return samples == 1 or all(place.layout in self.found.separate for place in places)
+
+    def see(self, batch: Batch, losses: Tensor, layouts: set[Layout | None], spread: Mapping[Layout, str] = {}) -> None:
         """Probes the batch if it shows anything new. Nothing can be mixed up in a batch of one.
+
+        Args:
+            batch: the batch.
+            losses: of it.
+            layouts: of the recorded uses.
+            spread: layout of each place where a parameter is broadcast → the parameter's name.
 
         Raises:
             InexactFisher: if a sample's loss depends on the other samples or on random numbers.
         """
         several = len(losses) > 1
-        if several in self.sizes and (not several or self.seen.issuperset(layouts)):
+        layouts = {*layouts, *spread}
+        if several in self.found.sizes and (not several or self.found.seen.issuperset(layouts)):
             return
         # The samples with the largest losses: a loss near zero has a gradient that may be zero everywhere.
         rows = losses.detach().topk(min(PROBES, len(losses))).indices.sort().values
         few = {key: value[rows] for key, value in batch.items()}
         self._check_purity(few)
-        self.sizes.add(several)
+        self.found.sizes.add(several)
         if several:
-            self._check_separation(few)
-            self.seen |= layouts
+            self._check_separation(few, {*spread.values()})
+            self.found.seen |= layouts
 
     def _check_purity(self, batch: Batch) -> None:
         """The loss of a sample must stay the same when the others are replaced, and when it is computed again.
@@ -226,32 +283,61 @@ class Probe:
                     f"gradient.{_mixers(self.losses.model)} Use batches of one sample, or change the model."
                 )
 
-    def _check_separation(self, batch: Batch) -> None:
+    def _check_separation(self, batch: Batch, spread: set[str]) -> None:
         uses: list[Use] = []
         try:
             with self.record.forward(uses):
                 losses = self.losses(batch)
             graph = inspect(losses, uses)
+            weights = {name: p for name, p in self.losses.model.named_parameters() if name in spread}
+            found = {name: graph.broadcasts(name, p, len(losses)) or [] for name, p in weights.items()}
+            places = [place for each in found.values() for place in each]
             shown: dict[Layout, int] = {}
             broken: set[Layout] = set()
-            for sample in range(len(losses) if graph.roots else 0):
+            if places:
+                broken |= _wrong(found, weights, losses)
+            for sample in range(len(losses) if graph.roots or places else 0):
+                touch = partial(_touch, sample, shown, broken)
 
-                def look(use: Use, grad: Tensor | None, sample: int = sample) -> None:
+                def look(use: Use, grad: Tensor | None, touch: Callable[[Layout, Tensor], None] = touch) -> None:
                     layout = use.layout(len(losses))
-                    if layout is None or grad is None:
-                        return
-                    touched = grad.reshape(len(losses), -1).ne(0).any(1)
-                    shown[layout] = shown.get(layout, 0) + int(touched[sample])
-                    if int(touched.sum()) > int(touched[sample]):
-                        broken.add(layout)
+                    if layout is not None and grad is not None:
+                        touch(layout, grad.reshape(len(losses), -1))
 
                 seed = torch.zeros_like(losses)
                 seed[sample] = 1
-                self.record.backward(losses, seed, graph.roots, look, retain=sample + 1 < len(losses))
+                retain = sample + 1 < len(losses)
+                grads = self.record.backward(losses, seed, graph.roots, look, broadcasts=places, retain=retain)
+                for place, grad in zip(places, grads, strict=True):
+                    if grad is not None:
+                        touch(place.layout, grad.reshape(len(losses), -1))
         finally:
             release(uses)
-        self.separate |= {layout for layout, count in shown.items() if count > 1}
-        self.separate -= broken
+        self.found.separate |= {layout for layout, count in shown.items() if count > 1}
+        self.found.separate -= broken
+
+
+def _touch(sample: int, shown: dict[Layout, int], broken: set[Layout], layout: Layout, rows: Tensor) -> None:
+    """Notes where the gradient [B, …] of one sample's loss is not zero: in its own row, or in another's."""
+    touched = rows.ne(0).any(1)
+    shown[layout] = shown.get(layout, 0) + int(touched[sample])
+    if int(touched.sum()) > int(touched[sample]):
+        broken.add(layout)
+
+
+def _wrong(found: Mapping[str, list[Broadcast]], weights: Mapping[str, Tensor], losses: Tensor) -> set[Layout]:
+    """Layouts of parameters whose gradient of the first sample is not what autograd gives: hooks may change that."""
+    wrong: set[Layout] = set()
+    places = [place for each in found.values() for place in each]
+    edges: list[Any] = [*weights.values(), *(place.edge for place in places)]
+    given = torch.autograd.grad(losses[0], edges, retain_graph=True, allow_unused=True)
+    arrived = dict(zip(places, given[len(weights) :], strict=True))
+    for (name, each), expected in zip(found.items(), given, strict=False):
+        parts = [place.gradients(place.rows(grad)[:1])[0] for place in each if (grad := arrived[place]) is not None]
+        own = sum(parts[1:], parts[0]) if parts else torch.zeros_like(weights[name])
+        if not close(own, torch.zeros_like(own) if expected is None else expected):
+            wrong |= {place.layout for place in each}
+    return wrong
 
 
 def check_losses(losses: Tensor, batch: Batch, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from itertools import chain
+from typing import Any
 
 from untrain.engine import Engine
 from untrain.methods.base import Problem
@@ -23,17 +24,16 @@ def fishers_of(
     Returns:
         Two mappings, parameter name → tensor of the parameter's shape, ≥ 0.
     """
-    from untrain.fisher import fisher_diagonal
+    from untrain.fisher import Findings, fisher_diagonal
 
-    fishers = []
+    fishers, found = [], Findings()
     for stream in (problem.forget, problem.retain):
         batches = chain.from_iterable(
             stream.once(problem.task, "fisher", limit=samples, time=time) for time in range(draws)
         )
         label, passes = f"Fisher of the {stream.name} set", draws * stream.passes(samples)
         with closing(engine.track(batches, label, passes)) as tracked:
-            fishers.append(
-                fisher_diagonal(problem.subject.module, problem.task, tracked, estimator=estimator, engine=engine)
-            )
+            how: dict[str, Any] = {"estimator": estimator, "engine": engine, "found": found}
+            fishers.append(fisher_diagonal(problem.subject.module, problem.task, tracked, **how))
     forget, retain = fishers
     return forget, retain

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from untrain.report.words import capitalize
+
 if TYPE_CHECKING:
     import jinja2
 
@@ -19,6 +21,7 @@ def environment() -> "jinja2.Environment":
         loader=jinja2.PackageLoader("untrain.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    found.filters["headed"] = lambda text: capitalize(text) if text[:1].isascii() else text  # a symbol stays small
     found.filters["unbroken"] = lambda text: re.sub(r"(?<=\d) (?=(%|s|min|h|nats|points)\b|%)", "\u00a0", text)
     return found
 

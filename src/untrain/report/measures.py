@@ -96,3 +96,22 @@ TIME = Measure(
     "left out. Under it: how that compares with retraining.",
     "A small share of the retraining time; otherwise one could retrain.",
 )  # fmt: skip
+
+AUDIT_AUC = Measure(
+    "audit_auc", "AUC", "Audit: AUC", "",
+    "The chance that an attack ranks a forgotten sample above a never-seen one, over models that an audit made for one "
+    "of the seeds.",
+    "0.5, which is guessing.", digits=3, phrase="AUC of the audit", narrow=False, bounds=(0.0, 1.0),
+)  # fmt: skip
+TRACE_LEFT = Measure(
+    "audit_left", "left", "Audit: trace left", "%",
+    "The share of an attacker's advantage on the original that is left after the method, by the audit.",
+    "Zero.", digits=0, phrase="trace left", bounds=(-math.inf, math.inf),
+)  # fmt: skip
+AUDIT_VERDICT = Measure(
+    "audit_verdict", "audit", "Verdict of the audit", "",
+    "What the audit's numbers amount to; a trace is a false alarm in one of twenty audits at most.",
+    "Passed: no trace was found, and a large one is excluded.", phrase="verdict of the audit",
+)  # fmt: skip
+AUDITED = (AUDIT_AUC, TRACE_LEFT, AUDIT_VERDICT)
+"""What a comparison shows of its audits, in the order of the columns."""

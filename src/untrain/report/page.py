@@ -1,14 +1,17 @@
 """One self-contained HTML page about a run or a comparison, so it can be made again any time from the folder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from untrain.errors import FolderError
 from untrain.io import write_bytes, write_text
+from untrain.report.audit_file import AUDIT_PAGE, read_audit
+from untrain.report.audit_page import render_audit, show_audit
 from untrain.report.html import render
 from untrain.report.latex import LatexForm
 from untrain.report.requests import show_requests
-from untrain.report.results import Results
+from untrain.report.results import Results, as_mapping
 from untrain.report.tables import latex_tables
 
 if TYPE_CHECKING:
@@ -16,12 +19,14 @@ if TYPE_CHECKING:
 
 
 def write_report(given: Results | str | Path, presentation: "Presentation") -> Path:
-    """Writes `report.html` into the folder of a run or a comparison, whole or not at all.
+    """Writes `report.html` into the folder of a run or a comparison, and a run's `audit/audit.html` where it has one.
+
+    Each page is written whole or not at all.
 
     Args:
         given: the results, or the folder that they are read from: `evaluation.json` or `comparison.json`,
             `history.jsonl`, `manifest.json` and `config.yaml`, as far as they are there. The reports of a comparison's
-            cells are linked where they are there.
+            cells are linked where they are there. The audit is always read from the folder.
         presentation: of the task.
 
     Returns:
@@ -34,8 +39,14 @@ def write_report(given: Results | str | Path, presentation: "Presentation") -> P
     results = given if isinstance(given, Results) else Results.read(given)
     if results.folder is None:
         raise FolderError("these results are of no folder: give them one, where the page can be written.")
-    write_bytes(results.folder / "report.html", render_page(results, presentation).encode("utf-8", "replace"))
-    return results.folder / "report.html"
+    folder = results.folder
+    audit = None if results.compared else read_audit(folder, as_mapping(results.manifest.get("models")))
+    if audit is not None:
+        results = replace(results, audit=audit)
+        page = render_audit(audit, results.name)
+        write_bytes(audit.folder / AUDIT_PAGE, page.encode("utf-8", "replace"))
+    write_bytes(folder / "report.html", render_page(results, presentation).encode("utf-8", "replace"))
+    return folder / "report.html"
 
 
 def write_latex(folder: str | Path, presentation: "Presentation", form: LatexForm) -> Path:
@@ -55,6 +66,8 @@ def render_page(results: Results, presentation: "Presentation") -> str:
     made = [section for make in presentation.sections(results) if (section := make(results)) is not None]
     if (requests := show_requests(results)) is not None:
         made.insert(next((i + 1 for i, section in enumerate(made) if section.key == "comparison"), 1), requests)
+    if (audit := show_audit(results.audit)) is not None:
+        made.insert(next((i + 1 for i, section in enumerate(made) if section.key == "limits"), 1), audit)
     return render(
         "page.html.j2", kind=f"Unlearning {'comparison' if results.compared else 'report'}", subject=results.name,
         asked=presentation.describe_request(results), sections=made,

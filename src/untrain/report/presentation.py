@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
-from untrain.report import introduction, sections, verdict
-from untrain.report.measures import TIME, Distance, Measure
+from untrain.report import introduction, sections, trace_left, verdict
+from untrain.report.measures import AUDITED, TIME, Distance, Measure
 from untrain.report.results import TARGET, Entry, ForgetSet, Results, Stat
 from untrain.report.sections import Section
 from untrain.report.verdict import Verdict
@@ -74,6 +74,7 @@ class Presentation:
         loss_unit: of the losses.
         samples: what is said of them in "600 of 6,000 training samples were to be forgotten".
         unseen: what averages do not show, as a sentence among what the page does not show.
+        audited: what an audit of such models asks, as in "whether … is what an audit shows"; empty: there is none.
         quality: measures of how good a model is at its work, more being better → by how much a retrained model may be
             worse than the original before it is too weak to be a target.
         counted_on: of these, shares in percent → the set whose samples were counted.
@@ -91,6 +92,7 @@ class Presentation:
         "What a single record left behind. All values are averages over many samples; one of them may still be "
         "remembered."
     )
+    audited: str = ""
     quality: ClassVar[Mapping[str, float]] = {}
     counted_on: ClassVar[Mapping[str, str]] = {}
 
@@ -120,7 +122,7 @@ class Presentation:
 
     @cached_property
     def _known(self) -> dict[str, Measure]:
-        return {measure.key: measure for measure in self.measures}
+        return {measure.key: measure for measure in (*AUDITED, *self.measures)}
 
     # What models are held against.
 
@@ -299,7 +301,7 @@ class Presentation:
         if results.compared:
             makers = [*_FIRST, sections.show_table, sections.show_failures, sections.show_measures]
             if self.distance is not None:
-                makers += [sections.TRADE_OFF] if len(self.axes) == 2 else []
+                makers += [sections.TRADE_OFF, trace_left.show_trace_left] if len(self.axes) == 2 else []
                 makers += [sections.DISTANCE, sections.TIME_QUALITY]
             makers += [sections.show_trials, sections.show_settings]
         elif results.measured:

@@ -11,12 +11,16 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from untrain.errors import FolderError, StaleFile, UntrainError
 from untrain.reading import check_regular
+from untrain.report.audited import AuditedMethod
 from untrain.report.words import label_of
 from untrain.sealed import check_listed, fits_seal, unsealed
+
+if TYPE_CHECKING:
+    from untrain.report.audit_file import AuditReport
 
 EVALUATION, COMPARISON = "evaluation.json", "comparison.json"
 ORIGINAL, TARGET = "original", "retrained"
@@ -211,6 +215,10 @@ class ForgetSet:
     """Noise floor: measure → how far retrained models are from each other."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
     """Method → the trials of its search for settings, as JSON."""
+    audits: Mapping[str, AuditedMethod] = field(default_factory=dict)
+    """Of a comparison: method → the verdict of the audit of one seed's run; empty where there is none."""
+    audited: Mapping[str, Any] = field(default_factory=dict)
+    """Of a comparison: of which run the audit is, and how it was made, as JSON."""
     forgotten: tuple[str, ...] = ()
     """Of a run: names of what was to be forgotten, where it has names: classes, prompts, labels."""
 
@@ -218,15 +226,20 @@ class ForgetSet:
     def of_json(cls, name: str, given: Mapping[str, Any]) -> "ForgetSet":
         """Reads a forget set of comparison.json."""
         entries = (Entry.of_json(str(key), as_mapping(one)) for key, one in as_mapping(given.get("models")).items())
+        audited = as_mapping(given.get("audit"))
+        audits = {str(k): AuditedMethod.of_json(str(k), v) for k, v in as_mapping(audited.get("verdicts")).items()}
         return cls(
-            name, tuple(entries), given.get("spec"), _sizes(given), _floor(given), as_mapping(given.get("tuning"))
-        )
+            name, tuple(entries), given.get("spec"), _sizes(given), _floor(given), as_mapping(given.get("tuning")),
+            audits, {key: value for key, value in audited.items() if key != "verdicts"},
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Returns what comparison.json holds of it."""
         floor = {key: {"mean": s.mean, "std": s.std, "values": s.values} for key, s in self.floor.items()}
         models = {entry.name: entry.to_json() for entry in self.entries}
-        return {"spec": self.spec, "sizes": self.sizes, "noise_floor": floor, "models": models, "tuning": self.tuning}
+        found = {"spec": self.spec, "sizes": self.sizes, "noise_floor": floor, "models": models, "tuning": self.tuning}
+        verdicts = {name: audited.to_json() for name, audited in self.audits.items()}
+        return found | ({"audit": {**self.audited, "verdicts": verdicts}} if verdicts or self.audited else {})
 
     def entry(self, name: str) -> Entry | None:
         """Returns a model by its name."""
@@ -322,6 +335,7 @@ class Results:
         facts: of a run: whatever else evaluation.json holds: judges, samplers, …
         compared: whether it is a comparison.
         measured: whether anything was measured; a run that was not has models, curves and times alone.
+        audit: of a run: what its audit found; None: it was not audited.
     """
 
     name: str
@@ -338,6 +352,7 @@ class Results:
     facts: Mapping[str, Any] = field(default_factory=dict)
     compared: bool = False
     measured: bool = True
+    audit: "AuditReport | None" = None
 
     @classmethod
     def of_run(

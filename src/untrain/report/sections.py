@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from untrain.report import figures, trade_offs
+from untrain.report.audit_verdict import add_audit
 from untrain.report.drawing import SETS, Figure, Floats
 from untrain.report.figures import Clock, Histogram
 from untrain.report.html import render
@@ -108,7 +109,7 @@ def show_verdict(results: Results, presentation: "Presentation") -> Section:
     """What the numbers say about each forget set in one sentence, with the values it rests on."""
     parts = []
     for one in results.sets:
-        said = judge(one, results, presentation)
+        said = add_audit(judge(one, results, presentation), one, results, presentation)
         method = next((entry for entry in one.methods if entry.name == said.method), None)
         tiles = presentation.tiles(one, method, results) if method else []
         remarks = [*said.remarks, *remark_on_seeds(one, results)]

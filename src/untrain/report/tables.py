@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from untrain.report.html import render
 from untrain.report.latex import LatexForm, write_compact, write_wide
-from untrain.report.measures import Measure
+from untrain.report.measures import AUDIT_AUC, AUDIT_VERDICT, AUDITED, TRACE_LEFT, Measure
 from untrain.report.results import SPEEDUP, Entry, ForgetSet, Rank, Results, Role, Stat
 from untrain.report.words import count_of, show, show_difference, show_duration, show_share, superscript
 
@@ -159,7 +159,9 @@ def run_table(results: Results, presentation: "Presentation") -> Table:
     return _Builder(one, results, presentation, columns_of(one, results, presentation)).build()
 
 
-def main_table(one: ForgetSet, results: Results, presentation: "Presentation", narrow: bool = False) -> Table:
+def main_table(
+    one: ForgetSet, results: Results, presentation: "Presentation", narrow: bool = False, *, audited: bool = True
+) -> Table:
     """Makes the table of a forget set in the measures that matter most.
 
     Args:
@@ -168,8 +170,10 @@ def main_table(one: ForgetSet, results: Results, presentation: "Presentation", n
         presentation: of the task.
         narrow: standard deviations go under the values, intervals and some measures are left out, for a terminal of 80
             columns.
+        audited: whether what audits found has columns.
     """
-    wanted = [m for m in columns_of(one, results, presentation) if m.main and (m.narrow or not narrow)]
+    columns = [m for m in columns_of(one, results, presentation) if audited or m not in AUDITED]
+    wanted = [m for m in columns if m.main and (m.narrow or not narrow)]
     return _Builder(one, results, presentation, wanted, narrow, ranked=presentation.distance is not None).build()
 
 
@@ -189,7 +193,9 @@ def columns_of(one: ForgetSet, results: Results, presentation: "Presentation") -
     known = {measure.key for measure in presentation.measures}
     there = {"always": known, "named": named} if not results.compared else {}
     columns = [measure for measure in presentation.measures if measure.key in there.get(measure.shown, have)]
-    return [*columns, *(presentation.measure(key) for key in have if key not in known)]
+    audited = [m for m in AUDITED if m.key in have or (m is AUDIT_VERDICT and one.audits)]
+    further = [key for key in have if key not in known and key not in {m.key for m in AUDITED}]
+    return [*audited, *columns, *map(presentation.measure, further)]
 
 
 def terminal(results: Results, presentation: "Presentation") -> "rich.console.Group":
@@ -201,9 +207,10 @@ def terminal(results: Results, presentation: "Presentation") -> "rich.console.Gr
         return Group(run_table(results, presentation).rich())
     parts: list[Any] = []
     for one in results.sets:
-        table = main_table(one, results, presentation, narrow=True)
+        table = main_table(one, results, presentation, narrow=True, audited=False)
         parts += [Text(_title(results, one), style="bold"), table.rich(legend=False)]
         parts.append(Text("\n".join(table.legend()), style="dim"))
+        parts += [Text(line) for line in describe_audits(one, presentation)]
     return Group(*parts)
 
 
@@ -248,6 +255,17 @@ def comparison_tables(results: Results, presentation: "Presentation", form: Late
         "md": "\n".join(marked),
         "tex": latex_tables(results, presentation, form),
     }
+
+
+def describe_audits(one: ForgetSet, presentation: "Presentation") -> list[str]:
+    """Says what audits found, a line a method; none where there is none."""
+    lines = []
+    for entry in presentation.order(one):
+        if (found := one.audits.get(entry.name)) is not None:
+            known = [(m, stat) for m in (TRACE_LEFT, AUDIT_AUC) if (stat := entry.stat(m.key)).mean is not None]
+            told = [f"{m.name} {m.amount(stat.mean or 0.0)}" for m, stat in known]
+            lines.append(f"audit of {entry.label}: {', '.join([found.kind, *filter(None, [found.subkind]), *told])}")
+    return lines
 
 
 def describe_failures(entry: Entry) -> str:
@@ -318,6 +336,9 @@ class _Builder:
 
     def _cell(self, measure: Measure, entry: Entry) -> Cell:
         stat = entry.stat(measure.key)
+        if measure is AUDIT_VERDICT:
+            one = self.one.audits.get(entry.name)
+            return Cell(None, "") if one is None else Cell(None, one.kind, (one.subkind,) if one.subkind else ())
         whole = max(len(entry.cells), len(stat.values))
         if stat.mean is None:
             if not self.results.compared:
@@ -334,7 +355,7 @@ class _Builder:
             small += self._speed(entry, stat.mean)
         if measure.key in self.presentation.finer and (rank := entry.ranks.get(measure.key)):
             small.append(f"#{rank}" if self.narrow else f"rank {rank}")
-        if stat.n < whole:
+        if stat.n < whole and measure not in AUDITED:  # one audit a forget set: its models are other seeds
             small.append(f"{stat.n} of {whole}")
         return Cell(stat.mean, text, tuple(small))
 

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from untrain.data.checks import content_hash
 from untrain.engine import Engine
 from untrain.errors import (
     CheckpointError,
@@ -400,7 +399,7 @@ def inputs_of(method: Method, problem: Problem, engine: Sequence[Any]) -> dict[s
         "weights": weights.state_hash(module),
         "peak_lr": problem.subject.peak_lr,
         **({"train_steps": problem.subject.train_steps} if hasattr(method, "budget") else {}),
-        "sets": [None if s is None else [content_hash(s), len(s), s.batch_size] for s in sets],
+        "sets": [None if s is None else [s.fingerprint(), len(s), s.batch_size] for s in sets],
         "engine": list(engine),
         "task": _task_settings(problem.task),
         "trained": None if len(names) == sum(1 for _ in module.parameters()) else names,

@@ -58,6 +58,20 @@ RESERVED = ("original", "retrained", "evaluation", "judge", "concepts", "detecti
 
 
 @dataclass(frozen=True)
+class ComparisonAudit:
+    """An audit of the run of the first seed, on each forget set: see `untrain audit`."""
+
+    design: str | None = None
+    """How traces are looked for; null: as what is forgotten has it."""
+    twins: Annotated[int, Ge(1)] | None = None
+    """Models that are trained for it; null: as the design has it."""
+    references: Annotated[int, Ge(0)] | None = None
+    """Models that are retrained without what is forgotten; null: as the design has it."""
+    seed: Seed = 0
+    """Seed of everything random in it; never the one that settings are searched on."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What `untrain compare` runs: every method of the recipe, on every forget set, with every seed."""
 
@@ -73,6 +87,8 @@ class Comparison:
     spaces: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Method's entry → setting (such as optimizer.lr) → what the search tries: [low, high], [low, high, log] or
     {choices: [...]}. Entries that are not named have their method's own space; one with {} is not searched."""
+    audit: ComparisonAudit | None = None
+    """An audit of each forget set; {}: with its defaults; null: none, and averages alone are measured."""
 
 
 @dataclass(frozen=True)

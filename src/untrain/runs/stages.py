@@ -516,12 +516,15 @@ def evaluation_fingerprint(experiment: Experiment, names: Iterable[str]) -> str:
     return hash_json([version("untrain"), experiment.domain.evaluation_facts(), known])
 
 
-def write_manifest(experiment: Experiment, warnings: Sequence[str] = ()) -> dict[str, Any]:
+def write_manifest(
+    experiment: Experiment, warnings: Sequence[str] = (), *, searched: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes manifest.json and joins the models' histories into history.jsonl; returns the manifest.
 
     Args:
         experiment: its models are made.
         warnings: what casts doubt on the evaluation as a whole; those of single models stand with them.
+        searched: of a comparison: the methods whose settings were searched, and the seed of that search.
     """
     split, domain = experiment.division.split, experiment.domain
     data = {"name": domain.title, "hash": domain.source.fingerprint(), "classes": list(domain.source.classes)}
@@ -538,6 +541,7 @@ def write_manifest(experiment: Experiment, warnings: Sequence[str] = ()) -> dict
     if experiment.first is not None:
         about["request"]["first"] = experiment.first
     about |= {"warnings": list(warnings)} if warnings else {}
+    about |= {"searched": dict(searched)} if searched else {}
     return experiment.folder.write_manifest(about, [*experiment.trained])
 
 

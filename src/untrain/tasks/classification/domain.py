@@ -16,6 +16,7 @@ from untrain.data.source import Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
 from untrain.domain import (
+    AuditNumber,
     Division,
     Domain,
     EvaluationSettings,
@@ -37,6 +38,8 @@ from untrain.models.recognition import measure_accuracy
 from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
 from untrain.tasks.classification.card import ClassifierCard, classifier_card
+from untrain.tasks.classification.class_audit import ask_class, class_numbers
+from untrain.tasks.classification.class_sets import check_class_sets, class_sets, forgotten_classes
 from untrain.tasks.classification.evaluate import Evaluation, evaluate_models, predictions
 from untrain.tasks.classification.given import (
     DEFAULT_MODEL,
@@ -51,6 +54,7 @@ from untrain.tasks.classification.search import heldout_objectives
 from untrain.tasks.classification.sections import ClassificationSections
 from untrain.tasks.classification.signals import ASKED_AT_ONCE, RELEARNING_BATCH, ask_classifier
 from untrain.tasks.classification.task import Classification
+from untrain.types import Task
 
 
 @dataclass(frozen=True)
@@ -249,8 +253,8 @@ class ClassificationDomain(Domain):
 
     @classmethod
     def audit_designs(cls, sections: ClassificationSections) -> tuple[str, ...]:
-        """Coins for requests of samples."""
-        return ("coins",)
+        """By references where classes are forgotten; by coins where samples are; or, if asked for, without twins."""
+        return ("refs", "single") if sections.forget.classes else ("coins", "refs", "single")
 
     def ask(self, module: nn.Module, division: Division, pool: np.ndarray, rate: float | None) -> Told:
         """Asks a classifier for its confidence, its features, and what it relearns; see `Domain.ask`."""
@@ -262,7 +266,37 @@ class ClassificationDomain(Domain):
         }
         if len(division.test):
             sets["test"] = Stream(division.test, "test", engine, ASKED_AT_ONCE, seed)
-        return ask_classifier(module, self.task, sets, engine, num_classes=len(self.source.classes), rate=rate)
+        return self.ask_sets(module, self.task, sets, engine, rate)
+
+    @classmethod
+    def ask_sets(
+        cls, module: nn.Module, task: Task, sets: Mapping[str, Stream], engine: Engine, rate: float | None
+    ) -> Told:
+        """Asks a classifier, whose classes its prepared task knows; see `Domain.ask_sets`."""
+        classes = cast(int, cast(Classification, task).num_classes)
+        return ask_classifier(module, task, sets, engine, num_classes=classes, rate=rate)
+
+    def check_whole(self, division: Division) -> None:
+        """Raises which class has no test images, or that there are too few samples to ask about."""
+        check_class_sets(self, division)
+
+    def ask_whole(self, module: nn.Module, division: Division, rate: float | None, seed: int) -> Told:
+        """Asks a classifier for its recall, answers, features, and what it relearns; see `Domain.ask_whole`."""
+        return ask_class(
+            module,
+            self.task,
+            class_sets(self, division, seed),
+            self.context.engine,
+            forgotten=forgotten_classes(self, division),
+            num_classes=len(self.source.classes),
+            rate=rate,
+        )
+
+    def audit_numbers(
+        self, original: Sequence[Told], unlearned: Sequence[Told], retrained: Sequence[Told], seed: int
+    ) -> Mapping[str, AuditNumber]:
+        """Makes five numbers of classifiers, and what describes them besides; see `Domain.audit_numbers`."""
+        return class_numbers(original, unlearned, retrained, seed)
 
     @classmethod
     def evaluate(

@@ -112,6 +112,7 @@ class ClassificationPresentation(Presentation):
     ends = ("forgot more", "forgot less")
     watched = SETS
     loss_unit = "nats"
+    audited = "whether what was forgotten can still be told from what was never seen"
     quality: ClassVar[Mapping[str, float]] = {"TA": 3.0}
     counted_on: ClassVar[Mapping[str, str]] = {"TA": "test"}
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from untrain.data.checks import content_hash
 from untrain.data.streams import Stream
 from untrain.domain import Division, SearchObjective
 from untrain.metrics.accuracy import accuracy
@@ -160,7 +159,7 @@ class HeldoutObjective(SearchObjective):
 
     def facts(self) -> Any:
         """Returns hashes of the sets."""
-        return [content_hash(stream) for stream in self.judged.values()]
+        return [stream.fingerprint() for stream in self.judged.values()]
 
 
 def heldout_objectives(domain: "ClassificationDomain", division: Division, own: float) -> list[HeldoutObjective]:

@@ -1,7 +1,7 @@
 """What a classifier tells of a sample: the audit's signals, one number for each sample from each model."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +78,7 @@ class Seen:
         features: input of the last linear layer, [N, D], float64; None where there is no such layer.
         labels: [N].
         correct: whether the label is the likeliest class, bool [N].
+        logits: [N, C], float64; empty where they were not asked for.
     """
 
     confidence: Tensor
@@ -85,10 +86,23 @@ class Seen:
     features: Tensor | None
     labels: Tensor
     correct: Tensor
+    logits: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        """Samples whose label is the likeliest class, %."""
+        return 100 * float(self.correct.double().mean())
 
 
 def look(
-    model: nn.Module, task: Task, stream: Stream, engine: Engine, *, nearby: bool = False, steady: bool = False
+    model: nn.Module,
+    task: Task,
+    stream: Stream,
+    engine: Engine,
+    *,
+    nearby: bool = False,
+    steady: bool = False,
+    logits: bool = False,
 ) -> Seen:
     """Runs a model over a set, in evaluation mode and in the set's order.
 
@@ -99,19 +113,22 @@ def look(
         engine: where it runs.
         nearby: whether copies of the inputs are looked at, too.
         steady: whether each confidence is asked for twice, and of a model that answers at random more often.
+        logits: whether these are kept.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name in ("confidence", "nearby", "features", "labels", "correct")}
+    names = ("confidence", "nearby", "features", "labels", "correct", "logits")
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
     generator = generator_of(0, "nearby")
     with preserve_modes(model), torch.no_grad(), _last_input(model) as last:
         model.eval()
         for batch in stream.once(task, "evaluate"):
             labels = batch["label"]
-            logits = task.outputs(model, batch)
+            outputs = task.outputs(model, batch)
             found["features"] += [last[0].double().cpu()] if last else []
-            confidence = confidence_of(logits, labels)
+            confidence = confidence_of(outputs, labels)
             found["confidence"].append((_steady(task, model, batch, confidence) if steady else confidence).cpu())
             found["labels"].append(labels.cpu())
-            found["correct"].append((logits.argmax(1) == labels).cpu())
+            found["correct"].append((outputs.argmax(1) == labels).cpu())
+            found["logits"] += [outputs.double().cpu()] if logits else []
             if nearby:
                 around = [
                     confidence_of(task.outputs(model, {**batch, "input": moved}), labels)
@@ -120,7 +137,7 @@ def look(
                 found["nearby"].append(torch.stack(around).mean(0).cpu())
     joined = {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in found.items()}
     features = joined["features"] if found["features"] else None
-    return Seen(joined["confidence"], joined["nearby"], features, joined["labels"], joined["correct"])
+    return Seen(features=features, **{name: joined[name] for name in names if name != "features"})
 
 
 def _steady(task: Task, model: nn.Module, batch: Batch, first: Tensor) -> Tensor:
@@ -184,10 +201,34 @@ def _mean_of_class(features: Tensor, chosen: Tensor) -> Tensor:
     return features[chosen if chosen.any() else slice(None)].mean(0)
 
 
+def relearning(
+    model: nn.Module, task: Task, batches: Iterable[Batch], engine: Engine, rate: float
+) -> Iterator[nn.Module]:
+    """Trains a copy of a model on batches, by SGD with momentum; yields it after each of them.
+
+    Args:
+        model: it is left as it is.
+        task: its loss.
+        batches: as the task drew them.
+        engine: where it runs.
+        rate: learning rate.
+    """
+    copied = copy.deepcopy(model).train()
+    weights = [parameter for parameter in copied.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(weights, lr=rate, momentum=RELEARNING_MOMENTUM)
+    for batch in batches:
+        optimizer.zero_grad()
+        with engine.autocast():
+            loss = engine.mean(task.loss(copied, batch))
+        engine.backward(loss, weights)
+        engine.step(optimizer)
+        yield copied
+
+
 def relearned(model: nn.Module, task: Task, base: Stream, engine: Engine, rate: float) -> nn.Module:
     """Trains a copy of a model a little on the base alone: what lay dormant comes back, if it was there.
 
-    100 steps of SGD with momentum on batches that are the same for all models.
+    100 steps on batches that are the same for all models.
 
     Args:
         model: it is left as it is.
@@ -196,16 +237,9 @@ def relearned(model: nn.Module, task: Task, base: Stream, engine: Engine, rate: 
         engine: where it runs.
         rate: a tenth of the original's peak learning rate.
     """
-    copied = copy.deepcopy(model).train()
-    weights = [parameter for parameter in copied.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=rate, momentum=RELEARNING_MOMENTUM)
-    for k in range(RELEARNING_STEPS):
-        optimizer.zero_grad()
-        with engine.autocast():
-            loss = engine.mean(task.loss(copied, base.batch(k, task, "train")))
-        engine.backward(loss, weights)
-        engine.step(optimizer)
-    return copied
+    batches = (base.batch(k, task, "train") for k in range(RELEARNING_STEPS))
+    *_, trained = relearning(model, task, batches, engine, rate)
+    return trained
 
 
 def ask_classifier(
@@ -239,11 +273,7 @@ def ask_classifier(
     else:
         again = relearned(model, task, sets["base"], engine, rate)
         signals["relearned"] = look(again, task, sets["pool"], engine, steady=True).confidence.numpy()
-    scores = {"base": _percent(base)}
+    scores = {"base": base.accuracy}
     if "test" in sets:
-        scores["test"] = _percent(look(model, task, sets["test"], engine))
+        scores["test"] = look(model, task, sets["test"], engine).accuracy
     return Told(signals, pool.correct.numpy(), scores, notes)
-
-
-def _percent(seen: Seen) -> float:
-    return 100 * float(seen.correct.double().mean())

@@ -1,0 +1,68 @@
+"""Samples that are rows of tensors in memory, looked at without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from untrain.data.datasets import Rows
+from untrain.lazy import torch
+from untrain.types import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A data set in memory.
+
+    Attributes:
+        tensors: all that it shows, or more, by name, each [M, …].
+        below: their rows that its samples are, int64 [N]; None: sample i is row i.
+        numbered: whether "index" says the row.
+    """
+
+    tensors: Batch
+    below: Tensor | None = None
+    numbered: bool = False
+
+    def rows(self, positions: Tensor) -> Tensor:
+        """The rows at these positions of the data set."""
+        return positions if self.below is None else self.below[positions]
+
+
+def take(values: Tensor, rows: Tensor) -> Tensor:
+    """Copies rows of a tensor, [M, …] → [B, …]; several times as fast as indexing, where rows are of bytes."""
+    return values.index_select(0, rows.to(values.device))
+
+
+def rows_in_order(bases: Sequence[InMemory], rows: Rows) -> Batch | None:
+    """The samples in these rows, which share memory with the data set where they can; None of several data sets'."""
+    owner = int(rows.owners[0])
+    if bool((rows.owners != owner).any()):
+        return None
+    base = bases[owner]
+    places = base.rows(rows.positions)
+    index = places if base.numbered and len(bases) == 1 else rows.numbers
+    return {**{name: _shared(values, places) for name, values in base.tensors.items()}, "index": index}
+
+
+def numbers_of(bases: Sequence[InMemory], rows: Rows) -> Batch:
+    """What is one number a sample, [N] by name."""
+    starts = torch.tensor([0, *(len(next(iter(base.tensors.values()))) for base in bases)]).cumsum(0)
+    places = torch.empty(len(rows.owners), dtype=torch.int64)
+    for owner, base in enumerate(bases):
+        own = rows.owners == owner
+        places[own] = starts[owner] + base.rows(rows.positions[own])
+    names = [n for n in bases[0].tensors if all(n in base.tensors and base.tensors[n].ndim == 1 for base in bases)]
+    return {name: _shared(torch.cat([base.tensors[name] for base in bases]), places) for name in names}
+
+
+def _shared(values: Tensor, rows: Tensor) -> Tensor:
+    """Some rows of a tensor, no copy where they follow each other."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first + 1 == len(rows) and bool((rows.diff() == 1).all()):
+        return values[first : last + 1]
+    return take(values, rows)
