@@ -9,7 +9,7 @@ from torch import Tensor
 
 from untrain.audit.one_model import FEWEST_OF_EACH
 from untrain.data.checks import check_places
-from untrain.data.sameness import content_of
+from untrain.data.content import content_of
 from untrain.data.streams import Stream
 from untrain.engine import generator_of
 from untrain.errors import DataError, Overlap, convert_errors
