@@ -130,7 +130,7 @@ def judge_attacks(method: str, found: AttacksFound, original: AttacksFound) -> A
             HIDDEN,
             f"What {method} was to make the model forget can be brought back: {worst.number.label} shows it in "
             f"{_share(worst)} of {worst.number.trials}, on {found.floor_words} in {_share(worst.floor)}. It is hidden "
-            f"from plain prompts ({_share(mine)}), not gone.",
+            f"from plain prompts ({_share(mine)}). {_reach(found)}",
             remarks,
         )
     able = [each for each in judged.values() if each.can_tell]
@@ -150,6 +150,16 @@ def judge_attacks(method: str, found: AttacksFound, original: AttacksFound) -> A
         f"{most.number.label}, is {_share(most)} of {most.number.trials}; on {found.floor_words} "
         f"{_share(most.floor)}. Other attacks, or larger budgets, may bring back more.",
         remarks,
+    )
+
+
+def _reach(found: AttacksFound) -> str:
+    """How far the finding goes: what was like something that the model knows can be taught anew as well."""
+    if found.floor.startswith(RETRAINED):
+        return "So it is not gone: a model without it does not learn it as easily."
+    return (
+        "Whether it was still there or was taught anew, the placebo cannot tell where the model knows things like it; a "
+        "retrained model would."
     )
 
 
