@@ -158,8 +158,8 @@ def _reach(found: AttacksFound) -> str:
     if found.floor.startswith(RETRAINED):
         return "So it is not gone: a model without it does not learn it as easily."
     return (
-        "Whether it was still there or was taught anew, the placebo cannot tell where the model knows things like it; a "
-        "retrained model would."
+        "Whether it was still there or was taught anew, the placebo cannot tell where the model knows things like it; "
+        "a retrained model would."
     )
 
 
