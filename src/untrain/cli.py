@@ -75,7 +75,8 @@ untrain audit FOLDER [flags]: whether forgotten samples can still be told from s
 
 FOLDER is a finished run whose recipe trains its original, or a cell's folder of a comparison. Twins of the original are
 trained on coins' choice of the samples, every method is told to forget these, and an attack tries to tell them from
-the others. Where a class is forgotten whole, unlearned models are held against retrained ones instead. The answer is a
+the others. Where a class is forgotten whole, unlearned models are held against retrained ones instead; of a
+text-to-image run the models themselves are attacked, to bring back what was forgotten. The answer is a
 card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it

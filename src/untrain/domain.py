@@ -186,6 +186,50 @@ class AuditNumber:
     missing: str | None = None
 
 
+@dataclass(frozen=True)
+class AttackNumber:
+    """What is counted of an attack on a model that was to forget.
+
+    Attributes:
+        label: of the attack, in a few words.
+        meaning: what success means, in one sentence.
+        trials: what is counted, in the plural.
+        budget: what the attack may spend, as JSON: steps, images, tokens.
+        judged: whether it enters the verdict.
+        plain: whether it is what the model does without an attack.
+        facts: what else decides it, as JSON.
+    """
+
+    label: str
+    meaning: str
+    trials: str
+    budget: Mapping[str, Any]
+    judged: bool = True
+    plain: bool = False
+    facts: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """How a model is attacked.
+
+    Attributes:
+        options: the domain's `AuditOptions`.
+        model: what the model is called.
+        seed: of all that is random; the same for every model.
+        trained: what was made of the domain's `trainings`.
+        pictures: folder for pictures of what came back, MODEL-ATTACK.png.
+        placebo: whether the model, the original, is attacked for something that it never learned.
+    """
+
+    options: Any
+    model: str
+    seed: int
+    trained: Mapping[str, nn.Module]
+    pictures: Path
+    placebo: bool = False
+
+
 class UserModel:
     """What a user hands over in Python, taken apart; here a module that is trained as it is.
 
@@ -643,7 +687,7 @@ class Domain(ABC):
         """
 
     def audit_needs(self, options: Any) -> list[str]:
-        """Returns what asking each model of an audit by references takes, work and memory, as sentences.
+        """Returns what asking each model of an audit takes, work and memory, as sentences; by default nothing is said.
 
         Args:
             options: the domain's `AuditOptions`.
@@ -720,6 +764,35 @@ class Domain(ABC):
             Name → figure, see `untrain.report.audit`.
         """
         return {}
+
+    def attacks(self, options: Any) -> Mapping[str, Mapping[str, AttackNumber]]:
+        """Returns the attacks of an audit by attacks, in their order: name → signal that it tells → what that is.
+
+        Args:
+            options: the domain's `AuditOptions`.
+
+        Raises:
+            SettingError: if there are none for this kind of model.
+        """
+        raise SettingError(f"there are no attacks on models of the task {self.name} yet.")
+
+    def attack(self, name: str, module: nn.Module, attempt: Attempt) -> Told:
+        """Makes one attack on a model, which is left as it was; by default it refuses.
+
+        Args:
+            name: one of `attacks`.
+            module: on the engine's device.
+            attempt: how.
+
+        Returns:
+            Of each signal of the attack 1 for every trial that succeeded, 0 for any other, NaN where there was nothing
+            to attack.
+        """
+        raise SettingError(f"there are no attacks on models of the task {self.name} yet.")
+
+    def attacks_not_tried(self, options: Any) -> Sequence[str]:
+        """Names attacks that an audit does not make, for its readers."""
+        return ()
 
     # The Python interface and the command line.
 

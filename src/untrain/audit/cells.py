@@ -1,6 +1,6 @@
 """What one cell of an audit does: it opens its run folder and makes a model there, or asks its models for answers."""
 
-from untrain.audit.design import SIGNALS_OF, Design, save_told
+from untrain.audit.design import Design, save_told
 from untrain.audit.designs import open_design
 from untrain.audit.plan import AuditPlan
 from untrain.compare.plan import Cell
@@ -32,8 +32,9 @@ def run_audit_cell(plan: AuditPlan, key: str, cache: Cache | None = None) -> Non
 
 def _run(design: Design, cell: Cell) -> None:
     experiment = design.open(cell.group)
-    if cell.name == SIGNALS_OF:
-        _ask_models(design, cell.group)
+    asked = design.asked_by(cell)
+    if asked:
+        _ask_models(design, cell.group, asked)
         return
     original = f"{cell.group}/{ORIGINAL}"
     if original in cell.needs and not experiment.folder.holds(ORIGINAL):
@@ -41,10 +42,10 @@ def _run(design: Design, cell: Cell) -> None:
     design.load(experiment, cell.group, [cell.name])
 
 
-def _ask_models(design: Design, group: str) -> None:
-    """Asks every model of a group that was not asked yet."""
+def _ask_models(design: Design, group: str, names: list[str]) -> None:
+    """Asks those models of a group that were not asked yet."""
     experiment = design.open(group)
-    for name, module in design.load(experiment, group, design.unasked(group, design.models(group))).items():
+    for name, module in design.load(experiment, group, design.unasked(group, names)).items():
         with on_device(experiment.engine.device, module):
             told = design.ask(experiment, group, name, module)
         if experiment.engine.is_main:

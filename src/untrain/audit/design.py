@@ -76,7 +76,7 @@ class Design(ABC):
 
     def needs(self) -> list[str]:
         """Returns what asking each model takes, work and memory, as sentences for the person who waits."""
-        return []
+        return self.run.domain.audit_needs(self.plan.options)
 
     def prepare(self) -> None:  # noqa: B027, most need nothing
         """Makes what every cell needs, before the first is begun."""
@@ -125,6 +125,10 @@ class Design(ABC):
     @abstractmethod
     def score(self, read: ReadTold) -> Audit:
         """Judges every method by what its models told."""
+
+    def asked_by(self, cell: Cell) -> list[str]:
+        """Returns the models of its group that a cell asks; none if it makes one."""
+        return self.models(cell.group) if cell.name == SIGNALS_OF else []
 
     def file_of(self, group: str, name: str) -> Path:
         """Returns the file of what a model told."""

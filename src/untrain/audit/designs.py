@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from untrain.audit.attacks_design import AttacksDesign
 from untrain.audit.coins_design import CoinsDesign
 from untrain.audit.design import Design
 from untrain.audit.plan import AuditPlan, chosen_methods
@@ -15,7 +16,9 @@ from untrain.runs.folder import read_manifest
 from untrain.runs.recipe import Recipe
 from untrain.settings import make
 
-DESIGNS: dict[str, type[Design]] = {design.name: design for design in (CoinsDesign, RefsDesign, SingleDesign)}
+DESIGNS: dict[str, type[Design]] = {
+    design.name: design for design in (CoinsDesign, RefsDesign, SingleDesign, AttacksDesign)
+}
 
 COMMON = ("keep",)
 """Further fields of a plan that every design takes."""

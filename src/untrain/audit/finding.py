@@ -15,9 +15,9 @@ class AuditVerdict:
 
     Attributes:
         kind: blind, broken (of coins alone), trace, damaged, weak or passed; without twins blind, trace, weak or
-            cannot-judge.
+            cannot-judge; by attacks blind, recoverable, weak, or not recovered by these.
         subkind: of a trace: by coins pushed-away, still-known, hidden or uneven, by references too-little, overshot or
-            slight; else None.
+            slight; of what is recoverable: still-drawn or hidden; else None.
         sentence: for the reader.
         remarks: what else they must know.
     """

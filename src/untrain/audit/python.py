@@ -75,7 +75,7 @@ def audit(
             are, 5 of generators; 0: none, the run's own models are asked.
         methods: of a run: entries of its recipe; None: all.
         design: of a run: how traces are looked for, "coins" for requests of samples, "refs" for classes, and for any
-            request if asked for; None: the one that fits the request.
+            request if asked for, "attacks" for text-to-image pipelines; None: the one that fits the request.
         jobs: of a run: models that are made side by side; None: 1; more need `if __name__ == "__main__":` around a
             script.
         seed: of whatever is random.

@@ -86,10 +86,6 @@ class RefsDesign(TwinDesign):
         """Makes the run's helpers, such as its judge, where it has none."""
         stages.train_helpers(self.run)
 
-    def needs(self) -> list[str]:
-        """Returns what asking each model takes, as the domain says it."""
-        return self.run.domain.audit_needs(self.plan.options)
-
     def mark_of(self, group: str, name: str) -> str:
         """Fingerprints all that decides a model's training, and what it is asked."""
         asked = [self.plan.seed, self.plan.plain_options(), self.run.domain.evaluation_facts()]

@@ -124,7 +124,7 @@ def encode_prompts(
     for text in () if cut else wanted:
         _check_length(pipeline, text)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    encoders = [part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part]
+    encoders = text_encoders(pipeline)
     found = []
     with torch.no_grad(), _evaluating(encoders):
         for part in parts:
@@ -140,6 +140,30 @@ def encode_prompts(
     size = float(image_size)
     time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=embeds.device)
     return Prompts(("", *wanted), embeds, pooled, time_ids)
+
+
+def embed_texts(pipeline: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    """Embeds texts as they come; gradients flow through the text encoders, where these are on.
+
+    Args:
+        pipeline: its text encoders work where they are, as they are.
+        texts: [B]; the pipeline cuts those that are too long.
+
+    Returns:
+        What `Prompts` holds of them: embeddings [B, L, D], and of SDXL pooled ones [B, P].
+    """
+    found = pipeline.encode_prompt(
+        list(texts),
+        device=text_encoders(pipeline)[0].device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+    )
+    return found[0], found[2] if len(found) == 4 else None
+
+
+def text_encoders(pipeline: Any) -> list[Any]:
+    """Returns a pipeline's text encoders."""
+    return [part for name, part in pipeline.components.items() if name.startswith("text_encoder") and part]
 
 
 @contextmanager
@@ -160,14 +184,15 @@ def tokens_of(pipeline: Any, texts: Sequence[str]) -> list[tuple[tuple[int, ...]
     if not texts:
         return []
     seen = []
-    for _, tokenizer in _tokenizers(pipeline):
+    for _, tokenizer in tokenizers(pipeline):
         given = [_converted(pipeline, text, tokenizer) for text in texts]
         rows = tokenizer(given, truncation=True, max_length=int(tokenizer.model_max_length))["input_ids"]
         seen.append([tuple(row) for row in rows])
     return list(zip(*seen, strict=True))
 
 
-def _tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
+def tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """Yields a pipeline's tokenizers with their names, in the order of `text_encoders`."""
     for name in ("tokenizer", "tokenizer_2"):
         tokenizer = pipeline.components.get(name)
         if tokenizer is not None:
@@ -180,7 +205,7 @@ def _converted(pipeline: Any, text: str, tokenizer: Any) -> str:
 
 
 def _check_length(pipeline: Any, text: str) -> None:
-    for name, tokenizer in _tokenizers(pipeline):
+    for name, tokenizer in tokenizers(pipeline):
         tokens = tokenizer(_converted(pipeline, text, tokenizer), truncation=False, verbose=False)["input_ids"]
         window = int(tokenizer.model_max_length)
         if len(tokens) > window:

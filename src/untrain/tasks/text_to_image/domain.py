@@ -31,11 +31,14 @@ from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
 from untrain.diffusion.text import SUPPORTED, Prompts, check_pipeline, encode_prompts, own_size
 from untrain.domain import (
+    AttackNumber,
+    Attempt,
     Division,
     Domain,
     EvaluationSettings,
     Measurement,
     SearchObjective,
+    Told,
     Training,
     UserModel,
     check_module,
@@ -49,6 +52,8 @@ from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
+from untrain.tasks.text_to_image.attack_kit import AttackKit, attack_numbers, memory_lines, not_tried
+from untrain.tasks.text_to_image.attack_options import AttackBudget, AttackOptions, budget_of
 from untrain.tasks.text_to_image.card import Card, model_card
 from untrain.tasks.text_to_image.concepts import (
     CACHE,
@@ -197,6 +202,7 @@ class TextToImageDomain(Domain):
     Sections = TextToImageSections
     UnlearnOptions = UnlearnOptions
     EvaluateOptions = EvaluateOptions
+    AuditOptions = AttackOptions
     presentation = TextToImagePresentation()
     user_model = PipelineModel
     references = 0
@@ -448,22 +454,75 @@ class TextToImageDomain(Domain):
         """A pipeline is judged by what it should do: forget the concept, and keep the rest."""
         return [SampleObjective(division, self, trained)]
 
+    # An audit.
+
+    @classmethod
+    def audit_designs(cls, sections: Any) -> tuple[str, ...]:
+        """Names the one design: attacks on the run's own models."""
+        return ("attacks",)
+
+    def _budget(self, options: AttackOptions) -> AttackBudget:
+        return budget_of(options, min(self.source.shape[1:]), nudity=self._finds_nudity)
+
+    def attacks(self, options: Any) -> Mapping[str, Mapping[str, AttackNumber]]:
+        """Returns plain prompts, textual inversion, adversarial prompts and relearning, as far as asked for."""
+        return attack_numbers(options, self._budget(options))
+
+    def audit_needs(self, options: Any) -> list[str]:
+        """Says how much memory weights take."""
+        return list(memory_lines(self.pipeline, options))
+
+    def attacks_not_tried(self, options: Any) -> Sequence[str]:
+        """Names what is left out, and what there is besides."""
+        return not_tried(options)
+
+    def attack(self, name: str, module: nn.Module, attempt: Attempt) -> Told:
+        """Makes one attack on a UNet; images that attacks learn from are made once a process, and never kept."""
+        return self._attack_kit(attempt).attack(name, module, attempt)
+
+    def _attack_kit(self, attempt: Attempt) -> AttackKit:
+        if self._kit is None or (self._kit.options, self._kit.seed) != (attempt.options, attempt.seed):
+            chosen, sections = self.sections.generation, self.sections
+            self._kit = AttackKit(
+                pipeline=self.pipeline,
+                unet=self.original()[0],
+                task=self.task,
+                empty=self.prompts,
+                shape=self.source.shape,
+                engine=self.context.engine,
+                sampler=chosen.sampler,
+                batch_size=chosen.batch_size,
+                asked=self.asked,
+                entries=sections.concepts.forget,
+                detector=self._detectors(attempt.trained)[0],
+                judge=self.primary,
+                blur=sections.detection.blur,
+                nudity=self._finds_nudity,
+                options=attempt.options,
+                seed=attempt.seed,
+            )
+        return self._kit
+
+    _kit: AttackKit | None = None
+
     # Detectors.
+
+    @property
+    def _finds_nudity(self) -> bool:
+        return self.sections.detection.detector == "nudity"
 
     @cached_property
     def primary(self) -> str:
         """The judge that says whether the concept is there."""
-        nudity = self.sections.detection.detector == "nudity"
-        return JUDGE if nudity else choose_primary(self.sections.concepts, self.asked)
+        return JUDGE if self._finds_nudity else choose_primary(self.sections.concepts, self.asked)
 
     @property
     def _is_ready(self) -> bool:
         """Whether the primary detector need not be trained first."""
-        nudity = self.sections.detection.detector == "nudity"
-        return nudity or is_given(self.sections.judge) or self.captioned is None
+        return self._finds_nudity or is_given(self.sections.judge) or self.captioned is None
 
     def _ready(self) -> Detector:
-        if self.sections.detection.detector == "nudity":
+        if self._finds_nudity:
             return nudenet(self.sections.detection.threshold, self.context.engine)
         return labelled_judge(self.sections.judge, self.context.engine)
 
