@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,9 @@ def unlearn(
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     _check_apart(given)
     home = next((p.device for p in user.module.parameters()), engine.device)
-    with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
+    alone = None if chosen.needs_samples else user.condition_sets(given, options)
+    made = user.sets(given, engine, path, seed, options) if alone is None else nullcontext(dict(alone))
+    with _locked(path, engine, resume=resume), made as sets:
         usual = user.batch_size(sets) if batch_size is None else batch_size
         sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}

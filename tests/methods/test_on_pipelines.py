@@ -35,6 +35,8 @@ SETTINGS = {
     "sfron-original": {**SFRON, "teacher": "original"},
     "sfron-ascent": {**SFRON, "objective": "ascent"},
     "ssd": {},
+    "uce": {},
+    "mace-refine": {},
     "esd": {"steps": 4, "samples": 2, "sampler": FEW},
     "selective-amnesia": {"steps": 4, "replay_samples": 4, "fisher_samples": 3, "fisher_timesteps": 3, "sampler": FEW},
     **{name: {"steps": 4, "optimizer": ADAM} for name in PLAIN},

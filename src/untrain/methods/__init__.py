@@ -12,6 +12,7 @@ from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.installed import INSTALLED
 from untrain.methods.l1_sparse import L1Sparse
+from untrain.methods.mace_refine import MACERefine
 from untrain.methods.neggrad_plus import NegGradPlus
 from untrain.methods.proximal_gradient import ProximalGradient
 from untrain.methods.random_label import RandomLabel
@@ -21,13 +22,14 @@ from untrain.methods.scrub import Scrub
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.methods.sfron import SFRon
 from untrain.methods.ssd import SSD
+from untrain.methods.uce import UCE
 from untrain.settings import describe
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(SFRon, SalUn, RandomLabel, ProximalGradient, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse),
-        *(Finetune, SelectiveAmnesia, ESD, Retrain),
+        *(Finetune, SelectiveAmnesia, ESD, UCE, MACERefine, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""

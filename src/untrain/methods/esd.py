@@ -12,7 +12,7 @@ from untrain.errors import SettingError
 from untrain.lazy import torch
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.descent import Descent
-from untrain.methods.forgetting import cut, frozen
+from untrain.methods.forgetting import frozen, repeat_rows
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
@@ -41,6 +41,7 @@ class ESD(Descent):
     title: ClassVar[str] = "steers away from the forgotten condition, without data (Gandikota et al. 2023)"
     space: ClassVar[Spaces] = {"optimizer.lr": Range(1e-5, 1e-3, log=True), "eta": Range(0.5, 3.0)}
     needs: ClassVar[tuple[Variant, ...]] = ("unconditional",)
+    needs_samples: ClassVar[bool] = False
     generates: ClassVar[bool] = True
 
     steps: int | None = 200
@@ -82,7 +83,7 @@ class ESD(Descent):
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k: x_t of the model as it is now, then one step towards the negatively guided original there."""
         task, module = generative(state.problem), state.module.eval()
-        batch = cut(state.problem.forget.batch(k, task, "forget"), slice(self.samples))
+        batch = repeat_rows(state.problem.forget.batch(k, task, "forget"), self.samples)
         visited = self.sampler.visited(task.timesteps)
         choice = torch.randint(len(visited), (), generator=generator_of(state.problem.seed, "esd", k))
         t = visited[int(choice)]
