@@ -224,6 +224,7 @@ class TextToImageDomain(Domain):
     references = 0
     reference_name = "original"
     recorded = ("steps", "seconds")
+    pipeline_part = "unet"
     holds_out = False
     sections: TextToImageSections
     task: TextToImage
