@@ -7,6 +7,7 @@ from untrain.callable_package import make_callable
 from untrain.errors import SettingError, UnknownName, unknown
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
+from untrain.methods.concept_ablation import ConceptAblation
 from untrain.methods.esd import ESD
 from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
@@ -29,7 +30,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(SFRon, SalUn, RandomLabel, ProximalGradient, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse),
-        *(Finetune, SelectiveAmnesia, ESD, UCE, MACERefine, Retrain),
+        *(Finetune, SelectiveAmnesia, ESD, ConceptAblation, UCE, MACERefine, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""

@@ -5,12 +5,12 @@ ICCV 2023). The symbols are theirs: η is the negative guidance, θ* the origina
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
 from untrain.lazy import torch
-from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
+from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero, check_choice
 from untrain.methods.descent import Descent
 from untrain.methods.forgetting import frozen, repeat_rows
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
@@ -18,7 +18,7 @@ from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
-from untrain.types import Batch, Variant
+from untrain.types import Batch, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +53,9 @@ class ESD(Descent):
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     eta: float = 1.0
     """η, negative guidance."""
+    erase_from: Literal["prompt", "anchor"] = "prompt"
+    """What is drawn otherwise afterwards: the forgotten "prompt" itself; or its "anchor", out of which the prompt's
+    meaning is taken: ε_θ(x_t, anchor) moves to ε_θ*(x_t, anchor) − η (ε_θ*(x_t, prompt) − ε_θ*(x_t, ∅))."""
     sampler: Sampler = Sampler(steps=50, guidance_scale=3.0)
     """How x_t is made, at the published start guidance of 3."""
     samples: int = 8
@@ -62,8 +65,13 @@ class ESD(Descent):
         """Checks the ranges."""
         super().__post_init__()
         check_above_zero(eta=self.eta, samples=self.samples)
+        check_choice("erase_from", self.erase_from, ("prompt", "anchor"))
         if self.sampler.solver != "ddim":
             raise SettingError("esd stops on the way to an image, which the solver lms cannot: take ddim.")
+
+    def wants(self, task: Task) -> tuple[Variant, ...]:
+        """To erase from the anchor takes one."""
+        return self.needs if self.erase_from == "prompt" else (*self.needs, "redirect")
 
     def resolved(self, problem: Problem, engine: Engine) -> ESD:
         """Steps from epochs; the learning rate, where it was left open."""
@@ -87,7 +95,8 @@ class ESD(Descent):
         visited = self.sampler.visited(task.timesteps)
         choice = torch.randint(len(visited), (), generator=generator_of(state.problem.seed, "esd", k))
         t = visited[int(choice)]
-        seen = imagined(state.problem, state.engine, module, batch, self.sampler, "esd", k, until=t)
+        drawn = self._changed(task, batch)
+        seen = imagined(state.problem, state.engine, module, drawn, self.sampler, "esd", k, until=t)
         batch = task.at(batch, torch.full_like(batch["index"], t), seen)
         distances = for_share(state, batch, lambda share: self._distances(state, share))
         return advance(state, "forget", state.engine.mean(distances), max_norm=self.max_norm)
@@ -98,5 +107,11 @@ class ESD(Descent):
         with torch.no_grad():
             conditional = task.outputs(original, share)
             unconditional = task.outputs(original, task.variant(share, "unconditional"))
-            target = unconditional - self.eta * (conditional - unconditional)
-        return task.divergence(task.outputs(state.model, share), target)
+            changed = self._changed(task, share)
+            start = unconditional if changed is share else task.outputs(original, changed)
+            target = start - self.eta * (conditional - unconditional)
+        return task.divergence(task.outputs(state.model, changed), target)
+
+    def _changed(self, task: Task, batch: Batch) -> Batch:
+        """The batch under the condition whose prediction is moved."""
+        return batch if self.erase_from == "prompt" else task.variant(batch, "redirect")

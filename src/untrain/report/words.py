@@ -9,7 +9,7 @@ from typing import Any
 LABELS = {
     "sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "neggrad-plus": "NegGrad+", "ssd": "SSD",
     "l1-sparse": "L1-sparse", "esd": "ESD", "selective-amnesia": "Selective Amnesia",
-    "uce": "UCE", "mace-refine": "MACE refinement",
+    "uce": "UCE", "concept-ablation": "concept ablation", "mace-refine": "MACE refinement",
     "original-first": "original (before all requests)",
 }  # fmt: skip
 
