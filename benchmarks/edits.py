@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from untrain.methods.closed_form import Edit, fuse_edits, solve_edit
+from untrain.methods.closed_form import Edit, condense, fuse_edits, solve_edit
 
 WINDOW, KEPT = 77, 1
 """Tokens of a text with its padding, and retained texts for each concept."""
@@ -42,8 +42,8 @@ def solved(method: str, width: int, concepts: int, g: torch.Generator) -> Edit:
         return solve_edit(draw(concepts), draw(concepts), draw(concepts * KEPT), lam=0.5)
     if method == "uce, all tokens":
         rows = concepts * WINDOW
-        return solve_edit(draw(rows), draw(rows), draw(rows * KEPT), lam=0.5)
-    kept = draw(concepts * KEPT * WINDOW)
+        return solve_edit(draw(rows), draw(rows), condense(draw(rows * KEPT)), lam=0.5)
+    kept = condense(draw(concepts * KEPT * WINDOW))
     edits = ((solve_edit(draw(WINDOW), draw(WINDOW), kept, lam=10), draw(WINDOW)) for _ in range(concepts))
     return fuse_edits(edits, kept, lam=10)
 
@@ -59,7 +59,7 @@ def measure(model: str, method: str, concepts: int) -> dict[str, object]:
         weight.add_(edit.change(weight).float())
     done = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"solve": between - began, "apply": done - between, "rank": len(edit.right), "peak": peak}
+    return {"solve": between - began, "apply": done - between, "rank": edit.rank, "peak": peak}
 
 
 def inverse_seconds(model: str) -> float:

@@ -17,7 +17,7 @@ from untrain.diffusion.text import encode_prompts, own_size
 from untrain.errors import ModelError, SettingError, UnlearningWarning
 from untrain.methods import make
 from untrain.methods.base import check_runs
-from untrain.methods.closed_form import Edit, fuse_edits, solve_edit
+from untrain.methods.closed_form import Edit, condense, fuse_edits, solve_edit
 
 FORGET, RETAIN = untrain.Concept(TEXTS[0], anchor=TEXTS[1]), untrain.Concept(TEXTS[2])
 SETS: dict[str, Any] = {"forget": FORGET, "retain": RETAIN, "task": "text-to-image", "device": "cpu"}
@@ -50,8 +50,17 @@ def test_an_edit_equals_the_published_formula(width: int, concepts: int, kept: i
     edit = solve_edit(c, t, p, lam=0.5, edit_scale=2.0, keep_scale=0.7)
     expected = published(W, c, t, p, 0.5, 2.0, 0.7)
     assert (W + edit.change(W) - expected).abs().max() <= 1e-10 * expected.abs().max()
-    assert len(edit.right) == min(concepts - (concepts > 1), width)
-    assert torch.linalg.matrix_rank(edit.change(W)) <= len(edit.right)
+    assert edit.rank == min(concepts - (concepts > 1), width)
+    assert torch.linalg.matrix_rank(edit.change(W)) <= edit.rank
+
+
+def test_many_kept_vectors_are_condensed_to_few() -> None:
+    p, c, t, W = draw(200, 16, seed=0), draw(2, 16, seed=1), draw(2, 16, seed=2), draw(20, 16, seed=3)
+    few = condense(p)
+    assert len(few) == 16 and len(condense(p[:5])) == 5
+    expected = published(W, c, t, p, 0.5, 1.0, 0.7)
+    found = W + solve_edit(c, t, few, lam=0.5, keep_scale=0.7).change(W)
+    assert (found - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
 def test_an_edit_hits_its_target_and_keeps_what_is_kept_where_it_is_free_to() -> None:
@@ -74,7 +83,7 @@ def test_a_fusion_equals_its_formula(width: int, tokens: int) -> None:
     expected = mat1 @ torch.inverse(mat2)
     fused = fuse_edits(zip(edits, contexts, strict=True), p, lam=4.0, keep_scale=0.5)
     assert (W + fused.change(W) - expected).abs().max() <= 1e-10 * expected.abs().max()
-    assert len(fused.right) == min(15, width)
+    assert fused.rank == min(15, width)
 
 
 # On pipelines.

@@ -38,15 +38,26 @@ class Edit(NamedTuple):
 
     Attributes:
         left: [D, r].
-        right: [r, D].
+        right: [r, D]; None: `left` is the product already, [D, D].
     """
 
     left: Tensor
-    right: Tensor
+    right: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """r, that of the change at most."""
+        return self.left.shape[1]
+
+    @property
+    def product(self) -> Tensor:
+        """The product left · right, [D, D]."""
+        return self.left if self.right is None else self.left @ self.right
 
     def change(self, weight: Tensor) -> Tensor:
         """W′ − W of a map's weight [out, D], in the edit's own type."""
-        return (weight.to(self.left.dtype) @ self.left) @ self.right
+        found = weight.to(self.left.dtype) @ self.left
+        return found if self.right is None else found @ self.right
 
 
 def solve_edit(
@@ -95,24 +106,31 @@ def fuse_edits(
     """
     whole = keep_scale * kept.T @ kept
     left, right = kept.new_zeros(kept.shape[1], 0), kept.new_zeros(0, kept.shape[1])
+    total: Tensor | None = None  # the product, once the factors are no smaller
     for edit, vectors in edits:
         gram = edit_scale * vectors.T @ vectors
         whole += gram
-        left, right = torch.cat([left, edit.left], 1), torch.cat([right, edit.right @ gram])
-        if len(right) > len(whole):
-            left, right = left @ right, torch.eye(len(whole), dtype=whole.dtype, device=whole.device)
-    return _within(left, right, whole, lam)
+        if total is None and len(right) + edit.rank <= len(whole):
+            own = edit.right if edit.right is not None else torch.eye(len(whole), dtype=whole.dtype)
+            left, right = torch.cat([left, edit.left], 1), torch.cat([right, own @ gram])
+            continue
+        total = (left @ right if total is None else total) + edit.product @ gram
+    return _within(left, right, whole, lam) if total is None else _within(total, None, whole, lam)
 
 
-def _within(left: Tensor, right: Tensor, gram: Tensor, lam: float) -> Edit:
+def condense(vectors: Tensor) -> Tensor:
+    """At most as many vectors as these have entries, [≤ D, D], of the same Σ v vᵀ: to the formula they are the same."""
+    return torch.linalg.qr(vectors, mode="r").R if len(vectors) > vectors.shape[1] else vectors
+
+
+def _within(left: Tensor, right: Tensor | None, gram: Tensor, lam: float) -> Edit:
     """The edit left · right · (λI + gram)⁻¹, of the smaller of both ranks; the matrix is solved for, not inverted."""
     whole = gram.clone()
     whole.diagonal().add_(lam)
-    if len(right) <= len(whole):
+    if right is not None and len(right) <= len(whole):
         return Edit(left, torch.linalg.solve(whole, right.T).T)
-    return Edit(
-        torch.linalg.solve(whole, (left @ right).T).T, torch.eye(len(whole), dtype=whole.dtype, device=whole.device)
-    )
+    product = left if right is None else left @ right
+    return Edit(torch.linalg.solve(whole, product.T).T)
 
 
 class Vectors(NamedTuple):
@@ -190,8 +208,8 @@ class ClosedForm(Method):
         forgotten = vectors_of(problem, problem.forget, self.tokens)
         kept = vectors_of(problem, problem.retain, self.tokens, keep=True)
         _warn_of_same(problem, forgotten)
-        edit = self.solve(problem, forgotten, kept.given)
-        return {"left": edit.left.to(engine.device), "right": edit.right.to(engine.device)}
+        edit = self.solve(problem, forgotten, condense(kept.given))
+        return {name: part.to(engine.device) for name, part in edit._asdict().items() if part is not None}
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """Every map W becomes W′; logs the rank of the change and its share of the maps' norm."""
@@ -201,7 +219,7 @@ class ClosedForm(Method):
                 change = edit.change(weight)
                 moved, whole = moved + float(change.square().sum()), whole + float(weight.square().sum())
                 weight.add_(change.to(weight.dtype))
-        return {"rank": float(len(edit.right)), "relative_change": (moved / whole) ** 0.5}
+        return {"rank": float(edit.rank), "relative_change": (moved / whole) ** 0.5}
 
 
 def editable_maps(problem: Problem) -> dict[str, nn.Parameter]:
