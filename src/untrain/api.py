@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +28,7 @@ from untrain.methods.base import Method, Problem, check_runs
 from untrain.methods.loop import run
 from untrain.models.checkpoints import load_into
 from untrain.models.kinds import check_kind
+from untrain.models.lora import Form, LoRA, extract_lora, save_lora
 from untrain.models.parts import trained
 from untrain.models.precision import widen_
 from untrain.models.prepare import check_trainable, prepare_task
@@ -43,6 +44,21 @@ from untrain.settings import make as make_settings
 from untrain.types import Estimator, Params, Task
 
 
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The module that was given and the unlearned one, of which a LoRA is made.
+
+    Attributes:
+        before: the user's own.
+        after: the unlearned one.
+        part: what a pipeline calls it; empty: it is no part of one.
+    """
+
+    before: nn.Module
+    after: nn.Module
+    part: str = ""
+
+
 @dataclass(frozen=True, repr=False)
 class Result:
     """What unlearning gives back.
@@ -56,6 +72,7 @@ class Result:
         clocks: the seconds by part.
         notes: what was decided for the user, and why; and what casts doubt on the result.
         warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
+        change: the trained module before and after; None where the model was changed in place.
     """
 
     model: Any
@@ -66,6 +83,30 @@ class Result:
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    change: "Change | None" = field(default=None, repr=False)
+
+    def save_lora(self, path: str | Path, *, rank: int = 16, kohya: bool = False) -> LoRA:
+        """Writes what was changed as a LoRA for the model that was given: for diffusers, else for peft.
+
+        Args:
+            path: a folder, or of a pipeline a .safetensors file: `pipe.load_lora_weights(path)` loads either.
+            rank: at most this; less where the change of every matrix is of less.
+            kohya: of a pipeline, the names of kohya's trainer, which most interfaces load.
+
+        Returns:
+            The LoRA: its `kept` is the share of the squared change that it holds, `lost` what none can carry.
+
+        Raises:
+            SettingError: if the model was changed in place. ModelError: if nothing changed that a LoRA can carry.
+        """
+        if self.change is None:
+            raise SettingError("the model was changed in place, and what it was before is gone: leave inplace out.")
+        if kohya and not self.change.part:
+            raise SettingError("kohya's names are for pipelines of diffusers: leave kohya out.")
+        form: Form = "kohya" if kohya else "diffusers" if self.change.part else "peft"
+        lora = extract_lora(self.change.before, self.change.after, rank=rank)
+        save_lora(lora, path, form=form, part=self.change.part)
+        return lora
 
     def __repr__(self) -> str:
         """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
@@ -150,7 +191,9 @@ def unlearn(
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     known = _check_apart(given)
     home = next((p.device for p in user.module.parameters()), engine.device)
-    with _locked(path, engine, resume=resume), user.sets(given, engine, path, seed, options) as sets:
+    alone = None if chosen.needs_samples else user.condition_sets(given, options)
+    made = user.sets(given, engine, path, seed, options) if alone is None else nullcontext(dict(alone))
+    with _locked(path, engine, resume=resume), made as sets:
         usual = user.batch_size(sets) if batch_size is None else batch_size
         sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
@@ -181,7 +224,9 @@ def unlearn(
             working.module.to(home)
     result.model.to(home)
     engine.wait()
-    return replace(result, model=user.whole(result.model))
+    part = domain.pipeline_part if user.module is not user.model else ""
+    change = None if inplace else Change(user.module, result.model, part)
+    return replace(result, model=user.whole(result.model), change=change)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   compare   every method on several seeds and forget sets; see untrain compare --help
   audit     whether forgotten samples can still be told from never-seen ones; see untrain audit --help
   sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
+  export    what a method changed, as a LoRA or an exact difference; see untrain export --help
   log       all requests to forget that a model has met, by run folders; see untrain log --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER [--latex FORM]
   list      known tasks, methods, data sources, models, and the recipes of this folder
@@ -97,6 +98,20 @@ card and a verdict for each method, and FOLDER/audit/audit.json.
   --cell KEY         run this one cell here, such as twins/twin-03/sfron
   --resume           go on with the audit that the folder holds
   --self-test        simulate models with known traces, half a minute, and say what the audit finds
+"""
+
+EXPORT_USAGE = """\
+untrain export FOLDER --lora | --delta [flags]: what a method of a run changed, in a small file
+
+FOLDER is a finished run of a recipe.
+
+  --lora         a LoRA, best of its rank: FOLDER/MODEL-lora, which pipe.load_lora_weights loads; of other models than
+                 pipelines an adapter that peft loads. It says which share of the change it holds
+  --rank N       of the LoRA, at most; 16 without it. Where the change is of less, all of it is held
+  --kohya        the LoRA under the names of kohya's trainer, which most interfaces load
+  --delta        the exact new values of all that changed: FOLDER/MODEL-delta/delta.safetensors
+  --model NAME   which model of the run; without it, the only unlearned one
+  --out PATH     write there
 """
 
 LOG_USAGE = """\
@@ -415,6 +430,30 @@ def _log(words: Sequence[str], resume: bool) -> None:
     print(FORMS[(*forms, "text")[0]](requests, whole=whole), end="")
 
 
+def _export(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(EXPORT_USAGE)
+        return
+    permissions, model, out = _permissions(words), _value(words, "--model"), _value(words, "--out")
+    is_delta, rank = _take(words, "--delta"), _count(words, "--rank", 16)
+    is_lora, kohya = _take(words, "--lora"), _take(words, "--kohya")
+    if is_delta == is_lora or (kohya and is_delta):
+        raise SettingError("give --lora (with --rank, --kohya) or --delta: one of the two. See untrain export --help.")
+    if len(words) != 1 or words[0].startswith("-"):
+        raise SettingError("untrain export needs one run folder: untrain export FOLDER --lora.")
+    folder = Path(words[0])
+    if not os.path.isdir(folder):
+        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    from untrain.runs.export import export_delta, export_lora
+
+    with exclusive_lock(folder):
+        if is_delta:
+            print(export_delta(folder, model, out=out, permissions=permissions))
+        else:
+            print(export_lora(folder, model, rank=rank, kohya=kohya, out=out, permissions=permissions))
+
+
 def _domain_of(folder: Path, task: str | None) -> "type[Domain]":
     """The domain of a folder's task: what the command line says, else by the name that the folder has; never code."""
     from untrain import registry
@@ -459,6 +498,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "compare": _compare,
     "audit": _audit,
     "sample": _sample,
+    "export": _export,
     "log": _log,
     "report": _report,
     "list": _list,

@@ -269,6 +269,15 @@ class UserModel:
         """
         yield dict(given)
 
+    def condition_sets(self, given: Mapping[str, Any], options: Any = None) -> Mapping[str, Any] | None:
+        """Returns the sets for methods that look at conditions alone; None: those of `sets` will do.
+
+        Args:
+            given: "forget", "retain" and perhaps "holdout", as the user gives them.
+            options: the domain's `UnlearnOptions`.
+        """
+        return None
+
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the samples of a batch where the user does not say."""
         return 128
@@ -364,6 +373,8 @@ class Domain(ABC):
     """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
+    pipeline_part: ClassVar[str] = ""
+    """What a pipeline of diffusers calls the module, by which its loaders find a LoRA; empty: it is no such part."""
     listing: ClassVar[Mapping[str, str]] = {}
     """What recipes of this task can name, for `untrain list`: group (such as "models") → MODULE:TABLE, a mapping whose
     values have a `description`."""
@@ -486,6 +497,14 @@ class Domain(ABC):
         found = {name: self.stream(division, name) for name, samples in there.items() if len(samples)}
         return {"forget": found["retain"], **found}
 
+    def condition_sets(self, division: Division) -> dict[str, Stream]:
+        """Returns the sets for methods that look at conditions alone (`Method.needs_samples`), by default the same."""
+        return self.method_sets(division)
+
+    def sets_for(self, method: Method, division: Division) -> dict[str, Stream]:
+        """Returns the sets that this method is given."""
+        return self.method_sets(division) if method.needs_samples else self.condition_sets(division)
+
     def evaluation_sets(self, division: Division) -> dict[str, Stream]:
         """Returns the sets that a model is measured on: "forget" (all that was asked so far), "retain" and "test"."""
         sets = {"forget": self.stream(division, "asked"), "retain": self.stream(division, "retain")}
@@ -592,7 +611,11 @@ class Domain(ABC):
         return {"loss": sample_losses(module, self.task, samples, self.context.engine).mean().item()}
 
     def images_to_make(self, models: int) -> int:
-        """Estimates how many images are made to prepare a run and to measure so many models, to tell its work."""
+        """Estimates how many images are made to measure so many models, to tell a run's work."""
+        return 0
+
+    def samples_to_make(self) -> int:
+        """Estimates how many images are made so that methods have samples, where one looks at these."""
         return 0
 
     def evaluation_facts(self) -> Any:

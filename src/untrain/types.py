@@ -29,6 +29,9 @@ redirected variant, or the training loss under its condition."""
 Variant = Literal["redirect", "unconditional"]
 """What a batch can be conditioned on instead: something else (another label, class or prompt), or nothing."""
 
+Tokens = Literal["last", "end", "others", "all"]
+"""Which parts of a condition a closed-form edit looks at, see `EditableTask.condition_pairs`."""
+
 Estimator = Literal["sample", "batch"]
 """What a Fisher diagonal squares: each sample's gradient, or the mean gradient of a batch."""
 
@@ -150,4 +153,31 @@ class GenerativeTask(Task, Protocol):
 
     def surrogate(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with something that means nothing in place of its images, under the conditions that they had."""
+        ...
+
+
+@runtime_checkable
+class EditableTask(Task, Protocol):
+    """A task whose models hear of a condition through linear maps alone; what closed-form edits may know besides.
+
+    A condition is a sequence of vectors, the embedded tokens of a text, and each map is given every one of them.
+    """
+
+    def condition_maps(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights that conditions are multiplied by before anything else happens to them, by name, [out, D] each.
+
+        Raises:
+            ModelError: if the model has none, or something else stands before them.
+        """
+        ...
+
+    def condition_pairs(self, batch: Batch, tokens: Tokens, *, keep: bool = False) -> tuple[Tensor, Tensor]:
+        """The vectors of a drawn batch's conditions, and those of the redirected ones in their place, [N, D] each.
+
+        Args:
+            batch: as `draw` gives it.
+            keep: give the vectors themselves instead of the redirected ones: of what is to stay as it is.
+            tokens: "last": the last token of each text; "end": from there to the end of the window; "others": those
+                around the words in which a text and the one in its place differ; "all": these words too.
+        """
         ...

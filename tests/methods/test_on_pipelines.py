@@ -36,6 +36,10 @@ SETTINGS = {
     "sfron-original": {**SFRON, "teacher": "original"},
     "sfron-ascent": {**SFRON, "objective": "ascent"},
     "ssd": {},
+    "concept-ablation": {"steps": 4, "samples": 2, "images": 4, "sampler": FEW, "optimizer": ADAM},
+    "esd-from": {"steps": 4, "samples": 2, "sampler": FEW, "erase_from": "anchor"},
+    "uce": {},
+    "mace-refine": {},
     "esd": {"steps": 4, "samples": 2, "sampler": FEW},
     "selective-amnesia": {"steps": 4, "replay_samples": 4, "fisher_samples": 3, "fisher_timesteps": 3, "sampler": FEW},
     **{name: {"steps": 4, "optimizer": ADAM} for name in (*PLAIN, *ERASE)},
@@ -93,7 +97,7 @@ def test_it_runs_and_changes_what_is_trained_alone(name, kind, pipes):
     assert all(".attn2." in key for key in moved)
 
 
-@pytest.mark.parametrize("name", ["sfron", "sfron-original", "proximal-gradient", "esd"])
+@pytest.mark.parametrize("name", ["sfron", "sfron-original", "proximal-gradient", "esd", "concept-ablation"])
 def test_a_killed_run_goes_on_to_the_same_bits(name, pipes, tmp_path, monkeypatch):
     chosen = method(name)
     whole = run(chosen, problem(pipes["sd"], "xattn"), ENGINE)
@@ -141,6 +145,33 @@ def test_with_the_original_as_teacher_the_prompt_nears_the_anchor_as_it_was(pipe
         found[teacher] = last / first
     assert found["original"] < 0.5
     assert found["current"] > 1
+
+
+# Concept ablation.
+
+
+def test_a_step_of_concept_ablation_is_both_losses_on_images_of_the_anchor(pipes):
+    chosen = replace(method("concept-ablation"), lam=0.5, optimizer=Optimizer("sgd", 0.1))
+    work = problem(pipes["sd"], "xattn")
+    state = chosen.start(work, ENGINE)
+    made = work.memo["anchors"]
+    assert made["images"].shape[:2] == (len(work.forget), 1)
+    slow, task = copy.deepcopy(work.subject.module), work.task
+    log = chosen.step(state, 0)
+    batch = work.forget.batch(0, task, "forget")
+    batch = {key: value[:2] for key, value in batch.items()}
+    rows = [made["index"].tolist().index(int(i)) for i in batch["index"]]
+    g = generator_of(0, "concept-ablation", 0)
+    torch.randint(1, (2,), generator=g)
+    batch = task.draw({**batch, "input": made["images"][rows, 0]}, g, "forget")
+    x, t = task.noisy(batch), batch["timestep"]
+    forgotten, anchor = (slow(x, t, encoder_hidden_states=batch[text]).sample for text in ("prompt", "anchor"))
+    loss = (forgotten - anchor.detach()).square().mean() + 0.5 * (anchor - batch["noise"]).square().mean()
+    loss.backward()
+    assert log["forget_loss"] == pytest.approx(loss.item(), rel=1e-9)
+    for (name, found), expected in zip(work.subject.module.named_parameters(), slow.parameters(), strict=True):
+        if found.requires_grad:
+            assert torch.allclose(found, expected - 0.1 * expected.grad, atol=1e-12), name
 
 
 # ESD.

@@ -52,7 +52,7 @@ def search_settings(experiment: Experiment, recipe: Recipe, start: nn.Module, en
     objectives, method = _objectives(experiment, own), recipe.methods[entry]
     mark, path = _fingerprint(experiment, objectives, recipe, start, entry), _path(experiment.folder.path, entry)
     trials = _read_trials(path, mark)
-    sets = experiment.domain.method_sets(objectives[0].division)
+    sets = experiment.domain.sets_for(method, objectives[0].division)
     check_sets({name: stream.data for name, stream in sets.items()}, sets)
     prepare_task(experiment.domain.task, start, sets)
     space, wanted = space_of(recipe, entry), recipe.compare.trials
@@ -91,7 +91,7 @@ def _try(
     try:
         tried, values = with_settings(method, settings, fitting_optimizer(start, experiment.domain.task)), []
         for objective, original in zip(objectives, before, strict=True):
-            sets = experiment.domain.method_sets(objective.division)
+            sets = experiment.domain.sets_for(method, objective.division)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnlearningWarning)  # a trial may fall short: its criterion says how far
                 done = run(tried, stages.unlearning(experiment, start, sets), experiment.engine)
@@ -188,7 +188,7 @@ def _fingerprint(
     experiment: Experiment, objectives: Sequence[SearchObjective], recipe: Recipe, start: nn.Module, entry: str
 ) -> str:
     """Fingerprints all that a search's trials depend on."""
-    sets = experiment.domain.method_sets(objectives[0].division)
+    sets = experiment.domain.sets_for(recipe.methods[entry], objectives[0].division)
     problem = stages.unlearning(experiment, start, sets)
     space = {name: {type(kind).__name__: asdict(kind)} for name, kind in space_of(recipe, entry).items()}
     judged = [objective.facts() for objective in objectives]

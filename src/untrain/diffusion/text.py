@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 POOLED = "_pooled"
 """Ending of the names of pooled embeddings in a batch."""
+TOKENS = "_tokens"
+"""Ending of the names of tokens in a batch."""
+PADDING = -1
+"""What stands for no token."""
 TIME_IDS = "time_ids"
 """Of SDXL: height and width of the original, top and left of the crop, height and width aimed at."""
 
@@ -72,12 +76,14 @@ class Prompts(NamedTuple):
         embeds: [T, L, D], all encoders' in one.
         pooled: [T, P], of SDXL; else None.
         time_ids: [6], of SDXL; else None.
+        tokens: the first tokenizer's tokens, beginning and end included and `PADDING` behind them, int64 [T, L].
     """
 
     texts: tuple[str, ...]
     embeds: Tensor
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
+    tokens: Tensor | None = None
 
     def number(self, text: str) -> int:
         """The number of a text."""
@@ -91,6 +97,8 @@ class Prompts(NamedTuple):
             found |= {name + POOLED: self.pooled[numbers] for name, numbers in given.items()}
         if self.time_ids is not None:
             found[TIME_IDS] = self.time_ids.expand(len(prompts), -1)
+        if self.tokens is not None:
+            found |= {name + TOKENS: self.tokens[numbers] for name, numbers in given.items() if name != "empty"}
         return found
 
     def to(self, device: torch.device | str) -> Prompts:
@@ -100,7 +108,8 @@ class Prompts(NamedTuple):
 
     def fingerprint(self) -> str:
         """A hash of the texts and of what became of them."""
-        held = {name: tensor for name, tensor in zip(self._fields[1:], self[1:]) if tensor is not None}
+        named = dict(zip(self._fields[1:], self[1:], strict=True))
+        held = {name: tensor for name, tensor in named.items() if tensor is not None and name != "tokens"}
         return hash_json([list(self.texts), hash_tensors(held)])
 
 
@@ -134,12 +143,20 @@ def encode_prompts(
                 )
             )
     embeds = torch.cat([found[0][1][:1], *(each[0] for each in found)])
+    tokens = _token_rows(pipeline, ("", *wanted), embeds)
     if len(found[0]) == 2:
-        return Prompts(("", *wanted), embeds)
+        return Prompts(("", *wanted), embeds, tokens=tokens)
     pooled = torch.cat([found[0][3][:1], *(each[2] for each in found)])
     size = float(image_size)
     time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=embeds.device)
-    return Prompts(("", *wanted), embeds, pooled, time_ids)
+    return Prompts(("", *wanted), embeds, pooled, time_ids, tokens)
+
+
+def _token_rows(pipeline: Any, texts: Sequence[str], embeds: Tensor) -> Tensor:
+    """The first tokenizer's tokens of each text, [T, L] as the embeddings; the other's stand at the same places."""
+    rows = [list(each[0]) for each in tokens_of(pipeline, texts)]
+    width = embeds.shape[1]
+    return torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in rows], device=embeds.device)
 
 
 def embed_texts(pipeline: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ from untrain.methods.amun import AMUN
 from untrain.methods.bad_teacher import BadTeacher
 from untrain.methods.base import Method
 from untrain.methods.cf_k import CatastrophicForgettingOfLastLayers
+from untrain.methods.concept_ablation import ConceptAblation
 from untrain.methods.delete import Delete
 from untrain.methods.esd import ESD
 from untrain.methods.eu_k import ExactUnlearningOfLastLayers
@@ -17,6 +18,7 @@ from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.installed import INSTALLED
 from untrain.methods.l1_sparse import L1Sparse
 from untrain.methods.lotus import LoTUS
+from untrain.methods.mace_refine import MACERefine
 from untrain.methods.masked_small_gradients import MaskedSmallGradients
 from untrain.methods.neggrad_plus import NegGradPlus
 from untrain.methods.noisy_finetune import NoisyFinetune
@@ -31,6 +33,7 @@ from untrain.methods.sfron import SFRon
 from untrain.methods.shrink_perturb import ShrinkPerturb
 from untrain.methods.ssd import SSD
 from untrain.methods.transpose import Transpose
+from untrain.methods.uce import UCE
 from untrain.settings import describe
 
 METHODS: dict[str, type[Method]] = {
@@ -40,7 +43,7 @@ METHODS: dict[str, type[Method]] = {
         *(ShrinkPerturb, MaskedSmallGradients, Transpose, NoisyFinetune),
         *(ExactUnlearningOfLastLayers, CatastrophicForgettingOfLastLayers),
         *(AMUN, Delete, ReGUn, LoTUS),
-        *(Finetune, SelectiveAmnesia, ESD, Retrain),
+        *(Finetune, SelectiveAmnesia, ESD, ConceptAblation, UCE, MACERefine, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""

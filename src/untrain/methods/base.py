@@ -15,7 +15,7 @@ from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
-from untrain.types import Batch, GenerativeTask, Params, Task, Variant
+from untrain.types import Batch, EditableTask, GenerativeTask, Params, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -237,10 +237,15 @@ class Method(ABC):
     """Variants of a batch that the method cannot do without."""
     needs_forget: ClassVar[bool] = True
     """Whether it looks at the forget set; one that does not can go on where all of that is gone."""
+    needs_samples: ClassVar[bool] = True
+    """Whether it looks at samples; one that looks at their conditions alone is given sets in which nothing else says
+    anything, and no sample is made or read for it."""
     generates: ClassVar[bool] = False
     """Whether it needs a task whose models make images."""
     classifies: ClassVar[bool] = False
     """Whether it needs a task whose outputs are logits of classes."""
+    edits: ClassVar[bool] = False
+    """Whether it needs a task whose models hear of conditions through linear maps."""
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """What it needs of this task with the settings that it has."""
@@ -312,6 +317,8 @@ def _missing(method: Method | type[Method], task: Task) -> list[str]:
         missing.insert(0, "a model that makes images")
     if method.classifies and (isinstance(task, GenerativeTask) or not hasattr(task, "num_classes")):
         missing.insert(0, "logits of classes")
+    if method.edits and not isinstance(task, EditableTask):
+        missing.insert(0, "a model that hears of its conditions through linear maps")
     return missing
 
 

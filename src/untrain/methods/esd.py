@@ -5,20 +5,20 @@ ICCV 2023). The symbols are theirs: η is the negative guidance, θ* the origina
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
 from untrain.lazy import torch
-from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
+from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero, check_choice
 from untrain.methods.descent import Descent
-from untrain.methods.forgetting import cut, frozen
+from untrain.methods.forgetting import frozen, repeat_rows
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
-from untrain.types import Batch, Variant
+from untrain.types import Batch, Task, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ class ESD(Descent):
     title: ClassVar[str] = "steers away from the forgotten condition, without data (Gandikota et al. 2023)"
     space: ClassVar[Spaces] = {"optimizer.lr": Range(1e-5, 1e-3, log=True), "eta": Range(0.5, 3.0)}
     needs: ClassVar[tuple[Variant, ...]] = ("unconditional",)
+    needs_samples: ClassVar[bool] = False
     generates: ClassVar[bool] = True
 
     steps: int | None = 200
@@ -52,6 +53,9 @@ class ESD(Descent):
     """Learning rate over the run: "cosine" to 0, or "constant"."""
     eta: float = 1.0
     """η, negative guidance."""
+    erase_from: Literal["prompt", "anchor"] = "prompt"
+    """What is drawn otherwise afterwards: the forgotten "prompt" itself; or its "anchor", out of which the prompt's
+    meaning is taken: ε_θ(x_t, anchor) moves to ε_θ*(x_t, anchor) − η (ε_θ*(x_t, prompt) − ε_θ*(x_t, ∅))."""
     sampler: Sampler = Sampler(steps=50, guidance_scale=3.0)
     """How x_t is made, at the published start guidance of 3."""
     samples: int = 8
@@ -61,8 +65,13 @@ class ESD(Descent):
         """Checks the ranges."""
         super().__post_init__()
         check_above_zero(eta=self.eta, samples=self.samples)
+        check_choice("erase_from", self.erase_from, ("prompt", "anchor"))
         if self.sampler.solver != "ddim":
             raise SettingError("esd stops on the way to an image, which the solver lms cannot: take ddim.")
+
+    def wants(self, task: Task) -> tuple[Variant, ...]:
+        """To erase from the anchor takes one."""
+        return self.needs if self.erase_from == "prompt" else (*self.needs, "redirect")
 
     def resolved(self, problem: Problem, engine: Engine) -> ESD:
         """Steps from epochs; the learning rate, where it was left open."""
@@ -82,11 +91,12 @@ class ESD(Descent):
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k: x_t of the model as it is now, then one step towards the negatively guided original there."""
         task, module = generative(state.problem), state.module.eval()
-        batch = cut(state.problem.forget.batch(k, task, "forget"), slice(self.samples))
+        batch = repeat_rows(state.problem.forget.batch(k, task, "forget"), self.samples)
         visited = self.sampler.visited(task.timesteps)
         choice = torch.randint(len(visited), (), generator=generator_of(state.problem.seed, "esd", k))
         t = visited[int(choice)]
-        seen = imagined(state.problem, state.engine, module, batch, self.sampler, "esd", k, until=t)
+        drawn = self._changed(task, batch)
+        seen = imagined(state.problem, state.engine, module, drawn, self.sampler, "esd", k, until=t)
         batch = task.at(batch, torch.full_like(batch["index"], t), seen)
         distances = for_share(state, batch, lambda share: self._distances(state, share))
         return advance(state, "forget", state.engine.mean(distances), max_norm=self.max_norm)
@@ -97,5 +107,11 @@ class ESD(Descent):
         with torch.no_grad():
             conditional = task.outputs(original, share)
             unconditional = task.outputs(original, task.variant(share, "unconditional"))
-            target = unconditional - self.eta * (conditional - unconditional)
-        return task.divergence(task.outputs(state.model, share), target)
+            changed = self._changed(task, share)
+            start = unconditional if changed is share else task.outputs(original, changed)
+            target = start - self.eta * (conditional - unconditional)
+        return task.divergence(task.outputs(state.model, changed), target)
+
+    def _changed(self, task: Task, batch: Batch) -> Batch:
+        """The batch under the condition whose prediction is moved."""
+        return batch if self.erase_from == "prompt" else task.variant(batch, "redirect")

@@ -90,6 +90,15 @@ def cut(batch: Batch, rows: Rows) -> Batch:
     return {key: value[rows] for key, value in batch.items()}
 
 
+def repeat_rows(batch: Batch, count: int) -> Batch:
+    """So many rows of a batch, from its first on and again where they run out, then under an `index` of their own."""
+    rows = torch.arange(count, device=batch["index"].device)
+    size = len(batch["index"])
+    further = (rows // size) * (int(batch["index"].max()) + 1)
+    chosen = cut(batch, rows % size)
+    return {**chosen, "index": chosen["index"] + further}
+
+
 def normalises(module: nn.Module) -> bool:
     """Whether a layer of the module, in its present mode, normalises by a batch's own statistics."""
     layers = (layer for layer in module.modules() if layer.training)

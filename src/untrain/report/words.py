@@ -10,6 +10,7 @@ LABELS = {
     "sfron": "SFR-on", "scrub": "SCRUB", "salun": "SalUn", "neggrad-plus": "NegGrad+", "ssd": "SSD",
     "l1-sparse": "L1-sparse", "esd": "ESD", "selective-amnesia": "Selective Amnesia",
     "amun": "AMUN", "delete": "DELETE", "regun": "ReGUn", "lotus": "LoTUS", "eu-k": "EU-k", "cf-k": "CF-k",
+    "uce": "UCE", "concept-ablation": "concept ablation", "mace-refine": "MACE refinement",
     "original-first": "original (before all requests)",
 }  # fmt: skip
 

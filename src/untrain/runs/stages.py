@@ -219,6 +219,8 @@ def work_of(experiment: Experiment) -> Work:
     sizes = {"forget": len(split.forget), "retain": len(split.retain), "train": len(split.forget) + len(split.retain)}
     trained = recipe.references + (domain.checkpoint is None)
     images = domain.images_to_make(trained + len(recipe.methods) + (domain.checkpoint is not None))
+    if any(method.needs_samples for method in recipe.methods.values()) or recipe.references:
+        images += domain.samples_to_make()
     return estimate(recipe, sizes, trained=trained, images=images)
 
 
@@ -411,12 +413,20 @@ def unlearn_methods(
 ) -> dict[str, nn.Module]:
     """Returns what the recipe's methods make of the original; None: each of them."""
     recipe, domain = experiment.recipe, experiment.domain
-    sets, names = domain.method_sets(experiment.division), [*recipe.methods] if names is None else names
-    if not all(experiment.folder.holds(name) for name in names):  # else no sample need be had
+    chosen = {name: recipe.methods[name] for name in (recipe.methods if names is None else names)}
+    given: dict[bool, dict[str, Stream]] = {}
+    for method in chosen.values():
+        if method.needs_samples not in given:
+            given[method.needs_samples] = domain.sets_for(method, experiment.division)
+    missing = {method.needs_samples for name, method in chosen.items() if not experiment.folder.holds(name)}
+    for sets in (given[needs_samples] for needs_samples in sorted(missing)):  # of the others no sample need be had
         there = {name: stream for name, stream in sets.items() if name != "forget" or stream is not sets["retain"]}
         check_sets({name: stream.data for name, stream in there.items()}, there)
         prepare_task(domain.task, start, sets, training=True)
-    return {name: experiment.make(name, recipe.methods[name], unlearning(experiment, start, sets)) for name in names}
+    return {
+        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples]))
+        for name, method in chosen.items()
+    }
 
 
 def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:

@@ -66,6 +66,7 @@ from untrain.tasks.text_to_image.concepts import (
     text_task,
     until_done,
 )
+from untrain.tasks.text_to_image.conditions import check_templates, text_sets
 from untrain.tasks.text_to_image.detectors import Classifier, Clip, Detector, labelled_judge, load_clip
 from untrain.tasks.text_to_image.eval_prompts import (
     FORGET,
@@ -104,6 +105,13 @@ class UnlearnOptions:
 
     images: ConceptImages | None = None
     """How images are made of concepts that come without; they are removed in the end."""
+    templates: Sequence[str] = ()
+    """Texts with {} in them that a forgotten prompt and its anchor are put into, for methods that look at no image;
+    empty: each as it is."""
+
+    def __post_init__(self) -> None:
+        """Checks the templates."""
+        check_templates(self.templates)
 
 
 @dataclass(frozen=True)
@@ -167,13 +175,22 @@ class PipelineModel(UserModel):
                 raise SettingError("images= says how a whole pipeline makes images of concepts: leave it out.")
             yield dict(given)
             return
-        if "holdout" in given:
-            raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
+        _check_no_holdout(given)
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             task, how = cast(TextToImage, self.task), images or ConceptImages()
             check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
+
+    def condition_sets(self, given: Mapping[str, Any], options: Any = None) -> Mapping[str, Any] | None:
+        """Returns the concepts as embedded prompts alone."""
+        if not self.is_whole:
+            return None
+        _check_no_holdout(given)
+        options, lists = options or UnlearnOptions(), concept_lists(given)
+        check_concepts(self.model, lists)
+        size = (options.images or ConceptImages()).image_size or own_size(self.model)
+        return text_sets(self.model, lists, options.templates, latent_shape_of(self.model, size), size)
 
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the published 2 for 64 × 64 latents, and more for smaller ones."""
@@ -194,6 +211,11 @@ class PipelineModel(UserModel):
         return self.model if module is self.module else with_denoiser(self.model, module)
 
 
+def _check_no_holdout(given: Mapping[str, Any]) -> None:
+    if "holdout" in given:
+        raise SettingError("held-out data tell a classifier how far to forget: leave holdout out for a pipeline.")
+
+
 class TextToImageDomain(Domain):
     """Text-conditional prediction in latent space, judged by what detectors see in images of prompts."""
 
@@ -208,6 +230,7 @@ class TextToImageDomain(Domain):
     references = 0
     reference_name = "original"
     recorded = ("steps", "seconds")
+    pipeline_part = "unet"
     holds_out = False
     sections: TextToImageSections
     task: TextToImage
@@ -304,6 +327,17 @@ class TextToImageDomain(Domain):
         if single:
             save_single_file(self.folder, module, place / f"{name}.safetensors")
 
+    @cached_property
+    def texts(self) -> dict[str, Subset]:
+        """The concepts as embedded prompts alone."""
+        section = self.sections.concepts
+        size = section.images.image_size or own_size(self.pipeline)
+        return text_sets(self.pipeline, self.concepts, section.templates, self.source.shape, size)
+
+    def condition_sets(self, division: Division) -> dict[str, Stream]:
+        """Returns the concepts' embedded prompts, for methods that look at no image."""
+        return {name: self.stream(division, name, data=data) for name, data in self.texts.items()}
+
     # What is asked of the recipe.
 
     def divide(self) -> Division:
@@ -320,6 +354,7 @@ class TextToImageDomain(Domain):
         sections = self.sections
         sections.generation.sampler.visited(self.task.timesteps)
         sections.concepts.images.sampler.visited(self.task.timesteps)
+        check_templates(sections.concepts.templates)
         primary = self.primary
         if self._is_ready:
             self._ready().check([each.wanted.get(primary) for each in self.asked])
@@ -369,10 +404,14 @@ class TextToImageDomain(Domain):
         return [*(asdict(part) for part in parts), prompt_facts(self.asked), *photographs]
 
     def images_to_make(self, models: int) -> int:
-        """Counts images of prompts, and of concepts that come without any."""
+        """Counts images of prompts."""
+        return models * len(self.asked) * self.sections.generation.samples
+
+    def samples_to_make(self) -> int:
+        """Counts images of concepts that come without any."""
         concepts = [*self.sections.concepts.forget, *self.sections.concepts.retain]
         bare = sum(entry.prompt is not None and entry.images is None for entry in concepts)
-        return models * len(self.asked) * self.sections.generation.samples + bare * self.sections.concepts.images.count
+        return bare * self.sections.concepts.images.count
 
     def measure(
         self,

@@ -104,6 +104,9 @@ class Concepts:
     """Concepts to keep, likewise; empty: all other captions of the data."""
     images: ConceptImages = ConceptImages()
     """How images are made of concepts that come without any."""
+    templates: list[str] = field(default_factory=list)
+    """Texts with {} in them that a forgotten prompt and its anchor are put into, for methods that look at no image;
+    empty: each as it is."""
     keep: bool = False
     """Keep these images and their latents, in RUN/concepts; else they are removed when the run ends."""
 

@@ -21,7 +21,8 @@ from untrain.diffusion.text import POOLED, TIME_IDS
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.models.precision import weight_type
 from untrain.settings import check_arguments
-from untrain.types import Batch, Objective, Role, Variant
+from untrain.tasks.text_to_image.edits import cross_attention_maps, text_pairs
+from untrain.types import Batch, Objective, Role, Tokens, Variant
 
 Prediction = Literal["epsilon", "v_prediction"]
 Prompt = Literal["prompt", "anchor", "empty"]
@@ -37,7 +38,8 @@ class TextToImage(DiffusionProcess):
     batch holds "latent_mean" and "latent_std" of the VAE's posterior times its scaling factor, [B, C, h, w]; "label",
     the concept's number, [B]; "prompt", "anchor" and "empty", the embedded texts, [B, L, D] (all encoders' in one, as
     the pipeline joins them); for SDXL also "prompt_pooled", "anchor_pooled", "empty_pooled", [B, P], and "time_ids",
-    [B, 6]. Neither VAE nor text encoder is needed. Images are never mirrored: captions may speak of left and right.
+    [B, 6]; for closed-form edits "prompt_tokens" and "anchor_tokens", [B, L]. Neither VAE nor text encoder is needed.
+    Images are never mirrored: captions may speak of left and right.
     """
 
     name: ClassVar[str] = "text-to-image"
@@ -169,6 +171,16 @@ class TextToImage(DiffusionProcess):
     def condition(self, batch: Batch) -> Tensor:
         """The concepts' numbers, [B]; a dropped prompt is still the sample's."""
         return batch["label"]
+
+    # What is edited.
+
+    def condition_maps(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights of keys and values of cross-attention, by name, [out, D]."""
+        return cross_attention_maps(model)
+
+    def condition_pairs(self, batch: Batch, tokens: Tokens, *, keep: bool = False) -> tuple[Tensor, Tensor]:
+        """Embedded tokens of the prompts, and those of their anchors to be taken for them, [N, D] each."""
+        return text_pairs(batch, tokens, keep=keep)
 
     # What is made.
 

@@ -1,0 +1,80 @@
+"""`untrain export`: what a method of a run changed, as a LoRA or as an exact difference, beside the run's models."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from untrain.errors import SettingError
+from untrain.models.delta import apply_delta, save_delta
+from untrain.models.lora import Form, apply_lora, extract_lora, save_lora
+from untrain.permissions import NONE, Permissions
+from untrain.runs.models import choose_model, kept_weights, open_model
+from untrain.runs.names import ORIGINAL
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export_lora(
+    folder: Path,
+    model: str | None = None,
+    *,
+    rank: int = 16,
+    kohya: bool = False,
+    out: str | None = None,
+    permissions: Permissions = NONE,
+) -> str:
+    """Writes what a method changed as a LoRA, reads it once more, and says what of the change it holds.
+
+    Args:
+        folder: the run's.
+        model: which of its models; None: the only unlearned one.
+        rank: at most this.
+        kohya: kohya's names instead of diffusers'.
+        out: the file, or a folder; None: MODEL-lora in the run folder.
+        permissions: what the person at the keyboard allows.
+
+    Raises:
+        SettingError: if the run has several models and none was chosen, or kohya has no names for this kind.
+    """
+    name, part, before, after = _opened(folder, model, permissions)
+    if kohya and not part:
+        raise SettingError("kohya's names are for pipelines of diffusers: leave --kohya out.")
+    form: Form = "kohya" if kohya else "diffusers" if part else "peft"
+    lora = extract_lora(before, after, rank=rank)
+    path = save_lora(lora, folder / f"{name}-lora" if out is None else out, form=form, part=part)
+    left = _distance(apply_lora(copy.deepcopy(before), path), after) / _distance(before, after)
+    return f"{path}: {lora}. Read again and added to the original, it leaves {100 * left:.2g} % of the squared change."
+
+
+def export_delta(
+    folder: Path, model: str | None = None, *, out: str | None = None, permissions: Permissions = NONE
+) -> str:
+    """Writes the exact new values of what a method changed, reads them once more, and says how many they are.
+
+    Args:
+        folder: see `export_lora`, and so for model, out and permissions; the file is MODEL-delta.safetensors.
+        model: likewise.
+        out: the file.
+        permissions: likewise.
+    """
+    name, _, before, after = _opened(folder, model, permissions)
+    path = Path(out) if out is not None else folder / f"{name}-delta" / "delta.safetensors"
+    share = save_delta(before, after, path)
+    apply_delta(copy.deepcopy(before), path)  # which compares the hash of what it gives
+    return f"{path}: {100 * share:.2f} % of the weights changed; put into the original they give the model to the bit."
+
+
+def _opened(folder: Path, model: str | None, permissions: Permissions) -> tuple[str, str, nn.Module, nn.Module]:
+    """The model's name, the part of a pipeline that it is, the original, and the model."""
+    name = choose_model(folder, model, among=kept_weights(folder) - {ORIGINAL})
+    domain, after = open_model(folder, name, permissions)
+    _, before = open_model(folder, ORIGINAL, permissions)
+    return name, domain.pipeline_part, before, after
+
+
+def _distance(a: nn.Module, b: nn.Module) -> float:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return sum(float((x.double() - y.double()).square().sum()) for x, y in pairs)

@@ -1,0 +1,106 @@
+"""What closed-form edits look at: the maps that texts go through, and which of their tokens stand for each other."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from untrain.diffusion.text import TOKENS
+from untrain.errors import DataError, ModelError
+from untrain.types import Batch, Tokens
+
+Places = tuple[list[int], list[int]]
+"""Places in a text, and those in another one that stand for them."""
+
+
+def cross_attention_maps(unet: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of keys and values of cross-attention, by name, [out, D]: all that a UNet sees of embedded tokens.
+
+    Raises:
+        ModelError: if there is none, if layers are fused, or if something stands between the text encoder and them.
+    """
+    if getattr(unet, "encoder_hid_proj", None) is not None:
+        raise ModelError(
+            "the UNet projects embedded texts before its cross-attention sees them (encoder_hid_proj): a closed-form "
+            "edit is of keys and values alone. Take another method, such as sfron."
+        )
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in unet.named_modules():
+        if getattr(layer, "is_cross_attention", None) is not True:
+            continue
+        if getattr(layer, "fused_projections", False):
+            raise ModelError(f"keys and values of {name} are fused: undo it by unet.unfuse_qkv_projections().")
+        for leaf in ("to_k", "to_v"):
+            part: Any = getattr(layer, leaf, None)
+            if not isinstance(part, nn.Linear):
+                raise ModelError(f"{name}.{leaf} is a {type(part).__name__}, not a linear layer: it cannot be edited.")
+            found[f"{name}.{leaf}.weight"] = cast(nn.Parameter, part.weight)
+    if not found:
+        raise ModelError(f"{type(unet).__name__} has no cross-attention: nothing of it is told of texts.")
+    return found
+
+
+def text_pairs(batch: Batch, tokens: Tokens, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Embedded tokens of a batch's texts, and those of their anchors to be taken for them, [N, D] each.
+
+    Args:
+        batch: has "prompt", "anchor" [B, L, D] and their tokens [B, L].
+        tokens: which; see `places_of`.
+        keep: take the texts themselves for their anchors: of what is to stay as it is.
+
+    Raises:
+        DataError: if the batch does not hold the tokens.
+    """
+    anchor = "prompt" if keep else "anchor"
+    missing = [key for key in (f"prompt{TOKENS}", f"{anchor}{TOKENS}") if key not in batch]
+    if missing:
+        raise DataError(
+            f"a closed-form edit must know which token is where, and the batches lack {missing}: give concepts and the "
+            "whole pipeline, or batches of encode_prompts(...).rows(...)."
+        )
+    given, wanted = [], []
+    for row in range(len(batch["prompt"])):
+        ids = [[i for i in batch[f"{text}{TOKENS}"][row].tolist() if i >= 0] for text in ("prompt", anchor)]
+        here, there = places_of(ids[0], ids[1], window=batch["prompt"].shape[1], tokens=tokens)
+        given.append(batch["prompt"][row, here])
+        wanted.append(batch[anchor][row, there])
+    return torch.cat(given), torch.cat(wanted)
+
+
+def places_of(text: Sequence[int], anchor: Sequence[int], *, window: int, tokens: Tokens) -> Places:
+    """Which places of a text stand for which of its anchor's, as many of each.
+
+    Args:
+        text: its tokens, beginning and end included, padding left out.
+        anchor: likewise.
+        window: places there are, padding included; the embedding of padding, too, knows what the text said.
+        tokens: "last": the last token before the end, as UCE's code has it (of the empty text, the beginning);
+            "end": from there to the end of the window, as its first version had it; "others": what both texts begin
+            and end with, and the padding, as MACE's refinement has it; "all": the words in which they differ too,
+            paired from the last one on, further ones of the text with the anchor's first.
+    """
+    longest = max(len(text), len(anchor))
+    if tokens == "last":
+        return [max(0, len(text) - 2)], [max(0, len(anchor) - 2)]
+    if tokens == "end":
+        first = [max(0, len(each) - 2) for each in (text, anchor)]
+        count = window - max(first)
+        return [*range(first[0], first[0] + count)], [*range(first[1], first[1] + count)]
+    before = _common(text, anchor)
+    after = _common(text[before:][::-1], anchor[before:][::-1])
+    ends = [range(len(each) - after, len(each) + window - longest) for each in (text, anchor)]
+    here, there = [*range(before), *ends[0]], [*range(before), *ends[1]]
+    if tokens == "all":
+        own = range(before, len(text) - after)
+        last = len(anchor) - after - 1
+        least = min(before, last)
+        here += own
+        there += [max(least, last - (own[-1] - place)) for place in own]
+    return here, there
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    shorter = min(len(a), len(b))
+    return next((i for i in range(shorter) if a[i] != b[i]), shorter)
