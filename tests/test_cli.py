@@ -105,7 +105,7 @@ def test_the_help_of_a_recipe_explains_every_field(recipe):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rum"], r"unknown command 'rum'. Did you mean 'run'\? Known: audit, compare, evaluate, list"),
+        (["rum"], r"unknown command 'rum'. Did you mean 'run'\? Known: audit, compare, evaluate, export, list"),
         (["run", "none.yaml"], "none.yaml does not exist.*Check the path"),
         (["report"], "needs one run folder"),
         (["report", "nowhere"], "no run folder nowhere"),

@@ -17,11 +17,19 @@ from untrain.methods.retrain import Retrain
 from untrain.methods.steps import descend
 
 KINDS = ("unet", "dit", "dit-learned")
+OF_TEXTS = ("uce", "mace-refine")
+"""Methods for pipelines whose conditions are texts."""
 
 
 def test_every_method_is_here():
     there = {name.split("-")[0] if name.startswith("sfron") else name for name in NAMES}
-    assert there | {"transpose"} == {name for name, kind in METHODS.items() if not kind.classifies}
+    assert there | {"transpose", *OF_TEXTS} == {name for name, kind in METHODS.items() if not kind.classifies}
+
+
+@pytest.mark.parametrize("name", OF_TEXTS)
+def test_what_needs_texts_is_refused(name):
+    with pytest.raises(SettingError, match=f"'{name}' cannot run on task"):
+        check_runs(METHODS[name], problem(denoiser())[0].task)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, kind in METHODS.items() if kind.classifies))

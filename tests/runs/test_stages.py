@@ -11,7 +11,7 @@ from PIL import Image
 
 from helpers.command_line import RECIPE, files, untrain
 from untrain.data import request
-from untrain.data.sameness import check_apart
+from untrain.data.sameness import Known
 from untrain.errors import FolderError
 from untrain.models.checkpoints import load_state
 from untrain.runs import stages
@@ -33,7 +33,7 @@ def test_the_sets_are_apart_and_the_original_sees_two_of_them(recipe, tmp_path):
     run = opened(recipe, tmp_path / "run")
     sets = {name: run.domain.stream(run.division, name) for name in ("forget", "retain", "holdout", "train", "test")}
     for a, b in (("forget", "retain"), ("forget", "holdout"), ("train", "holdout"), ("retain", "test")):
-        check_apart(sets[a].data, sets[b].data)
+        Known.of(sets[a].data).check_apart(Known.of(sets[b].data))
     assert len(sets["train"]) == len(sets["forget"]) + len(sets["retain"])
     assert len(sets["train"]) + len(sets["holdout"]) == len(run.domain.source) == 1437
 
