@@ -10,7 +10,7 @@ from helpers.documents import ROOT
 from untrain import compare as comparison
 from untrain.compare.plan import comparison_recipe, plan
 from untrain.runs import stages
-from untrain.runs.recipe import read, write
+from untrain.runs.recipe import read, write, write_config
 
 RECIPES = sorted((ROOT / "recipes").glob("compare-*.yaml"))
 
@@ -65,3 +65,12 @@ def test_the_commands_of_the_pages_are_understood(page, tmp_path, monkeypatch):
         code, _, err = untrain(*words)
         assert code == 0, err
     assert len(told) == len(ours)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_what_a_comparison_writes_of_its_recipe_is_read_again(path, tmp_path):
+    """By every cell that runs as a command of its own, of tasks that forget no samples, too."""
+    found = comparison_recipe(read(path, ["--out", str(tmp_path)]))
+    write_config(found)
+    again = comparison_recipe(read(tmp_path))
+    assert (again.compare, again.methods) == (found.compare, found.methods)

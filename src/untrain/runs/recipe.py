@@ -633,13 +633,18 @@ class _Draft:
             text = "must not be one of compare.seeds: the search would see the splits that are compared."
             self.flaws.append(Flaw("compare.tuning_seed", f"compare.tuning_seed {text}"))
         forgets = self.fields.sections.get("forget")
-        if given.forget_sets and (forgets is None or not issubclass(forgets.section or object, Forget)):
+        by_samples = forgets is not None and issubclass(forgets.section or object, Forget)
+        if not by_samples and (len(given.forget_sets) > 1 or any(given.forget_sets.values())):
             text = (
                 f"must be empty: it names samples and classes, and recipes of task {self.fields.task} have no forget."
             )
             self.flaws.append(Flaw("compare.forget_sets", f"compare.forget_sets {text}"))
             return given
-        sets = {name: self._forget_set(name, wanted) for name, wanted in given.forget_sets.items()}
+        sets = (
+            given.forget_sets
+        )  # of a task that forgets otherwise: the name alone, as its comparison's config.yaml has it
+        if by_samples:
+            sets = {name: self._forget_set(name, wanted) for name, wanted in given.forget_sets.items()}
         spaces = flaws_of_spaces(given.spaces, methods, [*self.fields.kinds], searched=given.trials > 0)
         self.flaws += islice(spaces, MOST_FLAWS)
         return replace(given, forget_sets=sets)
