@@ -241,6 +241,8 @@ class TestVerdicts:
         original = Audited({"confidence": signal + 3 * coins}, coins, redraws=199)
         first = original.find()
         audited = Audited({"confidence": signal + 0.5 * coins}, coins, original, redraws=199)
+        later = {"confidence": 3.0 * coins[4:] + without_trace(10, 4, 300)}
+        assert judge_traces("method", audited.find(later), first, 8).kind == "broken", "in whichever places"
         broken = audited.find({"confidence": 3.0 * coins[:4] + without_trace(10, 4, 300)})
         assert judge_traces("method", broken, first, 8).kind == "broken"
         sound = audited.find({"confidence": without_trace(10, 4, 300)})
@@ -320,5 +322,8 @@ def test_the_control_raises_no_false_alarm():
         coins, rng = draw_coins(seed, 6, 150), np.random.default_rng(seed)
         audited = Audited({"confidence": rng.normal(size=(6, 150))}, coins, seed=seed, redraws=99, draws=2)
         apart = 2 * rng.normal(size=150)
-        found.append(audited.control({"confidence": apart + 0.3 * rng.normal(size=(3, 150))}).p[OUTPUTS])
-    assert stats.kstest(found, "uniform").pvalue > 0.01
+        retrained = {"confidence": apart + 0.3 * rng.normal(size=(3, 150))}
+        found.append(audited.control_p(OUTPUTS, retrained))
+        assert audited.control(retrained).p[OUTPUTS] == min(1.0, 2 * min(found[-1]))
+    for place in zip(*found, strict=True):
+        assert stats.kstest(place, "uniform").pvalue > 0.01

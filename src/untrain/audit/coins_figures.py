@@ -62,8 +62,8 @@ def _roc(
     kinds: tuple[tuple[str, Shown, Audited], ...] = ((ORIGINAL, "original", originals), (name, "unlearned", audited))
     for label, role, each in kinds:
         lines.append(_line(label, role, each.scores(outputs, coins), coins, resamples, fpr))
-    control = None if retrained is None else audited.control_scores(OUTPUTS, retrained)
-    if control is not None:
+    control = audited.control_scores(OUTPUTS, retrained or {})
+    if len(control):
         models = len(control)
         rng = np.random.default_rng([audited.seed, 4])
         twins = rng.multinomial(models, np.full(models, 1 / models), size=len(resamples.samples)).astype(float)
@@ -140,7 +140,9 @@ class _AucsByModel:
 
     def _control(self, group: str) -> AuditGroup | None:
         scores = self.audited.control_scores(group, self.retrained or {})
-        return None if scores is None else AuditGroup("retrained", _finite(auc_of_models(scores, self._coins(scores))))
+        if not len(scores):
+            return None
+        return AuditGroup("retrained", _finite(auc_of_models(scores, self._coins(scores))))
 
     def _coins(self, scores: np.ndarray) -> np.ndarray:
         return self.audited.coins[: len(scores)]

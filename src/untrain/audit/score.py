@@ -41,6 +41,8 @@ REDRAWS, DRAWS = 499, 1000
 FEWEST_TWINS, FEWEST_SAMPLES, FEWEST_FOR_EXPOSED = 4, 100, 8
 SEEN = 0.51
 """The originals' AUC must lie above this, at 95 %, for a share of their advantage to mean something."""
+PLACES, CONTROL_REDRAWS = 4, 10
+"""Places that retrained models take, at most; and how much more often labels are redrawn there than coins."""
 TENTH = 10
 FPRS = ((0.01, 0), (0.001, 10_000))
 """Shares of false alarms, and how many never-seen samples each takes, over all models."""
@@ -183,34 +185,59 @@ class Audited:
         return Mean(*mean_interval(np.array(each)))
 
     def control(self, retrained: Signals) -> Control:
-        """Attacks retrained models in the places of the first twins, with these twins' coins.
+        """Attacks retrained models in the places of twins, with these twins' coins.
+
+        All R of them take the places of the first R twins, then of the next R, in up to `PLACES` such ways: one draw of
+        a few coins is easily unlucky, and the same draw meets every method. Of each way p is exact; a group's is the
+        smallest, times the number of ways and groups (Bonferroni).
+        """
+        p = {group: self.control_p(group, retrained) for group in SIGNALS}
+        found = {group: of_places for group, of_places in p.items() if of_places}
+        tests = sum(len(of_places) for of_places in found.values())
+        aucs = {}
+        for group in found:
+            scores = self.control_scores(group, retrained)
+            aucs[group] = float(mean_auc(scores, self.coins[: len(scores)]))
+        return Control(aucs, {group: min(1.0, tests * min(of_places)) for group, of_places in found.items()})
+
+    def control_p(self, group: str, retrained: Signals) -> list[float]:
+        """Computes p of retrained models in each of the places that they take; nothing where no signal is there."""
+        scores = self.control_scores(group, retrained)
+        count = self._at_a_place(retrained)
+        places = range(0, len(scores), count) if count else ()
+        redraws = CONTROL_REDRAWS * self.redraws
+        return [
+            p_of_redrawn_labels(scores[k : k + count], self.coins[k : k + count], self._rng(3), redraws)[1]
+            for k in places
+        ]
+
+    def control_scores(self, group: str, retrained: Signals) -> np.ndarray:
+        """Computes a group's scores of retrained models in the places of the first twins, [M, N]; M 0: no signal."""
+        there = [name for name in SIGNALS[group] if name in retrained and name in self.signals]
+        count = self._at_a_place(retrained)
+        places = range(0, len(self.coins) - count + 1, count)[:PLACES] if there else ()
+        scores = [
+            np.mean([self._scores_at(name, retrained[name][:count], k) for name in there], axis=0) for k in places
+        ]
+        return np.concatenate(scores) if scores else np.empty((0, self.coins.shape[1]))
+
+    def _at_a_place(self, retrained: Signals) -> int:
+        """How many retrained models take twins' places at once: half of the twins at most."""
+        return min([len(self.coins) // 2, *(len(signal) for signal in retrained.values())])
+
+    def _scores_at(self, name: str, others: np.ndarray, first: int) -> np.ndarray:
+        """Scores of other models in the places of twins from the first one on, [R, N].
 
         Their shadows are the other twins alone. Were they each other's shadows too, one's coins would enter another's
         score, and redrawing labels would not be exact.
         """
-        aucs, p = {}, {}
-        for group in SIGNALS:
-            scores = self.control_scores(group, retrained)
-            if scores is not None:
-                coins = self.coins[: len(scores)]
-                aucs[group], p[group], _ = p_of_redrawn_labels(scores, coins, self._rng(3), self.redraws)
-        return Control(aucs, p)
-
-    def control_scores(self, group: str, retrained: Signals) -> np.ndarray | None:
-        """Computes a group's scores of retrained models in the places of the first twins, [R, N]; None: no signal."""
-        there = [name for name in SIGNALS[group] if name in retrained and name in self.signals]
-        if not there:
-            return None
-        count = min(len(retrained[there[0]]), len(self.coins) // 2)
-        return np.mean([self._scores_of(name, retrained[name][:count]) for name in there], axis=0)
-
-    def _scores_of(self, name: str, others: np.ndarray) -> np.ndarray:
-        """Scores of other models in the places of the first twins, [R, N]."""
+        taken = slice(first, first + len(others))
         targets, shadows = self.signals[name].copy(), other_twins(len(self.coins))
-        targets[: len(others)] = others
-        shadows[:, : len(others)] = False
-        shadows[:, -1] = True  # of the last twin itself, whose score nobody asks for, where it would have none
-        return Attack(self.signals[name], shadows, targets).scores(self.coins)[: len(others)]
+        targets[taken] = others
+        shadows[:, taken] = False
+        rest = np.setdiff1d(np.arange(len(shadows)), np.arange(len(shadows))[taken])
+        shadows[rest[:, None], rest] = True  # of the others themselves, whose scores nobody asks for
+        return Attack(self.signals[name], shadows, targets).scores(self.coins)[taken]
 
 
 def check_signals(signals: Signals, coins: Coins) -> dict[str, np.ndarray]:

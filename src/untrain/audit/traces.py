@@ -72,8 +72,8 @@ class Control:
     """Retrained models in place of twins: nothing may be found in them.
 
     Attributes:
-        aucs: of each group.
-        p: of each group.
+        aucs: of each group, mean over models and places.
+        p: of each group, adjusted for the number of places and groups.
     """
 
     aucs: dict[str, float]
