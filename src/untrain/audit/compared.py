@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from untrain.audit.cells import run_audit_cell
 from untrain.audit.design import Design
@@ -59,6 +60,7 @@ class RunAudits(GroupAudits):
         design = self._design(recipe, group, cache)
         if cell.name == BEGIN and cell.group == f"{group}/{AUDIT}":
             begin_audit(design, resume=True)
+            design.prepare()
         elif cell.name == VERDICT and cell.group == f"{group}/{AUDIT}":
             finish_audit(design)
         else:
@@ -85,8 +87,9 @@ def _plan(recipe: Recipe, own: Recipe) -> AuditPlan:
     given = recipe.compare.audit
     if given is None:
         raise SettingError("compare.audit is null: there is nothing to audit.")
-    numbers = {"twins": given.twins, "references": given.references, "seed": given.seed}
-    return plan_of(own, [*recipe.methods], design=given.design, **numbers)  # type: ignore[arg-type]
+    sizes = {"twins": given.twins, "references": given.references}
+    how: dict[str, Any] = {"design": given.design, **sizes, "seed": given.seed, "options": given.options}
+    return plan_of(own, [*recipe.methods], **how)
 
 
 def _moved(place: str, cell: Cell, begin: str) -> Cell:

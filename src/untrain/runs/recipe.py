@@ -69,6 +69,8 @@ class ComparisonAudit:
     """Models that are retrained without what is forgotten; null: as the design has it."""
     seed: Seed = 0
     """Seed of everything random in it; never the one that settings are searched on."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """How much the attacks on a generator may do; untrain audit RUN --help lists the names."""
 
 
 @dataclass(frozen=True)
