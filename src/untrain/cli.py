@@ -81,7 +81,7 @@ text-to-image run the models themselves are attacked, to bring back what was for
 card and a verdict for each method, and FOLDER/audit/audit.json.
 
   --methods A,B      these methods of the run; all without it
-  --design NAME      coins, refs or single, see docs/audit.md; without it, as what is forgotten has it
+  --design NAME      coins, refs, single or attacks, see docs/audit.md; without it, as what is forgotten has it
   --twins N          so many twins; without it 16 for samples, at least 4; 6 for classes and 5 for generators of them,
                      at least 5. More of them find less. 0: none, the run's own models are asked, and little can be said
   --references N     so many models retrained without the samples, in which nothing may be found; without it 4 for
