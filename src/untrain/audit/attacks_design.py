@@ -17,6 +17,7 @@ from untrain.audit.attacks_verdict import AttackFound, AttacksFound, judge_attac
 from untrain.audit.design import Design, ReadTold
 from untrain.audit.finding import Audit, Finding
 from untrain.audit.plan import AuditPlan
+from untrain.audit.run_models import load_finished
 from untrain.compare.plan import Cell
 from untrain.domain import AttackNumber, Attempt, Told
 from untrain.engine import seed_of
@@ -92,16 +93,8 @@ class AttacksDesign(Design):
             SettingError: if the run has not made it.
         """
         name = model_of(group)
-        start = stages.prepare_original(experiment)
-        if name in (ORIGINAL, PLACEBO):
-            return dict.fromkeys(names, start)
-        if not experiment.folder.holds(name):
-            raise SettingError(
-                f"{experiment.folder.path} does not hold the weights of {name}: untrain run makes them, with --resume."
-            )
-        make = stages.train_references if name == self.floor else None
-        models = make(experiment, [name]) if make else stages.unlearn_methods(experiment, start, [name])
-        return dict.fromkeys(names, models[name])
+        own = ORIGINAL if name == PLACEBO else name
+        return dict.fromkeys(names, load_finished(experiment, [own])[own])
 
     def ask(self, experiment: Experiment, group: str, name: str, module: nn.Module) -> Told:
         """Makes one attack on a model; a picture of what came back is written."""
@@ -153,10 +146,7 @@ class AttacksDesign(Design):
                 "--resume."
             )
         return {
-            "version": 1,
-            "design": self.name,
-            "run": str(plan.recipe.folder),
-            "seed": plan.seed,
+            **self.heading(),
             "floor": self.floor,
             "options": plan.plain_options(),
             "attacks_made": [*self.numbers],

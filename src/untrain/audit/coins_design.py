@@ -28,13 +28,14 @@ from untrain.audit.score import FEWEST_TWINS, REDRAWS, Audited
 from untrain.audit.statistics import detectable_auc, welch
 from untrain.audit.this_model import find_this_model
 from untrain.audit.traces import OUTPUTS, SIGNALS, Kept, Mean, Traces
-from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, number_of, scores_apart
+from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, number_of, relearning_rate, scores_apart
 from untrain.audit.verdict import TOLERATED_LEFT, TOLERATED_POINTS, judge_traces
 from untrain.compare.plan import Cell
 from untrain.data.sections import Forget
 from untrain.domain import Division, Domain, Told
 from untrain.errors import SettingError
 from untrain.io import hash_json
+from untrain.runs import stages
 from untrain.runs.names import ORIGINAL, SPLIT
 from untrain.runs.recipe import Recipe
 from untrain.runs.stages import Experiment
@@ -128,7 +129,7 @@ class CoinsDesign(TwinDesign):
         domain, pool = experiment.domain, self.pool
         if group == RUN:
             return domain.ask(module, pool.division_of(None, self.plan.seed), pool.samples, None)
-        told = domain.ask(module, experiment.division, pool.samples, self.relearning_rate(experiment))
+        told = domain.ask(module, experiment.division, pool.samples, relearning_rate(stages.peak_lr(experiment)))
         if not self.plan.planted:
             return told
         k = self.models(BASE).index(name) % self.plan.twins if group == BASE else number_of(group)
@@ -153,10 +154,7 @@ class CoinsDesign(TwinDesign):
         if plan.planted:
             self.planted_of(0)
         return {
-            "version": 1,
-            "design": self.name,
-            "run": plan.recipe.folder.name,
-            "seed": plan.seed,
+            **self.heading(),
             "twins": plan.twins,
             "references": plan.references,
             "coins_sha256": hash_coins(pool.coins),

@@ -114,6 +114,10 @@ class Design(ABC):
     def mark_of(self, group: str, name: str) -> str:
         """Fingerprints what a model's answers are made from: all that decides its making, and what it is asked."""
 
+    def heading(self) -> dict[str, Any]:
+        """Returns the facts that audits of every design begin with; the run is named by its folder, not by its path."""
+        return {"version": 1, "design": self.name, "run": self.plan.recipe.folder.name, "seed": self.plan.seed}
+
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
         """Says what decides every number of the audit but its models, before anything is trained.

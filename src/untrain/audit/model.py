@@ -10,7 +10,7 @@ from untrain import registry
 from untrain.audit.finding import Audit
 from untrain.audit.mixed import check_unseen, mix_samples
 from untrain.audit.single import ask_mixed, judge_told
-from untrain.audit.twins import RELEARNING
+from untrain.audit.twins import relearning_rate
 from untrain.data.batches import check_given
 from untrain.data.streams import Stream
 from untrain.domain import Domain, check_module
@@ -60,7 +60,7 @@ def audit_model(
     with on_device(engine.device, *models.values()):
         prepared = prepare_task(user.task, user.module, streams)
         mixed = mix_samples(streams["forget"], streams["unseen"], prepared, seed)
-        rate = None if peak_lr is None else RELEARNING * peak_lr
+        rate = relearning_rate(peak_lr)
         kept = streams["retain"]
         told = {name: ask_mixed(domain, each, prepared, mixed, kept, rate) for name, each in models.items()}
     return judge_told(told, mixed, exchangeable=exchangeable, seed=seed)

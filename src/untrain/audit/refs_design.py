@@ -18,7 +18,7 @@ from untrain.audit.plan import AuditPlan
 from untrain.audit.refs_card import number_rows, sizes_below
 from untrain.audit.refs_score import TOLERATED_REMOVED, ModelTraces, find_numbers
 from untrain.audit.refs_verdict import judge_numbers
-from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, scores_apart
+from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, relearning_rate, scores_apart
 from untrain.audit.verdict import TOLERATED_POINTS
 from untrain.domain import Division, Domain, Told
 from untrain.engine import on_device
@@ -76,7 +76,7 @@ class RefsDesign(TwinDesign):
 
     def ask(self, experiment: Experiment, group: str, name: str, module: nn.Module) -> Told:
         """Asks a model what the domain's numbers are made from."""
-        rate = self.relearning_rate(experiment)
+        rate = relearning_rate(stages.peak_lr(experiment))
         trained = stages.train_helpers(self.run)
         how: dict[str, Any] = {"options": self.plan.options, "trained": trained}
         with on_device(experiment.engine.device, *trained.values()):
@@ -97,10 +97,7 @@ class RefsDesign(TwinDesign):
         self.run.domain.check_whole(self.division)
         size = len(split.forget) + len(split.retain)
         return {
-            "version": 1,
-            "design": self.name,
-            "run": plan.recipe.folder.name,
-            "seed": plan.seed,
+            **self.heading(),
             "options": plan.plain_options(),
             "twins": plan.twins,
             "references": plan.references,

@@ -191,20 +191,21 @@ class Audited:
         a few coins is easily unlucky, and the same draw meets every method. Of each way p is exact; a group's is the
         smallest, times the number of ways and groups (Bonferroni).
         """
-        p = {group: self.control_p(group, retrained) for group in SIGNALS}
-        found = {group: of_places for group, of_places in p.items() if of_places}
-        tests = sum(len(of_places) for of_places in found.values())
-        aucs = {}
-        for group in found:
-            scores = self.control_scores(group, retrained)
-            aucs[group] = float(mean_auc(scores, self.coins[: len(scores)]))
-        return Control(aucs, {group: min(1.0, tests * min(of_places)) for group, of_places in found.items()})
+        every = {group: self.control_scores(group, retrained) for group in SIGNALS}
+        scores = {group: each for group, each in every.items() if len(each)}
+        p = {group: self.control_p(each, self._at_a_place(retrained)) for group, each in scores.items()}
+        tests = sum(len(of_places) for of_places in p.values())
+        aucs = {group: float(mean_auc(each, self.coins[: len(each)])) for group, each in scores.items()}
+        return Control(aucs, {group: min(1.0, tests * min(of_places)) for group, of_places in p.items()})
 
-    def control_p(self, group: str, retrained: Signals) -> list[float]:
-        """Computes p of retrained models in each of the places that they take; nothing where no signal is there."""
-        scores = self.control_scores(group, retrained)
-        count = self._at_a_place(retrained)
-        places = range(0, len(scores), count) if count else ()
+    def control_p(self, scores: np.ndarray, count: int) -> list[float]:
+        """Computes p of retrained models in each of the places that they take.
+
+        Args:
+            scores: of `control_scores`.
+            count: models at a place.
+        """
+        places = range(0, len(scores), count)
         redraws = CONTROL_REDRAWS * self.redraws
         return [
             p_of_redrawn_labels(scores[k : k + count], self.coins[k : k + count], self._rng(3), redraws)[1]

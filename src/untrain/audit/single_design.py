@@ -17,7 +17,7 @@ from untrain.audit.model import BATCH, MOST_REFERENCES
 from untrain.audit.plan import AuditPlan
 from untrain.audit.run_models import RUN, load_finished
 from untrain.audit.single import SINGLE, ask_mixed, judge_told
-from untrain.audit.twins import RELEARNING
+from untrain.audit.twins import relearning_rate
 from untrain.compare.plan import Cell
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
@@ -73,8 +73,7 @@ class SingleDesign(Design):
 
     def ask(self, experiment: Experiment, group: str, name: str, module: nn.Module) -> Told:
         """Asks a model for its signals of forgotten and unseen samples."""
-        domain, rate = experiment.domain, stages.peak_lr(experiment)
-        rate = None if rate is None else RELEARNING * rate
+        domain, rate = experiment.domain, relearning_rate(stages.peak_lr(experiment))
         kept = Stream(Subset(domain.data, experiment.division.split.retain), "retain", experiment.engine, BATCH)
         return ask_mixed(type(domain), module, domain.task, self.mixed, kept, rate)
 
@@ -109,10 +108,7 @@ class SingleDesign(Design):
         """Says which samples are compared."""
         split = self.run.division.split
         return {
-            "version": 1,
-            "design": self.name,
-            "run": str(self.plan.recipe.folder),
-            "seed": self.plan.seed,
+            **self.heading(),
             "twins": 0,
             "unseen_from": "audit holdout" if len(split.unseen) else "test data",
             "exchangeable": self.exchangeable,

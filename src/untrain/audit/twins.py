@@ -108,11 +108,6 @@ class TwinDesign(Design):
         models = stages.unlearn_methods(experiment, start, [name for name in names if name != ORIGINAL])
         return {ORIGINAL: start, **models} if ORIGINAL in names else models
 
-    def relearning_rate(self, experiment: Experiment) -> float | None:
-        """Returns the learning rate at which a copy of a model is trained a little; None: not known."""
-        rate = stages.peak_lr(experiment)
-        return None if rate is None else RELEARNING * rate
-
     def finish(self, experiment: Experiment) -> None:
         """Removes a group's weights, unless they are to be kept."""
         if not self.plan.keep:
@@ -124,6 +119,15 @@ def scores_apart(name: str, told: Sequence[Told], retrained: Sequence[Told]) -> 
     """Computes how far models' scores lie from those of retrained ones; NaN where one was not told."""
     one, other = (np.array([each.scores.get(name, np.nan) for each in side]) for side in (told, retrained))
     return Mean(*welch(one, other))
+
+
+def relearning_rate(peak: float | None) -> float | None:
+    """Returns the learning rate at which a copy of a model is trained a little.
+
+    Args:
+        peak: the highest of the original training; None: not known, and so is what is returned.
+    """
+    return None if peak is None else RELEARNING * peak
 
 
 def number_of(group: str) -> int | None:
