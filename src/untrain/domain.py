@@ -373,7 +373,7 @@ class Domain(ABC):
     """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
-    pipeline_part: ClassVar[str] = ""
+    pipeline_part: str = ""
     """What a pipeline of diffusers calls the module, by which its loaders find a LoRA; empty: it is no such part."""
     listing: ClassVar[Mapping[str, str]] = {}
     """What recipes of this task can name, for `untrain list`: group (such as "models") → MODULE:TABLE, a mapping whose
