@@ -61,18 +61,9 @@ def pixart(folder: Path, kind: str = "PixArtAlphaPipeline", **more: Any) -> Any:
     import diffusers
 
     tokens = tokenizer(folder)
-    network = diffusers.PixArtTransformer2DModel(
-        sample_size=8,
-        num_layers=1,
-        patch_size=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        caption_channels=32,
-        cross_attention_dim=16,
-        in_channels=4,
-        out_channels=8,
-        **more,
-    )
+    sizes = {"sample_size": 8, "patch_size": 2, "num_layers": 1, "in_channels": 4, "out_channels": 8}
+    sizes |= {"attention_head_dim": 8, "num_attention_heads": 2, "cross_attention_dim": 16, "caption_channels": 32}
+    network = diffusers.PixArtTransformer2DModel(**{**sizes, **more})
     return getattr(diffusers, kind)(
         tokenizer=tokens,
         text_encoder=t5(tokens),

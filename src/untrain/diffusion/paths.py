@@ -186,8 +186,8 @@ class Flow:
     """How a flow-matching model was trained and is sampled."""
 
     shift: float = 1.0
-    """s in σ = s u / (1 + (s − 1) u), which moves drawn and visited times u in [0, 1] towards noise; Stable Diffusion
-    3: 3; FLUX: by the size of images."""
+    """The number s in σ = s u / (1 + (s − 1) u), which moves drawn and visited times u in [0, 1] towards noise; Stable
+    Diffusion 3: 3; FLUX: by the size of images."""
     density: Literal["logit-normal", "uniform"] = "logit-normal"
     """Of drawn times u: 1 / (1 + exp(−z)) with standard normal z, or uniform."""
     weighting: Literal["none", "cosmap"] = "none"

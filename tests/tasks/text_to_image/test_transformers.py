@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.command_line import untrain as command
 from helpers.references import fisher_sample_by_sample
 from helpers.small_pipelines import TEXTS
+from helpers.text_recipes import save_text_recipe
 from helpers.transformer_pipelines import (
     FAMILIES,
     SIZE,
@@ -26,8 +29,8 @@ from helpers.transformer_pipelines import (
 )
 from untrain import Concept, ConceptImages, Sampler, unlearn
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import denoiser_of
-from untrain.diffusion.paths import Flow, FlowPath
+from untrain.diffusion.denoisers import denoiser_of, fresh_denoiser
+from untrain.diffusion.paths import Flow
 from untrain.diffusion.pipelines import load_pipeline
 from untrain.diffusion.text import encode_prompts
 from untrain.engine import Engine
@@ -193,37 +196,6 @@ def test_sampling_can_stop_on_the_way_and_go_on(family: Any, task: TextToImage) 
     assert not torch.equal(end, at["seen"])
 
 
-def test_what_a_flow_cannot_be_sampled_by() -> None:
-    path = FlowPath(1000, Flow(3.0))
-    for wrong in ({"eta": 0.5}, {"clip": True}, {"spacing": "quadratic"}, {"solver": "lms"}):
-        with pytest.raises(SettingError, match="Euler"):
-            path.visited(Sampler(4, **wrong))  # type: ignore[arg-type]
-
-
-def test_times_of_a_flow_are_those_of_diffusers() -> None:
-    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    path = FlowPath(1000, Flow(3.0))
-    numbered = path.numbered(torch.arange(1000)).flip(0)
-    torch.testing.assert_close(numbered, theirs.timesteps, rtol=1e-5, atol=1e-3)
-    for steps in (1, 2, 28):
-        theirs.set_timesteps(steps)
-        ours = torch.tensor(path.visited(Sampler(steps, spacing="linspace")))
-        torch.testing.assert_close(ours, theirs.timesteps, rtol=1e-5, atol=1e-3)
-
-
-def test_drawn_times_are_logit_normal_shifted_and_in_pairs() -> None:
-    path = FlowPath(1000, Flow(3.0))
-    drawn = path.draw(4000, torch.Generator().manual_seed(0), "antithetic").double() / 1000
-    u = drawn / (3 - 2 * drawn)  # the shift undone
-    torch.testing.assert_close(u[:2000] + u[2000:], torch.ones(2000).double(), rtol=1e-5, atol=1e-5)
-    z = path.draw(4000, torch.Generator().manual_seed(0), "uniform").double() / 1000
-    z = (z / (3 - 2 * z)).logit()
-    assert abs(float(z.mean())) < 0.05 and abs(float(z.std()) - 1) < 0.05
-    weights = FlowPath(1000, Flow(weighting="cosmap")).weight(torch.tensor([0.0, 500.0, 1000.0]))
-    theirs = diffusers.training_utils.compute_loss_weighting_for_sd3("cosmap", torch.tensor([0.0, 0.5, 1.0]))
-    torch.testing.assert_close(weights, theirs)
-
-
 # Methods.
 
 
@@ -238,16 +210,20 @@ def problem_of(family: Any, task: TextToImage) -> Problem:
     return Problem(subject, task, stream("forget", forgotten), stream("retain", ~forgotten), seed=0)
 
 
-def test_unsalient_weights_stay_to_the_bit(family: Any, task: TextToImage) -> None:
-    method = make("salun", {"steps": 2, "fraction": 0.3, "optimizer": Optimizer("adam", lr=1e-3)})
-    problem = problem_of(family, task)
-    before = {name: p.detach().clone() for name, p in problem.subject.module.named_parameters()}
-    state = method.start(problem, ENGINE)
+def test_a_forget_step_moves_no_unsalient_weight(family: Any, task: TextToImage) -> None:
+    work = problem_of(family, task)
+    module = work.subject.module
+    settings = {"steps": 2, "objective": "redirect", "optimizer": Optimizer("adam", 1e-3), "calibrate": False}
+    chosen = make("sfron", settings).resolved(work, ENGINE)
+    state = chosen.start(work, ENGINE)
+    mask = work.memo["mask"]
+    assert 0 < sum(int(m.sum()) for m in mask.values()) < sum(m.numel() for m in mask.values())
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
     for k in range(2):
-        method.step(state, k)
+        chosen._forget(state, k)  # type: ignore[attr-defined]
     moved = 0
-    for name, parameter in state.module.named_parameters():
-        allowed = state.mask.get(name, torch.zeros_like(parameter, dtype=torch.bool))
+    for name, parameter in module.named_parameters():
+        allowed = mask.get(name, torch.zeros_like(parameter, dtype=torch.bool))
         assert torch.equal(parameter[~allowed], before[name][~allowed]), name
         moved += int((parameter != before[name]).sum())
     assert moved > 0
@@ -280,7 +256,9 @@ def test_methods_run_as_they_are(family: Any, name: str, tmp_path: Path) -> None
 
 def test_cross_attention_is_what_hears_of_texts(family: Any) -> None:
     """`parts: xattn` trains it alone; `selfattn` and it have nothing in common."""
-    network = copy.deepcopy(denoiser_of(family))
+    network = fresh_denoiser(denoiser_of(family))
+    shapes = {name: value.shape for name, value in denoiser_of(family).state_dict().items()}
+    assert shapes == {name: value.shape for name, value in network.state_dict().items()}
     cross = train_parts(network, "xattn")
     itself = train_parts(network, "selfattn")
     assert cross and itself and not set(cross) & set(itself)
@@ -300,7 +278,8 @@ def test_closed_form_edits_are_refused_where_something_stands_before(family: Any
 
 
 def test_some_pixart_is_told_of_the_size(folder: Path) -> None:
-    pipeline = build(lambda place: pixart(place, use_additional_conditions=True), folder)
+    more = {"use_additional_conditions": True, "attention_head_dim": 12, "cross_attention_dim": 24}
+    pipeline = build(lambda place: pixart(place, **more), folder)
     task = text_task(pipeline)
     batch = drawn_rows(pipeline, task)
     assert batch["resolution"].tolist() == [[16, 16]] * 4
@@ -374,6 +353,10 @@ def test_prompts_of_a_table(whole: Any, tmp_path: Path) -> None:
     words = [str(tmp_path / word) if word in ("pipe", "prompts.csv") else word for word in words]
     sample_command([*words, "--out", str(tmp_path / "images")])
     assert (tmp_path / "images/0_0.png").is_file()
+    if type(whole).__name__ == "SanaPipeline":
+        words[words.index("--width") + 1] = "40"
+        with pytest.raises(SettingError, match="divisible by 32"):
+            sample_command([*words, "--out", str(tmp_path / "others")])
     loaded = load_pipeline(tmp_path / "pipe")
     for key, value in denoiser_of(half).state_dict().items():
         assert torch.equal(denoiser_of(loaded).state_dict()[key], value)
@@ -397,3 +380,19 @@ def test_others_are_refused_with_the_list(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "QwenImagePipeline"}))
     with pytest.raises(ModelError, match=known):
         load_pipeline(tmp_path)
+
+
+def test_a_recipe_runs_whole(folder: Path, tmp_path: Path) -> None:
+    """Its pipeline is loaded by diffusers' own class; card, report and detections are there."""
+    save_text_recipe(tmp_path)
+    shutil.rmtree(tmp_path / "pipe")
+    build(stable_diffusion_3, folder).to(torch.float32).save_pretrained(tmp_path / "pipe")
+    code, _, err = command("run", tmp_path / "tiny.yaml", "--out", tmp_path / "run")
+    assert code == 0, err
+    made = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "run/sfron").transformer.state_dict()
+    given = load_pipeline(tmp_path / "pipe").transformer.state_dict()
+    moved = {name for name, value in made.items() if not torch.equal(value, given[name])}
+    assert moved and all("add" in name or "context_embedder" in name for name in moved), "parts: xattn"
+    assert (tmp_path / "run/report.html").is_file() and (tmp_path / "run/sfron/README.md").is_file()
+    evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert {"original", "sfron"} <= evaluation["models"].keys()

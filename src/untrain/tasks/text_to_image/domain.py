@@ -141,9 +141,13 @@ class PipelineModel(UserModel):
         super().__init__(model, task)
         self.vae = model.components.get("vae") if self.is_whole else None
         if self.is_whole:
-            own = {key: getattr(task, key) for key in ("draws", "drop", "reduction", "names")}
-            self.task = text_task(model, **own)
+            self.task = self._sized_task(None)
             self.pipeline_part = self.task.kind.part
+
+    def _sized_task(self, image_size: int | None) -> TextToImage:
+        """The pipeline's task for images of a size, with what the user set."""
+        own = {key: getattr(self.task, key) for key in ("draws", "drop", "reduction", "names")}
+        return text_task(self.model, image_size=image_size, **own)
 
     def trained_module(self) -> nn.Module:
         """Returns the UNet or transformer.
@@ -179,7 +183,8 @@ class PipelineModel(UserModel):
             return
         _check_no_holdout(given)
         with until_done(None if folder is None else folder / CACHE, engine) as place:
-            task, how = cast(TextToImage, self.task), images or ConceptImages()
+            how = images or ConceptImages()
+            self.task = task = self._sized_task(how.image_size)
             check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
@@ -192,6 +197,7 @@ class PipelineModel(UserModel):
         options, lists = options or UnlearnOptions(), concept_lists(given)
         check_concepts(self.model, lists)
         size = (options.images or ConceptImages()).image_size or own_size(self.model)
+        self.task = self._sized_task(size)
         return text_sets(self.model, lists, options.templates, latent_shape_of(self.model, size), size)
 
     def batch_size(self, sets: Mapping[str, Any]) -> int:

@@ -323,13 +323,19 @@ class _Caller:
         shot = batch[0]
         options: dict[str, Any] = {"guidance_scale": shot.guidance_scale, "width": shot.width, "height": shot.height}
         options["use_resolution_binning"] = False  # of PixArt and Sana: they would make another size and resize
-        result = self.pipeline(
-            prompt=[each.prompt.text for each in batch],
-            num_inference_steps=self.steps,
-            generator=[torch.Generator().manual_seed(each.seed) for each in batch],
-            output_type="np",
-            **{name: value for name, value in options.items() if value is not None and name in self.takes},
-        )
+        try:
+            result = self.pipeline(
+                prompt=[each.prompt.text for each in batch],
+                num_inference_steps=self.steps,
+                generator=[torch.Generator().manual_seed(each.seed) for each in batch],
+                output_type="np",
+                **{name: value for name, value in options.items() if value is not None and name in self.takes},
+            )
+        except ValueError as error:
+            raise SettingError(
+                f"{type(self.pipeline).__name__} refuses case {shot.prompt.case}: {error} Choose another size, or what "
+                "else it names."
+            ) from error
         images = np.asarray(result.images)
         if not np.isfinite(images).all():
             raise ModelError(
