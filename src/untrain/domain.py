@@ -238,7 +238,10 @@ class UserModel:
         module: what is trained.
         task: its task object.
         named: whether the user gave the task's name alone, so that what the model tells takes the place of defaults.
+        pipeline_part: what the pipeline that was given calls the module; empty: as `Domain` says.
     """
+
+    pipeline_part: str = ""
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         self.model = model

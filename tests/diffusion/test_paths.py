@@ -86,4 +86,4 @@ def test_generators_of_classes_walk_on_the_same_path() -> None:
             return super().forward(x, t, class_labels).repeat(1, 2, 1, 1)
 
     with pytest.raises(ModelError, match="no variance"):
-        ClassDiffusion(flow=Flow()).prepare(Twice(images).double(), batch)
+        ClassDiffusion(flow=Flow(), num_classes=3, drop=0.0).prepare(Twice(images).double(), batch)

@@ -61,7 +61,7 @@ class PixArt(Architecture):
     def predict(self, network: nn.Module, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
         """As PixArtAlphaPipeline calls its transformer."""
         size = told.get(RESOLUTION)
-        sides = {"resolution": None, "aspect_ratio": None}
+        sides: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if size is not None:
             sides = {"resolution": size.to(x.dtype), "aspect_ratio": (size[:, :1] / size[:, 1:]).to(x.dtype)}
         found = network(

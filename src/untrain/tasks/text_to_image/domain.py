@@ -261,7 +261,8 @@ class TextToImageDomain(Domain):
         self.folder = sections.model.checkpoint
         self.pipeline = load_pipeline(self.folder, config=sections.model.config)
         if sections.model.gradient_checkpointing:
-            denoiser_of(self.pipeline).enable_gradient_checkpointing()
+            network: Any = denoiser_of(self.pipeline)
+            network.enable_gradient_checkpointing()
         size = sections.concepts.images.image_size
         self._task = text_task(self.pipeline, image_size=size, **asdict(sections.diffusion))
         self.pipeline_part = self._task.kind.part
