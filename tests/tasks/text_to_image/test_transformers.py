@@ -413,3 +413,5 @@ def test_a_recipe_runs_whole(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run/report.html").is_file() and (tmp_path / "run/sfron/README.md").is_file()
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert {"original", "sfron"} <= evaluation["models"].keys()
+    code, _, err = command("audit", tmp_path / "run")
+    assert code == 1 and "attacks are on StableDiffusionPipeline" in err and "StableDiffusion3Pipeline" in err

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Flux(Architecture):
     """A transformer that is told of T5's tokens, CLIP's pooled text, places of both, and (dev) the guidance scale.
 
-    Latents are packed, 2 × 2 into one token, on the way in and unpacked on the way out. In training the scale is 1, as
-    diffusers' scripts have it: what is distilled is then the model without guidance. Schnell takes no scale.
+    Latents are packed, 2 × 2 into one token, on the way in and unpacked on the way out. In training the scale is 1: the
+    model without guidance. Schnell takes no scale.
     """
 
     name: ClassVar[str] = "flux"
