@@ -1,8 +1,8 @@
 from functools import cache
-from statistics import median
 
 import pytest
 import torch
+from torch import nn
 
 from helpers.small_classifiers import few_samples
 from untrain.methods.base import Optimizer
@@ -63,26 +63,36 @@ def test_a_steeper_loss_gets_a_smaller_rate():
     assert range_test(OPEN, *knows(30), 10)[0] < range_test(OPEN, *knows(), 10)[0]
 
 
-def test_the_rate_found_mends_and_eight_times_of_it_does_not():
-    """Where the loss is near zero, so are gradients, and it would take dozens of steps to see that a rate is too large;
-    from weights that something disturbed it shows soon."""
-    work, engine = knows(30)
-    rate = range_test(OPEN, work, engine, 20)[0]
-    start = {name: value.clone() for name, value in work.subject.module.state_dict().items()}
+class Bowl(nn.Module):
+    """Weights at the bottom of λ/2 ‖θ − c‖²: there no gradient says how steep it is."""
 
-    def losses(lr, share):
-        """Of ten steps at a constant rate from weights with noise that the test has not seen."""
-        work.subject.module.load_state_dict(start)
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in work.subject.module.parameters():
-                parameter.add_(share * parameter.square().mean().sqrt() * torch.randn_like(parameter))
-        done = run(Finetune(steps=10, optimizer=Optimizer("sgd", lr, 0.9), decay="constant"), work, engine)
-        return [step["retain_loss"] for step in done.history]
+    def __init__(self, steepness):
+        super().__init__()
+        self.steepness = steepness
+        self.register_buffer("bottom", torch.full((64,), (8 / steepness / 64) ** 0.5, dtype=torch.float64))
+        self.weight = nn.Parameter(self.bottom.clone())
 
-    share = next(share for share in (0.1, 0.2, 0.4, 0.8, 1.6) if losses(rate, share)[0] > 0.5)
-    assert median(losses(rate, share)[-3:]) < losses(rate, share)[0] + 0.25
-    assert max(losses(8 * rate, share)) > losses(rate, share)[0] + 1
+    def loss(self):
+        return self.steepness / 2 * (self.weight - self.bottom).square().sum()
+
+
+class OfBowl:
+    def draw(self, batch, generator, role):
+        return batch
+
+    def loss(self, model, batch):
+        return model.loss().expand(len(batch["label"]))
+
+
+@pytest.mark.parametrize("steepness", [3.0, 15.0, 30.0, 70.0, 1500.0])
+def test_the_rate_is_the_largest_that_is_stable(steepness):
+    """Descent on a quadratic is stable below 2 / λ, and with momentum β below 2 (1 + β) / λ (Polyak 1964)."""
+    work, engine = few_samples(Bowl(steepness))
+    work.task = OfBowl()
+    rate, _ = range_test(Optimizer("sgd"), work, engine, 30)
+    stable = [PEAKS["sgd"] / 2**k for k in range(9) if PEAKS["sgd"] / 2**k < 2 / steepness]
+    assert rate == stable[0]
+    assert range_test(OPEN, work, engine, 30)[0] < 2 * (1 + 0.9) / steepness
 
 
 def test_where_no_rate_unsettles_the_model_the_usual_peak_is_taken():
@@ -100,7 +110,8 @@ def test_what_a_trial_says():
     assert ruined([1.0, 2.1])
     assert not mends([1.0, 2.1])
     assert not mends([1.0, float("nan")])
-    assert mends([1.0, 1.5]), "too short to say"
+    assert not mends([1.0, 1.5]), "short as it is, it says so far"
+    assert mends([1.0]), "too short to say"
 
 
 @pytest.mark.parametrize("steepness", [1.0, 30.0])

@@ -54,7 +54,7 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
         optimizer: with or without a rate; None: none was given.
         problem: its subject may know the peak.
         engine: where the test runs.
-        updates: optimiser steps that the run will take: the test takes a twenty-fifth of their passes at most, or three.
+        updates: optimiser steps of the run; the test takes one of 25 of their passes at most, or three.
     """
     own = Optimizer(**problem.subject.defaults(problem.task)["optimizer"])
     if optimizer is None:
@@ -82,10 +82,10 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: f
     """The largest rate, of a usual peak and its halves, at which training mends a disturbance of the weights.
 
     Noise on the original weights raises the loss by half a nat. From there a trial takes a few training steps on retain
-    batches, at first at the usual peak. It fails where a loss comes to stand a nat above the first, or the median
-    of the last three a quarter of a nat; then the next trial has half of its rate. Where the budget ends first, the
-    rate of a trial that had not failed by then is taken. All trials begin with the same batch, whose gradient is had
-    once. The model is put back; no count of batches moves.
+    batches, at first at the usual peak. It fails where a loss comes to stand a nat above the first, or the median of
+    the last three a quarter of a nat; then the next trial has half of its rate. Where the budget ends first, what was
+    seen by then says whether the rate is taken, or half of it. All trials begin with the same batch, whose gradient is
+    had once. The model is put back; no count of batches moves.
 
     Args:
         optimizer: its rate does not count.
@@ -110,7 +110,8 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: f
 
 def mends(losses: Sequence[float]) -> bool:
     """Whether the losses of a trial, the first before any step, say that its steps mend what was disturbed."""
-    return not ruined(losses) and (len(losses) <= LAST or median(losses[-LAST:]) <= losses[0] + TOLERATED)
+    later = losses[1:][-LAST:]
+    return not ruined(losses) and (not later or median(later) <= losses[0] + TOLERATED)
 
 
 def ruined(losses: Sequence[float]) -> bool:
