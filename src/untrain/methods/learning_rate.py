@@ -7,7 +7,6 @@ from the original weights finds the largest one, up to a usual peak, at which tr
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from untrain.engine import Engine, Precision, generator_of, preserve_modes
+from untrain.engine import Engine, Precision, generator_of, preserve_state
 from untrain.lazy import nn, torch
-from untrain.methods.base import Optimizer, Problem, State
+from untrain.methods.base import Optimizer, Problem, State, trainable
 from untrain.methods.forgetting import cut
 from untrain.methods.steps import losses_of
 from untrain.models.modes import set_training
@@ -97,7 +96,8 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: f
     Returns:
         The rate, and the passes that were taken.
     """
-    with _put_back(problem.subject.module) as (module, before):
+    module = problem.subject.module
+    with _put_back(module) as before:
         precision: Precision = "bf16" if engine.precision == "fp16" else engine.precision  # which needs no loss scale
         state = State(problem, replace(engine, compile=False, precision=precision), set_training(module))
         trials = _Trials(state, before, budget)
@@ -199,13 +199,14 @@ class _Trials:
 
 
 @contextmanager
-def _put_back(module: nn.Module) -> Iterator[tuple[nn.Module, list[Tensor]]]:
-    """Weights, buffers, modes and gradients are afterwards what they were; gives a copy of the trained weights too."""
-    before = copy.deepcopy(module.state_dict())
+def _put_back(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Weights, buffers, modes, random states and gradients are afterwards what they were; gives the trained weights."""
+    before = [parameter.detach().clone() for parameter in trainable(module)]
     try:
-        with preserve_modes(module):
-            yield module, [before[name] for name, p in module.named_parameters() if p.requires_grad]
+        with preserve_state(module):
+            yield before
     finally:
-        module.load_state_dict(before)
+        with torch.no_grad():
+            torch._foreach_copy_(list[torch.Tensor](trainable(module)), before)
         for parameter in module.parameters():
             parameter.grad = None
