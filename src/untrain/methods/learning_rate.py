@@ -160,25 +160,31 @@ class _Trials:
         """The loss before each step of a trial, from the disturbed weights; it ends where it is ruined."""
         self._begin()
         chosen, losses = optimizer.build(self.state.parameters), list[float]()
-        while len(losses) < TRIAL:
-            if losses or self.first is None:
-                if not self.affords(FORWARD):
-                    break
-                loss, value = self._mean(self._batch(len(losses)), FORWARD)
-                losses.append(value)
-                if ruined(losses) or len(losses) == TRIAL or not self.affords(1 - FORWARD):
-                    break
-                chosen.zero_grad()
-                self.state.engine.backward(loss, self.state.parameters)
-                self.taken += 1 - FORWARD
-            else:
-                losses.append(self.first[0])
-                for parameter, gradient in zip(self.state.parameters, self.first[1], strict=True):
-                    parameter.grad = gradient.clone()
-            if self.first is None:
-                self.first = losses[0], [p.grad.clone() for p in self.state.parameters if p.grad is not None]
+        while len(losses) < TRIAL and self._look(losses):
             chosen.step()
         return losses
+
+    def _look(self, losses: list[float]) -> bool:
+        """Adds the next batch's loss to those of a trial and makes its gradient; whether a step is to follow."""
+        parameters = self.state.parameters
+        if not losses and self.first is not None:
+            losses.append(self.first[0])
+            for parameter, gradient in zip(parameters, self.first[1], strict=True):
+                parameter.grad = gradient.clone()
+            return True
+        if not self.affords(FORWARD):
+            return False
+        loss, value = self._mean(self._batch(len(losses)), FORWARD)
+        losses.append(value)
+        if ruined(losses) or len(losses) == TRIAL or not self.affords(1 - FORWARD):
+            return False
+        for parameter in parameters:
+            parameter.grad = None
+        self.state.engine.backward(loss, parameters)
+        self.taken += 1 - FORWARD
+        if self.first is None:
+            self.first = value, [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
+        return True
 
     def _batch(self, k: int) -> Batch:
         return self.state.problem.retain.batch(k, self.state.problem.task, "retain")
