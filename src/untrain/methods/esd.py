@@ -78,7 +78,8 @@ class ESD(Descent):
         method = super().resolved(problem, engine)
         optimizer = self.optimizer or Optimizer("adam")
         if optimizer.lr is None:
-            optimizer = replace(optimizer, lr=min(RATE, with_learning_rate(None, problem, engine).lr or RATE))
+            found = with_learning_rate(None, problem, engine, method.updates).lr
+            optimizer = replace(optimizer, lr=min(RATE, found or RATE))
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
