@@ -118,7 +118,7 @@ class Recorder:
         Returns:
             The gradients of `also`, places in the graph or tensors; None stands for zeros.
         """
-        edges = [*(use.edge for use in roots), *also]
+        edges: list[Any] = [*(use.edge for use in roots), *also]
         if not edges:
             return []
         self.arrival = arrival
