@@ -6,13 +6,15 @@
 
 Processor seconds on one thread, in evaluation mode, random weights: "first" is a Fisher pass over one batch, probe
 included, "further" what each batch after it takes, both divided by the plain pass; medians over interleaved repeats.
-"Memory" is the peak of what a Fisher pass adds to the process, divided by that of a plain pass (Linux only). "Error" is
+"Memory" is the peak of what a Fisher pass adds to the process, divided by that of a plain pass (glibc only). "Error" is
 the largest difference from a loop over single samples in float64, divided by the largest entry of its tensor.
 """
 
 import argparse
 import copy
+import ctypes
 import gc
+import platform
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -142,6 +144,7 @@ def fisher_pass(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch
 def peak_memory(work: Callable[[], object]) -> float:
     """GiB that the process's resident memory grows by at the peak, over what it had before."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, or it would be there before
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident("VmRSS")
     work()
@@ -180,10 +183,10 @@ def made(name: str, options: argparse.Namespace) -> Made:
 
 def memory(work: Made) -> str:
     """Peak of a Fisher pass over that of a plain pass."""
-    if not Path("/proc/self/clear_refs").exists():
+    if platform.libc_ver()[0] != "glibc":
         return "–"
-    bare, ours = (peak_memory(lambda act=act: act(*work)) for act in (plain_pass, fisher_pass))
-    return f"{ours / bare:.2f}"
+    ours, bare = (peak_memory(lambda act=act: act(*work)) for act in (fisher_pass, plain_pass))
+    return f"{ours / bare:.2f}" if bare > 0 else "–"
 
 
 def times(work: Made, repeats: int) -> tuple[float, float, float]:
