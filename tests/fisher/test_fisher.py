@@ -429,27 +429,6 @@ def test_what_is_broadcast_over_samples_needs_no_fallback(no_fallback, monkeypat
     assert_exact(randomised(Spread()), batches_of(inputs_of(3, 4), sizes))
 
 
-@pytest.mark.parametrize("dropped", [(5,), (3, 8), ()])
-def test_what_stands_for_a_dropped_condition_is_shown_by_few_samples(no_fallback, dropped):
-    """The probe's three samples, those of the largest losses, have it not."""
-
-    class Conditioned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.null, self.linear, self.head = nn.Parameter(torch.zeros(4)), nn.Linear(4, 4), nn.Linear(4, CLASSES)
-
-        def forward(self, x: Tensor) -> Tensor:
-            keep = x[:, :1] > -50
-            shift = torch.where(keep, self.linear(x), self.null)
-            return self.head(torch.where(keep, x.tanh() + torch.tanh(shift), torch.tanh(shift) / 100))
-
-    inputs = inputs_of(4)
-    for row in dropped:
-        inputs[row] = -100
-    found = assert_exact(randomised(Conditioned()), batches_of(inputs, (9,)))
-    assert bool(found["null"].any()) == bool(dropped)
-
-
 class Turned(Spread):
     """The first dimension is that of positions, of which there are as many as samples in one batch."""
 

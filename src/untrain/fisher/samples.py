@@ -29,13 +29,11 @@ class Findings:
 
     Attributes:
         separate: the layouts that hold.
-        broken: the layouts that do not, or that no probe could show.
         seen: the layouts that a probe was made for.
         sizes: whether batches of one (False) and of several samples (True) were probed.
     """
 
     separate: set[Layout] = field(default_factory=set)
-    broken: set[Layout] = field(default_factory=set)
     seen: set[Layout | None] = field(default_factory=set)
     sizes: set[bool] = field(default_factory=set)
 
@@ -100,19 +98,22 @@ class SampleSquares:
                 spread[name] = [] if operations == 0 else graph.broadcasts(name, parameter, samples) or []
         layouts = {use.layout(samples) for use in graph.uses}
         self.probe.see(batch, losses, layouts, {each.layout: each.name for s in spread.values() for each in s})
+        known = [each for each in spread.values() if each and self.probe.trusts(each, samples)]
         arrivals = Arrivals(self.totals, uses_of, samples, self.probe.found.separate)
-        edges = [place.edge for each in spread.values() for place in each]
+        places = [place for each in known for place in each]
         found = iter(
-            self.record.backward(losses, torch.ones_like(losses), graph.roots, arrivals.take, also=edges, retain=False)
+            self.record.backward(
+                losses,
+                torch.ones_like(losses),
+                graph.roots,
+                arrivals.take,
+                also=[place.edge for place in places],
+                retain=False,
+            )
         )
-        left = arrivals.left()
-        for name, each in spread.items():
-            arrived = [(place, next(found)) for place in each]
-            if each and (self.probe.trusts(each, samples) or self.probe.learns(batch, arrived)):
-                _add_broadcasts(self.totals[name], arrived)
-            else:
-                left.add(name)
-        return left
+        for each in known:
+            _add_broadcasts(self.totals[each[0].name], [(place, next(found)) for place in each])
+        return spread.keys() - {each[0].name for each in known} | arrivals.left()
 
 
 class Arrivals:
@@ -236,38 +237,6 @@ class Probe:
         """Whether the rows of all places where a parameter is broadcast are known to belong to samples."""
         return samples == 1 or all(place.layout in self.found.separate for place in places)
 
-    def learns(self, batch: Batch, arrived: list[tuple[Broadcast, Tensor | None]]) -> bool:
-        """Whether a parameter's places hold after all, shown by samples that have a gradient there.
-
-        What stands for a dropped condition has one in few samples, of which the probe may have had none. A place with
-        no gradient at all adds nothing, whatever its layout.
-
-        Args:
-            batch: the batch.
-            arrived: the places where the parameter is broadcast, with the gradient [B·k, …] there.
-        """
-        samples = len(next(iter(batch.values())))
-        for place, grad in arrived:
-            if place.layout in self.found.broken:
-                return False
-            if place.layout in self.found.separate or grad is None:
-                continue
-            own = grad.reshape(samples, -1).ne(0).any(1).nonzero().flatten()
-            if not len(own):
-                continue
-            rows = torch.stack([own[0], own[-1], (own[0] + 1) % samples])
-            uses: list[Use] = []
-            try:
-                with self.record.forward(uses):
-                    losses = self.losses({key: value[rows] for key, value in batch.items()})
-                self._check_separation(losses, uses, {place.name})
-            finally:
-                release(uses)
-            if place.layout not in self.found.separate:
-                self.found.broken.add(place.layout)
-                return False
-        return True
-
     def see(self, batch: Batch, losses: Tensor, layouts: set[Layout | None], spread: Mapping[Layout, str] = {}) -> None:
         """Probes the batch if it shows anything new. Nothing can be mixed up in a batch of one.
 
@@ -362,7 +331,6 @@ class Probe:
                 broken |= _wrong(found, weights, grads)
         self.found.separate |= {layout for layout, count in shown.items() if count > 1}
         self.found.separate -= broken
-        self.found.broken |= broken
 
 
 def _touch(sample: int, shown: dict[Layout, int], broken: set[Layout], layout: Layout, rows: Tensor) -> None:
