@@ -33,6 +33,15 @@ def test_seeds_of_different_purposes_differ_and_stay():
     assert torch.equal(torch.rand(3, generator=generator_of(5, "x")), torch.rand(3, generator=generator_of(5, "x")))
 
 
+def test_seeds_on_a_cpu_are_kept_for_no_accelerator():
+    """torch keeps a seed, with a traceback, for each kind that is not in use: a millisecond a step, never freed."""
+    waiting = [len(kind._queued_calls) for kind in (torch.cuda, torch.xpu, torch.mtia)]
+    with Engine(torch.device("cpu")).seeded(3):
+        drawn = torch.rand(2)
+    assert torch.equal(drawn, torch.rand(2, generator=torch.Generator().manual_seed(3)))
+    assert [len(kind._queued_calls) for kind in (torch.cuda, torch.xpu, torch.mtia)] == waiting
+
+
 def test_devices_and_precisions_are_checked():
     with pytest.raises(SettingError, match="cannot be used"):
         Engine.start("cuda:99")

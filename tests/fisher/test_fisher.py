@@ -151,10 +151,11 @@ def test_linear(shape, no_fallback):
 @pytest.mark.parametrize("tile", [1, 300])
 def test_large_weights_in_tiles(tile, no_fallback, monkeypatch):
     calls = []
-    true = layers._tiled_squares
+    true = layers._add_squared_products
     monkeypatch.setattr(layers, "TILE_BYTES", tile)
+    monkeypatch.setattr(layers, "LARGE_BYTES", 0)
     monkeypatch.setattr(layers, "PATCH_BYTES", 2000)
-    monkeypatch.setattr(layers, "_tiled_squares", lambda *args: calls.append(args) or true(*args))
+    monkeypatch.setattr(layers, "_add_squared_products", lambda *args: calls.append(args) or true(*args))
     convolution = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), padding_mode="circular")
     for model, shape in (
         (nn.Sequential(convolution, head(4)), (3, 6, 5)),

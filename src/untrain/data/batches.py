@@ -11,6 +11,7 @@ from untrain.data.datasets import Rows, flatten, how_to_wrap, is_plain, is_table
 from untrain.data.in_memory import InMemory, numbers_of, rows_in_order, take
 from untrain.data.keys import LABELS
 from untrain.data.source import Source
+from untrain.engine import seed_generators
 from untrain.errors import DataError, convert_errors, message_of
 from untrain.lazy import np, torch
 from untrain.types import Batch
@@ -228,7 +229,7 @@ def _sample(data: Any, i: int, name: str) -> Any:
 def _seeded(seed: int) -> Iterator[None]:
     """Seeds what a user's data set may draw from (torch, numpy, random) and puts their states back."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.manual_seed(seed)
+    seed_generators(seed, accelerators=torch.accelerator.is_available())
     np.random.seed(seed % 2**32)
     random.seed(seed)
     try:

@@ -110,15 +110,15 @@ class Recorder:
         roots: Sequence[Use],
         arrival: Arrival,
         *,
-        broadcasts: Sequence[Broadcast] = (),
+        also: Sequence[GradientEdge | Tensor] = (),
         retain: bool,
     ) -> list[Tensor | None]:
-        """Sends the gradients of Σ seed·losses to `arrival`, use by use, computing no weight's gradient.
+        """Sends the gradients of Σ seed·losses to `arrival`, use by use, computing no other weight's than those asked.
 
         Returns:
-            The gradients where parameters were broadcast; None stands for zeros.
+            The gradients of `also`, places in the graph or tensors; None stands for zeros.
         """
-        edges = [*(use.edge for use in roots), *(place.edge for place in broadcasts)]
+        edges: list[Any] = [*(use.edge for use in roots), *also]
         if not edges:
             return []
         self.arrival = arrival

@@ -1,9 +1,8 @@
 """Sums of squared per-sample gradients, batch by batch, each parameter by the cheapest way that is exact for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +103,12 @@ class SampleSquares:
         places = [place for each in known for place in each]
         found = iter(
             self.record.backward(
-                losses, torch.ones_like(losses), graph.roots, arrivals.take, broadcasts=places, retain=False
+                losses,
+                torch.ones_like(losses),
+                graph.roots,
+                arrivals.take,
+                also=[place.edge for place in places],
+                retain=False,
             )
         )
         for each in known:
@@ -252,67 +256,79 @@ class Probe:
         # The samples with the largest losses: a loss near zero has a gradient that may be zero everywhere.
         rows = losses.detach().topk(min(PROBES, len(losses))).indices.sort().values
         few = {key: value[rows] for key, value in batch.items()}
-        self._check_purity(few)
-        self.found.sizes.add(several)
-        if several:
-            self._check_separation(few, {*spread.values()})
-            self.found.seen |= layouts
+        uses: list[Use] = []
+        before = _random_state(losses.device)
+        try:
+            with self.record.forward(uses):
+                probed = self.losses(few)
+            self._check_purity(few, probed.detach(), drawn=not torch.equal(before, _random_state(losses.device)))
+            self.found.sizes.add(several)
+            if several:
+                self._check_separation(probed, uses, {*spread.values()})
+                self.found.seen |= layouts
+        finally:
+            release(uses)
 
-    def _check_purity(self, batch: Batch) -> None:
+    def _check_purity(self, batch: Batch, losses: Tensor, *, drawn: bool) -> None:
         """The loss of a sample must stay the same when the others are replaced, and when it is computed again.
 
         Shapes and positions are the same each time, so the numbers should be too, to the last bit; the tolerance is
         for devices that sum in varying order.
+
+        Args:
+            batch: a few samples.
+            losses: of them.
+            drawn: whether a generator moved when they were computed.
         """
-        device = next(iter(batch.values())).device
-        before = _random_state(device)
-        losses = self.losses(batch).detach()
-        tolerance = (1e-2 if self.losses.coarse(device) else 1e-4) * (losses.abs().max() + 1e-6)
-        # A few times, since a small model's dropout can fall on the same units twice; once where nothing was drawn.
-        for _ in range(1 if torch.equal(before, _random_state(device)) else 8):
-            if bool(((self.losses(batch) - losses).abs() > tolerance).any()):
-                raise InexactFisher(
-                    "the loss of the same batch differs from one call to the next, so it draws random numbers in "
-                    "evaluation mode. Draw them in the task's draw(), and switch off random layers when not training."
-                )
-        for row in {0, len(losses) - 1}:
+        tolerance = (1e-2 if self.losses.coarse(losses.device) else 1e-4) * (losses.abs().max() + 1e-6)
+        # A few times, since a small model's dropout can fall on the same units twice.
+        for _ in range(8 if drawn else 0):
+            self._check_repeats(batch, losses, tolerance)
+        for row in sorted({0, len(losses) - 1}):
             alone = {key: value[row : row + 1].expand_as(value).contiguous() for key, value in batch.items()}
             if bool((self.losses(alone)[row] - losses[row]).abs() > tolerance):
+                self._check_repeats(batch, losses, tolerance)
                 raise InexactFisher(
                     "the loss of a sample changes with the other samples of its batch, so there is no per-sample "
                     f"gradient.{_mixers(self.losses.model)} Use batches of one sample, or change the model."
                 )
 
-    def _check_separation(self, batch: Batch, spread: set[str]) -> None:
-        uses: list[Use] = []
-        try:
-            with self.record.forward(uses):
-                losses = self.losses(batch)
-            graph = inspect(losses, uses)
-            weights = {name: p for name, p in self.losses.model.named_parameters() if name in spread}
-            found = {name: graph.broadcasts(name, p, len(losses)) or [] for name, p in weights.items()}
-            places = [place for each in found.values() for place in each]
-            shown: dict[Layout, int] = {}
-            broken: set[Layout] = set()
-            if places:
-                broken |= _wrong(found, weights, losses)
-            for sample in range(len(losses) if graph.roots or places else 0):
-                touch = partial(_touch, sample, shown, broken)
+    def _check_repeats(self, batch: Batch, losses: Tensor, tolerance: Tensor) -> None:
+        if bool(((self.losses(batch) - losses).abs() > tolerance).any()):
+            raise InexactFisher(
+                "the loss of the same batch differs from one call to the next, so it draws random numbers in "
+                "evaluation mode. Draw them in the task's draw(), and switch off random layers when not training."
+            )
 
-                def look(use: Use, grad: Tensor | None, touch: Callable[[Layout, Tensor], None] = touch) -> None:
-                    layout = use.layout(len(losses))
-                    if layout is not None and grad is not None:
-                        touch(layout, grad.reshape(len(losses), -1))
+    def _check_separation(self, losses: Tensor, uses: list[Use], spread: set[str]) -> None:
+        """Sends one sample's gradient back at a time; two of three that show one everywhere rule out any exchange."""
+        graph = inspect(losses, uses)
+        weights = {name: p for name, p in self.losses.model.named_parameters() if name in spread}
+        found = {name: graph.broadcasts(name, p, len(losses)) or [] for name, p in weights.items()}
+        places = [place for each in found.values() for place in each]
+        wanted = {layout for use in graph.uses if (layout := use.layout(len(losses))) is not None}
+        wanted |= {place.layout for place in places}
+        shown: dict[Layout, int] = {}
+        broken: set[Layout] = set()
+        for sample in range(len(losses) if graph.roots or places else 0):
+            if all(layout in broken or shown.get(layout, 0) > 1 for layout in wanted):
+                break
+            touch = partial(_touch, sample, shown, broken)
 
-                seed = torch.zeros_like(losses)
-                seed[sample] = 1
-                retain = sample + 1 < len(losses)
-                grads = self.record.backward(losses, seed, graph.roots, look, broadcasts=places, retain=retain)
-                for place, grad in zip(places, grads, strict=True):
-                    if grad is not None:
-                        touch(place.layout, grad.reshape(len(losses), -1))
-        finally:
-            release(uses)
+            def look(use: Use, grad: Tensor | None, touch: Callable[[Layout, Tensor], None] = touch) -> None:
+                layout = use.layout(len(losses))
+                if layout is not None and grad is not None:
+                    touch(layout, grad.reshape(len(losses), -1))
+
+            seed = torch.zeros_like(losses)
+            seed[sample] = 1
+            also = [*(place.edge for place in places), *(weights.values() if sample == 0 else ())]
+            grads = self.record.backward(losses, seed, graph.roots, look, also=also, retain=sample + 1 < len(losses))
+            for place, grad in zip(places, grads, strict=False):
+                if grad is not None:
+                    touch(place.layout, grad.reshape(len(losses), -1))
+            if sample == 0:
+                broken |= _wrong(found, weights, grads)
         self.found.separate |= {layout for layout, count in shown.items() if count > 1}
         self.found.separate -= broken
 
@@ -325,16 +341,24 @@ def _touch(sample: int, shown: dict[Layout, int], broken: set[Layout], layout: L
         broken.add(layout)
 
 
-def _wrong(found: Mapping[str, list[Broadcast]], weights: Mapping[str, Tensor], losses: Tensor) -> set[Layout]:
-    """Layouts of parameters whose gradient of the first sample is not what autograd gives: hooks may change that."""
+def _wrong(
+    found: Mapping[str, list[Broadcast]], weights: Mapping[str, Tensor], grads: Sequence[Tensor | None]
+) -> set[Layout]:
+    """Layouts of parameters whose gradient of the first sample is not what autograd gives: hooks may change that.
+
+    Args:
+        found: the places where each parameter is broadcast.
+        weights: the parameters.
+        grads: gradients of the first sample's loss: where the places are, then of the parameters.
+    """
     wrong: set[Layout] = set()
-    places = [place for each in found.values() for place in each]
-    edges: list[Any] = [*weights.values(), *(place.edge for place in places)]
-    given = torch.autograd.grad(losses[0], edges, retain_graph=True, allow_unused=True)
-    arrived = dict(zip(places, given[len(weights) :], strict=True))
-    for (name, each), expected in zip(found.items(), given, strict=False):
-        parts = [place.gradients(place.rows(grad)[:1])[0] for place in each if (grad := arrived[place]) is not None]
-        own = sum(parts[1:], parts[0]) if parts else torch.zeros_like(weights[name])
+    arrived = iter(grads)
+    parts = {
+        name: [place.gradients(place.rows(grad)[:1])[0] for place in each if (grad := next(arrived)) is not None]
+        for name, each in found.items()
+    }
+    for (name, each), expected in zip(found.items(), arrived, strict=True):
+        own = sum(parts[name][1:], parts[name][0]) if parts[name] else torch.zeros_like(weights[name])
         if not close(own, torch.zeros_like(own) if expected is None else expected):
             wrong |= {place.layout for place in each}
     return wrong

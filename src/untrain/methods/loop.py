@@ -20,6 +20,7 @@ from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
+from untrain.models.layout import Layout, lay_channels_last_, prefers_channels_last
 from untrain.models.modes import statistics_note
 from untrain.models.parts import trained
 from untrain.models.tying import tied
@@ -121,8 +122,15 @@ def run(
     """
     find_copies = getattr(problem.task, "copies", None)
     groups = [] if find_copies is None else find_copies(problem.subject.module)
-    with tied(problem.subject.module, groups), trained(problem.subject.module, None):
-        return _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
+    module = problem.subject.module
+    with tied(module, groups), trained(module, None):
+        layout = Layout.of(module)
+        try:
+            done = _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
+        finally:
+            layout.restore_(module)
+        layout.restore_(done.state.module)
+    return done
 
 
 def _run(
@@ -150,6 +158,7 @@ def _run(
             memo.update({name: tensor.to(engine.device) for name, tensor in memo.items()})
     with engine.seeded(seed_of(problem.seed, "start")):
         with engine.clock("search"):
+            _choose_layout(method, problem, engine)
             method = method.resolved(problem, engine)
         before = _forget_loss_before(problem, engine)
         state = method.start(problem, engine)
@@ -176,6 +185,20 @@ def _run(
     for sentence in find_shortfalls(problem, history, aim, before, forget_loss(problem, state.module, engine)):
         problem.warn(sentence)
     return Run(state, method, history, dict(engine.clocks), aim)
+
+
+def _choose_layout(method: Method, problem: Problem, engine: Engine) -> None:
+    """Lays a convolutional module out as it is trained faster; not one that takes no samples, or fills the memory."""
+    module = problem.subject.module
+    large = sum(parameter.numel() for parameter in module.parameters()) >= base.LARGE
+    if method.needs_samples and not large and prefers_channels_last(module, engine):
+        batch = next(problem.forget.once(problem.task, "fisher", limit=TRIED, batch_size=TRIED))
+        few = {name: value[:TRIED] for name, value in batch.items()}
+        problem.note(lay_channels_last_(module, problem.task, few, engine))
+
+
+TRIED = 2
+"""Samples that a layout is tried on."""
 
 
 def _forget_loss_before(problem: Problem, engine: Engine) -> Params | None:

@@ -12,6 +12,7 @@ from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
 from untrain.models.copies import copy_module
+from untrain.models.layout import match_layout_
 from untrain.models.precision import widen_
 from untrain.types import GenerativeTask, Task
 
@@ -90,6 +91,7 @@ class Subject:
                     own = self.module.state_dict()
                     module.load_state_dict({name: own[name] for name in stuck if name in own}, strict=False)
         widen_(module)
+        match_layout_(module, self.module)
         return module.to(device).train(), stuck
 
     def _check_alike(self, module: nn.Module, what: str, remedy: str) -> None:
