@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from untrain.tasks.classification.task import Classification as Classification
     from untrain.tasks.text_to_image.concepts import Concept as Concept
     from untrain.tasks.text_to_image.concepts import ConceptImages as ConceptImages
+    from untrain.tasks.text_to_image.debias import debias as debias
     from untrain.tasks.text_to_image.detectors import image_classifier as image_classifier
     from untrain.tasks.text_to_image.evaluate import ConceptEvaluation as ConceptEvaluation
     from untrain.tasks.text_to_image.nudity import nudenet as nudenet
@@ -60,6 +61,7 @@ _HOME = {
     "UntrainError": "untrain.errors",
     "audit": "untrain.audit",
     "audit_scores": "untrain.audit.python",
+    "debias": "untrain.tasks.text_to_image.debias",
     "evaluate": "untrain.api",
     "fisher_diagonal": "untrain.api",
     "image_classifier": "untrain.tasks.text_to_image.detectors",

@@ -77,7 +77,8 @@ class DiffusionProcess:
     def at(self, batch: Batch, timestep: Tensor, seen: Tensor | None = None) -> Batch:
         """The drawn batch at these timesteps, [B]: its input noised so far, or x_t = `seen`, [B, C, H, W]."""
         moved = {**batch, "timestep": timestep}
-        moved.pop("seen", None)
+        for key in ("seen", "target"):  # of the timestep that it was drawn at
+            moved.pop(key, None)
         return moved if seen is None else {**moved, "seen": seen}
 
     def noisy(self, batch: Batch) -> Tensor:

@@ -79,6 +79,7 @@ from untrain.tasks.text_to_image.eval_prompts import (
     prompt_facts,
 )
 from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, features_of, write_best_labels, write_detections
+from untrain.tasks.text_to_image.from_prompts import Way, work_from_prompts
 from untrain.tasks.text_to_image.nudity import nudenet
 from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 from untrain.tasks.text_to_image.rendering import (
@@ -178,6 +179,8 @@ class PipelineModel(UserModel):
         _check_no_holdout(given)
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             task, how = cast(TextToImage, self.task), images or ConceptImages()
+            if how.from_prompts is not None:
+                self.task = work_from_prompts(task, Way(how.from_prompts, engine, seed))
             check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
@@ -258,6 +261,9 @@ class TextToImageDomain(Domain):
         check_concepts(self.pipeline, self.concepts)
         check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
+        if how.from_prompts is not None:
+            way = Way(how.from_prompts, engine, seed, self.pipeline.unet)  # of which every method gets a copy
+            self._task = work_from_prompts(self._task, way)
         data, self.rows = concept_data(
             self.pipeline,
             self.concepts,
@@ -354,6 +360,8 @@ class TextToImageDomain(Domain):
         sections = self.sections
         sections.generation.sampler.visited(self.task.timesteps)
         sections.concepts.images.sampler.visited(self.task.timesteps)
+        if sections.concepts.images.from_prompts is not None:
+            sections.concepts.images.from_prompts.visited(self.task.timesteps)
         check_templates(sections.concepts.templates)
         primary = self.primary
         if self._is_ready:
@@ -365,7 +373,12 @@ class TextToImageDomain(Domain):
             return
 
     def check_references(self, count: int) -> None:
-        """Only a pipeline whose training images are the recipe's data can be retrained."""
+        """Only a pipeline whose training images are the recipe's data, and looked at, can be retrained."""
+        if count and self.sections.concepts.images.from_prompts is not None:
+            raise SettingError(
+                "references: from prompts alone nothing can be retrained but a copy of the original. Set references "
+                "to 0, or leave out concepts.images.from_prompts."
+            )
         if count and self.captioned is None:
             raise SettingError(
                 "references: a pipeline can be retrained only on the captioned images that it was trained on: give "
@@ -410,6 +423,8 @@ class TextToImageDomain(Domain):
     def samples_to_make(self) -> int:
         """Counts images of concepts that come without any."""
         concepts = [*self.sections.concepts.forget, *self.sections.concepts.retain]
+        if self.sections.concepts.images.from_prompts is not None:
+            return 0
         bare = sum(entry.prompt is not None and entry.images is None for entry in concepts)
         return bare * self.sections.concepts.images.count
 

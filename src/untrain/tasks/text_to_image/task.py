@@ -142,6 +142,8 @@ class TextToImage(DiffusionProcess):
         return self.squared(self.outputs(model, batch), self._target(batch))
 
     def _target(self, batch: Batch) -> Tensor:
+        if "target" in batch:
+            return batch["target"]
         if self.prediction == "epsilon":
             return batch["noise"]
         signal, noise = self.scales(batch["timestep"], batch["input"])
