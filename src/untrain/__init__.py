@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from untrain.methods import methods as methods
     from untrain.methods.base import Method as Method
     from untrain.methods.base import Optimizer as Optimizer
+    from untrain.models.adapters import Adapters as Adapters
     from untrain.report.presentation import Distance as Distance
     from untrain.report.presentation import Measure as Measure
     from untrain.report.presentation import Presentation as Presentation
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from untrain.types import Task as Task
 
 _HOME = {
+    "Adapters": "untrain.models.adapters",
     "Callback": "untrain.callbacks",
     "ClassDiffusion": "untrain.tasks.class_diffusion.task",
     "Classification": "untrain.tasks.classification.task",

@@ -246,6 +246,9 @@ class Method(ABC):
     """Whether it needs a task whose outputs are logits of classes."""
     edits: ClassVar[bool] = False
     """Whether it needs a task whose models hear of conditions through linear maps."""
+    adapts: ClassVar[bool] = True
+    """Whether adapters can be trained by it in the place of weights; false where weights themselves are set, shrunk or
+    made fresh."""
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """What it needs of this task with the settings that it has."""
@@ -320,6 +323,23 @@ def _missing(method: Method | type[Method], task: Task) -> list[str]:
     if method.edits and not isinstance(task, EditableTask):
         missing.insert(0, "a model that hears of its conditions through linear maps")
     return missing
+
+
+def check_adapts(method: Method | type[Method]) -> None:
+    """A method must be one that can train adapters in the place of weights.
+
+    Raises:
+        SettingError: names it, and those that can.
+    """
+    if method.adapts:
+        return
+    from untrain.methods import methods
+
+    others = sorted(name for name, other in methods().items() if other.adapts)
+    raise SettingError(
+        f"method {method.name!r} cannot train adapters: it sets, shrinks or renews weights themselves. Leave adapters "
+        f"out, and save what it changed as a LoRA (save_lora, untrain export --lora), or choose {', '.join(others)}."
+    )
 
 
 def check_needs(methods: Mapping[str, Method]) -> None:

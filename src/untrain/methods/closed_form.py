@@ -159,6 +159,7 @@ class ClosedForm(Method):
 
     needs_samples: ClassVar[bool] = False
     edits: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
     needs: ClassVar[tuple[Variant, ...]] = ("redirect",)
 
     tokens: Tokens = "last"

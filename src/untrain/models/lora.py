@@ -17,6 +17,7 @@ from untrain.io import hash_tensors, write_text
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
 from untrain.models.kinds import plain_module
+from untrain.models.precision import widen
 from untrain.settings import check_arguments
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def extract_lora(before: nn.Module, after: nn.Module, *, rank: int = 16) -> LoRA
     width = min(rank, max(ranks))
     factors = {name: _shaped(layers[name], *_padded(*pair, width)) for name, pair in found.items()}
     lost = tuple(sorted(set(changed) - carried))
-    transposed = all(type(layers[name]).__name__ == "Conv1D" for name in factors)
+    transposed = all(is_transposed(layers[name]) for name in factors)
     return LoRA(factors, width, min(1.0, kept / whole), max(ranks) <= rank, lost, base_hash(before), transposed)
 
 
@@ -111,16 +112,53 @@ def base_hash(module: nn.Module) -> str:
     return hash_tensors({name: t.float() if t.dtype in half else t for name, t in state.items()})
 
 
+def can_carry(layer: Any) -> bool:
+    """Whether a LoRA can hold a change of a layer's weight."""
+    return type(layer).__name__ in _CARRIED and getattr(layer, "groups", 1) == 1
+
+
+def is_transposed(layer: Any) -> bool:
+    """Whether a layer keeps its weight as [in, out]."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def with_change(layer: Any, up: Tensor, down: Tensor, weight: Tensor) -> Tensor:
+    """W + B A, in the shape, the type and on the device of W.
+
+    The sum over the rank is taken term by term in float64, each operation by itself: it is the same to the last bit on
+    every machine, so that weights can be kept as what they began from and the two factors.
+
+    Args:
+        layer: whose weight it is.
+        up: B, [out, r] or [out, r, 1, 1].
+        down: A, [r, in] or [r, in, kh, kw].
+        weight: W, as the layer keeps it.
+    """
+    rows, columns = up.detach().cpu().double().flatten(1), down.detach().cpu().double().flatten(1)
+    change = torch.zeros(len(rows), columns.shape[1], dtype=torch.float64)
+    for k in range(len(columns)):
+        change += rows[:, k, None] * columns[k]
+    change = change.T if is_transposed(layer) else change
+    return (weight.detach().cpu().double() + change.reshape(weight.shape)).to(weight)
+
+
+def add_factors_(module: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Adds B A to the weight of every layer that is named, in place; one of fewer bits than float32 becomes float32."""
+    with torch.no_grad():
+        for name, (up, down) in factors.items():
+            layer: Any = module.get_submodule(name)
+            layer.weight.data = with_change(layer, up, down, widen(layer.weight.data))
+
+
 def _is_carried(name: str, layers: Mapping[str, nn.Module]) -> bool:
     owner, _, leaf = name.rpartition(".")
-    layer: Any = layers.get(owner)
-    return leaf == "weight" and type(layer).__name__ in _CARRIED and getattr(layer, "groups", 1) == 1
+    return leaf == "weight" and can_carry(layers.get(owner))
 
 
 def _matrix(layer: nn.Module, after: Tensor, before: Tensor) -> tuple[Tensor, float]:
     """W′ − W as a matrix [out, in], float64, and a bound of the singular values that rounding W′ gives."""
     change = (after.double() - before.to(after.device).double()).cpu()
-    matrix = change.T if type(layer).__name__ == "Conv1D" else change.flatten(1)
+    matrix = change.T if is_transposed(layer) else change.flatten(1)
     spread = sum(size**0.5 for size in matrix.shape)
     return matrix, NOISE * torch.finfo(after.dtype).eps / 2 * float(after.abs().max()) * spread
 
@@ -179,9 +217,39 @@ def save_lora(lora: LoRA, path: str | Path, *, form: Form = "diffusers", part: s
     return target
 
 
+def write_factors(lora: LoRA, path: Path, part: str, facts: Mapping[str, Any]) -> None:
+    """Writes the factors as one file with more facts in its metadata; of a pipeline's part diffusers loads it too."""
+    checkpoints.save(_named(lora, "diffusers" if part else "peft", part), path, {**facts, **_facts(lora, part)})
+
+
+def read_factors(state: Mapping[str, Tensor], facts: Mapping[str, Any], module: nn.Module) -> LoRA:
+    """The LoRA that a file holds, as `checkpoints.load_state` reads it, for the layers of a module.
+
+    Raises:
+        CheckpointError: if it holds factors of layers that the module does not have.
+    """
+    part, left = facts["lora"]["part"], dict(state)
+    factors = {}
+    for name, layer in module.named_modules():
+        for stem in (f"{part}.{name}", f"base_model.model.{name}", f"lora_{part}_{name.replace('.', '_')}"):
+            down = left.pop(f"{stem}.lora_A.weight", left.pop(f"{stem}.lora_down.weight", None))
+            up = left.pop(f"{stem}.lora_B.weight", left.pop(f"{stem}.lora_up.weight", None))
+            left.pop(f"{stem}.alpha", None)
+            if up is not None and down is not None and can_carry(layer):
+                factors[name] = up, down
+    if left:
+        raise CheckpointError(
+            f"it holds {len(left)} weights of layers that the model does not have: {next(iter(left))}."
+        )
+    known = facts["lora"]
+    transposed = all(is_transposed(module.get_submodule(name)) for name in factors)
+    exact = bool(known.get("exact", False))
+    return LoRA(factors, known["rank"], known["kept"], exact, tuple(known["lost"]), facts["base"], transposed)
+
+
 def _facts(lora: LoRA, part: str) -> dict[str, Any]:
     return {
-        "lora": {"rank": lora.rank, "part": part, "kept": lora.kept, "lost": list(lora.lost)},
+        "lora": {"rank": lora.rank, "part": part, "kept": lora.kept, "exact": lora.exact, "lost": list(lora.lost)},
         "base": lora.base,
     }
 
@@ -236,16 +304,12 @@ def apply_lora(module: nn.Module, path: str | Path) -> nn.Module:
             f"{path} was made for other weights than those of this {type(plain).__name__}: added to them, it would "
             "change something else. Take the model that it was made for."
         )
-    part = facts["lora"]["part"]
-    for name, layer in plain.named_modules():
-        stems = (f"{part}.{name}", f"base_model.model.{name}", f"lora_{part}_{name.replace('.', '_')}")
-        for stem in stems:
-            down = state.get(f"{stem}.lora_A.weight", state.get(f"{stem}.lora_down.weight"))
-            up = state.get(f"{stem}.lora_B.weight", state.get(f"{stem}.lora_up.weight"))
-            if up is not None and down is not None:
-                weight: Any = layer.weight
-                change = up.flatten(1) @ down.flatten(1)
-                change = change.T if type(layer).__name__ == "Conv1D" else change
-                with torch.no_grad():
-                    weight.add_(change.reshape(weight.shape).to(weight))
+    try:
+        lora = read_factors(state, facts, plain)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} does not fit this {type(plain).__name__}: {error}") from error
+    with torch.no_grad():
+        for name, (up, down) in lora.factors.items():
+            layer: Any = plain.get_submodule(name)
+            layer.weight.copy_(with_change(layer, up, down, layer.weight))
     return module

@@ -7,7 +7,7 @@ such steps would be rounded away, and large ones overflow in float16.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,18 @@ def widen_(module: nn.Module, *, keep: bool = False) -> Rounding:
     before = {name: parameter.detach().cpu().clone() for name, parameter in trained}
     _cast_(module, dict.fromkeys(types, torch.float32))
     return Rounding(types, before)
+
+
+def keep_types(module: nn.Module, trained: Collection[str]) -> Rounding:
+    """How a module came whose narrow weights stay so, but for some that will be given in float32.
+
+    Args:
+        module: as it came.
+        trained: names of the weights that will be.
+    """
+    held = dict(module.named_parameters())
+    found = {name: held[name].detach() for name in trained if is_narrow(held[name])}
+    return Rounding({name: p.dtype for name, p in found.items()}, {name: p.cpu().clone() for name, p in found.items()})
 
 
 def count_changes(weights: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def check_names(module: nn.Module) -> None:
         return
     other = sorted(own - expected) or sorted(expected - own)
     if has_adapters(module):
-        merged = any(getattr(layer, "merged", False) for layer in _tuners(module))
+        merged = any(getattr(layer, "merged", False) for layer in tuners(module))
         what = "adapters (LoRA) in it"
         remedy = f"Take them in first: {'' if merged else 'pipeline.fuse_lora(); '}pipeline.unload_lora_weights()"
         remedy += "; where they had frozen all else, train it again by requires_grad_(True)"
@@ -88,10 +88,11 @@ def check_saved(module: nn.Module) -> None:
 
 def has_adapters(module: nn.Module) -> bool:
     """Whether layers of the library peft are in a module."""
-    return bool(_tuners(module))
+    return bool(tuners(module))
 
 
-def _tuners(module: nn.Module) -> list[Any]:
+def tuners(module: nn.Module) -> list[Any]:
+    """The layers of the library peft in a module."""
     if "peft" not in sys.modules:  # nothing of a library that was never imported can be there
         return []
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -100,7 +101,7 @@ def _tuners(module: nn.Module) -> list[Any]:
 
 
 def _check_adapters(module: nn.Module) -> None:
-    idle = any(layer.merged or layer.disable_adapters for layer in _tuners(module))
+    idle = any(layer.merged or layer.disable_adapters for layer in tuners(module))
     if idle:
         raise ModelError(
             "adapters of the model are merged or switched off, and to train them would change nothing: unmerge or "

@@ -106,8 +106,11 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     domain = experiment.domain
     if name == ORIGINAL and domain.checkpoint is not None:
         return domain, prepare_original(experiment).eval()
-    module = domain.build(0)
-    widen_(module)  # files of weights are in float32, whatever the architecture's own type is
+    if experiment.folder.holds_adapters(name):
+        module = prepare_original(experiment)
+    else:
+        module = domain.build(0)
+        widen_(module)  # files of weights are in float32, whatever the architecture's own type is
     return domain, experiment.folder.read_model(name, None, None, module).module
 
 

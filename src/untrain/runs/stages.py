@@ -25,9 +25,10 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
-from untrain.methods.base import Method, Problem, check_needs, check_runs
+from untrain.methods.base import Method, Problem, check_adapts, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
+from untrain.models.adapters import check_adapters
 from untrain.models.parts import train_parts
 from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
@@ -78,6 +79,7 @@ class Experiment:
             problem,
             save=(lambda module: domain.save(name, module)) if is_method else None,
             say=self.say,
+            part=domain.pipeline_part,
             every=self.recipe.checkpoint_every,
             evaluate=lambda module, step: domain.preview(name, module, step, domain.evaluation_sets(self.division)),
             evaluate_every=domain.preview_every(method),
@@ -180,6 +182,8 @@ def open_experiment(
         division = divide(domain)
     for method in recipe.methods.values():
         check_runs(method, domain.task)
+        if recipe.adapters is not None:
+            check_adapts(method)
     if not len(division.split.forget):
         check_needs(recipe.methods)
     domain.check(division)
@@ -229,6 +233,8 @@ def _try_model(experiment: Experiment) -> None:
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
     widen_(module)
+    if experiment.recipe.adapters is not None:
+        check_adapters(module, experiment.recipe.adapters)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
     domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
@@ -434,7 +440,8 @@ def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stre
     recipe, domain = experiment.recipe, experiment.domain
     anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
     peak, steps = peak_lr(experiment), train_steps(experiment)
-    subject = Subject(start, init=lambda: domain.build(anew), peak_lr=peak, train_steps=steps).copy()
+    how: dict[str, Any] = {"peak_lr": peak, "train_steps": steps, "adapters": recipe.adapters}
+    subject = Subject(start, init=lambda: domain.build(anew), **how).copy()
     if recipe.parts is not None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)
