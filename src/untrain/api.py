@@ -197,6 +197,7 @@ def unlearn(
     check_kind(user.module)
     check_names(user.module)
     lora = _make_adapters(adapters, user.module, chosen, parts)
+    parts = parts if lora is None else None  # by now the adapters' targets
     part = domain.pipeline_part if user.module is not user.model else ""
     subject = Subject(user.module, init=init or user.init(), train_steps=train_steps, adapters=lora)
     path = None if out is None else Path(out)
@@ -247,7 +248,10 @@ def _make_adapters(
 ) -> Adapters | None:
     """The adapters to train, if any, looked at before anything is computed."""
     if given is None:
-        return None
+        own = method.adapters_of(None, parts)
+        if own is not None:
+            check_adapters(module, own)
+        return own
     if parts is not None:
         raise SettingError(
             "parts says which weights are trained, and with adapters none is: leave parts out, and say by "

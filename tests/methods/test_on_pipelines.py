@@ -42,6 +42,7 @@ SETTINGS = {
     "uce": {},
     "mace-refine": {},
     "esd": {"steps": 4, "samples": 2, "sampler": FEW},
+    "leco": {"steps": 4, "samples": 2, "sampler": FEW},
     "selective-amnesia": {"steps": 4, "replay_samples": 4, "fisher_samples": 3, "fisher_timesteps": 3, "sampler": FEW},
     **{name: {"steps": 4, "optimizer": ADAM} for name in (*PLAIN, *ERASE)},
     **{f"{name}-original": {"steps": 4, "optimizer": ADAM, "teacher": "original"} for name in UNION},

@@ -6,13 +6,14 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
+from untrain.models.adapters import Adapters
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
 from untrain.types import Batch, EditableTask, GenerativeTask, Params, Task, Variant
@@ -250,12 +251,21 @@ class Method(ABC):
     """Whether adapters can be trained by it in the place of weights; false where weights themselves are set, shrunk or
     made fresh."""
 
+    own_adapters: ClassVar[Adapters | None] = None
+    """Adapters that it trains in the place of weights where none are asked for; None: it trains weights then."""
+
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """What it needs of this task with the settings that it has."""
         return self.needs
 
     def check_task(self, task: Task) -> None:  # noqa: B027 (nothing by default)
         """Raises a SettingError for a setting that has no meaning on this task; by default each has one."""
+
+    def adapters_of(self, given: Adapters | None, parts: str | Sequence[str] | None) -> Adapters | None:
+        """The adapters that it trains: those that are asked for, else its own, which are where `parts` says."""
+        if given is not None or self.own_adapters is None or parts is None:
+            return self.own_adapters if given is None else given
+        return replace(self.own_adapters, targets=parts if isinstance(parts, str) else list(parts))
 
     @abstractmethod
     def resolved(self, problem: Problem, engine: Engine) -> Method:

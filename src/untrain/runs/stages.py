@@ -233,8 +233,10 @@ def _try_model(experiment: Experiment) -> None:
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
     widen_(module)
-    if experiment.recipe.adapters is not None:
-        check_adapters(module, experiment.recipe.adapters)
+    for method in experiment.recipe.methods.values():
+        adapters = method.adapters_of(experiment.recipe.adapters, experiment.recipe.parts)
+        if adapters is not None:
+            check_adapters(module, adapters)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
     domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
@@ -430,19 +432,20 @@ def unlearn_methods(
         check_sets({name: stream.data for name, stream in there.items()}, there)
         prepare_task(domain.task, start, sets, training=True)
     return {
-        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples]))
+        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples], method))
         for name, method in chosen.items()
     }
 
 
-def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
+def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream], method: Method) -> Problem:
     """Returns what a method works on: a copy of the original, and the sets."""
     recipe, domain = experiment.recipe, experiment.domain
     anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
     peak, steps = peak_lr(experiment), train_steps(experiment)
-    how: dict[str, Any] = {"peak_lr": peak, "train_steps": steps, "adapters": recipe.adapters}
+    adapters = method.adapters_of(recipe.adapters, recipe.parts)
+    how: dict[str, Any] = {"peak_lr": peak, "train_steps": steps, "adapters": adapters}
     subject = Subject(start, init=lambda: domain.build(anew), **how).copy()
-    if recipe.parts is not None:
+    if recipe.parts is not None and adapters is None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)
 
