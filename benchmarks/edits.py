@@ -152,10 +152,18 @@ def recipe_of(group: str, concepts: str, names: Sequence[str], seed: int, given:
             if settings.get("method", name) not in IN_CLOSED_FORM:
                 settings["steps"] = given.steps
     recipe |= {"name": f"edits-{group}", "seed": seed, "methods": methods}
-    return _merged(recipe, GROUPS[group])
+    return _with_steps(_merged(recipe, GROUPS[group]), given.image_steps)
 
 
 IN_CLOSED_FORM = ("uce", "mace-refine")
+
+
+def _with_steps(content: Any, steps: int) -> Any:
+    """A part of a recipe in which every sampler takes so many steps."""
+    if not isinstance(content, dict):
+        return content
+    own = {"steps": steps} if "guidance_scale" in content else {}
+    return {**{key: _with_steps(value, steps) for key, value in content.items()}, **own}
 
 
 def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -235,6 +243,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT / "examples" / "shapes" / "out", help="of make.py")
     parser.add_argument("--count", type=int, default=40, help="images of a concept that comes without (%(default)s)")
     parser.add_argument("--samples", type=int, default=20, help="images of each caption (%(default)s)")
+    parser.add_argument("--image-steps", type=int, default=20, help="of every sampler (%(default)s)")
     parser.add_argument("--judge-steps", type=int, default=300, help="training of the judge (%(default)s)")
     parser.add_argument("--steps", type=int, help="of each method that takes any; without it, their own")
     parser.add_argument("--out", type=Path)

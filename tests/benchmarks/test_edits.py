@@ -25,11 +25,10 @@ def test_variants_are_compared_on_shapes(
     write_captioned_images(tmp_path / "images", 100, 100)
     save_untrained_pipeline(tmp_path / "pipeline-0")
     variants = ("uce", "leco", "sfron-xattn", "sfron-prompts")
-    small = {"--count": 1, "--samples": 1, "--judge-steps": 1, "--steps": 1, "--data": tmp_path, "--concepts": "one"}
+    small: dict[str, Any] = dict.fromkeys(("--count", "--samples", "--judge-steps", "--steps"), 1)
+    small |= {"--image-steps": 2, "--data": tmp_path, "--concepts": "one"}
     words = [word for pair in small.items() for word in pair]
-    run(
-        monkeypatch, "--seeds", 0, "--variants", *variants, *words, "--out", tmp_path / "rows.json"
-    )
+    run(monkeypatch, "--seeds", 0, "--variants", *variants, *words, "--out", tmp_path / "rows.json")
     rows: dict[str, Any] = {row["variant"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
     assert list(rows) == ["original", "uce", "leco", "sfron-xattn", "sfron-prompts"]
     assert all(0 <= row[key] <= 100 for row in rows.values() for key in ("FA", "RA"))
