@@ -176,6 +176,13 @@ def check_adapters(module: nn.Module, adapters: Adapters, left_out: Collection[s
     return layers
 
 
+def count_parameters(module: nn.Module, adapters: Adapters) -> tuple[int, int]:
+    """How many parameters adapters of a module have, and on how many layers."""
+    layers = check_adapters(module, adapters).values()
+    shapes = [layer.weight.flatten(1).shape for layer in layers]  # type: ignore[operator, union-attr]
+    return sum(adapters.rank * (rows + columns) for rows, columns in shapes), len(shapes)
+
+
 def _target_layers(
     module: nn.Module, targets: str | Sequence[str] | None, left_out: Collection[str]
 ) -> dict[str, nn.Module]:
