@@ -219,7 +219,8 @@ def unlearn(
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
-                check_trainable(working.module)
+                if lora is None:
+                    check_trainable(working.module)
                 check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:

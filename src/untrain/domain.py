@@ -441,6 +441,11 @@ class Domain(ABC):
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Reads a user's checkpoint into a module; returns what else it tells."""
         state, facts = checkpoints.load_state(path, getattr(getattr(self.sections, "model", None), "entry", None))
+        if "lora" in facts:
+            raise CheckpointError(
+                f"{path} holds adapters alone, for weights that it does not hold: load them into these "
+                "(untrain.models.lora.apply_lora), save the model, and give that."
+            )
         try:
             notes = checkpoints.load_into(module, self.renamed(state, module))
         except CheckpointError as error:

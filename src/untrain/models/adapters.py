@@ -167,7 +167,7 @@ def check_adapters(module: nn.Module, adapters: Adapters, left_out: Collection[s
         )
     layers = _target_layers(module, adapters.targets, left_out)
     for name, layer in layers.items():
-        matrix = layer.weight.detach().flatten(1)  # type: ignore[operator, union-attr]
+        matrix = layer.weight.detach().flatten(1)  # type: ignore[operator]
         if adapters.rank > min(matrix.shape):
             raise SettingError(
                 f"adapters.rank is {adapters.rank}, and {name} is a matrix of {matrix.shape[0]} × {matrix.shape[1]}, "
@@ -179,7 +179,7 @@ def check_adapters(module: nn.Module, adapters: Adapters, left_out: Collection[s
 def count_parameters(module: nn.Module, adapters: Adapters) -> tuple[int, int]:
     """How many parameters adapters of a module have, and on how many layers."""
     layers = check_adapters(module, adapters).values()
-    shapes = [layer.weight.flatten(1).shape for layer in layers]  # type: ignore[operator, union-attr]
+    shapes = [layer.weight.flatten(1).shape for layer in layers]  # type: ignore[operator]
     return sum(adapters.rank * (rows + columns) for rows, columns in shapes), len(shapes)
 
 
@@ -415,7 +415,7 @@ def weights_of(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 def _factors_of(layer: Any) -> Iterator[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
     """W, A and B of a layer's active adapters, where its output is W x + s B A x."""
-    base = layer.get_base_layer()
+    base: Any = layer.get_base_layer()
     if not can_carry(base) or base is not getattr(layer, "base_layer", None):
         return
     for name in layer.active_adapters:
