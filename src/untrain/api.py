@@ -26,14 +26,14 @@ from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_adapts, check_runs
 from untrain.methods.loop import run
-from untrain.models.adapters import Adapters, check_adapters
+from untrain.models.adapters import Adapters, check_adapters, lora_of, merged_copy, without_adapters
 from untrain.models.checkpoints import load_into
 from untrain.models.kinds import check_kind
-from untrain.models.lora import Form, LoRA, extract_lora, save_lora
+from untrain.models.lora import Form, LoRA, check_loaded, extract_lora, save_lora
 from untrain.models.parts import trained
 from untrain.models.precision import Rounding, keep_types, widen_
 from untrain.models.prepare import check_trainable, prepare_task
-from untrain.models.saving import check_names, check_saved
+from untrain.models.saving import check_names, check_saved, has_adapters, save_note
 from untrain.models.subject import Subject
 from untrain.report import write_report
 from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest, warn_of_weak_reference
@@ -109,10 +109,14 @@ class Result:
         if kohya and not self.change.part:
             raise SettingError("kohya's names are for pipelines of diffusers: leave kohya out.")
         form: Form = "kohya" if kohya else "diffusers" if self.change.part else "peft"
-        lora = self.change.lora
+        came = has_adapters(self.change.after)
+        lora, base = self.change.lora, self.change.before
+        if came:
+            lora, base = lora_of(self.change.after), without_adapters(self.change.after)
         if lora is None or (rank is not None and rank < lora.rank):
-            lora = extract_lora(self.change.before, self.change.after, rank=16 if rank is None else rank)
-        save_lora(lora, path, form=form, part=self.change.part)
+            lora = extract_lora(base, merged_copy(self.change.after), rank=16 if rank is None else rank)
+        written = save_lora(lora, path, form=form, part=self.change.part)
+        check_loaded(lora, base, written, form, self.change.part)
         return lora
 
     def __repr__(self) -> str:
@@ -216,7 +220,8 @@ def unlearn(
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
-                check_trainable(working.module)
+                if lora is None:
+                    check_trainable(working.module)
                 check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:
@@ -231,7 +236,7 @@ def unlearn(
                     save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
                     how = {"resume": resume, "callbacks": callbacks, "save": save, "part": part}
                     result = _run_in(path, chosen, problem, streams, engine, about, target, how)
-            result.notes.extend(rounding.describe(result.model))
+            result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
         finally:
             rounding.restore_(working.module)

@@ -22,7 +22,7 @@ from untrain.errors import ModelError, SettingError, UnknownName, unknown
 from untrain.lazy import nn, torch
 from untrain.models.copies import copy_module
 from untrain.models.kinds import plain_module
-from untrain.models.lora import LoRA, add_factors_, base_hash, can_carry, is_transposed
+from untrain.models.lora import LoRA, add_factors_, base_hash, can_carry, is_transposed, padded, shaped
 from untrain.models.parts import PARTS, part_names
 from untrain.models.precision import is_narrow
 from untrain.models.saving import has_adapters, tuners
@@ -167,13 +167,20 @@ def check_adapters(module: nn.Module, adapters: Adapters, left_out: Collection[s
         )
     layers = _target_layers(module, adapters.targets, left_out)
     for name, layer in layers.items():
-        matrix = layer.weight.detach().flatten(1)  # type: ignore[operator, union-attr]
+        matrix = layer.weight.detach().flatten(1)  # type: ignore[operator]
         if adapters.rank > min(matrix.shape):
             raise SettingError(
                 f"adapters.rank is {adapters.rank}, and {name} is a matrix of {matrix.shape[0]} × {matrix.shape[1]}, "
                 f"whose rank is {min(matrix.shape)} at most: give no more than that, or other adapters.targets."
             )
     return layers
+
+
+def count_parameters(module: nn.Module, adapters: Adapters) -> tuple[int, int]:
+    """How many parameters adapters of a module have, and on how many layers."""
+    layers = check_adapters(module, adapters).values()
+    shapes = [layer.weight.flatten(1).shape for layer in layers]  # type: ignore[operator]
+    return sum(adapters.rank * (rows + columns) for rows, columns in shapes), len(shapes)
 
 
 def _target_layers(
@@ -251,14 +258,67 @@ def _narrow_(module: nn.Module, kind: torch.dtype) -> dict[str, Tensor]:
     return kept
 
 
+def lora_of(module: nn.Module) -> LoRA:
+    """What adapters that a module came with do to its weights; several of one layer as one.
+
+    Raises:
+        ModelError: if some of them are no B A added to a weight, which no LoRA can hold.
+    """
+    root = _root(module)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, layer in root.named_modules():
+        if not hasattr(layer, "base_layer"):
+            continue
+        parts = [*_factors_of(layer)]
+        if len(parts) < len(layer.active_adapters):
+            raise ModelError(
+                f"the adapter of {name} is no B A that is added to its weight, so no LoRA holds it: save it by the "
+                "library that it is of (save_pretrained of peft)."
+            )
+        scales = [layer.scaling[each] for each in layer.active_adapters]
+        ups = [up.detach().flatten(1) * scale for (_, _, up), scale in zip(parts, scales, strict=True)]
+        downs = [down.detach().flatten(1) for _, down, _ in parts]
+        found[name] = torch.cat(ups, 1).float().cpu(), torch.cat(downs).float().cpu()
+    if not found:
+        raise ModelError("the model has no adapters.")
+    bare = without_adapters(root)
+    rank = max(up.shape[1] for up, _ in found.values())
+    factors = {name: shaped(bare.get_submodule(name), *padded(*pair, rank)) for name, pair in found.items()}
+    trained = {name for name, p in root.named_parameters() if p.requires_grad}
+    lost = tuple(sorted(name for name in trained if ".lora_A." not in name and ".lora_B." not in name))
+    transposed = all(is_transposed(bare.get_submodule(name)) for name in factors)
+    return LoRA(factors, rank, 1.0, not lost, lost, base_hash(bare), transposed)
+
+
+def merged_copy(module: nn.Module) -> nn.Module:
+    """A copy whose adapters are in its weights; the module itself where it has none.
+
+    Raises:
+        ModelError: as of `lora_of`.
+    """
+    if not has_adapters(module):
+        return module
+    factors = lora_of(module).factors
+    made = copy_module(without_adapters(module))
+    add_factors_(made, factors)
+    return made
+
+
 def without_adapters(module: nn.Module) -> nn.Module:
     """A copy that has the same weights, shared, and no adapters."""
-    made = copy_module(module, module.parameters())
+    root = _root(module)
+    made = copy_module(root, root.parameters())
     for name, layer in [*made.named_modules()]:
         if hasattr(layer, "base_layer"):
             _replace(made, name, layer.base_layer)
     made.__dict__.pop("peft_config", None)
     return made
+
+
+def _root(module: nn.Module) -> nn.Module:
+    """The module itself, without what peft and torch.compile put around it."""
+    plain: Any = plain_module(module)
+    return plain.get_base_model() if hasattr(plain, "get_base_model") else plain
 
 
 def _replace(module: nn.Module, name: str, layer: nn.Module) -> None:
@@ -355,7 +415,7 @@ def weights_of(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 def _factors_of(layer: Any) -> Iterator[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
     """W, A and B of a layer's active adapters, where its output is W x + s B A x."""
-    base = layer.get_base_layer()
+    base: Any = layer.get_base_layer()
     if not can_carry(base) or base is not getattr(layer, "base_layer", None):
         return
     for name in layer.active_adapters:

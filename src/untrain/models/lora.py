@@ -7,6 +7,7 @@ singular value decomposition of W′ − W; where the change is of rank r or les
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import hash_tensors, write_text
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
+from untrain.models.copies import copy_module
 from untrain.models.kinds import plain_module
 from untrain.models.precision import widen
 from untrain.settings import check_arguments
@@ -30,6 +32,8 @@ FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file in a folder."""
 NOISE = 4.0
 """A singular value counts as none up to so many times what rounding W′ alone gives: ε max|W′| (√out + √in)."""
+ROUNDING = 16
+"""Steps of rounding, for each term of a sum, by which a library's own product of two factors may differ from ours."""
 _CARRIED = ("Linear", "NonDynamicallyQuantizableLinear", "Conv2d", "Conv1D")
 """Classes of layers whose weight a LoRA carries; Conv1D is GPT-2's linear layer, whose weight is [in, out]."""
 
@@ -99,7 +103,7 @@ def extract_lora(before: nn.Module, after: nn.Module, *, rank: int = 16) -> LoRA
         ranks.append(full)
         kept += float((up @ down).square().sum())
     width = min(rank, max(ranks))
-    factors = {name: _shaped(layers[name], *_padded(*pair, width)) for name, pair in found.items()}
+    factors = {name: shaped(layers[name], *padded(*pair, width)) for name, pair in found.items()}
     lost = tuple(sorted(set(changed) - carried))
     transposed = all(is_transposed(layers[name]) for name in factors)
     return LoRA(factors, width, min(1.0, kept / whole), max(ranks) <= rank, lost, base_hash(before), transposed)
@@ -177,13 +181,14 @@ def _factors(change: Tensor, rank: int, floor: float) -> tuple[Tensor, Tensor, i
     return (change @ basis) / roots, roots[:, None] * basis.T, full
 
 
-def _padded(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def padded(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The factors with zeros up to a rank: loaders take one rank and one scale for all layers."""
     more = rank - up.shape[1]
     return torch.nn.functional.pad(up, (0, more)).float(), torch.nn.functional.pad(down, (0, 0, 0, more)).float()
 
 
-def _shaped(layer: Any, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+def shaped(layer: Any, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors as a layer's own kind has them: of a convolution [out, r, 1, 1] and [r, in, kh, kw]."""
     if type(layer).__name__ != "Conv2d":
         return up.contiguous(), down.contiguous()
     return up[:, :, None, None].contiguous(), down.reshape(len(down), *layer.weight.shape[1:]).contiguous()
@@ -215,6 +220,63 @@ def save_lora(lora: LoRA, path: str | Path, *, form: Form = "diffusers", part: s
     target = path if is_file else path / FILE
     checkpoints.save(_named(lora, form, part), target, _facts(lora, part))
     return target
+
+
+def check_loaded(lora: LoRA, base: nn.Module, path: Path, form: Form, part: str) -> None:
+    """Has the library that a file is for load it, into a copy of the base, and compares every layer's change.
+
+    The copy shares the base's weights, and nothing of the base changes.
+
+    Args:
+        lora: what was written.
+        base: the module that it is for.
+        path: the file, as `save_lora` returned it.
+        form: whose names it has.
+        part: of a pipeline, the name of what it changes.
+
+    Raises:
+        CheckpointError: if the library finds other layers in the file, or other changes.
+    """
+    base = plain_module(base)
+    flags = {parameter: parameter.requires_grad for parameter in base.parameters()}
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries, about themselves
+            loaded = _load_by_library(copy_module(base, base.parameters()), path, form, part)
+    finally:
+        for parameter, requires in flags.items():
+            parameter.requires_grad_(requires)
+    found = {name: layer for name, layer in loaded.named_modules() if hasattr(layer, "get_delta_weight")}
+    wrong = sorted(found.keys() ^ lora.factors.keys())
+    for name in found.keys() & lora.factors.keys():
+        layer: Any = found[name]
+        up, down = (factor.flatten(1) for factor in lora.factors[name])
+        change = sum(layer.get_delta_weight(each) for each in layer.active_adapters)
+        expected = (up @ down).T if is_transposed(layer.get_base_layer()) else up @ down
+        room = ROUNDING * torch.finfo(change.dtype).eps * lora.rank * float(up.abs().max() * down.abs().max())
+        if float((change.detach().cpu().float().reshape(expected.shape) - expected).abs().max()) > room:
+            wrong.append(name)
+    if wrong:
+        library = "peft" if form == "peft" else "diffusers"
+        raise CheckpointError(
+            f"{path} is not what it should be: {library} loads something else of {wrong[0]} than was learned"
+            f"{f', and of {len(wrong) - 1} more layers' if len(wrong) > 1 else ''}. Save by another form, or the whole "
+            "model."
+        )
+
+
+def _load_by_library(module: Any, path: Path, form: Form, part: str) -> nn.Module:
+    """The module with a file's adapters in it, by peft or by diffusers."""
+    if form == "peft":
+        from peft import PeftModel
+
+        made: Any = PeftModel.from_pretrained(module, str(path.parent))
+        return made.get_base_model()
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+
+    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(str(path), unet_config=module.config)
+    module.load_lora_adapter(state, prefix=part, network_alphas=alphas)
+    return module
 
 
 def write_factors(lora: LoRA, path: Path, part: str, facts: Mapping[str, Any]) -> None:

@@ -26,10 +26,12 @@ class Rounding:
     Attributes:
         types: name of a parameter or buffer → its type, of those that were widened.
         before: the trained ones among them as they came, on the CPU.
+        done: what was done to them, in words.
     """
 
     types: Mapping[str, torch.dtype] = field(default_factory=dict)
     before: Mapping[str, Tensor] = field(default_factory=dict)
+    done: str = "were trained in float32"
 
     @property
     def kinds(self) -> str:
@@ -59,7 +61,7 @@ class Rounding:
         now = dict(module.named_parameters())
         moved, kept = count_changes((before, now[name].detach().cpu()) for name, before in self.before.items())
         text = (
-            f"weights of {self.kinds} were trained in float32; of the {moved:,} that changed, {kept:,} still differ "
+            f"weights of {self.kinds} {self.done}; of the {moved:,} that changed, {kept:,} still differ "
             f"when they are rounded back"
         )
         warn_of_loss(text, moved, kept)
@@ -90,7 +92,9 @@ def keep_types(module: nn.Module, trained: Collection[str]) -> Rounding:
     """
     held = dict(module.named_parameters())
     found = {name: held[name].detach() for name in trained if is_narrow(held[name])}
-    return Rounding({name: p.dtype for name, p in found.items()}, {name: p.cpu().clone() for name, p in found.items()})
+    types = {name: tensor.dtype for name, tensor in found.items()}
+    before = {name: tensor.cpu().clone() for name, tensor in found.items()}
+    return Rounding(types, before, "had added to them what adapters learned in float32, which a LoRA holds whole")
 
 
 def count_changes(weights: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:

@@ -36,7 +36,7 @@ from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
-from untrain.models.lora import LoRA, add_factors_, read_factors, write_factors
+from untrain.models.lora import Form, LoRA, add_factors_, check_loaded, read_factors, save_lora, write_factors
 from untrain.models.subject import Subject
 from untrain.reading import parse_json, read_text
 from untrain.report import Presentation, Results
@@ -133,7 +133,8 @@ class RunFolder:
             method: its settings may be open.
             problem: what the method works on.
             inputs: all that decides its numbers; None: that of method and problem.
-            save: writes what else belongs to it, into a folder of its name, before its weights.
+            save: writes what else belongs to it, into a folder of its name, before its weights; of adapters these are
+                written there, for diffusers or peft, in the place of that.
             say: a line for the person who waits.
             part: what a pipeline calls the module, in the names of its adapters; "": it is no part of one.
             how: more of `methods.loop.run` (resume, every, evaluate, evaluate_every, callbacks).
@@ -146,9 +147,9 @@ class RunFolder:
             kept = self.read_model(name, inputs, method, problem.subject.module)
             if self.engine.is_main:
                 resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
-                if save is not None and self._lacking(name):
+                if (save is not None or kept.lora is not None) and self._lacking(name):
                     say(f"{name}: its folder is written again")
-                    save(kept.module)
+                    self._write_own(name, kept.module, kept.lora, part, save)
                     kept.facts["files"] = self._files(name)
                     self._write(name, kept.module, kept.facts, kept.lora, part)
             return kept
@@ -181,8 +182,7 @@ class RunFolder:
                 save_mask(mask, self._mask(name), weights_hash=start)
             lines = (json.dumps({"model": name, **record}) + "\n" for record in done.history)
             write_text(self._own_history(name), "".join(lines))
-            if save is not None:
-                save(module)
+            self._write_own(name, module, done.lora, part, save)
             facts["files"] = self._files(name)
             self._write(name, module, facts, done.lora, part)  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
@@ -191,6 +191,21 @@ class RunFolder:
         say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in noted))
         self.engine.wait()
         return KeptModel(module, facts, done.method, mask, done.history, done.lora)
+
+    def _write_own(
+        self,
+        name: str,
+        module: nn.Module,
+        lora: LoRA | None,
+        part: str,
+        save: Callable[[nn.Module], None] | None,
+    ) -> None:
+        """Writes a model's own folder, which its library loads: of adapters these alone."""
+        if lora is not None:
+            form: Form = "diffusers" if part else "peft"
+            check_loaded(lora, module, save_lora(lora, self.path / name, form=form, part=part), form, part)
+        elif save is not None:
+            save(module)
 
     def _write(self, name: str, module: nn.Module, facts: dict[str, Any], lora: LoRA | None, part: str) -> None:
         """Writes a model: of adapters these alone, which with what it began from give its weights to the bit."""

@@ -174,6 +174,7 @@ def open_experiment(
         {} if cache is None else cache,
         recipe.permissions,
         recipe.seed if data_seed is None else data_seed,
+        recipe.adapters,
     )
     with _noting_warnings() as notes:
         domain = recipe.domain(recipe.sections, context)

@@ -46,6 +46,7 @@ from untrain.domain import (
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
+from untrain.models.adapters import count_parameters
 from untrain.models.card import CARD, licence_of
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
@@ -500,6 +501,11 @@ class TextToImageDomain(Domain):
     def _trained(self) -> dict[str, Any]:
         """What of the UNet the methods train."""
         sizes = {name: parameter.numel() for name, parameter in self.pipeline.unet.named_parameters()}
+        adapters = self.context.adapters
+        if adapters is not None:
+            count, layers = count_parameters(self.pipeline.unet, adapters)
+            words = f"LoRA of rank {adapters.rank} on {layers} layers"
+            return {"parts": words, "parameters": count, "of": sum(sizes.values())}
         with training(self.pipeline.unet, self.context.parts) as names:
             parts = self.context.parts or "full"
             return {"parts": parts, "parameters": sum(sizes[name] for name in names), "of": sum(sizes.values())}
@@ -690,7 +696,7 @@ class TextToImageDomain(Domain):
         """Writes the card of every pipeline that a method made."""
         licence = licence_of(self.folder)
         for name in evaluation["models"] if self.context.engine.is_main else ():
-            if (self.context.folder / name).is_dir():
+            if (self.context.folder / name / INDEX).is_file():  # adapters alone have none
                 card = model_card(self._card(name, evaluation, models, licence))
                 write_text(self.context.folder / name / CARD, card)
 
