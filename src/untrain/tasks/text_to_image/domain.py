@@ -360,9 +360,8 @@ class TextToImageDomain(Domain):
         """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
         sections = self.sections
         sections.generation.sampler.visited(self.task.timesteps)
-        sections.concepts.images.sampler.visited(self.task.timesteps)
-        if sections.concepts.images.from_prompts is not None:
-            sections.concepts.images.from_prompts.visited(self.task.timesteps)
+        how = sections.concepts.images
+        (how.from_prompts or how.sampler).visited(self.task.timesteps)
         check_templates(sections.concepts.templates)
         primary = self.primary
         if self._is_ready:
