@@ -416,7 +416,7 @@ def weights_of(module: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 def _factors_of(layer: Any) -> Iterator[tuple[nn.Parameter, nn.Parameter, nn.Parameter]]:
     """W, A and B of a layer's active adapters, where its output is W x + s B A x."""
     base: Any = layer.get_base_layer()
-    if not can_carry(base) or base is not getattr(layer, "base_layer", None):
+    if not can_carry(base) or not hasattr(layer, "base_layer") or base is not layer.base_layer:
         return
     for name in layer.active_adapters:
         special = getattr(layer, "lora_variant", {}).get(name) or getattr(layer, "use_dora", {}).get(name)

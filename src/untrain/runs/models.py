@@ -109,16 +109,13 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     domain = experiment.domain
     if name == ORIGINAL and domain.checkpoint is not None:
         return domain, prepare_original(experiment).eval()
-    folder, module = experiment.folder, domain.build(0)
+    run, module = experiment.folder, domain.build(0)
     widen_(module)  # files of weights are in float32, whatever the architecture's own type is
-    if folder.holds_adapters(name):  # for the original, of which this one is a copy
-        given = domain.checkpoint is not None
-        module = (
-            copy_module(prepare_original(experiment))
-            if given
-            else folder.read_model(ORIGINAL, None, None, module).module
-        )
-    return domain, folder.read_model(name, None, None, module).module
+    if run.holds_adapters(name) and domain.checkpoint is not None:
+        module = copy_module(prepare_original(experiment))
+    elif run.holds_adapters(name):
+        module = run.read_model(ORIGINAL, None, None, module).module
+    return domain, run.read_model(name, None, None, module).module
 
 
 def kept_lora(folder: Path, name: str, module: nn.Module) -> LoRA | None:
