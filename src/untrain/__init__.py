@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from untrain.methods import methods as methods
     from untrain.methods.base import Method as Method
     from untrain.methods.base import Optimizer as Optimizer
+    from untrain.models.adapters import Adapters as Adapters
     from untrain.report.presentation import Distance as Distance
     from untrain.report.presentation import Measure as Measure
     from untrain.report.presentation import Presentation as Presentation
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from untrain.tasks.classification.task import Classification as Classification
     from untrain.tasks.text_to_image.concepts import Concept as Concept
     from untrain.tasks.text_to_image.concepts import ConceptImages as ConceptImages
+    from untrain.tasks.text_to_image.debias import debias as debias
     from untrain.tasks.text_to_image.detectors import image_classifier as image_classifier
     from untrain.tasks.text_to_image.evaluate import ConceptEvaluation as ConceptEvaluation
     from untrain.tasks.text_to_image.nudity import nudenet as nudenet
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from untrain.types import Task as Task
 
 _HOME = {
+    "Adapters": "untrain.models.adapters",
     "Callback": "untrain.callbacks",
     "ClassDiffusion": "untrain.tasks.class_diffusion.task",
     "Classification": "untrain.tasks.classification.task",
@@ -62,6 +65,7 @@ _HOME = {
     "UntrainError": "untrain.errors",
     "audit": "untrain.audit",
     "audit_scores": "untrain.audit.python",
+    "debias": "untrain.tasks.text_to_image.debias",
     "evaluate": "untrain.api",
     "fisher_diagonal": "untrain.api",
     "image_classifier": "untrain.tasks.text_to_image.detectors",

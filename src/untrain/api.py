@@ -24,15 +24,16 @@ from untrain.engine import Engine, Precision
 from untrain.errors import DataError, Overlap, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import make
-from untrain.methods.base import Method, Problem, check_runs
+from untrain.methods.base import Method, Problem, check_adapts, check_runs
 from untrain.methods.loop import run
+from untrain.models.adapters import Adapters, check_adapters, lora_of, merged_copy, without_adapters
 from untrain.models.checkpoints import load_into
 from untrain.models.kinds import check_kind
-from untrain.models.lora import Form, LoRA, extract_lora, save_lora
+from untrain.models.lora import Form, LoRA, check_loaded, extract_lora, save_lora
 from untrain.models.parts import trained
-from untrain.models.precision import widen_
+from untrain.models.precision import Rounding, keep_types, widen_
 from untrain.models.prepare import check_trainable, prepare_task
-from untrain.models.saving import check_names, check_saved
+from untrain.models.saving import check_names, check_saved, has_adapters, save_note
 from untrain.models.subject import Subject
 from untrain.report import write_report
 from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest, warn_of_weak_reference
@@ -52,11 +53,13 @@ class Change:
         before: the user's own.
         after: the unlearned one.
         part: what a pipeline calls it; empty: it is no part of one.
+        lora: what adapters learned that were trained in the place of weights; None: weights were trained.
     """
 
     before: nn.Module
     after: nn.Module
     part: str = ""
+    lora: LoRA | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +75,8 @@ class Result:
         clocks: the seconds by part.
         notes: what was decided for the user, and why; and what casts doubt on the result.
         warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
-        change: the trained module before and after; None where the model was changed in place.
+        change: the trained module before and after, and the adapters that were trained, if any; None where the model
+            was changed in place.
     """
 
     model: Any
@@ -85,12 +89,13 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     change: "Change | None" = field(default=None, repr=False)
 
-    def save_lora(self, path: str | Path, *, rank: int = 16, kohya: bool = False) -> LoRA:
+    def save_lora(self, path: str | Path, *, rank: int | None = None, kohya: bool = False) -> LoRA:
         """Writes what was changed as a LoRA for the model that was given: for diffusers, else for peft.
 
         Args:
             path: a folder, or of a pipeline a .safetensors file: `pipe.load_lora_weights(path)` loads either.
-            rank: at most this; less where the change of every matrix is of less.
+            rank: at most this; less where the change of every matrix is of less. None: of adapters that were trained
+                their own, so that these are written as they are; else 16.
             kohya: of a pipeline, the names of kohya's trainer, which most interfaces load.
 
         Returns:
@@ -104,8 +109,14 @@ class Result:
         if kohya and not self.change.part:
             raise SettingError("kohya's names are for pipelines of diffusers: leave kohya out.")
         form: Form = "kohya" if kohya else "diffusers" if self.change.part else "peft"
-        lora = extract_lora(self.change.before, self.change.after, rank=rank)
-        save_lora(lora, path, form=form, part=self.change.part)
+        came = has_adapters(self.change.after)
+        lora, base = self.change.lora, self.change.before
+        if came:
+            lora, base = lora_of(self.change.after), without_adapters(self.change.after)
+        if lora is None or (rank is not None and rank < lora.rank):
+            lora = extract_lora(base, merged_copy(self.change.after), rank=16 if rank is None else rank)
+        written = save_lora(lora, path, form=form, part=self.change.part)
+        check_loaded(lora, base, written, form, self.change.part)
         return lora
 
     def __repr__(self) -> str:
@@ -141,6 +152,7 @@ def unlearn(
     compile: bool = False,
     workers: Workers = 0,
     parts: str | Sequence[str] | None = None,
+    adapters: Adapters | Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Result:
@@ -170,6 +182,8 @@ def unlearn(
         workers: processes that read a data set which is not in memory.
         parts: what is trained: "full", of a UNet also "xattn", "noxattn", "selfattn" and "notime", or patterns of
             parameter names; None: whatever requires a gradient.
+        adapters: low-rank adapters that are trained in the place of weights, `untrain.Adapters(rank=8)` or its fields;
+            they are in the result's weights, and `Result.save_lora` writes them as they are. None: weights are trained.
         callbacks: hear of steps and stages, see `untrain.Callback`.
         settings: the method's, and what the task takes besides (`images` of a text-to-image pipeline); unknown ones
             are an error that lists the known.
@@ -186,7 +200,10 @@ def unlearn(
     check_runs(chosen, user.task)
     check_kind(user.module)
     check_names(user.module)
-    subject = Subject(user.module, init=init or user.init(), train_steps=train_steps)
+    lora = _make_adapters(adapters, user.module, chosen, parts)
+    parts = parts if lora is None else None  # by now the adapters' targets
+    part = domain.pipeline_part if user.module is not user.model else ""
+    subject = Subject(user.module, init=init or user.init(), train_steps=train_steps, adapters=lora)
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
     known = _check_apart(given)
@@ -199,11 +216,12 @@ def unlearn(
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
         compared = check_sets(sets, streams, known)
         working = subject if inplace else subject.copy()
-        rounding = widen_(working.module, keep=True)
+        rounding = _widen_trained(working, lora)
         try:
             working.module.to(engine.device)
             with trained(working.module, parts):
-                check_trainable(working.module)
+                if lora is None:
+                    check_trainable(working.module)
                 check_saved(working.module)
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:
@@ -216,8 +234,9 @@ def unlearn(
                 else:
                     about = _describe(domain, problem, parts)
                     save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
-                    result = _run_in(path, chosen, problem, streams, engine, resume, about, callbacks, save, target)
-            result.notes.extend(rounding.describe(result.model))
+                    how = {"resume": resume, "callbacks": callbacks, "save": save, "part": part}
+                    result = _run_in(path, chosen, problem, streams, engine, about, target, how)
+            result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
         finally:
             rounding.restore_(working.module)
@@ -225,8 +244,36 @@ def unlearn(
     result.model.to(home)
     engine.wait()
     part = (user.pipeline_part or domain.pipeline_part) if user.module is not user.model else ""
-    change = None if inplace else Change(user.module, result.model, part)
+    learned = None if result.change is None else result.change.lora
+    change = None if inplace else Change(user.module, result.model, part, learned)
     return replace(result, model=user.whole(result.model), change=change)
+
+
+def _make_adapters(
+    given: Adapters | Mapping[str, Any] | None, module: nn.Module, method: Method, parts: Any
+) -> Adapters | None:
+    """The adapters to train, if any, looked at before anything is computed."""
+    if given is None:
+        own = method.adapters_of(None, parts)
+        if own is not None:
+            check_adapters(module, own)
+        return own
+    if parts is not None:
+        raise SettingError(
+            "parts says which weights are trained, and with adapters none is: leave parts out, and say by "
+            f"adapters.targets which layers have one: Adapters(targets={parts!r})."
+        )
+    made: Adapters = given if isinstance(given, Adapters) else make_settings(Adapters, dict(given))
+    check_adapts(method)
+    check_adapters(module, made)
+    return made
+
+
+def _widen_trained(subject: Subject, adapters: Adapters | None) -> Rounding:
+    """Brings a module to float32, but for what is frozen below adapters; returns how it came."""
+    if adapters is None:
+        return widen_(subject.module, keep=True)
+    return keep_types(subject.module, [f"{name}.weight" for name in check_adapters(subject.module, adapters)])
 
 
 @contextmanager
@@ -321,7 +368,8 @@ def _run(
     module = _take_over(done.state.module, model)
     mask = problem.memo.get("mask")
     told = problem.notes, problem.warnings
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told)
+    change = Change(module, module, lora=done.lora)  # `before` is known where the model is
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told, change)
 
 
 def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
@@ -338,15 +386,13 @@ def _run_in(
     problem: Problem,
     streams: Mapping[str, Stream],
     engine: Engine,
-    resume: bool,
     about: Mapping[str, Any],
-    callbacks: Sequence[Callback],
-    save: Callable[[nn.Module], None],
     model: nn.Module | None,
+    how: Mapping[str, Any],
 ) -> Result:
     """The same in a run folder: read where it is finished, else made there and kept."""
     folder = RunFolder(path, engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
-    if engine.is_main and resume:
+    if engine.is_main and how["resume"]:
         folder.read_facts()
     inputs = folder.inputs(method, problem)  # of the task as it was given: to look at samples may take long
     if not folder.holds(method.name):
@@ -356,12 +402,13 @@ def _run_in(
             sets = {name: stream.data for name, stream in streams.items()}
             write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
     name = method.name
-    kept = folder.make_model(name, method, problem, inputs=inputs, save=save, resume=resume, callbacks=callbacks)
+    kept = folder.make_model(name, method, problem, inputs=inputs, **how)
     folder.write_manifest(about["manifest"])
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, model)
     told = list(facts["notes"]), list(facts.get("warnings", []))
-    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told)
+    change = Change(module, module, lora=kept.lora)
+    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told, change)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:

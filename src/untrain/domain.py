@@ -29,6 +29,7 @@ from untrain.methods.base import Method, Problem
 from untrain.metrics.losses import distance as mean_distance
 from untrain.metrics.losses import mean_losses, sample_losses
 from untrain.models import checkpoints
+from untrain.models.adapters import Adapters
 from untrain.models.kinds import plain_module
 from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
@@ -52,6 +53,7 @@ class Context:
         cache: what runs of one process share, such as data that were loaded before.
         permissions: what the person at the keyboard allows.
         data_seed: of which samples there are, where they are limited in number; None: `seed`.
+        adapters: what its methods train in the place of weights; None: they train the weights.
     """
 
     engine: Engine
@@ -64,6 +66,7 @@ class Context:
     cache: MutableMapping[str, Any] = field(default_factory=dict)
     permissions: Permissions = NONE
     data_seed: int = None  # type: ignore[assignment]  # filled in below
+    adapters: Adapters | None = None
 
     def __post_init__(self) -> None:
         """Fills the seed of the data in."""
@@ -441,6 +444,11 @@ class Domain(ABC):
     def read(self, module: nn.Module, path: str) -> dict[str, Any]:
         """Reads a user's checkpoint into a module; returns what else it tells."""
         state, facts = checkpoints.load_state(path, getattr(getattr(self.sections, "model", None), "entry", None))
+        if "lora" in facts:
+            raise CheckpointError(
+                f"{path} holds adapters alone, for weights that it does not hold: load them into these "
+                "(untrain.models.lora.apply_lora), save the model, and give that."
+            )
         try:
             notes = checkpoints.load_into(module, self.renamed(state, module))
         except CheckpointError as error:

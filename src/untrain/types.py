@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from untrain.errors import ModelError, SettingError
@@ -171,11 +171,13 @@ class GenerativeTask(Task, Protocol):
 class EditableTask(Task, Protocol):
     """A task whose models hear of a condition through linear maps alone; what closed-form edits may know besides.
 
-    A condition is a sequence of vectors, the embedded tokens of a text, and each map is given every one of them.
+    A condition is a sequence of vectors, the embedded tokens of a text, and each map is given every one of them; or one
+    vector, as of a class. A class variable `token_kinds` says which of `Tokens` have a meaning (all without it).
     """
 
-    def condition_maps(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights that conditions are multiplied by before anything else happens to them, by name, [out, D] each.
+    def condition_maps(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """The weights that conditions are multiplied by before anything else happens to them, by name, [out, D] each;
+        parameters, or views of them.
 
         Raises:
             ModelError: if the model has none, or something else stands before them.

@@ -128,10 +128,11 @@ def executed(page):
 
 
 SKETCHES = {
+    "adapters.md": 1,
     "adding-a-task.md": 1,
     "audit.md": 2,
     "shrink-perturb.md": 1,
-    "text-to-image-reference.md": 2,
+    "text-to-image-reference.md": 3,
     "transformer-pipelines.md": 1,
 }
 """Page → blocks of Python in it that leave out what would make them run; they are fenced as `py`."""

@@ -22,6 +22,8 @@ SETTINGS = {
     "ssd": {},
     "selective-amnesia": {"steps": 5, **AMNESIA},
     "concept-ablation": {"steps": 5, "samples": 3, "images": 6, "sampler": Sampler(steps=4, guidance_scale=3.0)},
+    "uce": {},
+    "leco": {"steps": 5, "samples": 3, "sampler": Sampler(steps=4, guidance_scale=3.0)},
     "esd": {"steps": 5, "samples": 3, "sampler": Sampler(steps=4, guidance_scale=3.0)},
     **{name: {"steps": 5, "optimizer": ADAM} for name in PLAIN},
 }

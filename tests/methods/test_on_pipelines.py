@@ -37,10 +37,12 @@ SETTINGS = {
     "sfron-ascent": {**SFRON, "objective": "ascent"},
     "ssd": {},
     "concept-ablation": {"steps": 4, "samples": 2, "images": 4, "sampler": FEW, "optimizer": ADAM},
+    "concept-ablation-on-the-way": {"steps": 4, "samples": 2, "images": 0, "sampler": FEW, "optimizer": ADAM},
     "esd-from": {"steps": 4, "samples": 2, "sampler": FEW, "erase_from": "anchor"},
     "uce": {},
     "mace-refine": {},
     "esd": {"steps": 4, "samples": 2, "sampler": FEW},
+    "leco": {"steps": 4, "samples": 2, "sampler": FEW},
     "selective-amnesia": {"steps": 4, "replay_samples": 4, "fisher_samples": 3, "fisher_timesteps": 3, "sampler": FEW},
     **{name: {"steps": 4, "optimizer": ADAM} for name in (*PLAIN, *ERASE)},
     **{f"{name}-original": {"steps": 4, "optimizer": ADAM, "teacher": "original"} for name in UNION},
@@ -167,6 +169,31 @@ def test_a_step_of_concept_ablation_is_both_losses_on_images_of_the_anchor(pipes
     x, t = task.noisy(batch), batch["timestep"]
     forgotten, anchor = (slow(x, t, encoder_hidden_states=batch[text]).sample for text in ("prompt", "anchor"))
     loss = (forgotten - anchor.detach()).square().mean() + 0.5 * (anchor - batch["noise"]).square().mean()
+    loss.backward()
+    assert log["forget_loss"] == pytest.approx(loss.item(), rel=1e-9)
+    for (name, found), expected in zip(work.subject.module.named_parameters(), slow.parameters(), strict=True):
+        if found.requires_grad:
+            assert torch.allclose(found, expected - 0.1 * expected.grad, atol=1e-12), name
+
+
+def test_without_images_a_step_is_both_distances_to_the_original_on_the_way_to_the_anchor(pipes):
+    """x_t of the original down to a visited t; what the original predicts there in the place of the noise."""
+    chosen = replace(method("concept-ablation-on-the-way"), lam=0.5, optimizer=Optimizer("sgd", 0.1))
+    work = problem(pipes["sd"], "xattn")
+    state, original = chosen.start(work, ENGINE), copy.deepcopy(work.subject.module)
+    chosen.step(state, 0)
+    slow, task = copy.deepcopy(work.subject.module), work.task
+    log = chosen.step(state, 1)
+    assert "anchors" not in work.memo
+    batch = {key: value[:2] for key, value in work.forget.batch(1, task, "forget").items()}
+    t = FEW.visited(20)[int(torch.randint(2, (), generator=generator_of(0, "concept-ablation", 1)))]
+    noise = [generator_of(0, "concept-ablation", 1, int(i)) for i in batch["index"]]
+    x = task.generate(original, task.variant(batch, "redirect"), noise, FEW, until=t)
+    forgotten, anchor, target = (
+        model(x, torch.tensor([t, t]), encoder_hidden_states=batch[text]).sample
+        for model, text in ((slow, "prompt"), (slow, "anchor"), (original, "anchor"))
+    )
+    loss = (forgotten - anchor.detach()).square().mean() + 0.5 * (anchor - target.detach()).square().mean()
     loss.backward()
     assert log["forget_loss"] == pytest.approx(loss.item(), rel=1e-9)
     for (name, found), expected in zip(work.subject.module.named_parameters(), slow.parameters(), strict=True):

@@ -1,5 +1,6 @@
 """What a library would not save, or not find again, is refused before a step is taken."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,34 @@ def test_names_are_those_of_the_configuration(kind):
     check_names(module)
 
 
-def test_an_adapter_is_refused_until_it_is_fused(tmp_path):
+def test_an_adapter_that_came_is_trained_alone_and_saved(tmp_path):
+    """By the pipeline with it in the weights, and by a LoRA for the pipeline without it; within 1e-5."""
+    pipe = pipeline(tmp_path)
+    plain: Any = copy.deepcopy(pipe)
+    pipe.unet.add_adapter(LORA, adapter_name="style")
+    result = forget_concept(pipe, out=tmp_path / "run")
+    before, after = pipe.unet.state_dict(), result.model.unet.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed and all(".lora_" in name for name in changed)
+    assert any("save_lora" in note for note in result.notes)
+    halves = {half: [m for n, m in result.mask.items() if half in n] for half in ("lora_A", "lora_B")}
+    assert all(any(bool(mask.any()) for mask in masks) for masks in halves.values())
+    lora = result.save_lora(tmp_path / "lora")
+    plain.load_lora_weights(tmp_path / "lora")
+    plain.fuse_lora()
+    plain.unload_lora_weights()
+    whole: Any = StableDiffusionPipeline.from_pretrained(tmp_path / "run" / "sfron", safety_checker=None)
+    for name in lora.factors:
+        weights = [each.unet.get_submodule(name).weight for each in (plain, whole)]
+        assert torch.allclose(*weights, atol=1e-5), name
+        assert not torch.allclose(weights[0], before[f"{name}.base_layer.weight"], atol=1e-4)
+    with pytest.raises(ModelError, match="saves adapters alone"):
+        forget_concept(pipe, parts="xattn")
+
+
+def test_a_fused_adapter_is_refused_until_it_is_taken_out(tmp_path):
     pipe = pipeline(tmp_path)
     pipe.unet.add_adapter(LORA, adapter_name="style")
-    with pytest.raises(ModelError, match=r"adapters.*pipeline.fuse_lora\(\); pipeline.unload_lora_weights\(\)"):
-        forget_concept(pipe)
-    with pytest.raises(ModelError, match="adapters"):
-        untrain.unlearn(pipe.unet, task="text-to-image", forget=[], retain=[])
     pipe.fuse_lora()
     with pytest.raises(ModelError, match=r"first: pipeline.unload_lora_weights\(\)"):
         forget_concept(pipe)

@@ -94,7 +94,7 @@ def _try(
             sets = experiment.domain.sets_for(method, objective.division)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnlearningWarning)  # a trial may fall short: its criterion says how far
-                done = run(tried, stages.unlearning(experiment, start, sets), experiment.engine)
+                done = run(tried, stages.unlearning(experiment, start, sets, tried), experiment.engine)
             values.append(objective.score(objective.observe(done.state.module), original))
             settings = {name: settings.get(name, _setting(done.method, name)) for name in space}
         value = sum(values) / len(values)
@@ -189,7 +189,7 @@ def _fingerprint(
 ) -> str:
     """Fingerprints all that a search's trials depend on."""
     sets = experiment.domain.sets_for(recipe.methods[entry], objectives[0].division)
-    problem = stages.unlearning(experiment, start, sets)
+    problem = stages.unlearning(experiment, start, sets, recipe.methods[entry])
     space = {name: {type(kind).__name__: asdict(kind)} for name, kind in space_of(recipe, entry).items()}
     judged = [objective.facts() for objective in objectives]
     trial = experiment.folder.fingerprint(recipe.methods[entry], problem)

@@ -71,6 +71,10 @@ class NoisePath(ABC):
         """What a sampler walks along, of what was predicted at x_t: ε on a schedule of β, the velocity of a flow."""
 
     @abstractmethod
+    def clean(self, direction: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """x₀ of a direction at x_t, [B, C, H, W]."""
+
+    @abstractmethod
     def visited(self, sampler: Sampler) -> list[float]:
         """The timesteps that a sampler visits, falling, the last one before x₀ included.
 
@@ -153,6 +157,11 @@ class BetaPath(NoisePath):
             return predicted
         signal, scale = self.scales(timestep, predicted)
         return signal * predicted + scale * noisy
+
+    def clean(self, direction: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """(x_t − √(1 − ᾱ_t) ε) / √ᾱ_t."""
+        signal, scale = self.scales(timestep, noisy)
+        return (noisy - scale * direction) / signal
 
     def visited(self, sampler: Sampler) -> list[float]:
         """Whole numbers, see `Sampler.visited`."""
@@ -247,6 +256,10 @@ class FlowPath(NoisePath):
     def direction(self, predicted: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
         """The predicted velocity itself."""
         return predicted
+
+    def clean(self, direction: Tensor, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """x_t − σ v."""
+        return noisy - self.scales(timestep, noisy)[1] * direction
 
     def visited(self, sampler: Sampler) -> list[float]:
         """T σ of times u, shifted: 1, 1 − 1/S, …, 1/S where they are "uniform", as FLUX is sampled; "linspace" from 1

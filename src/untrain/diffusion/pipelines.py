@@ -22,6 +22,7 @@ from untrain.diffusion.text import check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import write_json, write_text
 from untrain.lazy import nn, torch
+from untrain.models.adapters import merged_copy
 from untrain.models.kinds import plain_module
 from untrain.models.model_folders import copy_inside, replace_folder
 from untrain.models.pretrained import CONFIG, read_object, refusal_of
@@ -143,7 +144,7 @@ def save_diffusers(
             its folder, or what was written is not the module.
         SettingError: if the target is the original's folder.
     """
-    plain: Any = plain_module(module)
+    plain: Any = merged_copy(plain_module(module))
     if not hasattr(plain, "save_pretrained") or not hasattr(plain, "config"):
         raise ModelError(f"{type(plain).__name__} is not a model of diffusers: save its state_dict instead.")
     if plain.config.get(FREQUENCIES) == "original":

@@ -83,7 +83,8 @@ class DiffusionProcess:
         Whole numbers are numbers of timesteps, 0 … T − 1; real ones are timesteps of a flow.
         """
         moved = {**batch, "timestep": timestep if timestep.is_floating_point() else self.path.numbered(timestep)}
-        moved.pop("seen", None)
+        for key in ("seen", "target"):  # of the timestep that it was drawn at
+            moved.pop(key, None)
         return moved if seen is None else {**moved, "seen": seen}
 
     def noisy(self, batch: Batch) -> Tensor:
@@ -93,7 +94,9 @@ class DiffusionProcess:
         return self.path.noisy(batch["input"], batch["noise"], batch["timestep"])
 
     def target(self, batch: Batch) -> Tensor:
-        """What a model is to predict for a drawn batch, [B, C, H, W]."""
+        """What a model is to predict for a drawn batch, [B, C, H, W]: its "target" where it has one, else the path's."""
+        if "target" in batch:
+            return batch["target"]
         return self.path.target(batch["input"], batch["noise"], batch["timestep"])
 
     def denoising_loss(self, predicted: Tensor, batch: Batch) -> Tensor:

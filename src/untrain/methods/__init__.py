@@ -17,6 +17,7 @@ from untrain.methods.finetune import Finetune
 from untrain.methods.gradient_ascent import GradientAscent
 from untrain.methods.installed import INSTALLED
 from untrain.methods.l1_sparse import L1Sparse
+from untrain.methods.leco import LECO
 from untrain.methods.lotus import LoTUS
 from untrain.methods.mace_refine import MACERefine
 from untrain.methods.masked_small_gradients import MaskedSmallGradients
@@ -43,7 +44,7 @@ METHODS: dict[str, type[Method]] = {
         *(ShrinkPerturb, MaskedSmallGradients, Transpose, NoisyFinetune),
         *(ExactUnlearningOfLastLayers, CatastrophicForgettingOfLastLayers),
         *(AMUN, Delete, ReGUn, LoTUS),
-        *(Finetune, SelectiveAmnesia, ESD, ConceptAblation, UCE, MACERefine, Retrain),
+        *(Finetune, SelectiveAmnesia, ESD, LECO, ConceptAblation, UCE, MACERefine, Retrain),
     )
 }
 """Name → class of the built-in ones; a method's settings are its fields."""

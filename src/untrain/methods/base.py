@@ -6,13 +6,14 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
+from untrain.models.adapters import Adapters
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
 from untrain.types import Batch, EditableTask, GenerativeTask, Params, Task, Variant
@@ -246,6 +247,12 @@ class Method(ABC):
     """Whether it needs a task whose outputs are logits of classes."""
     edits: ClassVar[bool] = False
     """Whether it needs a task whose models hear of conditions through linear maps."""
+    adapts: ClassVar[bool] = True
+    """Whether adapters can be trained by it in the place of weights; false where weights themselves are set, shrunk or
+    made fresh."""
+
+    own_adapters: ClassVar[Adapters | None] = None
+    """Adapters that it trains in the place of weights where none are asked for; None: it trains weights then."""
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
         """What it needs of this task with the settings that it has."""
@@ -253,6 +260,12 @@ class Method(ABC):
 
     def check_task(self, task: Task) -> None:  # noqa: B027 (nothing by default)
         """Raises a SettingError for a setting that has no meaning on this task; by default each has one."""
+
+    def adapters_of(self, given: Adapters | None, parts: str | Sequence[str] | None) -> Adapters | None:
+        """The adapters that it trains: those that are asked for, else its own, which are where `parts` says."""
+        if given is not None or self.own_adapters is None or parts is None:
+            return self.own_adapters if given is None else given
+        return replace(self.own_adapters, targets=parts if isinstance(parts, str) else list(parts))
 
     @abstractmethod
     def resolved(self, problem: Problem, engine: Engine) -> Method:
@@ -320,6 +333,23 @@ def _missing(method: Method | type[Method], task: Task) -> list[str]:
     if method.edits and not isinstance(task, EditableTask):
         missing.insert(0, "a model that hears of its conditions through linear maps")
     return missing
+
+
+def check_adapts(method: Method | type[Method]) -> None:
+    """A method must be one that can train adapters in the place of weights.
+
+    Raises:
+        SettingError: names it, and those that can.
+    """
+    if method.adapts:
+        return
+    from untrain.methods import methods
+
+    others = sorted(name for name, other in methods().items() if other.adapts)
+    raise SettingError(
+        f"method {method.name!r} cannot train adapters: it sets, shrinks or renews weights themselves. Leave adapters "
+        f"out, and save what it changed as a LoRA (save_lora, untrain export --lora), or choose {', '.join(others)}."
+    )
 
 
 def check_needs(methods: Mapping[str, Method]) -> None:

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.lazy import nn, torch
+from untrain.lazy import torch
 from untrain.methods.base import Method, Problem, State, check_above_zero, check_choice
-from untrain.types import EditableTask, Tokens, Variant
+from untrain.methods.imagined import check_forgets_a_class
+from untrain.types import EditableTask, Task, Tokens, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,6 +159,7 @@ class ClosedForm(Method):
 
     needs_samples: ClassVar[bool] = False
     edits: ClassVar[bool] = True
+    adapts: ClassVar[bool] = False
     needs: ClassVar[tuple[Variant, ...]] = ("redirect",)
 
     tokens: Tokens = "last"
@@ -176,6 +178,15 @@ class ClosedForm(Method):
         check_above_zero(lam=self.lam, edit_scale=self.edit_scale)
         if not 0 <= self.keep_scale < math.inf:
             raise SettingError(f"keep_scale must not be negative, and is {self.keep_scale}.")
+
+    def check_task(self, task: Task) -> None:
+        """Which tokens are moved must mean something there."""
+        known = getattr(task, "token_kinds", TOKENS)
+        if self.tokens not in known:
+            raise SettingError(
+                f"tokens={self.tokens!r} has no meaning on task {type(task).__name__}: a class is one vector, with no "
+                f"others around it. Take method uce, or tokens: {known[-1]}."
+            )
 
     @property
     def total(self) -> int:
@@ -197,7 +208,8 @@ class ClosedForm(Method):
         return self
 
     def start(self, problem: Problem, engine: Engine) -> State:
-        """The edit, from texts alone."""
+        """The edit, from conditions alone."""
+        check_forgets_a_class(problem, self.name)
         editable_maps(problem)
         with engine.clock("edit"):
             found = problem.remember("edit", lambda: self._solved(problem, engine))
@@ -222,7 +234,7 @@ class ClosedForm(Method):
         return {"rank": float(edit.rank), "relative_change": (moved / whole) ** 0.5}
 
 
-def editable_maps(problem: Problem) -> dict[str, nn.Parameter]:
+def editable_maps(problem: Problem) -> dict[str, Tensor]:
     """The maps that conditions go through and that are trained, by name.
 
     Raises:
@@ -233,7 +245,7 @@ def editable_maps(problem: Problem) -> dict[str, nn.Parameter]:
     if not trained:
         raise SettingError(
             f"a closed-form edit changes {len(maps)} weights, such as {next(iter(maps))}, and none of them is trained: "
-            "take parts: xattn, or leave parts out."
+            "leave parts out, or choose these (of a text-to-image pipeline xattn)."
         )
     return trained
 

@@ -13,7 +13,7 @@ from untrain.errors import SettingError
 from untrain.lazy import torch
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.descent import Descent
-from untrain.methods.forgetting import repeat_rows
+from untrain.methods.forgetting import frozen, repeat_rows
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, for_share
@@ -50,7 +50,8 @@ class ConceptAblation(Descent):
     lam: float = 1.0
     """λ, weight of the anchor's own training loss; 0: none."""
     images: int = 200
-    """Images of the anchors that the original makes before the first step, over all of them; at least one of each."""
+    """Images of the anchors that the original makes before the first step, over all of them; at least one of each. 0:
+    none; x_t comes of the original on the way from noise to one, and what it predicts for c there stands for ε."""
     sampler: Sampler = Sampler(steps=50, guidance_scale=7.5)
     """How they are made."""
     samples: int = 8
@@ -59,9 +60,11 @@ class ConceptAblation(Descent):
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        check_above_zero(images=self.images, samples=self.samples)
-        if not 0 <= self.lam < math.inf:
-            raise SettingError(f"lam must not be negative, and is {self.lam}.")
+        check_above_zero(samples=self.samples)
+        if not 0 <= self.lam < math.inf or self.images < 0:
+            raise SettingError(f"lam and images must not be negative, and are {self.lam} and {self.images}.")
+        if not self.images and self.sampler.solver != "ddim":
+            raise SettingError("images: 0 stops on the way to an image, which the solver lms cannot: take ddim.")
 
     def resolved(self, problem: Problem, engine: Engine) -> ConceptAblation:
         """Steps from epochs; the learning rate, where it was left open."""
@@ -70,9 +73,12 @@ class ConceptAblation(Descent):
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
-        """The original weights, and what they make of the anchors."""
+        """The original weights, and what they make of the anchors, or a copy of them that will."""
         check_forgets_a_class(problem, self.name)
         state = self.begin(problem, engine, problem.subject.module)
+        if not self.images:
+            state.frozen["original"] = frozen(problem.subject.module)
+            return state
         with engine.clock("images"):
             problem.remember("anchors", lambda: self._anchors(problem, engine))
         return state
@@ -92,20 +98,41 @@ class ConceptAblation(Descent):
         return {"images": torch.cat(found)[order], "index": index[order]}
 
     def step(self, state: State, k: int) -> dict[str, float]:
-        """Step k: images of anchors, noised anew, then one step of both losses."""
-        problem, task = state.problem, generative(state.problem)
+        """Step k: images of anchors, noised anew or on the way, then one step of both losses."""
         state.module.eval()
-        batch = repeat_rows(problem.forget.batch(k, task, "forget"), self.samples)
+        batch = repeat_rows(state.problem.forget.batch(k, state.problem.task, "forget"), self.samples)
+        batch = self._noised(state, batch, k) if self.images else self._on_the_way(state, batch, k)
+        losses = for_share(state, batch, lambda share: self._losses(state, share))
+        return advance(state, "forget", state.engine.mean(losses), max_norm=self.max_norm)
+
+    def _noised(self, state: State, batch: Batch, k: int) -> Batch:
+        """The rows on images of their anchors that were made before, each noised anew."""
+        problem, task = state.problem, generative(state.problem)
         made = problem.memo["anchors"]
         rows = torch.searchsorted(made["index"], batch["index"] % (int(made["index"].max()) + 1))
         generator = generator_of(problem.seed, self.name, k)
         choice = torch.randint(made["images"].shape[1], (self.samples,), generator=generator).to(rows.device)
-        batch = task.draw({**batch, "input": made["images"][rows, choice]}, generator, "forget")
-        losses = for_share(state, batch, lambda share: self._losses(state, share))
-        return advance(state, "forget", state.engine.mean(losses), max_norm=self.max_norm)
+        return task.draw({**batch, "input": made["images"][rows, choice]}, generator, "forget")
+
+    def _on_the_way(self, state: State, batch: Batch, k: int) -> Batch:
+        """The rows at x_t of the original on the way to images of their anchors, all at one t."""
+        problem, task = state.problem, generative(state.problem)
+        visited = self.sampler.visited(task.timesteps)
+        t = visited[int(torch.randint(len(visited), (), generator=generator_of(problem.seed, self.name, k)))]
+        anchors = task.variant(batch, "redirect")
+        original = state.frozen["original"]
+        seen = imagined(problem, state.engine, original, anchors, self.sampler, self.name, k, until=t)
+        return task.at(batch, torch.full_like(batch["index"], t), seen)
 
     def _losses(self, state: State, share: Batch) -> Tensor:
         """Both terms of each sample, [B]."""
         task = state.problem.task
         losses = task.redirect_loss(state.model, share, state.module)
-        return losses + self.lam * task.loss(state.model, task.variant(share, "redirect")) if self.lam else losses
+        if not self.lam:
+            return losses
+        anchors = task.variant(share, "redirect")
+        if self.images:
+            return losses + self.lam * task.loss(state.model, anchors)
+        with torch.no_grad():
+            target = task.outputs(state.frozen["original"], anchors)
+        return losses + self.lam * task.divergence(task.outputs(state.model, anchors), target)

@@ -70,8 +70,8 @@ class ESD(Descent):
             raise SettingError("esd stops on the way to an image, which the solver lms cannot: take ddim.")
 
     def wants(self, task: Task) -> tuple[Variant, ...]:
-        """To erase from the anchor takes one."""
-        return self.needs if self.erase_from == "prompt" else (*self.needs, "redirect")
+        """To start from the anchor takes one."""
+        return self.needs if self._neutral == "unconditional" else (*self.needs, "redirect")
 
     def resolved(self, problem: Problem, engine: Engine) -> ESD:
         """Steps from epochs; the learning rate, where it was left open."""
@@ -108,10 +108,15 @@ class ESD(Descent):
         with torch.no_grad():
             conditional = task.outputs(original, share)
             unconditional = task.outputs(original, task.variant(share, "unconditional"))
-            changed = self._changed(task, share)
-            start = unconditional if changed is share else task.outputs(original, changed)
+            neutral = self._neutral == "unconditional"
+            start = unconditional if neutral else task.outputs(original, task.variant(share, "redirect"))
             target = start - self.eta * (conditional - unconditional)
-        return task.divergence(task.outputs(state.model, changed), target)
+        return task.divergence(task.outputs(state.model, self._changed(task, share)), target)
+
+    @property
+    def _neutral(self) -> Variant:
+        """What the target is without the forgotten condition."""
+        return "unconditional" if self.erase_from == "prompt" else "redirect"
 
     def _changed(self, task: Task, batch: Batch) -> Batch:
         """The batch under the condition whose prediction is moved."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from untrain.engine import Engine
 from untrain.methods.base import Problem
+from untrain.models.adapters import saliency_space
 from untrain.types import Estimator, Params
 
 
@@ -22,11 +23,13 @@ def fishers_of(
         estimator: squares of each sample's gradient ("sample"), or of batch means ("batch").
 
     Returns:
-        Two mappings, parameter name → tensor of the parameter's shape, ≥ 0.
+        Two mappings, trained parameter's name → tensor of its shape, ≥ 0; of adapters they are measured at the weights
+        that these are added to, see `untrain.models.adapters.Space`.
     """
     from untrain.fisher import Findings, fisher_diagonal
 
     fishers, found = [], Findings()
+    module = problem.subject.module
     for stream in (problem.forget, problem.retain):
         batches = chain.from_iterable(
             stream.once(problem.task, "fisher", limit=samples, time=time) for time in range(draws)
@@ -34,6 +37,7 @@ def fishers_of(
         label, passes = f"Fisher of the {stream.name} set", draws * stream.passes(samples)
         with closing(engine.track(batches, label, passes)) as tracked:
             how: dict[str, Any] = {"estimator": estimator, "engine": engine, "found": found}
-            fishers.append(fisher_diagonal(problem.subject.module, problem.task, tracked, **how))
+            with saliency_space(module) as space:
+                fishers.append(space.fold(fisher_diagonal(module, problem.task, tracked, **how)))
     forget, retain = fishers
     return forget, retain

@@ -27,6 +27,7 @@ class L1Sparse(Finetune):
         "optimizer.lr": Range(0.005, 0.2, log=True),
         "gamma": Range(1e-5, 1e-3, log=True),
     }
+    adapts: ClassVar[bool] = False
 
     gamma: float = 5e-4
     """γ, mean weight of ‖θ‖₁ over the run."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import Diverged, StaleFile
 from untrain.lazy import nn, torch
 from untrain.methods import base
-from untrain.methods.base import Method, Problem, State
+from untrain.methods.base import Method, Problem, State, check_adapts
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
+from untrain.models.adapters import attach
+from untrain.models.lora import LoRA
 from untrain.models.layout import Layout, lay_channels_last_, prefers_channels_last
 from untrain.models.modes import statistics_note
 from untrain.models.parts import trained
@@ -47,6 +49,7 @@ class Run:
         history: what each step logged.
         clocks: seconds by part: "fisher", "search", "steps", "evaluation".
         aim: the mean loss that the forget set was to come to; None: the method aims at none.
+        lora: what its adapters learned, which is in the module's weights by now; None: it trained the weights.
     """
 
     state: State
@@ -54,6 +57,7 @@ class Run:
     history: list[dict[str, Any]]
     clocks: dict[str, float]
     aim: float | None = None
+    lora: LoRA | None = None
 
     @property
     def seconds(self) -> float:
@@ -119,18 +123,39 @@ def run(
     Raises:
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
             of which step they are.
+        SettingError: if the subject's adapters do not fit it.
     """
-    find_copies = getattr(problem.task, "copies", None)
-    groups = [] if find_copies is None else find_copies(problem.subject.module)
+    how = (checkpoints, evaluate, evaluate_every, title, callbacks)
+    module, adapters = problem.subject.module, problem.subject.adapters
+    if adapters is None:
+        return _run_with_copies(method, problem, engine, *how)
+    check_adapts(method)
+    copied = {name.rpartition(".")[0] for group in _copies(problem) for name in group}
+    attached = attach(module, adapters, problem.seed, left_out=copied)
+    try:
+        done = _run_with_copies(method, problem, engine, *how)
+    finally:
+        lora = attached.merge()
+    return replace(done, lora=lora)
+
+
+def _run_with_copies(method: Method, problem: Problem, engine: Engine, *how: Any) -> Run:
+    """With one parameter for each group of copies; what is trained, and how weights lie, is put back afterwards."""
     module = problem.subject.module
-    with tied(module, groups), trained(module, None):
+    with tied(module, _copies(problem)), trained(module, None):
         layout = Layout.of(module)
         try:
-            done = _run(method, problem, engine, checkpoints, evaluate, evaluate_every, title, callbacks)
+            done = _run(method, problem, engine, *how)
         finally:
             layout.restore_(module)
         layout.restore_(done.state.module)
     return done
+
+
+def _copies(problem: Problem) -> Sequence[Sequence[str]]:
+    """Groups of names of the parameters that are one weight."""
+    find_copies = getattr(problem.task, "copies", None)
+    return [] if find_copies is None else list(find_copies(problem.subject.module))
 
 
 def _run(

@@ -28,6 +28,7 @@ class Repair(Descent):
     """What methods share that erase, and then train on the retain set alone."""
 
     needs_forget: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     epochs: float = 5.0
     """Passes over the retain set, used where `steps` and `budget` are null."""

@@ -21,6 +21,7 @@ class Retrain(Descent):
     name: ClassVar[str] = "retrain"
     title: ClassVar[str] = "trains from scratch on the retain set: the reference"
     needs_forget: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     epochs: float = 30.0
     """Passes over the retain set, used where `steps` is None."""

@@ -12,6 +12,7 @@ from untrain.lazy import torch
 from untrain.methods.base import Optimizer, Problem, Range, Spaces, State
 from untrain.methods.random_label import RandomLabel
 from untrain.methods.steps import losses_of
+from untrain.models.adapters import saliency_space
 from untrain.saliency import largest_mask
 from untrain.settings import check_arguments
 from untrain.types import Params
@@ -59,9 +60,18 @@ def without_decay(optimizer: Optimizer, problem: Problem, method: str) -> Optimi
 
 
 def remember_mask(problem: Problem, engine: Engine, fraction: float) -> None:
-    """Finds the mask of the weights with the largest |mean forget gradient|, this share of all, if it is not known."""
+    """Finds the mask of the weights with the largest |mean forget gradient|, this share of all, if it is not known.
+
+    Of adapters the gradient is that of the weights which they are added to.
+    """
+
+    def found() -> Params:
+        with saliency_space(problem.subject.module) as space:
+            gradient = forget_gradient(problem, engine)
+        return largest_mask(space.fold_magnitudes(gradient), fraction)
+
     with engine.clock("saliency"):
-        problem.remember("mask", lambda: largest_mask(forget_gradient(problem, engine), fraction))
+        problem.remember("mask", found)
 
 
 def forget_gradient(problem: Problem, engine: Engine) -> Params:

@@ -19,6 +19,7 @@ from untrain.methods.elbo import elbo_fisher
 from untrain.methods.forgetting import cut, frozen, joined
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
+from untrain.models.adapters import saliency_space, weights_of
 from untrain.models.modes import set_training
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
@@ -108,8 +109,8 @@ class SelectiveAmnesia(Descent):
     def _distance(self, state: State) -> Tensor:
         """Σ_j F_j (θ_j − θ₀_j)², a scalar."""
         fisher, original = state.problem.memo["fisher"], state.frozen["original"]
-        named = [(name, p) for name, p in state.module.named_parameters() if p.requires_grad]
-        return torch.stack([(fisher[n] * (p - original.get_parameter(n)).square()).sum() for n, p in named]).sum()
+        now, then = (weights_of(module, [*fisher]) for module in (state.module, original))
+        return torch.stack([(fisher[n] * (p - then[n]).square()).sum() for n, p in now.items()]).sum()
 
     def _retained(self, problem: Problem, engine: Engine) -> Stream:
         """What is replayed: the images that the original made, or the retain set."""
@@ -142,7 +143,8 @@ class SelectiveAmnesia(Descent):
             _first(self._images(problem, engine, problem.forget, forget), forget),
             _first(self._retained(problem, engine).once(problem.task, "evaluate", limit=max(1, retain)), retain),
         )
-        return elbo_fisher(problem, engine, images, self.fisher_timesteps, self.fisher_samples)
+        with saliency_space(problem.subject.module):  # of adapters, at the weights that they are added to
+            return elbo_fisher(problem, engine, images, self.fisher_timesteps, self.fisher_samples)
 
 
 def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:

@@ -25,6 +25,7 @@ class SSD(Method):
     name: ClassVar[str] = "ssd"
     title: ClassVar[str] = "shrinks weights with a high Fisher ratio, without training (Foster et al. 2024)"
     space: ClassVar[Spaces] = {"fraction": Range(0.002, 0.1, log=True), "lam": Range(0.1, 1.0, log=True)}
+    adapts: ClassVar[bool] = False
 
     alpha: float | None = None
     """α: weights with F_forget > α · F_all are dampened; the paper has 10. Null: as many as `fraction` says."""

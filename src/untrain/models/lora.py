@@ -7,6 +7,7 @@ singular value decomposition of W′ − W; where the change is of rank r or les
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import hash_tensors, write_text
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
+from untrain.models.copies import copy_module
 from untrain.models.kinds import plain_module
+from untrain.models.precision import widen
 from untrain.settings import check_arguments
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file in a folder."""
 NOISE = 4.0
 """A singular value counts as none up to so many times what rounding W′ alone gives: ε max|W′| (√out + √in)."""
+ROUNDING = 16
+"""Steps of rounding, for each term of a sum, by which a library's own product of two factors may differ from ours."""
 _CARRIED = ("Linear", "NonDynamicallyQuantizableLinear", "Conv2d", "Conv1D")
 """Classes of layers whose weight a LoRA carries; Conv1D is GPT-2's linear layer, whose weight is [in, out]."""
 
@@ -98,9 +103,9 @@ def extract_lora(before: nn.Module, after: nn.Module, *, rank: int = 16) -> LoRA
         ranks.append(full)
         kept += float((up @ down).square().sum())
     width = min(rank, max(ranks))
-    factors = {name: _shaped(layers[name], *_padded(*pair, width)) for name, pair in found.items()}
+    factors = {name: shaped(layers[name], *padded(*pair, width)) for name, pair in found.items()}
     lost = tuple(sorted(set(changed) - carried))
-    transposed = all(type(layers[name]).__name__ == "Conv1D" for name in factors)
+    transposed = all(is_transposed(layers[name]) for name in factors)
     return LoRA(factors, width, min(1.0, kept / whole), max(ranks) <= rank, lost, base_hash(before), transposed)
 
 
@@ -111,16 +116,53 @@ def base_hash(module: nn.Module) -> str:
     return hash_tensors({name: t.float() if t.dtype in half else t for name, t in state.items()})
 
 
+def can_carry(layer: Any) -> bool:
+    """Whether a LoRA can hold a change of a layer's weight."""
+    return type(layer).__name__ in _CARRIED and getattr(layer, "groups", 1) == 1
+
+
+def is_transposed(layer: Any) -> bool:
+    """Whether a layer keeps its weight as [in, out]."""
+    return type(layer).__name__ == "Conv1D"
+
+
+def with_change(layer: Any, up: Tensor, down: Tensor, weight: Tensor) -> Tensor:
+    """W + B A, in the shape, the type and on the device of W.
+
+    The sum over the rank is taken term by term in float64, each operation by itself: it is the same to the last bit on
+    every machine, so that weights can be kept as what they began from and the two factors.
+
+    Args:
+        layer: whose weight it is.
+        up: B, [out, r] or [out, r, 1, 1].
+        down: A, [r, in] or [r, in, kh, kw].
+        weight: W, as the layer keeps it.
+    """
+    rows, columns = up.detach().cpu().double().flatten(1), down.detach().cpu().double().flatten(1)
+    change = torch.zeros(len(rows), columns.shape[1], dtype=torch.float64)
+    for k in range(len(columns)):
+        change += rows[:, k, None] * columns[k]
+    change = change.T if is_transposed(layer) else change
+    return (weight.detach().cpu().double() + change.reshape(weight.shape)).to(weight)
+
+
+def add_factors_(module: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Adds B A to the weight of every layer that is named, in place; one of fewer bits than float32 becomes float32."""
+    with torch.no_grad():
+        for name, (up, down) in factors.items():
+            layer: Any = module.get_submodule(name)
+            layer.weight.data = with_change(layer, up, down, widen(layer.weight.data))
+
+
 def _is_carried(name: str, layers: Mapping[str, nn.Module]) -> bool:
     owner, _, leaf = name.rpartition(".")
-    layer: Any = layers.get(owner)
-    return leaf == "weight" and type(layer).__name__ in _CARRIED and getattr(layer, "groups", 1) == 1
+    return leaf == "weight" and can_carry(layers.get(owner))
 
 
 def _matrix(layer: nn.Module, after: Tensor, before: Tensor) -> tuple[Tensor, float]:
     """W′ − W as a matrix [out, in], float64, and a bound of the singular values that rounding W′ gives."""
     change = (after.double() - before.to(after.device).double()).cpu()
-    matrix = change.T if type(layer).__name__ == "Conv1D" else change.flatten(1)
+    matrix = change.T if is_transposed(layer) else change.flatten(1)
     spread = sum(size**0.5 for size in matrix.shape)
     return matrix, NOISE * torch.finfo(after.dtype).eps / 2 * float(after.abs().max()) * spread
 
@@ -139,13 +181,14 @@ def _factors(change: Tensor, rank: int, floor: float) -> tuple[Tensor, Tensor, i
     return (change @ basis) / roots, roots[:, None] * basis.T, full
 
 
-def _padded(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def padded(up: Tensor, down: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The factors with zeros up to a rank: loaders take one rank and one scale for all layers."""
     more = rank - up.shape[1]
     return torch.nn.functional.pad(up, (0, more)).float(), torch.nn.functional.pad(down, (0, 0, 0, more)).float()
 
 
-def _shaped(layer: Any, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+def shaped(layer: Any, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors as a layer's own kind has them: of a convolution [out, r, 1, 1] and [r, in, kh, kw]."""
     if type(layer).__name__ != "Conv2d":
         return up.contiguous(), down.contiguous()
     return up[:, :, None, None].contiguous(), down.reshape(len(down), *layer.weight.shape[1:]).contiguous()
@@ -179,9 +222,96 @@ def save_lora(lora: LoRA, path: str | Path, *, form: Form = "diffusers", part: s
     return target
 
 
+def check_loaded(lora: LoRA, base: nn.Module, path: Path, form: Form, part: str) -> None:
+    """Has the library that a file is for load it, into a copy of the base, and compares every layer's change.
+
+    The copy shares the base's weights, and nothing of the base changes.
+
+    Args:
+        lora: what was written.
+        base: the module that it is for.
+        path: the file, as `save_lora` returned it.
+        form: whose names it has.
+        part: of a pipeline, the name of what it changes.
+
+    Raises:
+        CheckpointError: if the library finds other layers in the file, or other changes.
+    """
+    base = plain_module(base)
+    flags = {parameter: parameter.requires_grad for parameter in base.parameters()}
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries, about themselves
+            loaded = _load_by_library(copy_module(base, base.parameters()), path, form, part)
+    finally:
+        for parameter, requires in flags.items():
+            parameter.requires_grad_(requires)
+    found = {name: layer for name, layer in loaded.named_modules() if hasattr(layer, "get_delta_weight")}
+    wrong = sorted(found.keys() ^ lora.factors.keys())
+    for name in found.keys() & lora.factors.keys():
+        layer: Any = found[name]
+        up, down = (factor.flatten(1) for factor in lora.factors[name])
+        change = sum(layer.get_delta_weight(each) for each in layer.active_adapters)
+        expected = (up @ down).T if is_transposed(layer.get_base_layer()) else up @ down
+        room = ROUNDING * torch.finfo(change.dtype).eps * lora.rank * float(up.abs().max() * down.abs().max())
+        if float((change.detach().cpu().float().reshape(expected.shape) - expected).abs().max()) > room:
+            wrong.append(name)
+    if wrong:
+        library = "peft" if form == "peft" else "diffusers"
+        raise CheckpointError(
+            f"{path} is not what it should be: {library} loads something else of {wrong[0]} than was learned"
+            f"{f', and of {len(wrong) - 1} more layers' if len(wrong) > 1 else ''}. Save by another form, or the whole "
+            "model."
+        )
+
+
+def _load_by_library(module: Any, path: Path, form: Form, part: str) -> nn.Module:
+    """The module with a file's adapters in it, by peft or by diffusers."""
+    if form == "peft":
+        from peft import PeftModel
+
+        made: Any = PeftModel.from_pretrained(module, str(path.parent))
+        return made.get_base_model()
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+
+    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(str(path), unet_config=module.config)
+    module.load_lora_adapter(state, prefix=part, network_alphas=alphas)
+    return module
+
+
+def write_factors(lora: LoRA, path: Path, part: str, facts: Mapping[str, Any]) -> None:
+    """Writes the factors as one file with more facts in its metadata; of a pipeline's part diffusers loads it too."""
+    checkpoints.save(_named(lora, "diffusers" if part else "peft", part), path, {**facts, **_facts(lora, part)})
+
+
+def read_factors(state: Mapping[str, Tensor], facts: Mapping[str, Any], module: nn.Module) -> LoRA:
+    """The LoRA that a file holds, as `checkpoints.load_state` reads it, for the layers of a module.
+
+    Raises:
+        CheckpointError: if it holds factors of layers that the module does not have.
+    """
+    part, left = facts["lora"]["part"], dict(state)
+    factors = {}
+    for name, layer in module.named_modules():
+        for stem in (f"{part}.{name}", f"base_model.model.{name}", f"lora_{part}_{name.replace('.', '_')}"):
+            down = left.pop(f"{stem}.lora_A.weight", left.pop(f"{stem}.lora_down.weight", None))
+            up = left.pop(f"{stem}.lora_B.weight", left.pop(f"{stem}.lora_up.weight", None))
+            left.pop(f"{stem}.alpha", None)
+            if up is not None and down is not None and can_carry(layer):
+                factors[name] = up, down
+    if left:
+        raise CheckpointError(
+            f"it holds {len(left)} weights of layers that the model does not have: {next(iter(left))}."
+        )
+    known = facts["lora"]
+    transposed = all(is_transposed(module.get_submodule(name)) for name in factors)
+    exact = bool(known.get("exact", False))
+    return LoRA(factors, known["rank"], known["kept"], exact, tuple(known["lost"]), facts["base"], transposed)
+
+
 def _facts(lora: LoRA, part: str) -> dict[str, Any]:
     return {
-        "lora": {"rank": lora.rank, "part": part, "kept": lora.kept, "lost": list(lora.lost)},
+        "lora": {"rank": lora.rank, "part": part, "kept": lora.kept, "exact": lora.exact, "lost": list(lora.lost)},
         "base": lora.base,
     }
 
@@ -236,16 +366,12 @@ def apply_lora(module: nn.Module, path: str | Path) -> nn.Module:
             f"{path} was made for other weights than those of this {type(plain).__name__}: added to them, it would "
             "change something else. Take the model that it was made for."
         )
-    part = facts["lora"]["part"]
-    for name, layer in plain.named_modules():
-        stems = (f"{part}.{name}", f"base_model.model.{name}", f"lora_{part}_{name.replace('.', '_')}")
-        for stem in stems:
-            down = state.get(f"{stem}.lora_A.weight", state.get(f"{stem}.lora_down.weight"))
-            up = state.get(f"{stem}.lora_B.weight", state.get(f"{stem}.lora_up.weight"))
-            if up is not None and down is not None:
-                weight: Any = layer.weight
-                change = up.flatten(1) @ down.flatten(1)
-                change = change.T if type(layer).__name__ == "Conv1D" else change
-                with torch.no_grad():
-                    weight.add_(change.reshape(weight.shape).to(weight))
+    try:
+        lora = read_factors(state, facts, plain)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} does not fit this {type(plain).__name__}: {error}") from error
+    with torch.no_grad():
+        for name, (up, down) in lora.factors.items():
+            layer: Any = plain.get_submodule(name)
+            layer.weight.copy_(with_change(layer, up, down, layer.weight))
     return module

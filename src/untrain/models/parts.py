@@ -75,6 +75,11 @@ def train_parts(module: nn.Module, parts: str | Sequence[str] | None) -> tuple[s
     return tuple(name for name in names if name in chosen)
 
 
+def part_names(module: nn.Module, part: str) -> set[str]:
+    """Names the parameters of a part that has a name, one of `PARTS`; none where the module has no such part."""
+    return _part(module, part, [name for name, p in module.named_parameters() if p.is_floating_point()])
+
+
 def _part(module: nn.Module, part: str, names: Sequence[str]) -> set[str]:
     if part == "full":
         return set(names)

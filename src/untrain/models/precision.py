@@ -7,7 +7,7 @@ such steps would be rounded away, and large ones overflow in float16.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,12 @@ class Rounding:
     Attributes:
         types: name of a parameter or buffer → its type, of those that were widened.
         before: the trained ones among them as they came, on the CPU.
+        done: what was done to them, in words.
     """
 
     types: Mapping[str, torch.dtype] = field(default_factory=dict)
     before: Mapping[str, Tensor] = field(default_factory=dict)
+    done: str = "were trained in float32"
 
     @property
     def kinds(self) -> str:
@@ -59,7 +61,7 @@ class Rounding:
         now = dict(module.named_parameters())
         moved, kept = count_changes((before, now[name].detach().cpu()) for name, before in self.before.items())
         text = (
-            f"weights of {self.kinds} were trained in float32; of the {moved:,} that changed, {kept:,} still differ "
+            f"weights of {self.kinds} {self.done}; of the {moved:,} that changed, {kept:,} still differ "
             f"when they are rounded back"
         )
         warn_of_loss(text, moved, kept)
@@ -79,6 +81,20 @@ def widen_(module: nn.Module, *, keep: bool = False) -> Rounding:
     before = {name: parameter.detach().cpu().clone() for name, parameter in trained}
     _cast_(module, dict.fromkeys(types, torch.float32))
     return Rounding(types, before)
+
+
+def keep_types(module: nn.Module, trained: Collection[str]) -> Rounding:
+    """How a module came whose narrow weights stay so, but for some that will be given in float32.
+
+    Args:
+        module: as it came.
+        trained: names of the weights that will be.
+    """
+    held = dict(module.named_parameters())
+    found = {name: held[name].detach() for name in trained if is_narrow(held[name])}
+    types = {name: tensor.dtype for name, tensor in found.items()}
+    before = {name: tensor.cpu().clone() for name, tensor in found.items()}
+    return Rounding(types, before, "had added to them what adapters learned in float32, which a LoRA holds whole")
 
 
 def count_changes(weights: Iterable[tuple[Tensor, Tensor]]) -> tuple[int, int]:

@@ -39,19 +39,22 @@ def _is_transformers(module: nn.Module) -> bool:
 def check_names(module: nn.Module) -> None:
     """Refuses a module of diffusers whose weights have other names than those that its configuration builds.
 
-    Adapters give the layers that they change other names, and pruning and weight normalisation do. diffusers would save
-    such weights, and leave them out when it loads them.
+    Pruning and weight normalisation give layers other names, and adapters that are merged or switched off do. diffusers
+    would save such weights, and leave them out when it loads them. Adapters that have an effect are trained, and
+    `save_note` says how they are saved.
 
     Raises:
         ModelError: names one, and what to do.
     """
     expected = configured_names(module)
     own = set(plain_module(module).state_dict())
+    if tuners(module) and not is_idle(module):
+        own = {name.replace(".base_layer.", ".") for name in own if ".lora_" not in name}
     if expected is None or own == expected or _is_transformers(module):
         return
     other = sorted(own - expected) or sorted(expected - own)
     if has_adapters(module):
-        merged = any(getattr(layer, "merged", False) for layer in _tuners(module))
+        merged = any(getattr(layer, "merged", False) for layer in tuners(module))
         what = "adapters (LoRA) in it"
         remedy = f"Take them in first: {'' if merged else 'pipeline.fuse_lora(); '}pipeline.unload_lora_weights()"
         remedy += "; where they had frozen all else, train it again by requires_grad_(True)"
@@ -63,6 +66,22 @@ def check_names(module: nn.Module) -> None:
         f"the {type(plain_module(module)).__name__} has {what}, such as {other[0]}, which would be lost when it is "
         f"saved and loaded. {remedy}."
     )
+
+
+def save_note(module: nn.Module) -> list[str]:
+    """Says how adapters within a module of diffusers are saved; nothing of other modules."""
+    plain = plain_module(module)
+    if not has_adapters(plain) or _is_transformers(plain) or configured_names(plain) is None:
+        return []
+    return [
+        "the adapters that the model came with were trained, and save_pretrained of diffusers would lose them: save "
+        "them by save_lora(folder) of the result, which load_lora_weights loads"
+    ]
+
+
+def is_idle(module: nn.Module) -> bool:
+    """Whether adapters of a module are merged or switched off, so that to train them would change nothing."""
+    return any(layer.merged or layer.disable_adapters for layer in tuners(module))
 
 
 def check_saved(module: nn.Module) -> None:
@@ -88,10 +107,11 @@ def check_saved(module: nn.Module) -> None:
 
 def has_adapters(module: nn.Module) -> bool:
     """Whether layers of the library peft are in a module."""
-    return bool(_tuners(module))
+    return bool(tuners(module))
 
 
-def _tuners(module: nn.Module) -> list[Any]:
+def tuners(module: nn.Module) -> list[Any]:
+    """The layers of the library peft in a module."""
     if "peft" not in sys.modules:  # nothing of a library that was never imported can be there
         return []
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -100,8 +120,7 @@ def _tuners(module: nn.Module) -> list[Any]:
 
 
 def _check_adapters(module: nn.Module) -> None:
-    idle = any(layer.merged or layer.disable_adapters for layer in _tuners(module))
-    if idle:
+    if is_idle(module):
         raise ModelError(
             "adapters of the model are merged or switched off, and to train them would change nothing: unmerge or "
             f"enable them, or {MERGE}."
@@ -112,7 +131,7 @@ def _check_adapters(module: nn.Module) -> None:
     if lost and hasattr(module, "save_pretrained"):
         raise ModelError(
             f"{len(lost)} weights beside the adapters would be trained, such as {lost[0]}, and peft saves adapters "
-            f"alone: their change would be lost. Freeze them, or {MERGE}."
+            f"alone: their change would be lost. Freeze them (leave parts out), or {MERGE}."
         )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
+from untrain.models.adapters import Adapters, without_adapters
 from untrain.models.copies import copy_module
 from untrain.models.layout import match_layout_
 from untrain.models.precision import widen_
+from untrain.models.saving import has_adapters
 from untrain.types import GenerativeTask, Task
 
 
@@ -25,6 +27,7 @@ class Subject:
         init: makes the same architecture with new weights; None: see `fresh`.
         peak_lr: the learning rate that the module was trained with at its peak, where a checkpoint or recipe tells.
         train_steps: how many steps the module was trained for, where a recipe or its user tells.
+        adapters: low-rank adapters that are trained in the place of weights; None: the weights are.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Subject:
         init: Callable[[], nn.Module] | None = None,
         peak_lr: float | None = None,
         train_steps: int | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ModelError(f"model must be a torch.nn.Module, not {type(module).__name__}.")
@@ -41,10 +45,12 @@ class Subject:
         self.init = init
         self.peak_lr = peak_lr
         self.train_steps = train_steps
+        self.adapters = adapters
 
     def copy(self) -> Subject:
         """The same subject around a deep copy of the module; gradients do not come along."""
-        return Subject(copy_module(self.module), init=self.init, peak_lr=self.peak_lr, train_steps=self.train_steps)
+        how: dict[str, Any] = {"init": self.init, "peak_lr": self.peak_lr, "train_steps": self.train_steps}
+        return Subject(copy_module(self.module), **how, adapters=self.adapters)
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with new weights, on the same device, in training mode.
@@ -68,6 +74,8 @@ class Subject:
 
     def renew(self, seed: int) -> tuple[nn.Module, list[str]]:
         """As `fresh`, and the names of parameters and buffers that nothing renews, which the module has as they are."""
+        if self.adapters is not None and has_adapters(self.module):
+            return Subject(without_adapters(self.module), init=self.init).renew(seed)
         kind: Any = type(self.module)
         stuck: list[str] = []
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
@@ -129,7 +137,8 @@ class Subject:
         config: Any = getattr(self.module, "config", None)
         if getattr(config, "cross_attention_dim", None) is None:
             return 3e-4
-        weights = sum(parameter.numel() for parameter in self.module.parameters())
+        held = has_adapters(self.module)  # which are small beside what they are added to
+        weights = sum(p.numel() for p in self.module.parameters() if p.requires_grad or not held)
         return float(f"{3e-4 * min(1.0, (1e6 / weights) ** 0.5):.2g}")
 
 

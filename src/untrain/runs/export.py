@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from untrain.errors import SettingError
 from untrain.models.delta import apply_delta, save_delta
-from untrain.models.lora import Form, apply_lora, extract_lora, save_lora
+from untrain.models.lora import Form, apply_lora, check_loaded, extract_lora, save_lora
 from untrain.permissions import NONE, Permissions
-from untrain.runs.models import choose_model, kept_weights, open_model
+from untrain.runs.models import choose_model, kept_lora, kept_weights, open_model
 from untrain.runs.names import ORIGINAL
 
 if TYPE_CHECKING:
@@ -43,8 +43,11 @@ def export_lora(
     if kohya and not part:
         raise SettingError("kohya's names are for pipelines of diffusers: leave --kohya out.")
     form: Form = "kohya" if kohya else "diffusers" if part else "peft"
-    lora = extract_lora(before, after, rank=rank)
+    lora = kept_lora(folder, name, before)
+    if lora is None or lora.rank > rank:
+        lora = extract_lora(before, after, rank=rank)
     path = save_lora(lora, folder / f"{name}-lora" if out is None else out, form=form, part=part)
+    check_loaded(lora, before, path, form, part)
     left = _distance(apply_lora(copy.deepcopy(before), path), after) / _distance(before, after)
     return f"{path}: {lora}. Read again and added to the original, it leaves {100 * left:.2g} % of the squared change."
 

@@ -36,6 +36,7 @@ from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
+from untrain.models.lora import Form, LoRA, add_factors_, check_loaded, read_factors, save_lora, write_factors
 from untrain.models.subject import Subject
 from untrain.reading import parse_json, read_text
 from untrain.report import Presentation, Results
@@ -57,6 +58,7 @@ class KeptModel:
         method: with every setting as it was used.
         mask: parameter name → bool tensor of the salient weights; None where the method has none.
         history: what each step logged.
+        lora: what its adapters learned, which is in the module's weights; None where it trained the weights.
     """
 
     module: nn.Module
@@ -64,6 +66,7 @@ class KeptModel:
     method: Method
     mask: Params | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    lora: LoRA | None = None
 
 
 @dataclass(eq=False)
@@ -99,6 +102,10 @@ class RunFolder:
         """Returns whether a model is finished."""
         return self.weights(name).exists()
 
+    def holds_adapters(self, name: str) -> bool:
+        """Returns whether a model is kept as adapters alone, beside the weights that it began from."""
+        return "adapters" in self.facts.get(name, {})
+
     def inputs(self, method: Method, problem: Problem) -> dict[str, Any]:
         """Returns all that decides the numbers of what a method makes of a problem, as JSON."""
         return inputs_of(method, problem, [self.engine.precision, self.processes or self.engine.num_processes])
@@ -116,6 +123,7 @@ class RunFolder:
         inputs: Mapping[str, Any] | None = None,
         save: Callable[[nn.Module], None] | None = None,
         say: Callable[[str], None] = lambda text: None,
+        part: str = "",
         **how: Any,
     ) -> KeptModel:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it here.
@@ -125,8 +133,10 @@ class RunFolder:
             method: its settings may be open.
             problem: what the method works on.
             inputs: all that decides its numbers; None: that of method and problem.
-            save: writes what else belongs to it, into a folder of its name, before its weights.
+            save: writes what else belongs to it, into a folder of its name, before its weights; of adapters these are
+                written there, for diffusers or peft, in the place of that.
             say: a line for the person who waits.
+            part: what a pipeline calls the module, in the names of its adapters; "": it is no part of one.
             how: more of `methods.loop.run` (resume, every, evaluate, evaluate_every, callbacks).
 
         Raises:
@@ -137,11 +147,11 @@ class RunFolder:
             kept = self.read_model(name, inputs, method, problem.subject.module)
             if self.engine.is_main:
                 resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
-                if save is not None and self._lacking(name):
+                if (save is not None or kept.lora is not None) and self._lacking(name):
                     say(f"{name}: its folder is written again")
-                    save(kept.module)
+                    self._write_own(name, kept.module, kept.lora, part, save)
                     kept.facts["files"] = self._files(name)
-                    Subject(kept.module).save(self.weights(name), kept.facts, content=kept.facts["hash"])
+                    self._write(name, kept.module, kept.facts, kept.lora, part)
             return kept
         say(f"[bold]{name}[/bold]: {method.name}")
         start, peak_lr = weights.state_hash(problem.subject.module), problem.subject.peak_lr
@@ -163,6 +173,7 @@ class RunFolder:
             "clocks": done.clocks,
             "hash": weights.state_hash(module),
             "started_from": start,
+            **({} if done.lora is None else {"adapters": asdict(problem.subject.adapters)}),  # type: ignore[arg-type]
             "peak_lr": peak_lr,
             "threads": torch.get_num_threads(),
         }
@@ -171,18 +182,37 @@ class RunFolder:
                 save_mask(mask, self._mask(name), weights_hash=start)
             lines = (json.dumps({"model": name, **record}) + "\n" for record in done.history)
             write_text(self._own_history(name), "".join(lines))
-            if save is not None:
-                save(module)
+            self._write_own(name, module, done.lora, part, save)
             facts["files"] = self._files(name)
-            Subject(module).save(
-                self.weights(name), facts, content=facts["hash"]
-            )  # last: where it is, all else is there
+            self._write(name, module, facts, done.lora, part)  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
         self.facts[name], self.histories[name] = facts, done.history
         noted = [note for note in problem.notes if note not in problem.warnings]  # these have been said already
         say(f"  {done.seconds:.1f} s" + "".join(f"; {note}" for note in noted))
         self.engine.wait()
-        return KeptModel(module, facts, done.method, mask, done.history)
+        return KeptModel(module, facts, done.method, mask, done.history, done.lora)
+
+    def _write_own(
+        self,
+        name: str,
+        module: nn.Module,
+        lora: LoRA | None,
+        part: str,
+        save: Callable[[nn.Module], None] | None,
+    ) -> None:
+        """Writes a model's own folder, which its library loads: of adapters these alone."""
+        if lora is not None:
+            form: Form = "diffusers" if part else "peft"
+            check_loaded(lora, module, save_lora(lora, self.path / name, form=form, part=part), form, part)
+        elif save is not None:
+            save(module)
+
+    def _write(self, name: str, module: nn.Module, facts: dict[str, Any], lora: LoRA | None, part: str) -> None:
+        """Writes a model: of adapters these alone, which with what it began from give its weights to the bit."""
+        if lora is None:
+            Subject(module).save(self.weights(name), facts, content=facts["hash"])
+        else:
+            write_factors(lora, self.weights(name), part, facts)
 
     def read_model(
         self, name: str, inputs: Mapping[str, Any] | None, method: Method | None, module: nn.Module
@@ -193,7 +223,7 @@ class RunFolder:
             name: of its files.
             inputs: what it must have been made from; None: anything.
             method: what made it; None: not known.
-            module: of its architecture.
+            module: of its architecture; where the file holds adapters alone, with the weights that it began from.
 
         Raises:
             StaleFile: if it is damaged, or was made from other inputs.
@@ -210,13 +240,14 @@ class RunFolder:
         if inputs is None and known not in (None, facts.get("hash")):
             raise StaleFile(f"{path} is not the model that {MANIFEST} tells of. {again}")
         try:
-            weights.load_into(module, state)
+            lora = _load(state, facts, module)
             resolved = method if method is None else type(method).from_settings(facts["settings"])
         except (CheckpointError, SettingError, LookupError, TypeError, ValueError) as error:
             raise StaleFile(f"{path} does not hold what a run writes: {error} {again}") from error
         check_files(self.path, name, facts, self.remake)
         self.facts[name], self.histories[name] = facts, self._history(name)
-        return KeptModel(module.eval(), facts, resolved, None, self.histories[name])  # type: ignore[arg-type]
+        histories = self.histories[name]
+        return KeptModel(module.eval(), facts, resolved, None, histories, lora)  # type: ignore[arg-type]
 
     def _other_inputs(self, name: str, facts: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
         """Says what a model was made from that is not as it is now."""
@@ -318,6 +349,20 @@ class RunFolder:
                 self.histories.setdefault(str(record.pop("model", "")), []).append(record)
 
 
+def _load(state: weights.State, facts: Mapping[str, Any], module: nn.Module) -> LoRA | None:
+    """Brings a module to what a file holds; returns the adapters that it is made of."""
+    if "lora" not in facts:
+        weights.load_into(module, state)
+        return None
+    if weights.state_hash(module) != facts.get("started_from"):
+        raise CheckpointError("it holds adapters for other weights than those that the run begins from.")
+    lora = read_factors(state, facts, module)
+    add_factors_(module, lora.factors)
+    if weights.state_hash(module) != facts.get("hash"):
+        raise CheckpointError("with its adapters the weights are not those that were made.")
+    return lora
+
+
 def check_files(folder: Path, name: str, facts: Mapping[str, Any], remake: str) -> None:
     """Compares what belongs to a model, besides its weights, with the hashes noted for it; what is gone is said later.
 
@@ -379,6 +424,7 @@ _WORDS = {
     "engine": "precision or number of processes",
     "task": "settings of the task",
     "trained": "parts of the model",
+    "adapters": "adapters",
 }
 """What the inputs of a model are called in messages."""
 
@@ -403,6 +449,7 @@ def inputs_of(method: Method, problem: Problem, engine: Sequence[Any]) -> dict[s
         "engine": list(engine),
         "task": _task_settings(problem.task),
         "trained": None if len(names) == sum(1 for _ in module.parameters()) else names,
+        **({} if problem.subject.adapters is None else {"adapters": asdict(problem.subject.adapters)}),
     }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.errors import CheckpointError, FolderError, SettingError, UnknownName, unknown
+from untrain.models import checkpoints
+from untrain.models.lora import LoRA, read_factors
 from untrain.permissions import NONE, Permissions
 from untrain.runs.names import CONFIG, ORIGINAL
 from untrain.runs.python import read_python_run
@@ -98,6 +100,7 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
             f"{folder} is of a run made in Python, whose model is known there alone. Build it there and load "
             f"{name}.safetensors into it."
         )
+    from untrain.models.copies import copy_module
     from untrain.models.precision import widen_
     from untrain.runs.stages import open_experiment, prepare_original
 
@@ -106,9 +109,25 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     domain = experiment.domain
     if name == ORIGINAL and domain.checkpoint is not None:
         return domain, prepare_original(experiment).eval()
-    module = domain.build(0)
+    run, module = experiment.folder, domain.build(0)
     widen_(module)  # files of weights are in float32, whatever the architecture's own type is
-    return domain, experiment.folder.read_model(name, None, None, module).module
+    if run.holds_adapters(name) and domain.checkpoint is not None:
+        module = copy_module(prepare_original(experiment))
+    elif run.holds_adapters(name):
+        module = run.read_model(ORIGINAL, None, None, module).module
+    return domain, run.read_model(name, None, None, module).module
+
+
+def kept_lora(folder: Path, name: str, module: nn.Module) -> LoRA | None:
+    """Reads the adapters that a run's model is kept as; None where its weights are.
+
+    Args:
+        folder: the run's.
+        name: of the model.
+        module: of its architecture.
+    """
+    state, facts = checkpoints.load_state(folder / f"{name}.safetensors")
+    return read_factors(state, facts, module) if "lora" in facts else None
 
 
 def sample_place(source: Path, model: str | None, ending: str, out: str | None, form: str = "") -> Path:

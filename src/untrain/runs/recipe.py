@@ -24,6 +24,7 @@ from untrain.folders import LONGEST_NAME, is_name
 from untrain.methods import find
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
+from untrain.models.adapters import Adapters
 from untrain.permissions import NONE, Permissions, flag_of
 from untrain.plugins import import_named
 from untrain.runs import flags as command_line
@@ -116,6 +117,9 @@ class Recipe:
     parts: str | list[str] | None = None
     """What of the model its methods train: full, xattn, noxattn, selfattn or notime of a UNet, or patterns of parameter
     names, such as ["*.attn2.*"]; null: all that can be."""
+    adapters: Adapters | None = None
+    """Low-rank adapters (LoRA) that its methods train in the place of weights, {} with its defaults; null: they train
+    the weights."""
     references: Annotated[int, Ge(0)] = None  # type: ignore[assignment]  # filled in below
     """Retrained models: the first is the target, further ones show the noise floor. 0: none; null: what is usual for
     the task, 1 where retraining is within reach."""
@@ -147,6 +151,11 @@ class Recipe:
             object.__setattr__(self, "sections", self.entry.Sections())
         if self.references is None:
             object.__setattr__(self, "references", self.entry.references)
+        if self.adapters is not None and self.parts is not None:
+            raise SettingError(
+                "parts says which weights are trained, and with adapters none is: leave parts out, and say by "
+                "adapters.targets which layers have one."
+            )
 
     @property
     def entry(self) -> registry.Entry:
@@ -172,6 +181,7 @@ class Recipe:
         """Returns the recipe as YAML holds it: common fields, the task's beside them, every method with its name."""
         content = {name: getattr(self, name) for name in common_settings()}
         content |= {"train": asdict(self.train), "compare": asdict(self.compare)}
+        content["adapters"] = None if self.adapters is None else asdict(self.adapters)
         content["task"] = self.code.get("task", self.task)
         content |= asdict(self.sections)
         content["methods"] = {

@@ -25,9 +25,10 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
-from untrain.methods.base import Method, Problem, check_needs, check_runs
+from untrain.methods.base import Method, Problem, check_adapts, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
+from untrain.models.adapters import check_adapters
 from untrain.models.parts import train_parts
 from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
@@ -78,6 +79,7 @@ class Experiment:
             problem,
             save=(lambda module: domain.save(name, module)) if is_method else None,
             say=self.say,
+            part=domain.pipeline_part,
             every=self.recipe.checkpoint_every,
             evaluate=lambda module, step: domain.preview(name, module, step, domain.evaluation_sets(self.division)),
             evaluate_every=domain.preview_every(method),
@@ -172,6 +174,7 @@ def open_experiment(
         {} if cache is None else cache,
         recipe.permissions,
         recipe.seed if data_seed is None else data_seed,
+        recipe.adapters,
     )
     with _noting_warnings() as notes:
         domain = recipe.domain(recipe.sections, context)
@@ -180,6 +183,8 @@ def open_experiment(
         division = divide(domain)
     for method in recipe.methods.values():
         check_runs(method, domain.task)
+        if recipe.adapters is not None:
+            check_adapts(method)
     if not len(division.split.forget):
         check_needs(recipe.methods)
     domain.check(division)
@@ -229,6 +234,10 @@ def _try_model(experiment: Experiment) -> None:
     domain = experiment.domain
     module = domain.build(experiment.recipe.seed) if domain.checkpoint is None else domain.original()[0]
     widen_(module)
+    for method in experiment.recipe.methods.values():
+        adapters = method.adapters_of(experiment.recipe.adapters, experiment.recipe.parts)
+        if adapters is not None:
+            check_adapters(module, adapters)
     few = Stream(domain.few(), "train", experiment.engine, experiment.recipe.batch_size)
     domain.task = prepare_task(domain.task, module, {"train": few}, training=True)
 
@@ -424,18 +433,20 @@ def unlearn_methods(
         check_sets({name: stream.data for name, stream in there.items()}, there)
         prepare_task(domain.task, start, sets, training=True)
     return {
-        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples]))
+        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples], method))
         for name, method in chosen.items()
     }
 
 
-def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream]) -> Problem:
+def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream], method: Method) -> Problem:
     """Returns what a method works on: a copy of the original, and the sets."""
     recipe, domain = experiment.recipe, experiment.domain
     anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
     peak, steps = peak_lr(experiment), train_steps(experiment)
-    subject = Subject(start, init=lambda: domain.build(anew), peak_lr=peak, train_steps=steps).copy()
-    if recipe.parts is not None:
+    adapters = method.adapters_of(recipe.adapters, recipe.parts)
+    how: dict[str, Any] = {"peak_lr": peak, "train_steps": steps, "adapters": adapters}
+    subject = Subject(start, init=lambda: domain.build(anew), **how).copy()
+    if recipe.parts is not None and adapters is None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)
 

@@ -23,9 +23,10 @@ from untrain.errors import DataError, ModelError, SettingError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models.precision import fit, widen
 from untrain.settings import check_arguments
+from untrain.tasks.class_diffusion.edits import class_maps, class_pairs
 from untrain.tasks.class_diffusion.embeddings import embedded_classes
 from untrain.tasks.class_diffusion.sections import Redirect
-from untrain.types import Batch, Role, Variant
+from untrain.types import Batch, Role, Tokens, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,7 @@ class ClassDiffusion(DiffusionProcess):
 
     name: ClassVar[str] = "class-diffusion"
     variants: ClassVar[tuple[Variant, ...]] = ("redirect", "unconditional")
+    token_kinds: ClassVar[tuple[Tokens, ...]] = ("last", "end", "all")
 
     redirect: Redirect = "next"
     """What a redirected sample is conditioned on: the class `shift` after its own, or another one drawn once for it."""
@@ -272,6 +274,20 @@ class ClassDiffusion(DiffusionProcess):
     def condition(self, batch: Batch) -> Tensor:
         """The classes, [B]; a dropped one is still the sample's."""
         return batch["label"]
+
+    def condition_maps(self, model: nn.Module) -> dict[str, Tensor]:
+        """The embeddings of classes, as maps of one-hot vectors, by name, [D, classes]."""
+        return class_maps(model, self._rows)
+
+    def condition_pairs(self, batch: Batch, tokens: Tokens, *, keep: bool = False) -> tuple[Tensor, Tensor]:
+        """One-hot vectors of the classes, and those of the redirected ones in their place, [B, classes] each."""
+        instead = batch["label"] if keep else self.variant(batch, "redirect")["condition"]
+        return class_pairs(batch["label"], instead, self._rows)
+
+    @property
+    def _rows(self) -> int:
+        """Classes, "no class" included."""
+        return max(self.num_classes or 0, 0 if self.null_class is None else self.null_class + 1)
 
     def surrogate(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with uniform noise in [−1, 1] in place of its images, under the classes that they had."""

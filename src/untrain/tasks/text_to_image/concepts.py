@@ -40,6 +40,7 @@ from untrain.io import hash_json, hash_tensors, write_bytes
 from untrain.models import checkpoints
 from untrain.reading import IMAGE_LIMIT, LeftOut, expand, find_files, printable, read_bytes
 from untrain.settings import check_arguments, describe
+from untrain.tasks.text_to_image.from_prompts import Starts
 from untrain.tasks.text_to_image.sections import ConceptImages
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Batch
@@ -236,7 +237,8 @@ class ConceptSet(Source, Dataset[Batch]):
     Its classes are the prompts. Nothing is made or encoded before the first sample is asked for.
 
     Args:
-        make: gives the latents, labelled with the numbers of their prompts; called once, when they are needed.
+        make: gives the latents, or what stands in their place, labelled with the numbers of their prompts; called
+            once, when they are needed.
         labels: those numbers, [N].
         prompts: the texts.
         anchors: of every text the number of its anchor, int64 [T].
@@ -249,7 +251,7 @@ class ConceptSet(Source, Dataset[Batch]):
 
     def __init__(
         self,
-        make: Callable[[], Latents],
+        make: Callable[[], Latents | Starts],
         labels: Tensor,
         prompts: Prompts,
         anchors: Tensor,
@@ -264,8 +266,8 @@ class ConceptSet(Source, Dataset[Batch]):
         self._moved: dict[torch.device, ConceptSet] = {}
 
     @cached_property
-    def latents(self) -> Latents:
-        """The posteriors of all images."""
+    def latents(self) -> Latents | Starts:
+        """The posteriors of all images, or what stands for images that are not made."""
         return self._make()
 
     def __len__(self) -> int:
@@ -328,7 +330,8 @@ def concept_data(
         engine: device, precision, processes.
         folder: of images and latents; what is there from an interrupted run is used, if its inputs are the same.
         task: the pipeline's, with what the user set; None: `text_task(pipeline)`.
-        how: how images are made; None: as published.
+        how: how images are made; None: as published. With `from_prompts` none is: rows then stand for images, and are
+            for the task of `work_from_prompts`.
         seed: of their noise.
         links: whether links in folders of images may lead out of them.
 
@@ -344,6 +347,8 @@ def concept_data(
     prompts = encode_prompts(pipeline, texts, how.image_size or own_size(pipeline)).to("cpu")
     maker = _ConceptEncoder(pipeline, task, prompts, engine, folder, how, seed)
     concepts = [concept for each in lists.values() for concept in each]
+    if how.from_prompts is not None:
+        _check_without_images(concepts)
     sources = [
         None if c.images is None else images_of(c, prompts.number(c.prompt), prompts.texts, how, links=links)
         for c in concepts
@@ -354,7 +359,7 @@ def concept_data(
     labels = numbers.repeat_interleave(torch.tensor(counts))
     origin = maker.origin(concepts, sources)
     data = ConceptSet(
-        lambda: maker.latents(concepts, sources, labels, origin),
+        lambda: maker.latents(concepts, sources, labels, origin) if how.from_prompts is None else Starts(labels, shape),
         labels,
         prompts,
         _anchors(prompts, lists),
@@ -364,6 +369,15 @@ def concept_data(
     owners = torch.tensor([place for place, each in enumerate(lists.values()) for _ in each])
     owners = owners.repeat_interleave(torch.tensor(counts))
     return data, {name: (owners == place).nonzero().flatten() for place, name in enumerate(lists)}
+
+
+def _check_without_images(concepts: Sequence[Concept]) -> None:
+    given = next((concept.prompt for concept in concepts if concept.images is not None), None)
+    if given is not None:
+        raise SettingError(
+            f"{given!r} has images, and from_prompts looks at none: leave out either "
+            f"{spell('concepts.images.from_prompts', 'from_prompts=')} or its images."
+        )
 
 
 def concept_lists(sets: Mapping[str, Concepts]) -> dict[str, list[Concept]]:
@@ -459,7 +473,8 @@ class _ConceptEncoder:
             [self.made_by(concept), self.how.count] if source is None else [concept.prompt, source.fingerprint()]
             for concept, source in zip(concepts, sources, strict=True)
         ]
-        return hash_json([parts, self.weights["vae"]])
+        way = [] if self.how.from_prompts is None else [asdict(self.how.from_prompts)]
+        return hash_json([parts, self.weights["vae"], *way])
 
     def latents(
         self, concepts: Sequence[Concept], sources: Sequence[Source | None], labels: Tensor, origin: str

@@ -47,6 +47,7 @@ from untrain.domain import (
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
+from untrain.models.adapters import count_parameters
 from untrain.models.card import CARD, licence_of
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
@@ -80,6 +81,7 @@ from untrain.tasks.text_to_image.eval_prompts import (
     prompt_facts,
 )
 from untrain.tasks.text_to_image.evaluate import ConceptEvaluation, features_of, write_best_labels, write_detections
+from untrain.tasks.text_to_image.from_prompts import Way, work_from_prompts
 from untrain.tasks.text_to_image.nudity import nudenet
 from untrain.tasks.text_to_image.presentation import TextToImagePresentation
 from untrain.tasks.text_to_image.rendering import (
@@ -185,6 +187,8 @@ class PipelineModel(UserModel):
         with until_done(None if folder is None else folder / CACHE, engine) as place:
             how = images or ConceptImages()
             self.task = task = self._sized_task(how.image_size)
+            if how.from_prompts is not None:
+                self.task = work_from_prompts(task, Way(how.from_prompts, engine, seed))
             check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
@@ -269,6 +273,9 @@ class TextToImageDomain(Domain):
         check_concepts(self.pipeline, self.concepts)
         check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
+        if how.from_prompts is not None:
+            way = Way(how.from_prompts, engine, seed, self.pipeline.unet)  # of which every method gets a copy
+            self._task = work_from_prompts(self._task, way)
         data, self.rows = concept_data(
             self.pipeline,
             self.concepts,
@@ -364,7 +371,8 @@ class TextToImageDomain(Domain):
         """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
         sections = self.sections
         self.task.visited(sections.generation.sampler)
-        self.task.visited(sections.concepts.images.sampler)
+        how = sections.concepts.images
+        self.task.visited(how.from_prompts or how.sampler)
         check_templates(sections.concepts.templates)
         primary = self.primary
         if self._is_ready:
@@ -376,7 +384,12 @@ class TextToImageDomain(Domain):
             return
 
     def check_references(self, count: int) -> None:
-        """Only a pipeline whose training images are the recipe's data can be retrained."""
+        """Only a pipeline whose training images are the recipe's data, and looked at, can be retrained."""
+        if count and self.sections.concepts.images.from_prompts is not None:
+            raise SettingError(
+                "references: from prompts alone nothing can be retrained but a copy of the original. Set references "
+                "to 0, or leave out concepts.images.from_prompts."
+            )
         if count and self.captioned is None:
             raise SettingError(
                 "references: a pipeline can be retrained only on the captioned images that it was trained on: give "
@@ -421,6 +434,8 @@ class TextToImageDomain(Domain):
     def samples_to_make(self) -> int:
         """Counts images of concepts that come without any."""
         concepts = [*self.sections.concepts.forget, *self.sections.concepts.retain]
+        if self.sections.concepts.images.from_prompts is not None:
+            return 0
         bare = sum(entry.prompt is not None and entry.images is None for entry in concepts)
         return bare * self.sections.concepts.images.count
 
@@ -495,8 +510,13 @@ class TextToImageDomain(Domain):
 
     def _trained(self) -> dict[str, Any]:
         """What of the network the methods train."""
-        sizes = {name: parameter.numel() for name, parameter in denoiser_of(self.pipeline).named_parameters()}
-        with training(denoiser_of(self.pipeline), self.context.parts) as names:
+        network, adapters = denoiser_of(self.pipeline), self.context.adapters
+        sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+        if adapters is not None:
+            count, layers = count_parameters(network, adapters)
+            words = f"LoRA of rank {adapters.rank} on {layers} layers"
+            return {"parts": words, "parameters": count, "of": sum(sizes.values())}
+        with training(network, self.context.parts) as names:
             parts = self.context.parts or "full"
             return {"parts": parts, "parameters": sum(sizes[name] for name in names), "of": sum(sizes.values())}
 
@@ -694,7 +714,7 @@ class TextToImageDomain(Domain):
         """Writes the card of every pipeline that a method made."""
         licence = licence_of(self.folder)
         for name in evaluation["models"] if self.context.engine.is_main else ():
-            if (self.context.folder / name).is_dir():
+            if (self.context.folder / name / INDEX).is_file():  # adapters alone have none
                 card = model_card(self._card(name, evaluation, models, licence))
                 write_text(self.context.folder / name / CARD, card)
 

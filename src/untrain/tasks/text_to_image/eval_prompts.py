@@ -49,8 +49,10 @@ class Captioned:
         values = list(dict.fromkeys(said[name] for said in self.attributes.values()))
         return Relabelled(source, [values.index(self.attributes[text][name]) for text in source.classes], values)
 
-    def concept(self, text: str, anchor: str | None = None) -> Concept:
-        """Returns a caption with its images as a concept."""
+    def concept(self, text: str, anchor: str | None = None, *, bare: bool = False) -> Concept:
+        """Returns a caption with its images as a concept, or `bare`, without."""
+        if bare:
+            return Concept(text, None, anchor)
         rows = (self.train.labels == self.train.classes.index(text)).nonzero().flatten()
         return Concept(text, self.train.batch(rows)["input"].cpu(), anchor)
 
@@ -76,18 +78,19 @@ def make_concepts(section: Concepts, captioned: Captioned | None) -> dict[str, l
             f"concepts.{name} is empty: name what the pipeline must {'keep' if section.forget else 'forget'}, "
             "such as - prompt: a photo of a dog."
         )
-    gone = [concept for entry in section.forget for concept in _named(entry, captioned)]
-    kept = [concept for entry in section.retain for concept in _named(entry, captioned)]
+    bare = section.images.from_prompts is not None
+    gone = [concept for entry in section.forget for concept in _named(entry, captioned, bare=bare)]
+    kept = [concept for entry in section.retain for concept in _named(entry, captioned, bare=bare)]
     if not section.retain and captioned is not None:
         taken = {concept.prompt for concept in gone}
-        kept = [captioned.concept(text) for text in captioned.captions if text not in taken]
+        kept = [captioned.concept(text, bare=bare) for text in captioned.captions if text not in taken]
         if not kept:
             words = ", ".join(repr(entry.containing or entry.prompt) for entry in section.forget)
             raise SettingError(f"concepts.forget takes every caption of the data ({words}): leave some to keep.")
     return concept_lists({FORGET: gone, RETAIN: kept})
 
 
-def _named(entry: ConceptEntry, captioned: Captioned | None) -> list[Concept]:
+def _named(entry: ConceptEntry, captioned: Captioned | None, *, bare: bool) -> list[Concept]:
     if entry.prompt is not None:
         return [Concept(entry.prompt, entry.images, entry.anchor, entry.label)]
     word, texts = str(entry.containing), [] if captioned is None else captioned.captions
@@ -95,7 +98,7 @@ def _named(entry: ConceptEntry, captioned: Captioned | None) -> list[Concept]:
     if captioned is None or not found:
         words = {each for text in texts for each in text.split()}
         raise SettingError(unknown("word of the data's captions", word, words))
-    return [captioned.concept(text, _with_word(text, word, entry.instead)) for text in found]
+    return [captioned.concept(text, _with_word(text, word, entry.instead), bare=bare) for text in found]
 
 
 def _with_word(text: str, word: str, other: str | None) -> str | None:

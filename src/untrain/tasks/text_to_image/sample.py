@@ -7,6 +7,7 @@ from untrain.diffusion.folders import INDEX
 from untrain.diffusion.pipelines import hush, load_pipeline
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
+from untrain.models.lora import FILE, apply_lora
 from untrain.permissions import NONE, Permissions
 from untrain.runs.models import checked_folder, choose_model, is_run, kept_folders, sample_place
 from untrain.runs.names import ORIGINAL
@@ -77,23 +78,28 @@ def sample_table(
     given = {name: value for name, value in given.items() if value is not None}
     origin: str | Path = place
     chosen = None
+    adapted: set[str] = set()
     if is_run(place):
-        chosen = choose_model(place, model, among=kept_folders(place, INDEX) | {ORIGINAL})
+        adapted = kept_folders(place, FILE)
+        chosen = choose_model(place, model, among=kept_folders(place, INDEX) | adapted | {ORIGINAL})
         origin = checked_folder(place, chosen)
         if read_python_run(place) is None:
             sections: TextToImageSections = read(place, permissions=permissions).sections
             known = sections.generation.sampler
             given = {"steps": known.steps, "guidance_scale": known.guidance_scale} | given
-            if chosen == ORIGINAL:
+            if chosen == ORIGINAL or chosen in adapted:
                 origin, config = str(sections.model.checkpoint), config or sections.model.config
-        elif chosen == ORIGINAL:
-            raise SettingError(f"{place} is of a run made in Python, which keeps no original. Give that as SOURCE.")
+        elif chosen == ORIGINAL or chosen in adapted:
+            more = "" if chosen == ORIGINAL else f", and of {chosen} adapters alone: load {origin} into that pipeline"
+            raise SettingError(f"{place} is of a run made in Python, which keeps no original{more}.")
     elif model is not None:
         raise SettingError(f"--model chooses a model of a run folder, but {source} is none. Leave --model out.")
     sampler, engine = PromptSampler(**given), Engine.start(device, precision)
     path = sample_place(place, chosen, "", out)
     hush()
     pipeline = load_pipeline(origin, config=config).to(engine.device)
+    if chosen in adapted:
+        apply_lora(pipeline.unet, place / str(chosen) / FILE)
     made = sample_prompts(pipeline, table, path, sampler, engine=engine, count=count, batch_size=batch_size)
     wanted = len(table) * count
     if engine.is_main:

@@ -46,7 +46,7 @@ class ConceptImages:
     """How images of concepts that come without any are made."""
 
     count: int = 1000
-    """Images of each concept."""
+    """Images of each concept; with `from_prompts`, the noises that its images would begin at."""
     sampler: Sampler = Sampler(steps=100, guidance_scale=7.5)
     """As published: 100 steps of DDIM at a guidance scale of 7.5."""
     image_size: int | None = None
@@ -56,9 +56,18 @@ class ConceptImages:
     """How a folder's images are interpolated where they are resized."""
     batch_size: int = 4
     """Images at once, over all processes."""
+    from_prompts: Sampler | None = None
+    """A sampler, such as {steps: 20, guidance_scale: 7.5}: no image is made before the first step or looked at. A step
+    sees x_t on the way from noise to an image, as the original makes it by this sampler. Null: images."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
+        way = self.from_prompts
+        if way is not None and (way.solver != "ddim" or way.guidance_scale <= 1):
+            raise SettingError(
+                "from_prompts stops on the way to an image, which the solver lms cannot, and tells what a prompt adds "
+                f"by guidance: take ddim and a guidance_scale above 1, such as 7.5, not {way.guidance_scale}."
+            )
         if self.count < 1 or self.batch_size < 1 or (self.image_size is not None and self.image_size < 1):
             raise SettingError("concept images need count, batch_size and image_size ≥ 1.")
 
