@@ -142,6 +142,8 @@ def encode_prompts(
                     part, device=encoders[0].device, num_images_per_prompt=1, do_classifier_free_guidance=True
                 )
             )
+    if encoders[0].device.type == "meta":  # of a pipeline without weights: shapes are all that can be had
+        found = [tuple(torch.zeros(each.shape) for each in part) for part in found]
     embeds = torch.cat([found[0][1][:1], *(each[0] for each in found)])
     tokens = _token_rows(pipeline, ("", *wanted), embeds)
     if len(found[0]) == 2:

@@ -33,8 +33,7 @@ large takes thirty steps to show. A network that was trained at a peak of 0.1 ri
 at that rate."""
 RUINED = 2.0
 """Nats above the start at which a trial is over."""
-_ADAPTIVE = ("adam", "adamw")
-_RANGES = {"sgd": (1e-3, 1.0), "adam": (1e-5, 1e-2), "adamw": (1e-5, 1e-2)}
+_RANGES = {"sgd": (1e-3, 1.0), **dict.fromkeys(("adam", "adamw", "adam8bit", "adamw8bit"), (1e-5, 1e-2))}
 
 
 def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: Engine) -> Optimizer:
@@ -52,7 +51,7 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
     if peak is not None:
         _note(problem, f"retain learning rate {peak:g}: the original training's peak")
         return replace(optimizer, lr=peak)
-    if own.lr is not None and optimizer.name in _ADAPTIVE and own.name in _ADAPTIVE:
+    if own.lr is not None and optimizer.is_adaptive and own.is_adaptive:
         return replace(optimizer, lr=own.lr)  # a range test looks for a rise in nats, which a generator's loss has not
     found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine))
     lr = float(found["lr"])
