@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from helpers.command_line import files, untrain
+from helpers.example_audit import write_example_audit
 from untrain.data.records import hash_id
 from untrain.data.sources import load
 
@@ -359,6 +360,18 @@ def test_the_log_says_where_a_chain_is_broken(story):
     (entry,) = json.loads(log(second, "--json"))["requests"]
     assert entry["number"] == 2
     assert any("chain is broken" in note for note in entry["notes"])
+
+
+def test_the_log_says_what_an_audit_found(copy):
+    _, _, first, second = copy
+    write_example_audit(first)
+    write_example_audit(second, finished=False)
+    told = [entry["audit"] for entry in json.loads(log(first, second, "--json"))["requests"]]
+    assert told[0] == "SFR-on: a trace is left, still known; finetune: no trace was found"
+    assert "not finished" in told[1] and f"untrain audit {second} --resume" in told[1]
+    shutil.rmtree(first / "audit")
+    assert f"   audit    none was made: untrain audit {first}\n" in log(first)
+    assert next(csv.DictReader(io.StringIO(log(first, second, "--csv"))))["audit"].startswith("none was made")
 
 
 def test_what_the_log_refuses(copy):

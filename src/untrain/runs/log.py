@@ -17,7 +17,8 @@ from untrain.data.splits import read_split
 from untrain.errors import FolderError, StaleFile
 from untrain.reading import printable
 from untrain.report import Results
-from untrain.report.words import count_of
+from untrain.report.audit_file import read_audit
+from untrain.report.words import count_of, uncapitalize
 from untrain.runs.folder import read_manifest
 from untrain.runs.models import is_run
 from untrain.runs.names import FIRST, ORIGINAL, RETRAINED, SPLIT
@@ -59,7 +60,8 @@ class LoggedRequest:
         starts: hash of the weights that it began from.
         models: what its methods made of them.
         kept: names of those that the next request of the chain goes on from.
-        verdict: the report's, in words.
+        verdict: the report's by averages, in words.
+        audit: what an audit found of each model sample by sample, in words; says so where there was none.
         on_disk: how many of the samples' files are still there; None where that is not known.
         notes: what is broken or amiss.
         after: folder of the request before, as the run was told.
@@ -76,6 +78,7 @@ class LoggedRequest:
     starts: str
     models: tuple[Model, ...]
     verdict: str
+    audit: str
     on_disk: int | None = None
     notes: tuple[str, ...] = ()
     number: int = 0
@@ -153,6 +156,7 @@ def read_request(folder: Path, presentation: Presentation, *, hashed: bool = Fal
         starts=str(starts or ""),
         models=models,
         verdict="not measured yet" if told is None else f"{told.headline}: {told.sentence}",
+        audit=_audited(folder, manifest["models"]),
         on_disk=_count_files(config, records),
         notes=(*notes, *_remarks(request)),
         after=request.get("after"),
@@ -204,6 +208,15 @@ def _asked(split: Mapping[str, Any]) -> str:
     if "fraction" in spec or "count" in spec:
         return f"a random {spec['fraction']:g} of them" if "fraction" in spec else f"{spec['count']} at random"
     return "sets given in Python"
+
+
+def _audited(folder: Path, models: Mapping[str, Any]) -> str:
+    """Says what the audit of a run found."""
+    audit = read_audit(folder, models)
+    if audit is None:
+        return f"none was made: untrain audit {folder}"
+    told = [f"{method.label}: {uncapitalize(method.headline)}" for method in audit.methods]
+    return audit.stale or audit.unfinished or "; ".join(told)
 
 
 def _remarks(request: Mapping[str, Any]) -> Iterator[str]:
@@ -325,6 +338,7 @@ def _paragraph(request: LoggedRequest, whole: bool) -> list[str]:
     lines += [f"   asked    {printable(request.asked)}: {count_of(request.count, 'sample')}{_shown(request, whole)}"]
     lines += [f"   weights  {request.starts[:12] or 'unknown'} → {'; '.join(made) or 'none'}"]
     lines += [f"   verdict  {request.verdict}"]
+    lines += [f"   audit    {printable(request.audit)}"]
     if request.on_disk is not None:
         lines += [f"   on disk  {request.on_disk} of {request.count} files are still there"]
     return [*lines, *(f"   note     {printable(note)}" for note in request.notes), ""]
@@ -351,7 +365,7 @@ def as_json(requests: Sequence[LoggedRequest], *, whole: bool = False) -> str:
 
 COLUMNS = (
     *("model", "number", "created", "folder", "task", "asked", "count", "named_by", "ids", "starts", "method", "hash"),
-    *("kept", "verdict", "on_disk", "notes"),
+    *("kept", "verdict", "audit", "on_disk", "notes"),
 )
 
 
