@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from helpers import tiny_recipes
 from helpers.command_line import RECIPE, untrain
 from helpers.small_pipelines import stable_diffusion
 from untrain.engine import Engine
@@ -129,6 +130,18 @@ def test_a_pipeline_is_planned_without_its_weights(tmp_path):
     shutil.rmtree(tmp_path / "pipe" / "vae")
     code, _, err = untrain("plan", path)
     assert code == 1 and "vae" in err
+
+
+def test_a_generator_and_its_judge_are_planned(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_recipes.RECIPE + f"out: {tmp_path / 'run'}\n")
+    planned = plan_recipe(read(path))
+    stages = {stage.name: stage for stage in planned.stages}
+    assert list(stages) == ["original", "retrained", "sfron", "judge", "evaluate"]
+    assert not [guess for stage in planned.stages for guess in stage.guesses if "cannot be tried" in guess]
+    assert stages["original"].memory["copies"] > stages["sfron"].memory["copies"]  # the average of its weights
+    assert planned.images == {"measures": 3 * 10 * 10, "samples": 0}
+    assert stages["evaluate"].forward == 2 * 3 and stages["evaluate"].memory["activations"]
 
 
 def test_a_card_is_too_small_or_not(plan, folder):

@@ -20,7 +20,7 @@ from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
-from untrain.models.modes import check_parts, statistics_note
+from untrain.models.modes import check_separable, statistics_note
 from untrain.models.parts import trained
 from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
@@ -136,7 +136,7 @@ def _run(
     callbacks: Sequence[Callback],
 ) -> Run:
     if engine.microbatch is not None:
-        check_parts(problem.subject.module)
+        check_separable(problem.subject.module)
     saved = checkpoints.read() if checkpoints else None
     history: list[dict[str, Any]] = []
     engine.clocks.clear()

@@ -50,7 +50,7 @@ def statistics_note(module: nn.Module) -> str | None:
     return f"running statistics of what is frozen stay as they are, of {len(named)} of its layers: {shown}"
 
 
-def check_parts(module: nn.Module) -> None:
+def check_separable(module: nn.Module) -> None:
     """Refuses a model whose samples influence each other in training, where batches are to pass in parts.
 
     Raises:

@@ -332,7 +332,7 @@ class _Planner:
                 why = message_of(error)
         from untrain.methods.finetune import Finetune
 
-        plain = ShapedProblem(Subject(copy_module(module), peak_lr=1e-3), self.task, *sets[:2], seed=problem.seed)
+        plain = ShapedProblem(Subject(copy_module(module), peak_lr=1e-3), problem.task, *sets[:2], seed=problem.seed)
         found = try_method(Finetune(steps=2), plain, self.engine)
         work = estimate(replace(self.recipe, methods={"method": method}), self._sizes(), trained=0, images=0)
         trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
@@ -344,19 +344,15 @@ class _Planner:
         )
 
     def _judges(self, models: int, data: int) -> list[StagePlan]:
-        """Further models that measuring needs."""
-        domain, context, stages = self.domain, self.domain.context, []
-        domain.context = replace(context, engine=self.engine)
-        try:
-            with torch.device("meta"):
-                trainings = dict(domain.trainings(self.division))
-        finally:
-            domain.context = context
-        for name, training in trainings.items():
+        """Further models that measuring needs; they are small, and built as they are."""
+        stages = []
+        for name, training in self.domain.trainings(self.division).items():
             given = training.problem
+            module = copy_module(given.subject.module).to("meta")
             stream = ShapedStream(given.retain, None, self.engine)
-            problem = ShapedProblem(given.subject, given.task, stream, stream, seed=given.seed)
-            found = try_method(training.method, problem, self.engine)
+            subject = Subject(module, init=partial(copy_module, module))
+            problem = ShapedProblem(subject, given.task, stream, stream, seed=given.seed)
+            found = self._tried(training.method, problem)
             stages.append(_stage(name, training.method.name, found, {"models": models, "data": data}))
         return stages
 
