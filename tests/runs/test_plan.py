@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(folder):
     path = write_recipe(folder, **METHODS)
+    path.write_text(path.read_text() + "references: 0\n")
     return plan_recipe(read(path)), open_experiment(read(path))
 
 
@@ -134,14 +135,14 @@ def test_a_pipeline_is_planned_without_its_weights(tmp_path):
 
 def test_a_generator_and_its_judge_are_planned(tmp_path):
     path = tmp_path / "tiny.yaml"
-    path.write_text(tiny_recipes.RECIPE + f"out: {tmp_path / 'run'}\n")
+    path.write_text(tiny_recipes.RECIPE + f"references: 0\nout: {tmp_path / 'run'}\n")
     planned = plan_recipe(read(path))
     stages = {stage.name: stage for stage in planned.stages}
-    assert list(stages) == ["original", "retrained", "sfron", "judge", "evaluate"]
+    assert list(stages) == ["original", "sfron", "judge", "evaluate"]
     assert not [guess for stage in planned.stages for guess in stage.guesses if "cannot be tried" in guess]
     assert stages["original"].memory["copies"] > stages["sfron"].memory["copies"]  # the average of its weights
-    assert planned.images == {"measures": 3 * 10 * 10, "samples": 0}
-    assert stages["evaluate"].forward == 2 * 3 and stages["evaluate"].memory["activations"]
+    assert planned.images == {"measures": 2 * 10 * 10, "samples": 0}
+    assert stages["evaluate"].forward == 3 and stages["evaluate"].memory["activations"]
 
 
 def test_a_card_is_too_small_or_not(plan, folder):

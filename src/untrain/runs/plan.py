@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -293,6 +293,7 @@ class _Planner:
         wanted += [(name, "retain") for name in numbered(RETRAINED, recipe.references)]
         return [(name, recipe.train, partial(self._training, which)) for name, which in wanted]
 
+    @cache  # noqa: B019, a planner lives as long as one plan
     def _training(self, which: str) -> Footprint:
         stream = self._shaped(self.domain.stream(self.division, which))
         subject = self._subject()
