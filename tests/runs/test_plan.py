@@ -21,9 +21,7 @@ from untrain.runs.stages import open_experiment, unlearning
 METHODS = {
     "finetune": "{steps: 3}",
     "sfron": "{steps: 2, retain_steps: 2}",
-    "scrub": "{steps: 4}",
-    "salun": "{steps: 3}",
-    "bad-teacher": "{steps: 3}",
+    "scrub": "{steps: 3}",
     "ssd": "{fisher_samples: 64}",
 }
 WITHIN = 0.10
