@@ -3,8 +3,10 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -27,7 +29,9 @@ from untrain.methods import make
 from untrain.methods.base import Method, Problem, check_adapts, check_runs
 from untrain.methods.loop import run
 from untrain.models.adapters import Adapters, check_adapters, lora_of, merged_copy, without_adapters
-from untrain.models.checkpoints import load_into
+from untrain.models.checkpoints import load_into, state_hash
+from untrain.models.checkpoints import save as save_weights
+from untrain.models.hub import HubCard, check_repo, push_folder, write_hub_card
 from untrain.models.kinds import check_kind
 from untrain.models.lora import Form, LoRA, check_loaded, extract_lora, save_lora
 from untrain.models.parts import trained
@@ -119,6 +123,65 @@ class Result:
         check_loaded(lora, base, written, form, self.change.part)
         return lora
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        lora: bool = False,
+        rank: int = 16,
+        base: str = "a model of the user's own",
+        public: bool = False,
+        update: bool = False,
+        api: Any = None,
+    ) -> str:
+        """Uploads the model, or what was changed as a LoRA, with a card, to the Hugging Face hub; returns its address.
+
+        Args:
+            repo: USER/NAME; it must be new.
+            lora: upload a LoRA instead of the model.
+            rank: of the LoRA, at most.
+            base: hub id of the model that was given, or what it is, for the card.
+            public: whether everybody can see the repository; else it is private.
+            update: whether the repository may be there already.
+            api: an `HfApi`; None: a new one, with the token of your own login (`hf auth login`).
+
+        Raises:
+            SettingError: if the name is none, the repository is there, or the model was changed in place and `lora`.
+            FolderError: if the upload fails.
+        """
+        check_repo(repo)
+        with TemporaryDirectory(prefix="untrain-hub-") as temporary:
+            place = Path(temporary) / "model"
+            place.mkdir()
+            if lora:
+                kept = self.save_lora(place, rank=rank)
+                holds = f"A LoRA of rank {kept.rank}, which holds {100 * kept.kept:.4g} % of the squared change."
+            elif hasattr(self.model, "save_pretrained"):
+                self.model.save_pretrained(place)
+                holds = "The whole model, as its library loads it."
+            else:
+                save_weights(self.model, place / "model.safetensors")
+                holds = "The weights of the unlearned model, as a state dict: `model.safetensors`."
+            write_hub_card(place, self._hub_card(base, holds, lora=lora))
+            message = f"Upload of a model made to forget by {self.method.name}"
+            return push_folder(place, repo, public=public, update=update, message=message, api=api)
+
+    def _hub_card(self, base: str, holds: str, *, lora: bool) -> HubCard:
+        change = self.change
+        return HubCard(
+            base=base,
+            forgotten="Samples of the user's own, which are not named here.",
+            method=self.method.name,
+            settings=asdict(self.method),
+            holds=holds,
+            before="not known, it was changed in place" if change is None else state_hash(change.before),
+            after=None if change is None or lora else state_hash(change.after),
+            took=f"It took {len(self.history)} steps and {self.seconds:.0f} s.",
+            warnings=self.warnings,
+            versions={library: version(library) for library in ("untrain", "torch")},
+            tags=("lora",) if lora else (),
+        )
+
     def __repr__(self) -> str:
         """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
         last = self.history[-1] if self.history else {}
@@ -150,6 +213,7 @@ def unlearn(
     device: str | torch.device | None = None,
     precision: Precision = "no",
     compile: bool = False,
+    microbatch: Annotated[int, Ge(1)] | None = None,
     workers: Workers = 0,
     parts: str | Sequence[str] | None = None,
     adapters: Adapters | Mapping[str, Any] | None = None,
@@ -179,6 +243,8 @@ def unlearn(
         device: None takes a CUDA device where there is one, else the CPU.
         precision: "no" never casts; "bf16" or "fp16" autocast the steps.
         compile: run the steps through torch.compile.
+        microbatch: samples that pass through the model at once in a training step: a batch passes in parts of so many,
+            with the same gradients but for rounding, in less memory. None: the whole batch.
         workers: processes that read a data set which is not in memory.
         parts: what is trained: "full", of a UNet also "xattn", "noxattn", "selfattn" and "notime", or patterns of
             parameter names; None: whatever requires a gradient.
@@ -191,7 +257,7 @@ def unlearn(
     Raises:
         UntrainError: one of its kinds, with what is wrong and what to do.
     """
-    engine = Engine.start(device, precision, compile)
+    engine = Engine.start(device, precision, compile, microbatch)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
     by_default, why = _default_method(settings)

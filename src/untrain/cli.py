@@ -26,6 +26,7 @@ USAGE = """\
 usage: untrain COMMAND [RECIPE.yaml] [--key value …]
 
   run       everything a recipe asks for: train, unlearn, evaluate, report
+  plan      memory, passes, images and disk that a run will need; nothing is started; see untrain plan --help
   train     the original model, and the retrained ones that show what forgetting should give
   unlearn   the recipe's methods on the original model (trained, or from --model.checkpoint)
   evaluate  measure every model that the run folder holds, and report
@@ -33,6 +34,7 @@ usage: untrain COMMAND [RECIPE.yaml] [--key value …]
   audit     whether forgotten samples can still be told from never-seen ones; see untrain audit --help
   sample    what a generator makes: images of its classes, or of a table of prompts; see untrain sample --help
   export    what a method changed, as a LoRA or an exact difference; see untrain export --help
+  push      upload a run's model, or its LoRA, to the Hugging Face hub; see untrain push --help
   log       all requests to forget that a model has met, by run folders; see untrain log --help
   report    make report.html of a run's or a comparison's folder again: untrain report FOLDER [--latex FORM]
   list      known tasks, methods, data sources, models, and the recipes of this folder
@@ -112,6 +114,35 @@ FOLDER is a finished run of a recipe.
   --delta        the exact new values of all that changed: FOLDER/MODEL-delta/delta.safetensors
   --model NAME   which model of the run; without it, the only unlearned one
   --out PATH     write there
+"""
+
+PLAN_USAGE = """\
+usage: untrain plan RECIPE.yaml [--memory 24GB] [--json] [--key value …]
+
+Says what `untrain run` of the recipe will need: memory by part and stage, passes through models, images to make, and
+disk. Data are read; no model is made, and of a pipeline's folder the configurations alone are looked at. What is a
+guess is said to be one.
+
+  --memory SIZE  of the card or machine, such as 24GB or 80GiB: does each stage fit?
+  --json         as JSON, sizes in bytes
+
+Every field of a recipe is a flag too: untrain run --help.
+"""
+
+PUSH_USAGE = """\
+usage: untrain push FOLDER --to USER/NAME [flags]: uploads a model of a run to the Hugging Face hub
+
+FOLDER is a finished run of a recipe. What is uploaded is the model's own folder, as diffusers or transformers loads it,
+with its card; of a model without one its weights, and a card. Nothing else of the run leaves this machine. You must be
+logged in: hf auth login.
+
+  --to USER/NAME  the repository; it must be new
+  --model NAME    which model of the run; without it, the only unlearned one
+  --lora          upload what the method changed as a LoRA instead
+  --rank N        of the LoRA, at most; 16 without it
+  --public        let everybody see the repository; without it, it is private
+  --update        the repository may be there already
+  --message TEXT  of the commit
 """
 
 LOG_USAGE = """\
@@ -215,7 +246,7 @@ def _drop_output() -> None:
 _RESUME = "--resume goes on from the last checkpoint."
 _GOING_ON = {
     "sample": "the same command again makes the images that are missing.",
-    **dict.fromkeys(("log", "report", "list", "schema"), "nothing was changed."),
+    **dict.fromkeys(("plan", "push", "log", "report", "list", "schema"), "nothing was changed."),
     **dict.fromkeys(("unlearn", "evaluate"), "the same command again goes on from the last checkpoint."),
 }
 """What goes on with a command that was ended."""
@@ -269,6 +300,19 @@ def _run_stages(name: str, words: Sequence[str], resume: bool) -> None:
 
 def _run(words: Sequence[str], resume: bool) -> None:
     _run_stages("run_recipe", words, resume)
+
+
+def _plan(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if any(word in ("-h", "--help") for word in words):
+        print(PLAN_USAGE)
+        return
+    as_json, size = _take(words, "--json"), _value(words, "--memory")
+    recipe = _read(words, "plan")
+    from untrain.runs.plan import plan_recipe, plan_text, read_memory
+
+    memory = None if size is None else read_memory(size)
+    print(plan_text(plan_recipe(recipe, memory), as_json=as_json))
 
 
 def _train(words: Sequence[str], resume: bool) -> None:
@@ -454,6 +498,32 @@ def _export(words: Sequence[str], resume: bool) -> None:
             print(export_lora(folder, model, rank=rank, kohya=kohya, out=out, permissions=permissions))
 
 
+def _push(words: Sequence[str], resume: bool) -> None:
+    words = list(words)
+    if not words or any(word in ("-h", "--help") for word in words):
+        print(PUSH_USAGE)
+        return
+    permissions, repo = _permissions(words), _value(words, "--to")
+    task, model, message = (_value(words, flag) for flag in ("--task", "--model", "--message"))
+    how: dict[str, Any] = {name: _take(words, f"--{name}") for name in ("lora", "public", "update")}
+    rank = _count(words, "--rank", 16)
+    if repo is None:
+        raise SettingError("untrain push needs a repository: untrain push FOLDER --to USER/NAME.")
+    if len(words) != 1 or words[0].startswith("-"):
+        raise SettingError("untrain push needs one run folder: untrain push FOLDER --to USER/NAME.")
+    folder = Path(words[0])
+    if not os.path.isdir(folder):
+        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    from untrain.runs.push import push_run
+
+    presentation = _domain_of(folder, task).presentation
+    with exclusive_lock(folder):
+        address = push_run(
+            folder, repo, presentation, model, rank=rank, message=message, permissions=permissions, **how
+        )
+    print(address)
+
+
 def _domain_of(folder: Path, task: str | None) -> "type[Domain]":
     """The domain of a folder's task: what the command line says, else by the name that the folder has; never code."""
     from untrain import registry
@@ -492,6 +562,7 @@ def _schema(words: Sequence[str], resume: bool) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "run": _run,
+    "plan": _plan,
     "train": _train,
     "unlearn": _unlearn,
     "evaluate": _evaluate,
@@ -499,6 +570,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], bool], None]] = {
     "audit": _audit,
     "sample": _sample,
     "export": _export,
+    "push": _push,
     "log": _log,
     "report": _report,
     "list": _list,

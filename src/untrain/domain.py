@@ -35,7 +35,7 @@ from untrain.models.prepare import check_weights, prepare_task
 from untrain.objectives import LossObjective, SearchObjective, check_heldout, share_heldout
 from untrain.permissions import NONE, Permissions
 from untrain.report.presentation import LOSSES, Distance, Presentation
-from untrain.types import Task, lacking_functions
+from untrain.types import Batch, Task, lacking_functions
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,7 @@ class Context:
         permissions: what the person at the keyboard allows.
         data_seed: of which samples there are, where they are limited in number; None: `seed`.
         adapters: what its methods train in the place of weights; None: they train the weights.
+        weights: whether models have their weights; False: shapes alone, to plan a run, see `untrain.runs.plan`.
     """
 
     engine: Engine
@@ -67,6 +68,7 @@ class Context:
     permissions: Permissions = NONE
     data_seed: int = None  # type: ignore[assignment]  # filled in below
     adapters: Adapters | None = None
+    weights: bool = True
 
     def __post_init__(self) -> None:
         """Fills the seed of the data in."""
@@ -436,6 +438,10 @@ class Domain(ABC):
         """Returns where the original's weights come from by the recipe's sections; None where the stages train it."""
         return getattr(getattr(sections, "model", None), "checkpoint", None)
 
+    def original_shape(self) -> nn.Module:
+        """Builds the original's architecture, whose values do not matter, to plan a run."""
+        return self.build(self.context.seed)
+
     def original(self) -> tuple[nn.Module, dict[str, Any]]:
         """Reads the model of the checkpoint, and what else that tells."""
         module = self.build(self.context.seed)
@@ -623,6 +629,28 @@ class Domain(ABC):
 
     def images_to_make(self, models: int) -> int:
         """Estimates how many images are made to measure so many models, to tell a run's work."""
+        return 0
+
+    def passes_to_measure(self, models: int, division: Division) -> int:
+        """Estimates how many batches pass through models to measure so many, to tell a run's work."""
+        return models * sum(stream.passes() for stream in self.evaluation_sets(division).values())
+
+    def try_measuring(self, module: nn.Module, task: Task, draw: Callable[[int], Batch]) -> None:
+        """Does once what takes most memory when a model is measured, to plan a run; by default a batch's losses.
+
+        Args:
+            module: without values, in evaluation mode; no gradient is wanted.
+            task: prepared.
+            draw: gives a batch of so many samples for evaluation.
+        """
+        task.loss(module, draw(self.context.batch_size))
+
+    def saved_bytes(self, module: nn.Module) -> int:
+        """Estimates the bytes of what `save` writes of a model, to plan a run; by default nothing."""
+        return 0
+
+    def samples_bytes(self) -> int:
+        """Estimates the bytes of samples that are made and kept on disk for as long as a run goes on."""
         return 0
 
     def samples_to_make(self) -> int:

@@ -37,6 +37,7 @@ class Engine:
         compile: whether training steps run through `torch.compile`; per-sample gradients never do.
         process: this process's number, 0 … num_processes − 1.
         num_processes: how many processes share each batch.
+        microbatch: samples of a process's share that pass through a model at once in a training step; None: all.
     """
 
     device: torch.device
@@ -44,6 +45,7 @@ class Engine:
     compile: bool = False
     process: int = 0
     num_processes: int = 1
+    microbatch: int | None = None
     clocks: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,7 +56,11 @@ class Engine:
 
     @classmethod
     def start(
-        cls, device: str | torch.device | None = None, precision: Precision = "no", compile: bool = False
+        cls,
+        device: str | torch.device | None = None,
+        precision: Precision = "no",
+        compile: bool = False,
+        microbatch: int | None = None,
     ) -> Engine:
         """The engine of this process: joins the others if `accelerate launch` (or torchrun) started several.
 
@@ -62,6 +68,7 @@ class Engine:
             device: None takes what accelerate finds (a CUDA device where there is one, else the CPU).
             precision: see the class.
             compile: see the class.
+            microbatch: see the class.
 
         Raises:
             SettingError: if the device does not exist.
@@ -80,7 +87,7 @@ class Engine:
             raise SettingError(f"device {str(device)!r} cannot be used: {error}") from error
         if chosen.type == "meta":
             raise SettingError("device 'meta' cannot be used: tensors have no values there. Choose cpu or cuda.")
-        return cls(chosen, precision, compile, state.process_index, state.num_processes)
+        return cls(chosen, precision, compile, state.process_index, state.num_processes, microbatch)
 
     @property
     def is_main(self) -> bool:
@@ -114,6 +121,14 @@ class Engine:
         rows = len(next(iter(batch.values())))
         first, last = (rows * p // self.num_processes for p in (self.process, self.process + 1))
         return {key: value[first:last] for key, value in batch.items()}
+
+    def parts(self, share: Batch) -> list[Batch]:
+        """A share of a batch in parts of at most `microbatch` samples, contiguous; the share itself without that."""
+        rows = len(next(iter(share.values())))
+        size = self.microbatch or rows
+        if rows <= size:
+            return [share]
+        return [{key: value[i : i + size] for key, value in share.items()} for i in range(0, rows, size)]
 
     def all_reduce_(self, tensors: Iterable[Tensor]) -> None:
         """Sums each tensor over the processes, in place."""

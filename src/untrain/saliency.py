@@ -49,6 +49,13 @@ def saliency_mask(
     Source: Huang et al. 2024, eq. for the saliency matrix; ε as in their code, which has 1e-15.
     """
     _check_alike(forget_fisher, retain_fisher)
+    return mask_above(forget_fisher, retain_fisher, gamma, eps)
+
+
+def mask_above(
+    forget_fisher: Mapping[str, Tensor], retain_fisher: Mapping[str, Tensor], gamma: float, eps: float
+) -> Params:
+    """The mask of `saliency_mask`, of Fisher diagonals that were computed here and need no look."""
     mask = {}
     for name, forget in forget_fisher.items():
         above = forget + eps

@@ -17,6 +17,7 @@ import untrain
 from helpers.small_pipelines import stable_diffusion, text_encoder
 from untrain.cli import COMMANDS
 from untrain.diffusion.denoisers import build_denoiser
+from untrain.runs.plan import read_memory
 from untrain.runs.recipe import read
 
 ROOT = Path(__file__).parents[2]
@@ -170,6 +171,12 @@ def check_untrain(words):
         at = rest.index("--jobs")
         assert int(rest[at + 1]) > 0
         del rest[at : at + 2]
+    if command == "plan":
+        rest = [word for word in rest if word != "--json"]
+        if "--memory" in rest:
+            at = rest.index("--memory")
+            assert read_memory(rest[at + 1])
+            del rest[at : at + 2]
     if command in ("run", "train", "unlearn", "evaluate") and rest and rest[0].startswith("--"):
         assert read(None, rest).methods
     if rest and rest[0].endswith((".yaml", ".yml")):

@@ -109,12 +109,13 @@ class Latents(Source, Dataset[Batch]):
         return self._arrays.fingerprint() if self._origin is None else self._origin
 
 
-def load_vae(path: str | Path | None, *, required: bool = False) -> Any:
+def load_vae(path: str | Path | None, *, required: bool = False, weights: bool = True) -> Any:
     """The VAE of a pipeline, or one that was saved alone, in evaluation mode and frozen; None where there is none.
 
     Args:
         path: a folder or hub id; None: nothing.
         required: whether it is an error that there is none.
+        weights: whether to read them; False: shapes alone, on the meta device.
 
     Raises:
         CheckpointError: if it cannot be read, or is not there and required. ModelError: if it is not one to use.
@@ -130,6 +131,9 @@ def load_vae(path: str | Path | None, *, required: bool = False) -> Any:
     from diffusers import AutoencoderKL
 
     check_folder(found[0])
+    if not weights:
+        with torch.device("meta"):
+            return cast(Any, AutoencoderKL).from_config(read_object(found[0] / "config.json")).eval()
     try:
         vae, keys = AutoencoderKL.from_pretrained(found[0], output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:

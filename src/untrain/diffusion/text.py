@@ -141,8 +141,11 @@ def encode_prompts(
     for text in () if cut else wanted:
         _check_length(pipeline, text)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    with torch.no_grad(), _evaluating(text_encoders(pipeline)):
+    encoders = text_encoders(pipeline)
+    with torch.no_grad(), _evaluating(encoders):
         found = [kind.encode(pipeline, part) for part in parts]
+    if encoders[0].device.type == "meta":  # of a pipeline without weights: shapes are all that can be had
+        found = [tuple({f: torch.zeros(v.shape) for f, v in each.items()} for each in part) for part in found]
     empty = found[0][1]
     joined = {field: torch.cat([empty[field], *(told[field] for told, _ in found)]) for field in empty}
     embeds = joined.pop(EMBEDS)

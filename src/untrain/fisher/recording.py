@@ -123,7 +123,7 @@ class Recorder:
             return []
         self.arrival = arrival
         try:
-            with torch.autocast(losses.device.type, enabled=False):
+            with torch.autocast("cpu" if losses.is_meta else losses.device.type, enabled=False):
                 found = torch.autograd.grad(losses, edges, seed, retain_graph=retain, allow_unused=True)
         finally:
             self.arrival = None

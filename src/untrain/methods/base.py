@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 Decay = Literal["cosine", "constant"]
+OPTIMIZERS = ("sgd", "adam", "adamw", "adam8bit", "adamw8bit")
+"""Names of optimisers."""
 
 LARGE = 10**8
 """From so many weights on, optimisers take one tensor after the other: all together is faster for many small ones, but
@@ -80,18 +82,18 @@ class Optimizer:
     """Settings that are put over a default of another name do not take the rest from it."""
 
     name: str = "sgd"
-    """Name: "sgd", "adam" or "adamw"."""
+    """Name: "sgd", "adam" or "adamw"; or "adam8bit" or "adamw8bit", whose moments take 8 bits."""
     lr: float | None = None
     """Learning rate; null: taken from the checkpoint's optimiser, else found by a range test on the retain set."""
     momentum: float = 0.0
     """Momentum, of sgd alone."""
     weight_decay: float = 0.0
-    """L2 penalty (sgd, adam) or decoupled decay (adamw)."""
+    """L2 penalty (sgd, adam, adam8bit) or decoupled decay (adamw, adamw8bit)."""
 
     def __post_init__(self) -> None:
         """Checks the name and the ranges."""
-        if self.name not in ("sgd", "adam", "adamw"):
-            raise SettingError(unknown("optimizer", self.name, ("sgd", "adam", "adamw")))
+        if self.name not in OPTIMIZERS:
+            raise SettingError(unknown("optimizer", self.name, OPTIMIZERS))
         if self.lr is not None and not 0 < self.lr < math.inf:
             raise SettingError(f"the learning rate must be above 0, not {self.lr}.")
         if self.momentum and self.name != "sgd":
@@ -99,10 +101,23 @@ class Optimizer:
         if self.momentum < 0 or self.weight_decay < 0:
             raise SettingError("momentum and weight_decay must not be negative.")
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether it is one of Adam's kind."""
+        return self.name != "sgd"
+
     def build(self, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-        """The torch optimiser over these parameters."""
+        """The torch optimiser over these parameters.
+
+        Raises:
+            SettingError: if it has no learning rate, or cannot run where they are.
+        """
         if self.lr is None:
             raise SettingError(f"{self.name} has no learning rate yet.")
+        if self.name.endswith("8bit"):
+            from untrain.methods.eight_bit import build_8bit
+
+            return build_8bit(self.name, parameters, lr=self.lr, weight_decay=self.weight_decay)
         together = sum(parameter.numel() for parameter in parameters) < LARGE
         if self.name == "sgd":
             return torch.optim.SGD(
@@ -126,6 +141,8 @@ class Problem:
         memo: results of passes over the data, by name; part of every checkpoint, so a resumed run need not repeat them.
         notes: sentences for the manifest on what was decided and why, and all that was warned of.
         warnings: those of the notes that cast doubt on the result.
+        forgets_class: whether the forget set holds a condition that the retain set does not, where that is known
+            without looking at batches; None: they are looked at.
     """
 
     subject: Subject
@@ -137,6 +154,7 @@ class Problem:
     memo: dict[str, dict[str, Tensor]] = field(default_factory=dict, init=False)
     notes: list[str] = field(default_factory=list, init=False)
     warnings: list[str] = field(default_factory=list, init=False)
+    forgets_class: bool | None = field(default=None, init=False)
 
     def remember(self, name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The result called `name`, computed only where it is not known yet."""

@@ -157,6 +157,8 @@ class Calibration:
 
 def forgets_a_class(problem: Problem) -> bool:
     """Whether the first forget batch holds a condition that the retain set does not."""
+    if problem.forgets_class is not None:
+        return problem.forgets_class
     return not is_held(retained_conditions(problem), problem.forget.batch(0, problem.task, "evaluate"), problem.task)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SHARE, FEWEST, FORWARD = 25, 3, 1 / 3
 """The test takes at most one of so many passes of the run, but of a short one so many; of a pass, forward and backward,
 the share of the former."""
-PEAKS = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
+PEAKS = {"sgd": 0.1, **dict.fromkeys(("adam", "adamw", "adam8bit", "adamw8bit"), 1e-3)}
 """Usual peak rates, from which the test goes down."""
 LOWEST = 1e-3
 """Share of the usual peak below which the test does not look."""
@@ -40,7 +40,6 @@ TRIAL, LAST = 5, 3
 """Losses that a trial sees, and how many of them, the last, say whether its steps mend."""
 TOLERATED, RUINED = 0.25, 1.0
 """Nats above the first loss up to which that median may come, since batches differ, and those at which a trial ends."""
-_ADAPTIVE = ("adam", "adamw")
 
 
 def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: Engine, updates: int) -> Optimizer:
@@ -64,7 +63,7 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
     if peak is not None:
         problem.note(f"retain learning rate {peak:g}: the original training's peak")
         return replace(optimizer, lr=peak)
-    if own.lr is not None and optimizer.name in _ADAPTIVE and own.name in _ADAPTIVE:
+    if own.lr is not None and optimizer.is_adaptive and own.is_adaptive:
         return replace(optimizer, lr=own.lr)  # a range test looks for a rise in nats, which a generator's loss has not
     found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine, updates))
     lr, passes = float(found["lr"]), float(found["passes"])

@@ -21,9 +21,9 @@ from untrain.methods import base
 from untrain.methods.base import Method, Problem, State, check_adapts
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
 from untrain.models.adapters import attach
-from untrain.models.lora import LoRA
 from untrain.models.layout import Layout, lay_channels_last_, prefers_channels_last
-from untrain.models.modes import statistics_note
+from untrain.models.lora import LoRA
+from untrain.models.modes import check_separable, statistics_note
 from untrain.models.parts import trained
 from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
@@ -168,6 +168,8 @@ def _run(
     title: str | None,
     callbacks: Sequence[Callback],
 ) -> Run:
+    if engine.microbatch is not None:
+        check_separable(problem.subject.module)
     saved = checkpoints.read() if checkpoints else None
     history: list[dict[str, Any]] = []
     engine.clocks.clear()

@@ -60,7 +60,7 @@ class NoisyFinetune(Repair):
         optimizer.zero_grad()
         engine.backward(loss, state.parameters)
         engine.scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(state.parameters, bound, foreach=True)
+        torch.nn.utils.clip_grad_norm_(state.parameters, bound)
         with torch.no_grad():
             self._disturb(state, rate / (self.optimizer.lr if self.optimizer and self.optimizer.lr else rate))
         engine.step(optimizer)

@@ -35,7 +35,7 @@ from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, t
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.models.modes import set_training
-from untrain.saliency import saliency_mask
+from untrain.saliency import mask_above
 from untrain.settings import check_arguments
 from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
 
@@ -229,7 +229,7 @@ class SFRon(Method):
 
     def _mask(self, problem: Problem, engine: Engine) -> Params:
         fishers = fishers_of(problem, engine, self.fisher_samples, self.fisher, self.fisher_draws)
-        return saliency_mask(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
+        return mask_above(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """Outer step k: forget, retain, slow."""

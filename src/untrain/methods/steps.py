@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from untrain.data.streams import Stream
-from untrain.engine import Engine
+from untrain.engine import Engine, preserve_modes
 from untrain.errors import Diverged, ModelError, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
@@ -148,7 +148,7 @@ def update(state: State, optimizer: str, *, mask: list[Tensor] | None = None, ma
     if mask is not None:
         torch._foreach_mul_(gradients, mask)
     if max_norm is not None:
-        torch.nn.utils.clip_grad_norm_(state.parameters, max_norm, foreach=True)
+        torch.nn.utils.clip_grad_norm_(state.parameters, max_norm)
     state.engine.step(chosen)
 
 
@@ -175,6 +175,9 @@ def losses_of(state: State, batch: Batch, *, redirect: nn.Module | None = None) 
 def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
     """Per-sample values of this process's share of a batch, in the engine's precision.
 
+    With a microbatch the share passes in parts: their values are joined, so that whatever is made of the whole batch's
+    values is made as ever, and each part's activations are computed a second time when its gradient is asked for.
+
     Args:
         state: the run.
         batch: whole, as drawn.
@@ -191,7 +194,7 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
         return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
         with state.engine.forward_pass():
-            return compute(share)
+            return _in_parts(state, share, compute)
     except ModelError as error:
         if "more than 1 value per channel" in str(error):
             raise SettingError(
@@ -199,6 +202,30 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
                 "raise batch_size, or leave the single sample out."
             ) from error.__cause__
         raise
+
+
+def _in_parts(state: State, share: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
+    """Per-sample values [B_p] of a share, a part of it at a time where the engine says so.
+
+    Each part is a checkpoint (Chen et al. 2016, *Training deep nets with sublinear memory cost*): only its values stay,
+    and the backward pass goes through one part after the other.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    parts = state.engine.parts(share)
+    if len(parts) == 1:
+        return compute(share)
+    if not torch.is_grad_enabled():
+        return torch.cat([compute(part) for part in parts])
+    modes = [(layer, layer.training) for layer in state.module.modules()]
+
+    def again(part: Batch) -> Tensor:
+        with preserve_modes(state.module):  # by the backward pass, the step may have left the mode it computed in
+            for layer, mode in modes:
+                layer.training = mode
+            return compute(part)
+
+    return torch.cat([checkpoint(again, part, use_reentrant=False) for part in parts])
 
 
 def mask_of(state: State) -> list[Tensor] | None:

@@ -16,7 +16,7 @@ import safetensors
 from annotated_types import Ge, Gt
 
 from untrain.errors import CheckpointError
-from untrain.io import hash_tensors, open_atomic
+from untrain.io import hash_json, hash_tensors, open_atomic
 from untrain.lazy import nn, torch
 from untrain.models.torch_files import read_torch_file
 from untrain.models.weight_names import fit_names, name_some, plain_name, recognise, without_wrapping
@@ -135,8 +135,20 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def state_hash(module: nn.Module) -> str:
-    """A hash of parameters and buffers: names, types, shapes, content; the same on every device, compiled or not."""
-    return hash_tensors({name: tensor for name, tensor in _state(module).items() if isinstance(tensor, torch.Tensor)})
+    """A hash of parameters and buffers: names, types, shapes, content; the same on every device, compiled or not.
+
+    Of a module without values, on the meta device, names, types and shapes alone.
+    """
+    state = {name: tensor for name, tensor in _state(module).items() if isinstance(tensor, torch.Tensor)}
+    if any(tensor.is_meta for tensor in state.values()):
+        return hash_json({name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in state.items()})
+    return hash_tensors(state)
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Bytes of a module's weights and buffers as a file holds them: each name by itself."""
+    state = (tensor for tensor in _state(module).values() if isinstance(tensor, torch.Tensor))
+    return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
 def _state(module_or_state: nn.Module | Mapping[str, Tensor]) -> State:

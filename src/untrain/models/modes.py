@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from untrain.errors import SettingError
 from untrain.lazy import nn
 
 
@@ -47,6 +48,22 @@ def statistics_note(module: nn.Module) -> str | None:
         return None
     shown = ", ".join(named[:3]) + (", …" if len(named) > 3 else "")
     return f"running statistics of what is frozen stay as they are, of {len(named)} of its layers: {shown}"
+
+
+def check_separable(module: nn.Module) -> None:
+    """Refuses a model whose samples influence each other in training, where batches are to pass in parts.
+
+    Raises:
+        SettingError: names the first layer that normalises by its batch, or moves with every pass.
+    """
+    held = held_layers(module)
+    for name, layer in module.named_modules():
+        batched = isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
+        if batched or (_moves(layer) and name not in held):
+            raise SettingError(
+                f"microbatch: {name or 'the model'}, a {type(layer).__name__}, looks at a whole batch in training, "
+                "and in parts it would give something else. Leave microbatch out, and lower batch_size instead."
+            )
 
 
 def _moves(layer: nn.Module) -> bool:

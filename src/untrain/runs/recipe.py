@@ -125,6 +125,10 @@ class Recipe:
     the task, 1 where retraining is within reach."""
     batch_size: BatchSize = 128
     """Samples a batch, over all processes."""
+    microbatch: Annotated[int, Ge(1)] | None = None
+    """Samples that pass through a model at once in a training step, in each process: a batch passes in parts of so
+    many, with the same gradients but for rounding, in less memory and with one forward pass more. Not for models that
+    normalise by their batch. Null: the whole batch."""
     seed: Seed = 0
     """Seed of everything random."""
     evaluate_every: Annotated[int, Ge(0)] = 0

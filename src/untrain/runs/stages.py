@@ -125,7 +125,7 @@ def locked(recipe: Recipe, folder: Path | None = None, *, name: str = "", wait: 
     Raises:
         FolderError: if another process is at work in it, or it cannot be written.
     """
-    engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
+    engine = Engine.start(recipe.device, recipe.precision, recipe.compile, recipe.microbatch)
     if not engine.is_main:
         yield
         return
@@ -161,7 +161,7 @@ def open_experiment(
     Raises:
         UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
     """
-    engine = Engine.start(recipe.device, recipe.precision, recipe.compile)
+    engine = Engine.start(recipe.device, recipe.precision, recipe.compile, recipe.microbatch)
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
     context = Context(
         engine,

@@ -32,7 +32,7 @@ from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import write_grid
 from untrain.diffusion.images import Decode, ImageMaker, to_uint8
 from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
-from untrain.diffusion.latents import decode, encode, encode_data, latent_shape, load_vae
+from untrain.diffusion.latents import Latents, decode, encode, encode_data, latent_shape, load_vae
 from untrain.diffusion.pipelines import (
     check_draws_classes,
     check_libraries,
@@ -60,6 +60,7 @@ from untrain.errors import DataError, SettingError
 from untrain.methods.base import Method
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints
+from untrain.models.checkpoints import bytes_of
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
 from untrain.sampling import Sampler
@@ -79,7 +80,7 @@ from untrain.tasks.class_diffusion.presentation import ClassDiffusionPresentatio
 from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.sections import ClassDiffusionSections
 from untrain.tasks.class_diffusion.task import ClassDiffusion
-from untrain.types import Task
+from untrain.types import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ class ClassDiffusionDomain(Domain):
         )
         self.named = None if self.origin is None else class_names(self.origin, source)
         vae = self.sections.model.vae
-        self.vae = load_vae(vae or self.origin, required=vae is not None)
+        self.vae = load_vae(vae or self.origin, required=vae is not None, weights=self.context.weights)
         return renumber(source, self.named), renumber(test, self.named)
 
     def make_task(self) -> ClassDiffusion:
@@ -208,6 +209,9 @@ class ClassDiffusionDomain(Domain):
         return two if self.vae is None else self._encoded(two)
 
     def _encoded(self, source: Source) -> Source:
+        if not self.context.weights:
+            posteriors = torch.zeros(1, 4 if self.sections.augment.flip else 2, *self.shape)
+            return Latents(posteriors.expand(len(source), *posteriors.shape[1:]), source.labels, source.classes)
         return encode(self.vae, source, self.context.engine, mirrored=self.sections.augment.flip)
 
     @property
@@ -377,6 +381,25 @@ class ClassDiffusionDomain(Domain):
     def images_to_make(self, models: int) -> int:
         """Counts samples of every class."""
         return models * len(self.source.classes) * self.sections.generation.samples
+
+    def passes_to_measure(self, models: int, division: Division) -> int:
+        """Counts steps of sampling: each is a pass of a batch, where it is guided with and without its classes."""
+        chosen = self.sections.generation
+        return -(-self.images_to_make(models) // chosen.batch_size) * chosen.sampler.steps
+
+    def try_measuring(self, module: nn.Module, task: Task, draw: Callable[[int], Batch]) -> None:
+        """Takes one step of sampling a batch, and decodes it where there is a VAE."""
+        chosen = self.sections.generation
+        batch = draw(chosen.batch_size)
+        batch["seen"] = batch["input"]
+        found = cast(ClassDiffusion, task).guided(module, batch, chosen.sampler.guidance_scale)
+        if self.vae is not None:
+            decode(self.vae, found)
+
+    def saved_bytes(self, module: nn.Module) -> int:
+        """Counts a folder that diffusers loads, with the parts of the checkpoint's pipeline."""
+        beside = 0 if self.vae is None or self.origin is None else bytes_of(self.vae)
+        return bytes_of(module) + beside if hasattr(module, "save_pretrained") else 0
 
     def maker(self, seed: int | None = None) -> ImageMaker:
         """Returns what makes the run's images, of a seed's noise; None: of the run's own."""

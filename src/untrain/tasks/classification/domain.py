@@ -31,6 +31,7 @@ from untrain.errors import DataError
 from untrain.io import write_text
 from untrain.metrics.accuracy import accuracy
 from untrain.models.card import CARD, licence_of
+from untrain.models.checkpoints import bytes_of
 from untrain.models.classifiers import build
 from untrain.models.pretrained import CONFIG
 from untrain.models.pretrained_classifiers import PretrainedClassifier, is_classifier, label_names, save_classifier
@@ -146,6 +147,15 @@ class ClassificationDomain(Domain):
             name = chosen.name or DEFAULT_MODEL
             module = build(**join_arguments({"name": name, **sizes, "seed": seed}, chosen.options))
         return module.to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def original_shape(self) -> nn.Module:
+        """Builds the given classifier's architecture, or the recipe's."""
+        deployed = self.given.deployed
+        return super().original_shape() if deployed is None else deployed.new(self.context.seed)
+
+    def saved_bytes(self, module: nn.Module) -> int:
+        """Counts the weights of a folder that transformers loads."""
+        return bytes_of(module) if is_classifier(module) else 0
 
     def original(self) -> tuple[nn.Module, dict[str, Any]]:
         """Reads the given classifier of transformers, or a file of weights into the recipe's."""

@@ -1,5 +1,6 @@
 """Text-to-image pipelines: how they are found, judged, sampled and handed over."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,12 @@ from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
 from untrain.diffusion.architectures import ARCHITECTURES, SUPPORTED
 from untrain.diffusion.denoisers import denoiser_of, fresh_denoiser, is_of_diffusers
+from untrain.diffusion.empty_pipelines import config_folder, empty_pipeline
 from untrain.diffusion.features import Features, inception_features
 from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
 from untrain.diffusion.judges import is_given, judge_features, judge_training
-from untrain.diffusion.latents import Latents
+from untrain.diffusion.latents import Latents, decode
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
@@ -49,6 +51,7 @@ from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
 from untrain.models.adapters import count_parameters
 from untrain.models.card import CARD, licence_of
+from untrain.models.checkpoints import bytes_of
 from untrain.models.parts import trained as training
 from untrain.models.pretrained import read_object
 from untrain.models.recognition import Recognition
@@ -96,7 +99,7 @@ from untrain.tasks.text_to_image.same_prompts import check_asked, check_concepts
 from untrain.tasks.text_to_image.sample import sample_table
 from untrain.tasks.text_to_image.sections import ConceptImages, TextToImageSections
 from untrain.tasks.text_to_image.task import TextToImage
-from untrain.types import Task
+from untrain.types import Batch, Task
 
 KEPT = "concepts"
 """Folder of images and latents of concepts, where the recipe keeps them."""
@@ -263,7 +266,8 @@ class TextToImageDomain(Domain):
                 "model.checkpoint says which pipeline must forget: a folder that diffusers saved, a hub id, or a file."
             )
         self.folder = sections.model.checkpoint
-        self.pipeline = load_pipeline(self.folder, config=sections.model.config)
+        load = load_pipeline if self.context.weights else empty_pipeline
+        self.pipeline = load(self.folder, config=sections.model.config)
         if sections.model.gradient_checkpointing:
             network: Any = denoiser_of(self.pipeline)
             network.enable_gradient_checkpointing()
@@ -330,6 +334,10 @@ class TextToImageDomain(Domain):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return fresh_denoiser(denoiser_of(self.pipeline)).to(self.context.engine.device)
+
+    def original_shape(self) -> nn.Module:
+        """Returns the pipeline's own network, which has no values here."""
+        return denoiser_of(self.pipeline)
 
     def original(self) -> tuple[nn.Module, dict[str, Any]]:
         """Returns the pipeline's own network."""
@@ -430,6 +438,34 @@ class TextToImageDomain(Domain):
     def images_to_make(self, models: int) -> int:
         """Counts images of prompts."""
         return models * len(self.asked) * self.sections.generation.samples
+
+    def passes_to_measure(self, models: int, division: Division) -> int:
+        """Counts steps of sampling: each is a pass of a batch, with and without the prompt."""
+        chosen = self.sections.generation
+        return -(-self.images_to_make(models) // chosen.batch_size) * chosen.sampler.steps
+
+    def try_measuring(self, module: nn.Module, task: Task, draw: Callable[[int], Batch]) -> None:
+        """Takes one step of sampling a batch, and decodes it."""
+        chosen = self.sections.generation
+        batch = draw(chosen.batch_size)
+        batch["seen"] = batch["input"]
+        found = cast(TextToImage, task).guided(module, batch, chosen.sampler.guidance_scale)
+        decode(self.pipeline.vae, found)
+
+    def saved_bytes(self, module: nn.Module) -> int:
+        """Counts the whole pipeline: the UNet in float32, and the files of all else."""
+        parts = (part for name, part in self.pipeline.components.items() if name != "unet")
+        own = bytes_of(module)
+        if Path(self.folder).suffix in ENDINGS:
+            return 2 * own + sum(bytes_of(part) for part in parts if isinstance(part, nn.Module))
+        files = (path for path in config_folder(self.folder).glob("*/*") if path.parent.name != "unet")
+        return own + sum(path.stat().st_size for path in files if path.is_file())
+
+    def samples_bytes(self) -> int:
+        """Counts latents, mean and deviation of each, and images as large as their pixels."""
+        latent = 8 * math.prod(self.source.shape)
+        pixels = 3 * math.prod(self.source.shape[1:]) * 4 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        return len(self.source) * latent + self.samples_to_make() * pixels
 
     def samples_to_make(self) -> int:
         """Counts images of concepts that come without any."""
