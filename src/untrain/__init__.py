@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from untrain.audit.python import audit_scores as audit_scores
     from untrain.callbacks import Callback as Callback
     from untrain.callbacks import TrackerCallback as TrackerCallback
+    from untrain.diffusion.paths import Flow as Flow
     from untrain.diffusion.quality import GenerationEvaluation as GenerationEvaluation
     from untrain.domain import Domain as Domain
     from untrain.errors import UntrainError as UntrainError
@@ -47,6 +48,7 @@ _HOME = {
     "Distance": "untrain.report.presentation",
     "Domain": "untrain.domain",
     "Evaluation": "untrain.tasks.classification.evaluate",
+    "Flow": "untrain.diffusion.paths",
     "GenerationEvaluation": "untrain.diffusion.quality",
     "Measure": "untrain.report.presentation",
     "Method": "untrain.methods.base",

@@ -224,7 +224,7 @@ def unlearn(
             working.module.to(home)
     result.model.to(home)
     engine.wait()
-    part = domain.pipeline_part if user.module is not user.model else ""
+    part = (user.pipeline_part or domain.pipeline_part) if user.module is not user.model else ""
     change = None if inplace else Change(user.module, result.model, part)
     return replace(result, model=user.whole(result.model), change=change)
 

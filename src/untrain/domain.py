@@ -238,7 +238,10 @@ class UserModel:
         module: what is trained.
         task: its task object.
         named: whether the user gave the task's name alone, so that what the model tells takes the place of defaults.
+        pipeline_part: what the pipeline that was given calls the module; empty: as `Domain` says.
     """
+
+    pipeline_part: str = ""
 
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         self.model = model
@@ -373,7 +376,7 @@ class Domain(ABC):
     """What evaluation.json holds of how a model was made, beside what was measured: "seconds", "steps"."""
     holds_out: ClassVar[bool] = True
     """Whether held-out data tell its methods how far to forget."""
-    pipeline_part: ClassVar[str] = ""
+    pipeline_part: str = ""
     """What a pipeline of diffusers calls the module, by which its loaders find a LoRA; empty: it is no such part."""
     listing: ClassVar[Mapping[str, str]] = {}
     """What recipes of this task can name, for `untrain list`: group (such as "models") → MODULE:TABLE, a mapping whose

@@ -39,8 +39,8 @@ class Sampler:
     guidance_scale: float = 1.0
     """w in ε(x, ∅) + w (ε(x, c) − ε(x, ∅)), as diffusers counts it; 1: the condition alone."""
     solver: Solver = "ddim"
-    """"ddim", or "lms": the linear multistep method of diffusers' LMSDiscreteScheduler, from T − 1 to 0, as published
-    evaluations of Stable Diffusion have it."""
+    """"ddim", which on a flow is Euler's method; or "lms": the linear multistep method of diffusers'
+    LMSDiscreteScheduler, from T − 1 to 0, as published evaluations of Stable Diffusion have it."""
     clip: bool | None = None
     """Whether the guess of x₀ is kept in [−1, 1] at each step; null: of pixels yes, of latents no."""
 
@@ -123,6 +123,30 @@ def denoise(
         x = then**0.5 * clean + max(0.0, 1 - then - sigma**2) ** 0.5 * predicted
         if sigma > 0:
             x = x + sigma * noise()
+        advance()
+    return x
+
+
+def integrate(
+    predict: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    times: Sequence[float],
+    total: float,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """X at the last time, by Euler's method along a velocity: x ← x + (σ_next − σ) v(x, t), σ = t / T.
+
+    Along a straight path it is DDIM's step.
+
+    Args:
+        predict: (x_t, t) → the velocity dx/dσ, [B, …].
+        x: at the first time, [B, …].
+        times: t, in the order in which they are passed through.
+        total: T.
+        advance: called after each step.
+    """
+    for now, then in pairwise(times):
+        x = x + (then - now) / total * predict(x, now)
         advance()
     return x
 

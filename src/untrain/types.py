@@ -131,11 +131,22 @@ class GenerativeTask(Task, Protocol):
 
     @property
     def timesteps(self) -> int:
-        """T, steps of the diffusion; a timestep is 0 … T − 1."""
+        """T, steps of the diffusion; their numbers are 0 … T − 1."""
+        ...
+
+    def visited(self, sampler: Any) -> list[float]:
+        """The timesteps that a sampler visits, falling.
+
+        Raises:
+            SettingError: if the task's models cannot be sampled so.
+        """
         ...
 
     def at(self, batch: Batch, timestep: Tensor, seen: Tensor | None = None) -> Batch:
-        """The drawn batch at these timesteps, [B]: its images noised so far, or x_t = `seen` where that is given."""
+        """The drawn batch at these timesteps, [B]: its images noised so far, or x_t = `seen` where that is given.
+
+        A timestep is a whole number, int64, in 0 … T − 1, or a real one that a sampler visits.
+        """
         ...
 
     def generate(
@@ -145,7 +156,7 @@ class GenerativeTask(Task, Protocol):
         generators: Sequence[torch.Generator],
         sampler: Any,
         *,
-        until: int = -1,
+        until: float = -1,
         advance: Callable[[], None] = lambda: None,
     ) -> Tensor:
         """Images of the batch's condition, shaped as its input, a CPU generator for each; x_t if `until` is t ≥ 0."""

@@ -117,7 +117,7 @@ def test_pipelines_that_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "words").mkdir()
     place = tmp_path / "pipeline"
     stable_diffusion(tmp_path / "words").save_pretrained(place)
-    with pytest.raises(ModelError, match="holds a DiTPipeline; supported are StableDiffusionPipeline and Stable"):
+    with pytest.raises(ModelError, match="holds a DiTPipeline; supported are StableDiffusionPipeline, Stable"):
         load_pipeline(folder)
     with pytest.raises(CheckpointError, match="holds no pipeline: it has no model_index.json"):
         load_pipeline(place / "unet")

@@ -234,7 +234,7 @@ def written(tmp_path: Path, *names: str, **shapes: tuple[int, ...]) -> Path:
         (["emb_params"], r"an embedding \(textual inversion\)"),
         (["clip_g", "clip_l"], r"an embedding \(textual inversion\)"),
         (["control_model.input_blocks.0.0.weight", FIRST], "a ControlNet"),
-        (["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], f"FLUX.*supported are {SD} and {XL}"),
+        (["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], "FLUX.*from a folder"),
         (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "Stable Diffusion 3"),
         ([FIRST, LAST, "edm_mean"], "Playground 2.5"),
         ([FIRST, LAST, "ztsnr"], "zero terminal SNR"),

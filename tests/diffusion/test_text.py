@@ -21,14 +21,14 @@ FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance_scale=2.0), batch
 
 def test_embeddings_are_the_pipelines(pipe: Any, xl: Any) -> None:
     prompts = encode_prompts(pipe, [*TEXTS, TEXTS[0]], 16, batch_size=2)
-    assert prompts.texts == ("", *TEXTS) and prompts.pooled is None and prompts.number(TEXTS[1]) == 2
+    assert prompts.texts == ("", *TEXTS) and "pooled" not in prompts.more and prompts.number(TEXTS[1]) == 2
     with torch.no_grad():
         for i, text in enumerate(prompts.texts):
             alone, _ = pipe.encode_prompt(text, pipe.text_encoder.device, 1, False)
             torch.testing.assert_close(prompts.embeds[i], alone[0], rtol=1e-10, atol=1e-12)
     both = encode_prompts(xl, TEXTS, 16)
-    assert both.embeds.shape[1:] == (24, 28) and both.pooled is not None and both.pooled.shape == (4, 16)
-    assert both.time_ids is not None and both.time_ids.tolist() == [16, 16, 0, 0, 16, 16]
+    assert both.embeds.shape[1:] == (24, 28) and both.more["pooled"].shape == (4, 16)
+    assert both.shared["time_ids"].tolist() == [16, 16, 0, 0, 16, 16]
     assert xl.config.force_zeros_for_empty_prompt and float(both.embeds[0].abs().max()) == 0
     assert prompts.fingerprint() != encode_prompts(pipe, TEXTS[:2], 16).fingerprint()
 

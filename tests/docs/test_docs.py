@@ -127,7 +127,13 @@ def executed(page):
     return {**things, "model": model}
 
 
-SKETCHES = {"adding-a-task.md": 1, "audit.md": 2, "shrink-perturb.md": 1, "text-to-image-reference.md": 2}
+SKETCHES = {
+    "adding-a-task.md": 1,
+    "audit.md": 2,
+    "shrink-perturb.md": 1,
+    "text-to-image-reference.md": 2,
+    "transformer-pipelines.md": 1,
+}
 """Page → blocks of Python in it that leave out what would make them run; they are fenced as `py`."""
 
 

@@ -13,6 +13,7 @@ from untrain.errors import Diverged, ModelError, SettingError, StaleFile
 from untrain.methods import make, methods
 from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
+from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.methods.sfron import SFRon
@@ -82,6 +83,19 @@ def test_a_resumed_sfron_does_not_compute_its_mask_again(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(method, *few_samples(), checkpoints=saver)
     monkeypatch.setattr(sys.modules[SFRon.__module__], "fishers_of", None)
+    again = run(method, *few_samples(), checkpoints=saver)
+    assert same(weights(whole.state.module), weights(again.state.module))
+
+
+@pytest.mark.parametrize("method", [Finetune(steps=6), SFRon(steps=3)], ids=lambda m: m.name)
+def test_a_resumed_run_does_not_look_for_its_learning_rate_again(tmp_path, monkeypatch, method):
+    saver = Checkpoints(tmp_path / "resume.pt", "mark", resume=True, every=0.0)
+    whole = run(method, *few_samples())
+    with monkeypatch.context() as patch:
+        patch.setattr(type(method), "step", lambda self, state, k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(method, *few_samples(), checkpoints=saver)
+    monkeypatch.setattr(sys.modules[with_learning_rate.__module__], "range_test", None)
     again = run(method, *few_samples(), checkpoints=saver)
     assert same(weights(whole.state.module), weights(again.state.module))
 

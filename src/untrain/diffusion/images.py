@@ -102,7 +102,7 @@ class ImageMaker:
 
     def __post_init__(self) -> None:
         """Checks what can be checked before anything is made."""
-        self.sampler.visited(self.task.timesteps)
+        self.task.visited(self.sampler)
         if self.batch_size < 1:
             raise SettingError(f"the batch size must be at least 1, not {self.batch_size}.")
 
@@ -123,7 +123,7 @@ class ImageMaker:
             for part in parts:
                 yield ImageBatch(self._batch(model, *part, lambda: None), *part)
             return
-        steps = len(self.sampler.visited(self.task.timesteps))
+        steps = len(self.task.visited(self.sampler))
         with self.engine.progress(label, len(parts) * steps) as bar:
             done = 0
             for part in parts:

@@ -160,7 +160,7 @@ def encode(vae: Any, source: Source, engine: Engine, *, mirrored: bool = False, 
     """The latents of every image of a source, in its order, each computed once; processes share the work.
 
     Args:
-        vae: an AutoencoderKL of diffusers; its mode, type and device are as before afterwards.
+        vae: an AutoencoderKL of diffusers, or Sana's AutoencoderDC; its mode, type and device are as before afterwards.
         source: images, uint8 or in [−1, 1]; "index" stays what it is there.
         engine: where the VAE runs, without mixed precision: the VAEs of Stable Diffusion overflow in fp16.
         mirrored: whether to encode mirror images too, for training with `flip`.
@@ -242,7 +242,7 @@ def decode(
     """Images of latents, uint8 [B, 3, H, W] on the CPU; computed where the VAE is, in evaluation mode, no gradient.
 
     Args:
-        vae: an AutoencoderKL of diffusers.
+        vae: an AutoencoderKL or AutoencoderDC of diffusers.
         latents: [B, C, h, w], as a noise predictor makes them.
         batch_size: images at once; None: 16, or as few as make a million pixels.
         advance: called after each batch.
@@ -256,7 +256,12 @@ def decode(
         raise ModelError(f"the VAE decodes latents [B, {channels}, h, w], not {list(latents.shape)}.")
     scale, shift = _scaling(vae)
     factor = _factor(config)
-    empty = (0, int(config.out_channels), factor * latents.shape[2], factor * latents.shape[3])
+    empty = (
+        0,
+        int(config.get("out_channels", config.in_channels)),
+        factor * latents.shape[2],
+        factor * latents.shape[3],
+    )
     images = [torch.empty(empty, dtype=torch.uint8)]
     batch_size = batch_size or max(1, min(16, (1 << 20) // (empty[2] * empty[3])))
     with _working(vae, vae.device):
@@ -300,10 +305,16 @@ def _encoded(vae: Any, images: Tensor, mirrored: bool) -> Tensor:
     scale, shift = _scaling(vae)
     found = []
     for image in (x, x.flip(-1)) if mirrored else (x,):
-        posterior = vae.encode(image.to(vae.dtype)).latent_dist
-        mean, std = posterior.mean.to(_wide(vae)), posterior.std.to(_wide(vae))
+        mean, std = (each.to(_wide(vae)) for each in _posterior(vae.encode(image.to(vae.dtype))))
         found += [(mean - shift) * scale, std * scale]
     return torch.stack(found, 1)
+
+
+def _posterior(encoded: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what a VAE gives; an AutoencoderDC gives the latent itself, which has none."""
+    if hasattr(encoded, "latent_dist"):
+        return encoded.latent_dist.mean, encoded.latent_dist.std
+    return encoded.latent, torch.zeros_like(encoded.latent)
 
 
 def _check(vae: Any, shape: Sequence[int]) -> tuple[int, int]:
@@ -323,7 +334,7 @@ def _check(vae: Any, shape: Sequence[int]) -> tuple[int, int]:
 def _usable(vae: Any) -> Any:
     """The VAE's configuration, or an error if it is not a VAE that can be used."""
     config = getattr(vae, "config", None)
-    if config is None or not hasattr(config, "latent_channels") or not hasattr(config, "block_out_channels"):
+    if config is None or not hasattr(config, "latent_channels") or not any(hasattr(config, key) for key in _BLOCKS):
         raise ModelError(f"{type(vae).__name__} is not a VAE of diffusers: give an AutoencoderKL.")
     if getattr(config, "latents_mean", None) is not None or getattr(config, "latents_std", None) is not None:
         raise ModelError("the VAE normalises latents channel by channel (latents_mean), which is not supported.")
@@ -331,8 +342,12 @@ def _usable(vae: Any) -> Any:
 
 
 def _factor(config: Any) -> int:
-    """By how much a latent is smaller than its image, in height and width."""
-    return 2 ** (len(config.block_out_channels) - 1)
+    """By how much a latent is smaller than its image, in height and width: a halving between every two blocks."""
+    return 2 ** (next(len(config[key]) for key in _BLOCKS if key in config) - 1)
+
+
+_BLOCKS = ("block_out_channels", "encoder_block_out_channels")
+"""What the configurations of AutoencoderKL and AutoencoderDC call the encoder's blocks."""
 
 
 def _scaling(vae: Any) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import warnings
@@ -11,11 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+from untrain.diffusion.architectures import SUPPORTED, SUPPORTED_LIST
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name
 from untrain.diffusion.folders import INDEX, local_folder, part_class, parts_of
+from untrain.diffusion.paths import Flow
 from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
-from untrain.diffusion.text import SUPPORTED, check_pipeline
+from untrain.diffusion.text import check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import write_json, write_text
 from untrain.lazy import nn, torch
@@ -75,7 +78,7 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
     return made
 
 
-_WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+_WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 _UNREADABLE = (pickle.UnpicklingError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError)
 
 
@@ -86,7 +89,7 @@ def _supported(index: Mapping[str, Any], source: str | Path) -> Any:
     name = str(index.get("_class_name"))
     kind = getattr(diffusers, name, None)
     if not {each.__name__ for each in getattr(kind, "__mro__", ())} & set(SUPPORTED):
-        raise ModelError(f"{source} holds a {name}; supported are {' and '.join(SUPPORTED)}.")
+        raise ModelError(f"{source} holds a {name}; supported are {SUPPORTED_LIST}.")
     return kind
 
 
@@ -215,7 +218,7 @@ def check_draws_classes(pipeline: Any) -> None:
     if found:
         raise ModelError(
             f"{type(pipeline).__name__} draws what a text says ({found[0]}), no classes. Of pipelines of texts, "
-            f"{' and '.join(SUPPORTED)} can be unlearned: give another task= for them."
+            f"{SUPPORTED_LIST} can be unlearned: give another task= for them."
         )
 
 
@@ -290,7 +293,7 @@ def schedule_of(source: Any, predictions: Sequence[str] = ("epsilon",)) -> dict[
         return {}
     name = config.get("_class_name", "the scheduler")
     if "beta_schedule" not in config:
-        raise ModelError(f"{name} has no schedule of β: only diffusion models that predict noise can be unlearned.")
+        raise ModelError(f"{name} has no schedule of β, on which such models are trained.")
     predicted = config.get("prediction_type", "epsilon")
     if predicted not in predictions:
         known = " and ".join(_PREDICTIONS[each] for each in predictions)
@@ -305,6 +308,50 @@ def schedule_of(source: Any, predictions: Sequence[str] = ("epsilon",)) -> dict[
         "beta_start": float(config["beta_start"]),
         "beta_end": float(config["beta_end"]),
     } | ({"prediction": predicted} if len(predictions) > 1 else {})
+
+
+def flow_of(source: Any, tokens: int) -> dict[str, Any]:
+    """The flow that a pipeline was trained on, as settings of the task.
+
+    Args:
+        source: a folder or hub id, or a pipeline.
+        tokens: patches of an image, by whose number some schedulers shift.
+
+    Returns:
+        {"timesteps": T, "flow": its shift}.
+
+    Raises:
+        ModelError: if the scheduler is of another kind, or does more than shift. CheckpointError: if it cannot be read.
+    """
+    config = _scheduler_config(source)
+    if config is None:
+        raise ModelError("a pipeline of flow matching is known by its scheduler, and there is none: load it whole.")
+    name = str(config["_class_name"])
+    timesteps = int(config["num_train_timesteps"])
+    if config.get("prediction_type") == "flow_prediction" and config.get("use_flow_sigmas"):
+        return {"timesteps": timesteps, "flow": Flow(shift=float(config["flow_shift"]))}
+    if not name.startswith("FlowMatch"):
+        raise ModelError(f"{name} is no scheduler of flow matching, by which such pipelines are trained.")
+    odd = [key for key in _FLOW_ODDITIES if _given(config.get(key))]
+    if odd or (config.get("use_dynamic_shifting") and config.get("time_shift_type", "exponential") != "exponential"):
+        raise ModelError(f"{name} has {odd[0] if odd else 'a linear shift'}, which is not supported.")
+    if not config.get("use_dynamic_shifting"):
+        return {"timesteps": timesteps, "flow": Flow(shift=float(config["shift"]))}
+    short, long = (float(config[key]) for key in ("base_image_seq_len", "max_image_seq_len"))
+    low, high = (float(config[key]) for key in ("base_shift", "max_shift"))
+    mu = low + (high - low) * (tokens - short) / (long - short)  # diffusers' calculate_shift
+    return {"timesteps": timesteps, "flow": Flow(shift=math.exp(mu))}
+
+
+_FLOW_ODDITIES = (
+    "invert_sigmas",
+    "shift_terminal",
+    "stochastic_sampling",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+)
+"""What a scheduler of flow matching may do besides, by the names of diffusers."""
 
 
 def save_schedule(diffusion: DiffusionProcess, folder: str | Path) -> None:

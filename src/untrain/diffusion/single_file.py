@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import safetensors
 
 from untrain.diffusion.folders import INDEX, check_parts, part_class, parts_of
-from untrain.diffusion.text import SUPPORTED, check_pipeline
+from untrain.diffusion.text import check_pipeline
 from untrain.errors import CheckpointError, ModelError, SettingError
 from untrain.io import open_atomic, write_json
 from untrain.lazy import nn, torch
@@ -39,7 +39,7 @@ ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 _UNET = "model.diffusion_model."
 _AVERAGE = "model_ema."
-_SD, _XL = SUPPORTED
+_SD, _XL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
 _HUB = {_SD: "v1", _XL: "xl_base"}  # what diffusers' table of hub ids calls the model whose configuration is taken
 _WHOLE = "Take the checkpoint that holds the whole model, or load a folder that diffusers saved."
 
@@ -286,8 +286,8 @@ _OTHERS = (
      "prompts can name, and no model. Load the model itself"),
     (r"^control_model\.|^controlnet_", "a ControlNet. Load the model it steers"),
     (r"joint_blocks\.|double_blocks\.|single_blocks\.|transformer_blocks\.\d+\.(ff_context|norm1_context)",
-     f"a model built around a transformer (Stable Diffusion 3, FLUX); supported are {' and '.join(SUPPORTED)}"),
-    (r"^edm_mean$", f"Playground 2.5, which is noised otherwise; supported are {' and '.join(SUPPORTED)}"),
+     "a model built around a transformer (Stable Diffusion 3, FLUX), which is read from a folder of diffusers alone"),
+    (r"^edm_mean$", f"Playground 2.5, which is noised otherwise; single files can be of {_SD} and {_XL}"),
     (r"^ztsnr$", "a model whose last step is pure noise (zero terminal SNR), which is not supported"),
 )  # fmt: skip
 """What else is handed around as one file: a pattern of its names, and what to say of it."""

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from untrain.diffusion.architectures import ARCHITECTURES, SUPPORTED_LIST
+from untrain.diffusion.architectures.base import EMBEDS, Architecture, text_key
 from untrain.engine import preserve_modes
 from untrain.errors import DataError, ModelError
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import nn, torch
+from untrain.models.kinds import plain_module
 from untrain.types import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-POOLED = "_pooled"
-"""Ending of the names of pooled embeddings in a batch."""
 TOKENS = "_tokens"
 """Ending of the names of tokens in a batch."""
 PADDING = -1
 """What stands for no token."""
-TIME_IDS = "time_ids"
-"""Of SDXL: height and width of the original, top and left of the crop, height and width aimed at."""
 
-SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-"""Classes of diffusers whose pipelines can be unlearned."""
+
+def architecture_of(pipeline: Any) -> Architecture:
+    """The kind that a pipeline is of.
+
+    Raises:
+        ModelError: if it is of none; lists the supported classes.
+    """
+    names = {kind.__name__ for kind in type(pipeline).__mro__}
+    for kind in ARCHITECTURES.values():
+        if names & set(kind.pipelines):
+            return kind
+    raise ModelError(f"{type(pipeline).__name__} cannot be unlearned as text-to-image; supported are {SUPPORTED_LIST}.")
+
+
+def architecture_of_network(network: nn.Module) -> Architecture | None:
+    """The kind whose pipelines have such a network; None where it is a network of the user's own."""
+    names = {kind.__name__ for kind in type(plain_module(network)).__mro__}
+    return next((kind for kind in ARCHITECTURES.values() if kind.network in names), None)
 
 
 def check_pipeline(pipeline: Any) -> None:
@@ -34,23 +50,15 @@ def check_pipeline(pipeline: Any) -> None:
     Raises:
         ModelError: lists the supported ones, or names what is missing.
     """
-    kinds = {kind.__name__ for kind in type(pipeline).__mro__}
-    if not kinds & set(SUPPORTED):
-        raise ModelError(
-            f"{type(pipeline).__name__} cannot be unlearned as text-to-image; supported are {' and '.join(SUPPORTED)}. "
-            "Pipelines that are built around a transformer (Stable Diffusion 3, FLUX) are trained by flow matching."
-        )
-    for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+    kind = architecture_of(pipeline)
+    for name in (kind.part, *kind.needed):
         if pipeline.components.get(name) is None:
             raise ModelError(f"the pipeline has no {name}: load it whole.")
-    config = pipeline.unet.config
-    if config.get("time_cond_proj_dim") is not None:
-        raise ModelError("the UNet takes the guidance scale as an input (a consistency model): unlearn its original.")
-    if config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None:
-        raise ModelError("the UNet is conditioned on classes too, which this task cannot give.")
-    if config["in_channels"] != pipeline.vae.config.latent_channels:
+    kind.check(pipeline)
+    channels = kind.latent_channels(pipeline)
+    if channels != pipeline.vae.config.latent_channels:
         raise ModelError(
-            f"the UNet takes {config['in_channels']} channels and the VAE's latents have "
+            f"the {kind.part} takes {channels} channels and the VAE's latents have "
             f"{pipeline.vae.config.latent_channels}: models that see more than a latent (inpainting) are not supported."
         )
 
@@ -59,13 +67,13 @@ def own_size(pipeline: Any) -> int:
     """Height and width of the images that a pipeline makes by itself, in pixels.
 
     Raises:
-        ModelError: if its UNet does not say one for both.
+        ModelError: if its network does not say one for both.
     """
-    size = pipeline.unet.config.sample_size
-    size = size[0] if isinstance(size, Sequence) and len(set(size)) == 1 else size
+    kind = architecture_of(pipeline)
+    size = kind.own_size(pipeline)
     if not isinstance(size, int):
-        raise ModelError(f"the UNet's sample_size is {size!r}: say how large images are to be with image_size.")
-    return size * 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        raise ModelError(f"the {kind.part}'s sample_size is {size!r}: say how large images are to be with image_size.")
+    return size
 
 
 class Prompts(NamedTuple):
@@ -74,15 +82,17 @@ class Prompts(NamedTuple):
     Attributes:
         texts: [T].
         embeds: [T, L, D], all encoders' in one.
-        pooled: [T, P], of SDXL; else None.
-        time_ids: [6], of SDXL; else None.
-        tokens: the first tokenizer's tokens, beginning and end included and `PADDING` behind them, int64 [T, L].
+        more: what else has become of each, by field: "pooled" [T, P], "mask" [T, L]; see
+            `untrain.diffusion.architectures`.
+        shared: what a model is told besides, the same for all texts, by field: "time_ids" [6], "resolution" [2].
+        tokens: the first tokenizer's tokens, beginning and end included and `PADDING` behind them, int64 [T, L]; None
+            where nobody can use them.
     """
 
     texts: tuple[str, ...]
     embeds: Tensor
-    pooled: Tensor | None = None
-    time_ids: Tensor | None = None
+    more: Mapping[str, Tensor] = MappingProxyType({})
+    shared: Mapping[str, Tensor] = MappingProxyType({})
     tokens: Tensor | None = None
 
     def number(self, text: str) -> int:
@@ -92,25 +102,22 @@ class Prompts(NamedTuple):
     def rows(self, prompts: Tensor, anchors: Tensor) -> Batch:
         """What a batch holds of these prompts and anchors, numbers [B] each."""
         given = {"prompt": prompts, "anchor": anchors, "empty": torch.zeros_like(prompts)}
-        found = {name: self.embeds[numbers] for name, numbers in given.items()}
-        if self.pooled is not None:
-            found |= {name + POOLED: self.pooled[numbers] for name, numbers in given.items()}
-        if self.time_ids is not None:
-            found[TIME_IDS] = self.time_ids.expand(len(prompts), -1)
+        fields = {EMBEDS: self.embeds, **self.more}
+        found = {text_key(name, f): rows[numbers] for f, rows in fields.items() for name, numbers in given.items()}
+        found |= {field: value.expand(len(prompts), *value.shape) for field, value in self.shared.items()}
         if self.tokens is not None:
             found |= {name + TOKENS: self.tokens[numbers] for name, numbers in given.items() if name != "empty"}
         return found
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
-        moved = [None if tensor is None else tensor.to(device) for tensor in self[1:]]
-        return Prompts(self.texts, *moved)  # type: ignore[arg-type]
+        more, shared = ({k: v.to(device) for k, v in each.items()} for each in (self.more, self.shared))
+        tokens = None if self.tokens is None else self.tokens.to(device)
+        return Prompts(self.texts, self.embeds.to(device), more, shared, tokens)
 
     def fingerprint(self) -> str:
         """A hash of the texts and of what became of them."""
-        named = dict(zip(self._fields[1:], self[1:], strict=True))
-        held = {name: tensor for name, tensor in named.items() if tensor is not None and name != "tokens"}
-        return hash_json([list(self.texts), hash_tensors(held)])
+        return hash_json([list(self.texts), hash_tensors({EMBEDS: self.embeds, **self.more, **self.shared})])
 
 
 def encode_prompts(
@@ -121,7 +128,7 @@ def encode_prompts(
     Args:
         pipeline: its text encoders work where they are, in evaluation mode.
         texts: at least one, without the empty one.
-        image_size: height and width of the images, which SDXL is told.
+        image_size: height and width of the images, which some networks are told.
         cut: whether the pipeline may cut texts that are too long, as published evaluations do; else they are an error.
         batch_size: texts at once.
 
@@ -129,27 +136,19 @@ def encode_prompts(
         DataError: if a text is longer than a tokenizer's window, which would cut it in silence.
     """
     check_pipeline(pipeline)
+    kind = architecture_of(pipeline)
     wanted = list(dict.fromkeys(texts))
     for text in () if cut else wanted:
         _check_length(pipeline, text)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
-    encoders = text_encoders(pipeline)
-    found = []
-    with torch.no_grad(), _evaluating(encoders):
-        for part in parts:
-            found.append(
-                pipeline.encode_prompt(
-                    part, device=encoders[0].device, num_images_per_prompt=1, do_classifier_free_guidance=True
-                )
-            )
-    embeds = torch.cat([found[0][1][:1], *(each[0] for each in found)])
-    tokens = _token_rows(pipeline, ("", *wanted), embeds)
-    if len(found[0]) == 2:
-        return Prompts(("", *wanted), embeds, tokens=tokens)
-    pooled = torch.cat([found[0][3][:1], *(each[2] for each in found)])
-    size = float(image_size)
-    time_ids = torch.tensor([size, size, 0.0, 0.0, size, size], device=embeds.device)
-    return Prompts(("", *wanted), embeds, pooled, time_ids, tokens)
+    with torch.no_grad(), _evaluating(text_encoders(pipeline)):
+        found = [kind.encode(pipeline, part) for part in parts]
+    empty = found[0][1]
+    joined = {field: torch.cat([empty[field], *(told[field] for told, _ in found)]) for field in empty}
+    embeds = joined.pop(EMBEDS)
+    shared = {field: value.to(embeds.device) for field, value in kind.shared(pipeline, image_size).items()}
+    tokens = _token_rows(pipeline, ("", *wanted), embeds) if kind.edits else None
+    return Prompts(("", *wanted), embeds, joined, shared, tokens)
 
 
 def _token_rows(pipeline: Any, texts: Sequence[str], embeds: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ def _token_rows(pipeline: Any, texts: Sequence[str], embeds: Tensor) -> Tensor:
 
 
 def embed_texts(pipeline: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Embeds texts as they come; gradients flow through the text encoders, where these are on.
+    """Embeds texts of Stable Diffusion as they come; gradients flow through the text encoders, where these are on.
 
     Args:
         pipeline: its text encoders work where they are, as they are.
@@ -200,20 +199,18 @@ def tokens_of(pipeline: Any, texts: Sequence[str]) -> list[tuple[tuple[int, ...]
     """
     if not texts:
         return []
-    seen = []
-    for _, tokenizer in tokenizers(pipeline):
+    seen, windows = [], architecture_of(pipeline).windows(pipeline)
+    for name, tokenizer in tokenizers(pipeline):
         given = [_converted(pipeline, text, tokenizer) for text in texts]
-        rows = tokenizer(given, truncation=True, max_length=int(tokenizer.model_max_length))["input_ids"]
+        rows = tokenizer(given, truncation=True, max_length=windows[name])["input_ids"]
         seen.append([tuple(row) for row in rows])
     return list(zip(*seen, strict=True))
 
 
 def tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
-    """Yields a pipeline's tokenizers with their names, in the order of `text_encoders`."""
-    for name in ("tokenizer", "tokenizer_2"):
-        tokenizer = pipeline.components.get(name)
-        if tokenizer is not None:
-            yield name, tokenizer
+    """Yields a pipeline's tokenizers that have a window, with their names, in the order of `text_encoders`."""
+    for name in architecture_of(pipeline).windows(pipeline):
+        yield name, pipeline.components[name]
 
 
 def _converted(pipeline: Any, text: str, tokenizer: Any) -> str:
@@ -222,9 +219,10 @@ def _converted(pipeline: Any, text: str, tokenizer: Any) -> str:
 
 
 def _check_length(pipeline: Any, text: str) -> None:
+    windows = architecture_of(pipeline).windows(pipeline)
     for name, tokenizer in tokenizers(pipeline):
         tokens = tokenizer(_converted(pipeline, text, tokenizer), truncation=False, verbose=False)["input_ids"]
-        window = int(tokenizer.model_max_length)
+        window = windows[name]
         if len(tokens) > window:
             lost = tokenizer.decode(tokens[window - 1 : -1]).strip()
             raise DataError(

@@ -53,11 +53,12 @@ class AMUN(Descent):
 
     def resolved(self, problem: Problem, engine: Engine) -> AMUN:
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
-        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        method = super().resolved(problem, engine)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
         if self.optimizer is None or self.optimizer.lr is None:
             optimizer = replace(optimizer, lr=float(f"{RATE * (optimizer.lr or 0):.2g}"))
             problem.note(f"{self.name} runs at {RATE:g} of that rate, {optimizer.lr:g}")
-        return replace(super().resolved(problem, engine), optimizer=optimizer)  # type: ignore[return-value]
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The attack on the original, whose results no checkpoint holds; then its weights."""

@@ -66,7 +66,8 @@ class ConceptAblation(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> ConceptAblation:
         """Steps from epochs; the learning rate, where it was left open."""
         method = super().resolved(problem, engine)
-        return replace(method, optimizer=with_learning_rate(self.optimizer, problem, engine))  # type: ignore[return-value]
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The original weights, and what they make of the anchors."""

@@ -78,7 +78,8 @@ class ESD(Descent):
         method = super().resolved(problem, engine)
         optimizer = self.optimizer or Optimizer("adam")
         if optimizer.lr is None:
-            optimizer = replace(optimizer, lr=min(RATE, with_learning_rate(None, problem, engine).lr or RATE))
+            found = with_learning_rate(None, problem, engine, method.updates).lr
+            optimizer = replace(optimizer, lr=min(RATE, found or RATE))
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
@@ -92,12 +93,12 @@ class ESD(Descent):
         """Step k: x_t of the model as it is now, then one step towards the negatively guided original there."""
         task, module = generative(state.problem), state.module.eval()
         batch = repeat_rows(state.problem.forget.batch(k, task, "forget"), self.samples)
-        visited = self.sampler.visited(task.timesteps)
+        visited = task.visited(self.sampler)
         choice = torch.randint(len(visited), (), generator=generator_of(state.problem.seed, "esd", k))
         t = visited[int(choice)]
         drawn = self._changed(task, batch)
         seen = imagined(state.problem, state.engine, module, drawn, self.sampler, "esd", k, until=t)
-        batch = task.at(batch, torch.full_like(batch["index"], t), seen)
+        batch = task.at(batch, torch.full((len(seen),), t, device=seen.device), seen)
         distances = for_share(state, batch, lambda share: self._distances(state, share))
         return advance(state, "forget", state.engine.mean(distances), max_norm=self.max_norm)
 

@@ -41,7 +41,7 @@ def imagined(
     batch: Batch,
     sampler: Sampler,
     *purpose: object,
-    until: int = -1,
+    until: float = -1,
 ) -> Tensor:
     """Images of a drawn batch's conditions as the model makes them, [B, …] as its input; each process makes its share.
 

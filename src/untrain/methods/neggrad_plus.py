@@ -44,7 +44,7 @@ class NegGradPlus(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> "NegGradPlus":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
         if self.fraction is not None:
             optimizer = without_decay(optimizer, problem, self.name)
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]

@@ -48,8 +48,9 @@ class ReGUn(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> ReGUn:
         """Steps from epochs; the learning rate from the checkpoint or a range test; held-out data must be there."""
         check_holdout(problem, self.name)
-        optimizer = with_learning_rate(self.optimizer, problem, engine)
-        return replace(super().resolved(problem, engine), optimizer=optimizer)  # type: ignore[return-value]
+        method = super().resolved(problem, engine)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The original weights, and what they say of held-out samples."""

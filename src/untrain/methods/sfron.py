@@ -193,11 +193,11 @@ class SFRon(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> SFRon:
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
-        optimizer = with_learning_rate(self.optimizer, problem, engine)
-        found = replace(self, **fitting(replace(self, optimizer=optimizer), problem))
+        found = replace(self, **fitting(self, problem))
         if self.steps is None and found.calibrate:
-            return replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
-        return found
+            found = replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
+        optimizer = with_learning_rate(self.optimizer, problem, engine, found.updates)
+        return replace(found, **fitting(replace(self, optimizer=optimizer, steps=found.steps), problem))
 
     def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
         """What calibration found, if it looked."""

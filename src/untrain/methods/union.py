@@ -51,12 +51,13 @@ class Union(Descent):
 
     def resolved(self, problem: Problem, engine: Engine) -> Union:
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
-        optimizer = with_learning_rate(self.optimizer, problem, engine)
+        method = super().resolved(problem, engine)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
         fitting = isinstance(problem.task, GenerativeTask)  # a generator's own rate; what it is taught contradicts less
         if not fitting and (self.optimizer is None or self.optimizer.lr is None):
             optimizer = replace(optimizer, lr=float(f"{RATE * (optimizer.lr or 0):.2g}"))
             problem.note(f"{self.name} runs at {RATE:g} of that rate, {optimizer.lr:g}")
-        return replace(super().resolved(problem, engine), optimizer=optimizer)  # type: ignore[return-value]
+        return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k: descent on the weighted mean over retain batch k and the forget rows that go with it."""

@@ -10,9 +10,10 @@ from untrain.errors import SettingError, UnknownName, unknown
 from untrain.lazy import nn
 
 PARTS = ("full", "xattn", "noxattn", "selfattn", "notime", "xlayer", "selflayer")
-"""Parts of a UNet by the names of Gandikota et al. 2023: all of it; cross-attention alone; all but cross-attention,
-the embedding of time and the output; self-attention alone; all but the embedding of time and the output; and two layers
-each of Stable Diffusion's cross- and self-attention."""
+"""Parts of a UNet or transformer by the names of Gandikota et al. 2023: all of it; cross-attention alone; all but
+cross-attention, the embedding of time and the output; self-attention alone; all but the embedding of time and the
+output; and two layers each of Stable Diffusion's cross- and self-attention. Where image and text are attended to at
+once, as in Stable Diffusion 3 and FLUX, what is of the text counts as cross-attention."""
 
 _LAYERS = {
     "xlayer": ("up_blocks.2.attentions.0.", "up_blocks.2.attentions.2."),
@@ -20,15 +21,33 @@ _LAYERS = {
 }
 """Those layers; in the layout that the names were made for, output_blocks 6 and 8, and input_blocks 4 and 7."""
 
-_OUTER = ("time_embedding.", "conv_norm_out.", "conv_out.")
-"""The embedding of time and the output; in the layout that the names were made for, `time_embed` and `out`."""
+_OUTER = (
+    "time_embedding.",
+    "conv_norm_out.",
+    "conv_out.",
+    "time_text_embed.",
+    "time_embed.",
+    "adaln_single.",
+    "norm_out.",
+    "proj_out.",
+    "scale_shift_table",
+)
+"""The embedding of time and the output, of UNets and of transformers; in the layout that the names were made for,
+`time_embed` and `out`."""
+
+_OF_TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k")
+"""What of a joint attention is of the text."""
+_CONTEXT = "context_embedder."
+"""What brings texts to the width of a transformer with joint attention."""
+_SINGLE = ("single_transformer_blocks.", ("to_k", "to_v"))
+"""FLUX's later blocks, which see image and text as one sequence; and what there is taken of both."""
 
 
 def train_parts(module: nn.Module, parts: str | Sequence[str] | None) -> tuple[str, ...]:
     """Sets which parameters are trained; Fisher, mask and every step then cover exactly these.
 
     Args:
-        module: a UNet; of other modules only "full" and patterns.
+        module: a UNet or transformer of diffusers; of other modules only "full" and patterns.
         parts: one of `PARTS`; or patterns of parameter names with * and ?, each of which must match; None: those
             that require a gradient already, as adapters' do, are left to.
 
@@ -70,10 +89,19 @@ def _part(module: nn.Module, part: str, names: Sequence[str]) -> set[str]:
 
 def _attention(module: nn.Module, names: Sequence[str], crosses: bool) -> set[str]:
     """Parameters of attention layers that look at the text, or at the image itself, whatever these are called."""
-    layers = tuple(
-        f"{name}." for name, layer in module.named_modules() if getattr(layer, "is_cross_attention", None) is crosses
-    )
-    return {name for name in names if layers and name.startswith(layers)}
+    layers = dict(module.named_modules())
+    own = tuple(f"{name}." for name, layer in layers.items() if getattr(layer, "is_cross_attention", None) is crosses)
+    joint = [name for name, layer in layers.items() if getattr(layer, "add_k_proj", None) is not None]
+    single = [name for name, layer in layers.items() if name.startswith(_SINGLE[0]) and hasattr(layer, "to_k")]
+    if not joint:
+        return {name for name in names if own and name.startswith(own)}
+    of_text = [f"{name}.{leaf}." for name in joint for leaf in _OF_TEXT] + [_CONTEXT]
+    of_text += [f"{name}.{leaf}." for name in single for leaf in _SINGLE[1]]
+    cross = {name for name in names if name.startswith(tuple(of_text))}
+    if crosses:
+        return cross
+    whole = tuple(f"{name}." for name in (*joint, *single))
+    return {name for name in names if name.startswith((*own, *whole))} - cross
 
 
 def _matching(patterns: Sequence[str], names: Sequence[str]) -> set[str]:

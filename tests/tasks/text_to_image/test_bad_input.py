@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken").mkdir()
     (folder / "broken/0.png").write_bytes(b"no picture")
     (folder / "sd3").mkdir()
-    (folder / "sd3/model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
+    (folder / "sd3/model_index.json").write_text(json.dumps({"_class_name": "QwenImagePipeline"}))
     (folder / "column.csv").write_text("text\na red circle\n")
     (folder / "same.csv").write_text("prompt\na red circle\n")
     save_judge(folder / "wide.safetensors", ("a", "b", "c", "d"))

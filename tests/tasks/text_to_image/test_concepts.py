@@ -227,11 +227,11 @@ def test_sets_that_contradict_each_other_are_refused(pipe: Any, tmp_path: Path) 
 
 
 def test_other_pipelines_are_refused(pipe: Any) -> None:
-    class StableDiffusion3Pipeline:
+    class QwenImagePipeline:
         components: dict[str, Any] = {}
 
-    with pytest.raises(ModelError, match="supported are StableDiffusionPipeline and StableDiffusionXLPipeline"):
-        check_pipeline(StableDiffusion3Pipeline())
+    with pytest.raises(ModelError, match="supported are StableDiffusionPipeline, StableDiffusionXLPipeline"):
+        check_pipeline(QwenImagePipeline())
     without = copy.copy(pipe)
     without.register_modules(text_encoder=None)
     with pytest.raises(ModelError, match="no text_encoder"):

@@ -242,7 +242,7 @@ class TestSampling:
             def __call__(self, prompt, image, generator, num_inference_steps, output_type): ...
 
         for pipeline, said in ((OfClasses(), "does not take prompt"), (OfImages(), "takes an image")):
-            with pytest.raises(ModelError, match=f"{said}.*StableDiffusionPipeline and StableDiffusionXLPipeline"):
+            with pytest.raises(ModelError, match=f"{said}.*StableDiffusionPipeline.*SanaPipeline"):
                 sample_prompts(pipeline, PROMPTS, tmp_path, PromptSampler(), engine=ENGINE)
 
     def test_a_disk_that_fills_keeps_what_is_whole_and_the_same_call_goes_on(self, tmp_path, monkeypatch):

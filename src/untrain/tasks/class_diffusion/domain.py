@@ -17,6 +17,7 @@ from untrain.data.source import Source
 from untrain.data.sources import SOURCES
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
+from untrain.diffusion.architectures import SUPPORTED
 from untrain.diffusion.denoisers import (
     build_denoiser,
     denoiser_of,
@@ -42,7 +43,6 @@ from untrain.diffusion.pipelines import (
 )
 from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
 from untrain.diffusion.search import SampleObjective
-from untrain.diffusion.text import SUPPORTED
 from untrain.domain import (
     AuditNumber,
     Division,
@@ -184,7 +184,11 @@ class ClassDiffusionDomain(Domain):
 
     def make_task(self) -> ClassDiffusion:
         """Makes the task of the recipe's diffusion, or of the checkpoint's own."""
-        settings = asdict(self.sections.diffusion) | ({} if self.origin is None else schedule_of(self.origin))
+        own = self.sections.diffusion
+        schedule = {} if self.origin is None else schedule_of(self.origin)
+        if schedule and own.flow is not None:
+            raise SettingError(f"diffusion.flow: {self.origin} was trained on a schedule of β, and is no flow.")
+        settings = asdict(own) | schedule | {"flow": own.flow}
         return ClassDiffusion(
             num_classes=len(self.source.classes),
             clip_samples=self.vae is None,
@@ -274,7 +278,7 @@ class ClassDiffusionDomain(Domain):
         if self.sections.judge.checkpoint is not None:
             self._given_judge()
         sampler = self.sections.generation.sampler
-        sampler.visited(self.task.timesteps)
+        self.task.visited(sampler)
         if sampler.is_guided and (not self.sections.diffusion.drop or rows == count):
             raise SettingError(
                 "generation.sampler.guidance_scale needs a model with a class that stands for “no class”, which was "

@@ -86,6 +86,8 @@ class ClassDiffusion(DiffusionProcess):
         learned = shape[1] == 2 * wanted[1]
         if self.learned_variance not in (None, learned):
             raise ModelError(f"learned_variance is {self.learned_variance}, but the model gives {shape[1]} channels.")
+        if learned and self.flow is not None:
+            raise ModelError("a flow has no variance to learn, and the model gives twice the channels of its input.")
         return replace(task, learned_variance=learned)
 
     def _with_classes(self, model: nn.Module) -> ClassDiffusion:
@@ -204,11 +206,11 @@ class ClassDiffusion(DiffusionProcess):
         """
         out = self._predict(model, batch, batch["condition"])
         if not self.learned_variance:
-            return self.squared(out, batch["noise"])
+            return self.denoising_loss(out, batch)
         noise, variance = out.chunk(2, dim=1)
         bound = self._variational(noise.detach(), variance, batch).flatten(1)
         bound = bound.sum(1) if self.reduction == "sum" else bound.mean(1)
-        return self.squared(noise, batch["noise"]) + bound
+        return self.denoising_loss(noise, batch) + bound
 
     def _variational(self, noise: Tensor, variance: Tensor, batch: Batch) -> Tensor:
         """L_t of the variational bound in bits, per pixel: KL(q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t)); at t = 0 the

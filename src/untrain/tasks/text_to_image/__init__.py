@@ -8,5 +8,6 @@ ENTRY = Entry(
     TextToImageSections,
     "untrain.tasks.text_to_image.domain:TextToImageDomain",
     references=0,
+    listing={"pipelines": "untrain.diffusion.architectures:PIPELINES"},
     sampler="untrain.tasks.text_to_image.sample:sample_table",
 )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from untrain.diffusion.architectures.base import EMBEDS, POOLED
 from untrain.diffusion.images import ImageMaker, to_uint8
 from untrain.diffusion.latents import decode
 from untrain.diffusion.text import Prompts, embed_texts, text_encoders
@@ -56,10 +57,10 @@ class AttackBench:
         """Returns embedded texts as a batch and a renderer take them: numbers from 1; keys seed the images' noise."""
         embeds, pooled = embedded
         nothing = self.empty
-        joined = None if pooled is None else torch.cat([nothing.pooled[:1], pooled.to(nothing.pooled)])  # type: ignore[index]
-        return Prompts(
-            ("", *keys), torch.cat([nothing.embeds[:1], embeds.to(nothing.embeds)]), joined, nothing.time_ids
-        )
+        told = {EMBEDS: embeds} if pooled is None else {EMBEDS: embeds, POOLED: pooled}
+        own = {EMBEDS: nothing.embeds, **nothing.more}
+        joined = {field: torch.cat([own[field][:1], value.to(own[field])]) for field, value in told.items()}
+        return Prompts(("", *keys), joined.pop(EMBEDS), joined, nothing.shared)
 
     def draw(
         self, unet: nn.Module, keys: Sequence[str], embedded: Embedded, numbers: Sequence[int], label: str | None

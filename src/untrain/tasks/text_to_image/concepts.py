@@ -28,10 +28,11 @@ from untrain.data.decoding import decode as decode_image
 from untrain.data.encoded import FileRows, row_bytes
 from untrain.data.samples import Arrays, Images, Source
 from untrain.data.splits import Subset
+from untrain.diffusion.denoisers import denoiser_of
 from untrain.diffusion.images import Conditions, ImageMaker, is_picture, missing_of, pixels_of, png
 from untrain.diffusion.latents import POSTERIOR, Latents, decode, encode, latent_shape
-from untrain.diffusion.pipelines import schedule_of
-from untrain.diffusion.text import Prompts, check_pipeline, encode_prompts, own_size
+from untrain.diffusion.pipelines import flow_of, schedule_of
+from untrain.diffusion.text import Prompts, architecture_of, check_pipeline, encode_prompts, own_size
 from untrain.engine import Engine, on_device, seed_of
 from untrain.errors import CheckpointError, DataError, EmptySet, Overlap, SettingError, spell
 from untrain.folders import ensure_dir, exclusive_lock
@@ -90,14 +91,32 @@ class Concept:
             )
 
 
-def text_task(pipeline: Any, **settings: Any) -> TextToImage:
-    """The task of a pipeline: its schedule, and what it predicts, are read off its scheduler.
+def text_task(pipeline: Any, *, image_size: int | None = None, **settings: Any) -> TextToImage:
+    """The task of a pipeline: its path and what it predicts are read off its scheduler, how it is called off its class.
+
+    Args:
+        pipeline: a supported one.
+        image_size: height and width of the images, by which some flows are shifted; None: the pipeline's own.
+        settings: what else the task is to have.
 
     Raises:
-        ModelError: if the pipeline is not supported, or predicts neither noise nor v.
+        ModelError: if the pipeline is not supported, or predicts something else than noise, v or a velocity.
+        SettingError: if its prompts are to be dropped, and it is guided otherwise than by the empty prompt.
     """
     check_pipeline(pipeline)
-    return TextToImage(**{**settings, **schedule_of(pipeline, ("epsilon", "v_prediction"))})
+    kind = architecture_of(pipeline)
+    if kind.flows:
+        own = flow_of(pipeline, kind.tokens_of_image(pipeline, image_size or own_size(pipeline)))
+    else:
+        own = schedule_of(pipeline, ("epsilon", "v_prediction"))
+    if kind.guidance == "input":
+        if settings.get("drop") not in (None, 0, TextToImage.drop):
+            raise SettingError(
+                f"drop: {type(pipeline).__name__} takes its guidance as an input and is not trained on empty prompts: "
+                "leave drop out."
+            )
+        own["drop"] = 0.0
+    return TextToImage(**{**settings, **own, "architecture": kind.name})
 
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,7 +193,7 @@ def make_images(maker: ImageMaker, pipeline: Any, prompts: Prompts, number: int,
 
     Args:
         maker: how images are made; the main process of its engine writes.
-        pipeline: its UNet is on the engine's device.
+        pipeline: its network is on the engine's device.
         prompts: embedded, on the engine's device.
         number: of the prompt.
         count: how many images.
@@ -186,7 +205,7 @@ def make_images(maker: ImageMaker, pipeline: Any, prompts: Prompts, number: int,
     paths, engine = [place / f"{i:06d}.png" for i in range(count)], maker.engine
     missing = missing_of(lambda: [is_picture(path) for path in paths], len(paths), engine)
     label = f"images of {prompts.texts[number]!r}"
-    for images, _, numbers in maker.generate(pipeline.unet, torch.full_like(missing, number), missing, label):
+    for images, _, numbers in maker.generate(denoiser_of(pipeline), torch.full_like(missing, number), missing, label):
         if engine.is_main:
             for i, pixels in zip(numbers.tolist(), pixels_of(images), strict=True):
                 write_bytes(paths[i], png(Image.fromarray(pixels)))
@@ -212,7 +231,7 @@ def latent_shape_of(pipeline: Any, image_size: int | None = None) -> tuple[int, 
 
 
 class ConceptSet(Source, Dataset[Batch]):
-    """Concepts as the UNet sees them: latents, and the embedded texts of each, gathered from one table.
+    """Concepts as the network sees them: latents, and the embedded texts of each, gathered from one table.
 
     Its classes are the prompts. Nothing is made or encoded before the first sample is asked for.
 
@@ -304,7 +323,7 @@ def concept_data(
     They are made and encoded when the first sample is asked for, and wait in the folder for a run that goes on.
 
     Args:
-        pipeline: a supported one; its UNet and VAE are on their own devices again afterwards.
+        pipeline: a supported one; its network and VAE are on their own devices again afterwards.
         sets: "forget" and "retain": a concept or several.
         engine: device, precision, processes.
         folder: of images and latents; what is there from an interrupted run is used, if its inputs are the same.
@@ -395,10 +414,15 @@ class _ConceptEncoder:
     how: ConceptImages
     seed: int
 
+    @property
+    def part(self) -> str:
+        """What the pipeline calls its network."""
+        return self.task.kind.part
+
     @cached_property
     def weights(self) -> dict[str, str]:
         """Hashes of what images are made and encoded by."""
-        return {name: checkpoints.state_hash(self.pipeline.components[name]) for name in ("unet", "vae")}
+        return {name: checkpoints.state_hash(self.pipeline.components[name]) for name in (self.part, "vae")}
 
     @cached_property
     def own_shape(self) -> tuple[int, ...]:
@@ -454,7 +478,7 @@ class _ConceptEncoder:
         if int(there):
             return Latents(checkpoints.load_state(path)[0]["posterior"], labels, self.prompts.texts, origin=origin)
         pipeline = self.pipeline
-        with on_device(engine.device, pipeline.unet, pipeline.vae):
+        with on_device(engine.device, denoiser_of(pipeline), pipeline.vae):
             prompts = self.prompts.to(engine.device)
             whole = [
                 self._made(concept, prompts) if source is None else source

@@ -21,7 +21,7 @@ HOLE = "{}"
 
 
 class TextSet(Source, Dataset[Batch]):
-    """Texts as the UNet sees them, a row each, with latents of zeros; see `TextToImage` for what a batch holds.
+    """Texts as the network sees them, a row each, with latents of zeros; see `TextToImage` for what a batch holds.
 
     Args:
         prompts: embedded texts.

@@ -20,7 +20,8 @@ from untrain.data.samples import Images
 from untrain.data.source import Source
 from untrain.data.splits import Split, Subset
 from untrain.data.streams import Stream
-from untrain.diffusion.denoisers import fresh_denoiser, is_of_diffusers
+from untrain.diffusion.architectures import ARCHITECTURES, SUPPORTED
+from untrain.diffusion.denoisers import denoiser_of, fresh_denoiser, is_of_diffusers
 from untrain.diffusion.features import Features, inception_features
 from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
@@ -29,7 +30,7 @@ from untrain.diffusion.latents import Latents
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import SUPPORTED, Prompts, check_pipeline, encode_prompts, own_size
+from untrain.diffusion.text import Prompts, architecture_of, check_pipeline, encode_prompts, own_size
 from untrain.domain import (
     AttackNumber,
     Attempt,
@@ -129,7 +130,7 @@ class EvaluateOptions:
 
 
 class PipelineModel(UserModel):
-    """A pipeline of diffusers, of which the UNet is trained; or that UNet alone, with latents as data."""
+    """A pipeline of diffusers, of which the UNet or transformer is trained; or that alone, with latents as data."""
 
     @property
     def is_whole(self) -> bool:
@@ -140,20 +141,25 @@ class PipelineModel(UserModel):
         super().__init__(model, task)
         self.vae = model.components.get("vae") if self.is_whole else None
         if self.is_whole:
-            own = {key: getattr(task, key) for key in ("draws", "drop", "reduction", "names")}
-            self.task = text_task(model, **own)
+            self.task = self._sized_task(None)
+            self.pipeline_part = self.task.kind.part
+
+    def _sized_task(self, image_size: int | None) -> TextToImage:
+        """The pipeline's task for images of a size, with what the user set."""
+        own = {key: getattr(self.task, key) for key in ("draws", "drop", "reduction", "names")}
+        return text_task(self.model, image_size=image_size, **own)
 
     def trained_module(self) -> nn.Module:
-        """Returns the UNet.
+        """Returns the UNet or transformer.
 
         Raises:
             ModelError: if it is not that of a supported pipeline.
         """
-        unet: Any = self.model
-        if not isinstance(unet, nn.Module) and hasattr(unet, "components"):
-            check_pipeline(unet)
-            unet = unet.components["unet"]
-        return check_module(unet)
+        network: Any = self.model
+        if not isinstance(network, nn.Module) and hasattr(network, "components"):
+            check_pipeline(network)
+            network = denoiser_of(network)
+        return check_module(network)
 
     def init(self) -> Callable[[], nn.Module] | None:
         """Returns what builds the same architecture with new weights."""
@@ -177,7 +183,8 @@ class PipelineModel(UserModel):
             return
         _check_no_holdout(given)
         with until_done(None if folder is None else folder / CACHE, engine) as place:
-            task, how = cast(TextToImage, self.task), images or ConceptImages()
+            how = images or ConceptImages()
+            self.task = task = self._sized_task(how.image_size)
             check_concepts(self.model, concept_lists(given))
             data, rows = concept_data(self.model, given, engine, place, task=task, how=how, seed=seed)
             yield {name: Subset(data, positions) for name, positions in rows.items()}
@@ -190,6 +197,7 @@ class PipelineModel(UserModel):
         options, lists = options or UnlearnOptions(), concept_lists(given)
         check_concepts(self.model, lists)
         size = (options.images or ConceptImages()).image_size or own_size(self.model)
+        self.task = self._sized_task(size)
         return text_sets(self.model, lists, options.templates, latent_shape_of(self.model, size), size)
 
     def batch_size(self, sets: Mapping[str, Any]) -> int:
@@ -200,12 +208,12 @@ class PipelineModel(UserModel):
         return max(2, min(32, 2 * 64 * 64 // (height * width)))
 
     def save(self, folder: Path, module: nn.Module) -> None:
-        """Writes the pipeline with the unlearned UNet, as diffusers loads it."""
+        """Writes the pipeline with the unlearned network, as diffusers loads it."""
         if self.is_whole:
             save_diffusers(self.model, module, folder)
 
     def whole(self, module: nn.Module) -> Any:
-        """Returns the pipeline with the unlearned UNet."""
+        """Returns the pipeline with the unlearned network."""
         if not self.is_whole:
             return module
         return self.model if module is self.module else with_denoiser(self.model, module)
@@ -239,7 +247,7 @@ class TextToImageDomain(Domain):
     # The model and its data.
 
     def load(self) -> tuple[Source, Source]:
-        """Loads the pipeline, and the recipe's concepts as its UNet sees them; no image is made yet."""
+        """Loads the pipeline, and the recipe's concepts as its network sees them; no image is made yet."""
         check_libraries()
         hush()
         sections, engine = self.sections, self.context.engine
@@ -253,8 +261,11 @@ class TextToImageDomain(Domain):
         self.folder = sections.model.checkpoint
         self.pipeline = load_pipeline(self.folder, config=sections.model.config)
         if sections.model.gradient_checkpointing:
-            self.pipeline.unet.enable_gradient_checkpointing()
-        self._task = text_task(self.pipeline, **asdict(sections.diffusion))
+            network: Any = denoiser_of(self.pipeline)
+            network.enable_gradient_checkpointing()
+        size = sections.concepts.images.image_size
+        self._task = text_task(self.pipeline, image_size=size, **asdict(sections.diffusion))
+        self.pipeline_part = self._task.kind.part
         check_concepts(self.pipeline, self.concepts)
         check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
@@ -308,14 +319,14 @@ class TextToImageDomain(Domain):
         return ConceptSet(lambda: made, labels, whole.prompts, whole.anchors, whole.shape, "few")
 
     def build(self, seed: int) -> nn.Module:
-        """Builds the pipeline's UNet with new weights."""
+        """Builds the pipeline's network with new weights."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return fresh_denoiser(self.pipeline.unet).to(self.context.engine.device)
+            return fresh_denoiser(denoiser_of(self.pipeline)).to(self.context.engine.device)
 
     def original(self) -> tuple[nn.Module, dict[str, Any]]:
-        """Returns the pipeline's own UNet."""
-        return self.pipeline.unet.to(self.context.engine.device), {}
+        """Returns the pipeline's own network."""
+        return denoiser_of(self.pipeline).to(self.context.engine.device), {}
 
     def save(self, name: str, module: nn.Module) -> None:
         """Writes a folder that diffusers loads; beside it one file, where the pipeline came as one."""
@@ -352,8 +363,8 @@ class TextToImageDomain(Domain):
     def check(self, division: Division) -> None:
         """Detectors, labels and sampler are what the recipe needs; nothing is trained for that."""
         sections = self.sections
-        sections.generation.sampler.visited(self.task.timesteps)
-        sections.concepts.images.sampler.visited(self.task.timesteps)
+        self.task.visited(sections.generation.sampler)
+        self.task.visited(sections.concepts.images.sampler)
         check_templates(sections.concepts.templates)
         primary = self.primary
         if self._is_ready:
@@ -361,7 +372,7 @@ class TextToImageDomain(Domain):
         _ = self.inception, self.photographs  # are read, so that what is not there is missed now
         if self.clip is not None:
             self.clip.check([each.text for each in self.asked if not each.forgotten])
-        with training(self.pipeline.unet, self.context.parts):
+        with training(denoiser_of(self.pipeline), self.context.parts):
             return
 
     def check_references(self, count: int) -> None:
@@ -483,9 +494,9 @@ class TextToImageDomain(Domain):
         return [*(each.text for each in gone), *labels]
 
     def _trained(self) -> dict[str, Any]:
-        """What of the UNet the methods train."""
-        sizes = {name: parameter.numel() for name, parameter in self.pipeline.unet.named_parameters()}
-        with training(self.pipeline.unet, self.context.parts) as names:
+        """What of the network the methods train."""
+        sizes = {name: parameter.numel() for name, parameter in denoiser_of(self.pipeline).named_parameters()}
+        with training(denoiser_of(self.pipeline), self.context.parts) as names:
             parts = self.context.parts or "full"
             return {"parts": parts, "parameters": sum(sizes[name] for name in names), "of": sum(sizes.values())}
 
@@ -508,7 +519,15 @@ class TextToImageDomain(Domain):
         return attack_numbers(options, self._budget(options))
 
     def audit_needs(self, options: Any) -> list[str]:
-        """Says how much memory weights take."""
+        """Says how much memory weights take.
+
+        Raises:
+            SettingError: if the pipeline is none of Stable Diffusion: attacks write into CLIP's words.
+        """
+        kind = architecture_of(self.pipeline)
+        if not kind.edits:
+            known = " and ".join(ARCHITECTURES["stable-diffusion"].pipelines)
+            raise SettingError(f"attacks are on {known}, and this is a {type(self.pipeline).__name__}.")
         return list(memory_lines(self.pipeline, options))
 
     def attacks_not_tried(self, options: Any) -> Sequence[str]:
@@ -738,7 +757,7 @@ class TextToImageDomain(Domain):
         """
         given, options, judge = cast(PipelineModel, model), how.options, how.options.judge
         if not given.is_whole:
-            raise ModelError("images of prompts are made by a whole pipeline: pass that, not its UNet alone.")
+            raise ModelError("images of prompts are made by a whole pipeline: pass that, not its network alone.")
         if not isinstance(judge, Detector):
             raise SettingError(
                 "a pipeline is judged by a detector: pass judge=untrain.nudenet(), or untrain.image_classifier(module, "

@@ -25,6 +25,11 @@ def cross_attention_maps(unet: nn.Module) -> dict[str, nn.Parameter]:
             "the UNet projects embedded texts before its cross-attention sees them (encoder_hid_proj): a closed-form "
             "edit is of keys and values alone. Take another method, such as sfron."
         )
+    if getattr(unet, "caption_projection", None) is not None:
+        raise ModelError(
+            f"{type(unet).__name__} projects embedded texts before its cross-attention sees them (caption_projection): "
+            "a closed-form edit is of keys and values alone. Take another method, such as sfron."
+        )
     found: dict[str, nn.Parameter] = {}
     for name, layer in unet.named_modules():
         if getattr(layer, "is_cross_attention", None) is not True:
@@ -37,7 +42,10 @@ def cross_attention_maps(unet: nn.Module) -> dict[str, nn.Parameter]:
                 raise ModelError(f"{name}.{leaf} is a {type(part).__name__}, not a linear layer: it cannot be edited.")
             found[f"{name}.{leaf}.weight"] = cast(nn.Parameter, part.weight)
     if not found:
-        raise ModelError(f"{type(unet).__name__} has no cross-attention: nothing of it is told of texts.")
+        raise ModelError(
+            f"{type(unet).__name__} has no cross-attention, whose keys and values a closed-form edit is of: if it "
+            "attends to image and text at once, take another method, such as sfron."
+        )
     return found
 
 

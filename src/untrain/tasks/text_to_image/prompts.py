@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from untrain.data.text_tables import check_cells, csv_rows, match_columns
+from untrain.diffusion.architectures import SUPPORTED, SUPPORTED_LIST
 from untrain.diffusion.images import RECORD, claimed, is_picture, missing_of, png
-from untrain.diffusion.text import SUPPORTED
+from untrain.diffusion.text import architecture_of
 from untrain.engine import Engine, seed_of
 from untrain.errors import DataError, EmptySet, ModelError, SettingError
 from untrain.io import hash_json, write_bytes
@@ -314,21 +315,27 @@ class _Caller:
         if lacking or "image" in takes:
             what = f"it does not take {', '.join(lacking)}" if lacking else "it takes an image beside the prompt"
             raise ModelError(
-                f"{type(pipeline).__name__} does not make images of prompts: {what}. Supported are "
-                f"{' and '.join(SUPPORTED)}."
+                f"{type(pipeline).__name__} does not make images of prompts: {what}. Supported are {SUPPORTED_LIST}."
             )
         return cls(_unchecked(pipeline), takes, steps)
 
     def __call__(self, batch: Sequence[Shot]) -> list[Image.Image]:
         shot = batch[0]
         options: dict[str, Any] = {"guidance_scale": shot.guidance_scale, "width": shot.width, "height": shot.height}
-        result = self.pipeline(
-            prompt=[each.prompt.text for each in batch],
-            num_inference_steps=self.steps,
-            generator=[torch.Generator().manual_seed(each.seed) for each in batch],
-            output_type="np",
-            **{name: value for name, value in options.items() if value is not None and name in self.takes},
-        )
+        options["use_resolution_binning"] = False  # of PixArt and Sana: they would make another size and resize
+        try:
+            result = self.pipeline(
+                prompt=[each.prompt.text for each in batch],
+                num_inference_steps=self.steps,
+                generator=[torch.Generator().manual_seed(each.seed) for each in batch],
+                output_type="np",
+                **{name: value for name, value in options.items() if value is not None and name in self.takes},
+            )
+        except ValueError as error:
+            raise SettingError(
+                f"{type(self.pipeline).__name__} refuses case {shot.prompt.case}: {error} Choose another size, or what "
+                "else it names."
+            ) from error
         images = np.asarray(result.images)
         if not np.isfinite(images).all():
             raise ModelError(
@@ -371,13 +378,21 @@ def _facts(pipeline: Any, prompts: Sequence[Prompt], sampler: PromptSampler, eng
 def too_long(pipeline: Any, prompts: Sequence[Prompt]) -> dict[int, int]:
     """Case → tokens of each prompt that is longer than a text encoder's window, its beginning and end included."""
     found: dict[int, int] = {}
-    tokenizers = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
-    for tokenizer in tokenizers:
+    for tokenizer, window in _windows(pipeline):
         lengths = [len(tokens) for tokens in tokenizer([p.text for p in prompts], verbose=False).input_ids]
         for prompt, length in zip(prompts, lengths, strict=True):
-            if length > tokenizer.model_max_length:
+            if length > window:
                 found[prompt.case] = max(length, found.get(prompt.case, 0))
     return found
+
+
+def _windows(pipeline: Any) -> list[tuple[Any, int]]:
+    """The tokenizers of any pipeline, each with its window."""
+    if {kind.__name__ for kind in type(pipeline).__mro__} & set(SUPPORTED):
+        kind = architecture_of(pipeline)
+        return [(pipeline.components[name], window) for name, window in kind.windows(pipeline).items()]
+    found = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
+    return [(tokenizer, int(tokenizer.model_max_length)) for tokenizer in found]
 
 
 def _warn_of_long(pipeline: Any, prompts: Sequence[Prompt]) -> None:

@@ -58,7 +58,7 @@ class RenderedImages(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PromptRenderer:
-    """Renders prompts with a given UNet, always from the same noise.
+    """Renders prompts with a given network, always from the same noise.
 
     Attributes:
         task: the pipeline's.
@@ -140,9 +140,9 @@ def evaluate_prompted(
     """Evaluates text-to-image models on the same prompts and noise.
 
     Args:
-        models: name → UNet.
-        original: the UNet whose images of retained prompts the others' are compared with; None: they are not compared.
-        make: (UNet, what the progress bar is called) → its images.
+        models: name → the network that predicts.
+        original: the one whose images of retained prompts the others' are compared with; None: they are not compared.
+        make: (network, what the progress bar is called) → its images.
         asked: the prompts.
         detector: says whether the concept is there.
         judges: further classifiers, by what they judge, which look at images of retained prompts.

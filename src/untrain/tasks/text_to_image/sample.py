@@ -38,7 +38,7 @@ def sample_table(
     """Makes images of a table's prompts, CASE_NUMBER.png; what is there already of the same command is left.
 
     Args:
-        source: run folder; or a StableDiffusionPipeline or StableDiffusionXLPipeline: folder, hub id, or one file.
+        source: run folder; or a supported pipeline (`untrain list`): folder, hub id, or of Stable Diffusion one file.
         prompts: CSV file with the columns of I2P: prompt, case_number, evaluation_seed, evaluation_guidance,
             sd_image_width, sd_image_height; only prompt is required.
         model: which model of a run folder: original, or a method's entry; null: the unlearned one.

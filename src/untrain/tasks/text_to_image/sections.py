@@ -30,7 +30,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Diffusion:
-    """How the pipeline's UNet is trained; its noise schedule is its own."""
+    """How the pipeline's UNet or transformer is trained; its noise schedule or flow is its own."""
 
     draws: Draws = "antithetic"
     """Timesteps of a batch: pairs t and T − 1 − t, or each by itself."""

@@ -1,24 +1,33 @@
-"""Image generation conditioned on text, in a VAE's latent space: Stable Diffusion 1.x, 2.x and XL by their UNets.
+"""Image generation conditioned on text, in a VAE's latent space: by Stable Diffusion's UNets, or by transformers.
 
-Rombach, Blattmann, Lorenz, Esser, Ommer: *High-Resolution Image Synthesis with Latent Diffusion Models*, CVPR 2022;
-v-prediction as in Salimans, Ho: *Progressive Distillation for Fast Sampling of Diffusion Models*, ICLR 2022.
+Rombach, Blattmann, Lorenz, Esser, Ommer: *High-Resolution Image Synthesis with Latent Diffusion Models*, CVPR 2022.
 
-Pipelines with transformers (Stable Diffusion 3, FLUX) are flow-matching models and are not of this task. They lack ᾱ_t:
-x_t = (1 − σ) x₀ + σ ε is drawn at weighted σ, the target is ε − x₀, and images come of an ODE solver, where this task
-and `sampling.denoise` need a schedule of β. FLUX besides packs latents, takes positions of image and text, and has its
-guidance distilled into an input, so that nothing of it is unconditional.
+Two things differ from pipeline to pipeline, and neither stands here: how noise is mixed in and what is predicted
+(`untrain.diffusion.paths`), and how the network is called and what it is told (`untrain.diffusion.architectures`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from untrain.diffusion.process import LATENTS, DiffusionProcess, Schedule
-from untrain.diffusion.text import POOLED, TIME_IDS
-from untrain.errors import DataError, ModelError, SettingError
+from untrain.diffusion.architectures import ARCHITECTURES
+from untrain.diffusion.architectures.base import (
+    EMBEDS,
+    GUIDANCE,
+    POOLED,
+    SHARED_FIELDS,
+    TEXT_FIELDS,
+    Architecture,
+    condition_of,
+    text_key,
+)
+from untrain.diffusion.paths import Schedule
+from untrain.diffusion.process import LATENTS, DiffusionProcess
+from untrain.diffusion.text import architecture_of_network
+from untrain.errors import DataError, ModelError, SettingError, UnknownName, unknown
 from untrain.models.precision import weight_type
 from untrain.settings import check_arguments
 from untrain.tasks.text_to_image.edits import cross_attention_maps, text_pairs
@@ -32,13 +41,14 @@ Prompt = Literal["prompt", "anchor", "empty"]
 @check_arguments
 @dataclass(frozen=True)
 class TextToImage(DiffusionProcess):
-    """Text-conditional prediction of noise, or of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, in latent space.
+    """Text-conditional prediction of noise, of v = √ᾱ_t ε − √(1 − ᾱ_t) x₀, or of a flow's velocity, in latent space.
 
-    A model is called as `model(x_t, t, encoder_hidden_states=e, added_cond_kwargs=…)`, as UNet2DConditionModel is. A
-    batch holds "latent_mean" and "latent_std" of the VAE's posterior times its scaling factor, [B, C, h, w]; "label",
-    the concept's number, [B]; "prompt", "anchor" and "empty", the embedded texts, [B, L, D] (all encoders' in one, as
-    the pipeline joins them); for SDXL also "prompt_pooled", "anchor_pooled", "empty_pooled", [B, P], and "time_ids",
-    [B, 6]; for closed-form edits "prompt_tokens" and "anchor_tokens", [B, L]. Neither VAE nor text encoder is needed.
+    A batch holds "latent_mean" and "latent_std" of the VAE's posterior as the network sees latents, [B, C, h, w];
+    "label", the concept's number, [B]; and of three texts, "prompt", "anchor" and "empty", what the network is told of
+    them: embedded, [B, L, D] (all encoders' in one, as the pipeline joins them), under these names; by some pipelines
+    pooled, [B, P], as "prompt_pooled" and so on, and which tokens count, [B, L], as "prompt_mask" and so on. What is
+    the same for all texts stands under its own name: "time_ids" [B, 6] of SDXL, "resolution" [B, 2] of some PixArt-α.
+    For closed-form edits there are "prompt_tokens" and "anchor_tokens", [B, L]. Neither VAE nor text encoder is needed.
     Images are never mirrored: captions may speak of left and right.
     """
 
@@ -53,39 +63,56 @@ class TextToImage(DiffusionProcess):
     beta_end: float = 0.012
     """β of the last step. These defaults are Stable Diffusion's; a pipeline's own schedule takes their place."""
     prediction: Prediction = "epsilon"
-    """What the model predicts, by the names of diffusers; a pipeline's scheduler tells."""
+    """What the model predicts, by the names of diffusers; a pipeline's scheduler tells. A flow predicts velocities."""
+    architecture: str | None = None
+    """How the network is called: a name in `untrain.diffusion.architectures.ARCHITECTURES`; null: read off its class,
+    and of a class that is not known, as UNet2DConditionModel is."""
     names: dict[str, str] = field(default_factory=dict)
     """The data's name → ours ("latent_mean", "prompt", …)."""
 
+    def __post_init__(self) -> None:
+        """Checks the ranges, and that the architecture is known."""
+        super().__post_init__()
+        if self.architecture is not None and self.architecture not in ARCHITECTURES:
+            raise UnknownName(unknown("architecture", self.architecture, ARCHITECTURES))
+
+    @property
+    def kind(self) -> Architecture:
+        """How the network is called."""
+        return ARCHITECTURES[self.architecture or "stable-diffusion"]
+
     def prepare(self, model: nn.Module, batch: Batch) -> "TextToImage":
-        """The task itself, if the model can be called on the batch and predicts something of its latents' shape.
+        """The task itself, with its architecture, if the model can be called on the batch and predicts something of
+        its latents' shape.
 
         Raises:
-            ModelError: if not; names what SDXL's UNet needs and the batch has not.
+            ModelError: if not; names what the network is told of and the batch has not.
         """
-        self._check_added(model, batch)
+        task = self._with_architecture(model)
+        task.kind.check_told(model, condition_of(batch))
         try:
             with torch.no_grad():
-                shape = self.outputs(model, batch).shape
+                shape = task.outputs(model, batch).shape
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ModelError(
-                f"the model cannot be called as model(x, t, encoder_hidden_states=e) on x {list(batch['input'].shape)} "
-                f"and e {list(batch['condition'].shape)}: {error}. Latents and embeddings must be of its own pipeline; "
-                "models that see more than a noisy latent (inpainting, depth) are not supported."
+                f"the model cannot be called as the network of {task.kind.name} is, on x {list(batch['input'].shape)} "
+                f"and embedded texts {list(batch['condition'].shape)}: {error}. Latents and embeddings must be of its "
+                "own pipeline; models that see more than a noisy latent (inpainting, depth) are not supported."
             ) from error
         if shape != batch["input"].shape:
             raise ModelError(f"the model gives {list(shape)} for {list(batch['input'].shape)}; the same is needed.")
-        return self
+        return task
 
-    def _check_added(self, model: nn.Module, batch: Batch) -> None:
-        config: Any = getattr(model, "config", {})
-        added = config.get("addition_embed_type") if hasattr(config, "get") else None
-        if added == "text_time":
-            missing = [key for key in (f"prompt{POOLED}", TIME_IDS) if key not in batch]
-            if missing:
-                raise ModelError(f"the model takes SDXL's added conditions, and the batches lack {missing}.")
-        elif added is not None:
-            raise ModelError(f"the model takes added conditions of the kind {added!r}; only SDXL's can be given.")
+    def _with_architecture(self, model: nn.Module) -> "TextToImage":
+        found = architecture_of_network(model)
+        if self.architecture is not None or found is None:
+            return self
+        if found.flows and self.flow is None:
+            raise ModelError(
+                f"{type(model).__name__} is trained by flow matching: give the whole pipeline, whose scheduler says "
+                "how, or the task TextToImage(flow=Flow(shift=…))."
+            )
+        return replace(self, architecture=found.name, drop=self.drop if found.guidance == "prompts" else 0.0)
 
     # What is drawn.
 
@@ -123,36 +150,22 @@ class TextToImage(DiffusionProcess):
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's own prediction, ε or v, [B, C, h, w], float32 or wider.
 
-        At one x_t either is the other times a number plus another: a combination whose weights sum to 1, as guidance
+        At one x_t each is the other times a number plus another: a combination whose weights sum to 1, as guidance
         and the target of ESD are, is the same in both.
         """
         dtype = weight_type(model)
         x = self.noisy(batch)
-        found: Any = model(
-            x.to(dtype),
-            batch["timestep"],
-            encoder_hidden_states=batch["condition"].to(dtype),
-            added_cond_kwargs=_added(batch, dtype),
-        )
-        predicted: Tensor = getattr(found, "sample", found)
+        told = condition_of(batch)
+        told |= {field: told[field].to(dtype) for field in (EMBEDS, POOLED) if field in told}
+        predicted = self.kind.predict(model, x.to(dtype), batch["timestep"], told)
         return predicted.to(torch.promote_types(predicted.dtype, x.dtype))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """What the pipeline was trained on, [B]: the squared error of the noise, or of v."""
-        return self.squared(self.outputs(model, batch), self._target(batch))
+        """What the pipeline was trained on, [B]: the squared error of the noise, of v, or of the velocity."""
+        return self.denoising_loss(self.outputs(model, batch), batch)
 
-    def _target(self, batch: Batch) -> Tensor:
-        if self.prediction == "epsilon":
-            return batch["noise"]
-        signal, noise = self.scales(batch["timestep"], batch["input"])
-        return signal * batch["noise"] - noise * batch["input"]
-
-    def _noise(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """ε of what the model predicts: itself, or √ᾱ_t v + √(1 − ᾱ_t) x_t."""
-        if self.prediction == "epsilon":
-            return predicted
-        signal, noise = self.scales(batch["timestep"], predicted)
-        return signal * predicted + noise * self.noisy(batch)
+    def _direction(self, predicted: Tensor, batch: Batch) -> Tensor:
+        return self.path.direction(predicted, self.noisy(batch), batch["timestep"])
 
     def variant(self, batch: Batch, kind: Variant) -> Batch:
         """The batch conditioned on its anchors, or on the empty prompt."""
@@ -198,17 +211,22 @@ class TextToImage(DiffusionProcess):
         return conditioned({**rows, "input": empty}, "prompt")
 
     def guided(self, model: nn.Module, batch: Batch, scale: float) -> Tensor:
-        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass."""
+        """ε(x, ∅) + w (ε(x, c) − ε(x, ∅)) with w the guidance scale, both from one forward pass; of a flow likewise its
+        velocity. Of a network that takes w as an input, what it says of c.
+        """
+        if self.kind.guidance == "input":
+            told = {**batch, GUIDANCE: torch.full((len(batch["input"]),), float(scale), device=batch["input"].device)}
+            return self._direction(self.outputs(model, told), batch)
         if scale == 1:
-            return self._noise(self.outputs(model, batch), batch)
+            return self._direction(self.outputs(model, batch), batch)
         none = conditioned(batch, "empty")
         keys = ("input", "seen", "timestep", *(key for key in CONDITIONS if key in batch))
         both = {key: torch.cat([batch[key], none[key]]) for key in keys}
-        conditional, unconditional = self._noise(self.outputs(model, both), both).chunk(2)
+        conditional, unconditional = self._direction(self.outputs(model, both), both).chunk(2)
         return scale * conditional - (scale - 1) * unconditional
 
 
-CONDITIONS = ("condition", f"condition{POOLED}", TIME_IDS)
+CONDITIONS = (*(text_key("condition", field) for field in TEXT_FIELDS), *SHARED_FIELDS)
 """What a model is told of a drawn batch besides x_t and t."""
 
 
@@ -221,8 +239,8 @@ def conditioned(batch: Batch, text: Prompt) -> Batch:
     if text not in batch:
         hint = "give the concept an anchor" if text == "anchor" else "encode the prompts with the pipeline"
         raise SettingError(f"the batches hold no {text!r} to condition on: {hint}.")
-    pooled = {f"condition{POOLED}": batch[text + POOLED]} if text + POOLED in batch else {}
-    return {**batch, "condition": batch[text], **pooled}
+    known = {field: text_key(text, field) for field in TEXT_FIELDS}
+    return {**batch, **{text_key("condition", f): batch[name] for f, name in known.items() if name in batch}}
 
 
 def _mixed(chosen: Tensor, a: Batch, b: Batch) -> Batch:
@@ -231,11 +249,4 @@ def _mixed(chosen: Tensor, a: Batch, b: Batch) -> Batch:
     def rows(key: str) -> Tensor:
         return torch.where(chosen.view(-1, *[1] * (b[key].ndim - 1)), a[key], b[key])
 
-    return {**b, **{key: rows(key) for key in CONDITIONS[:2] if key in b}}
-
-
-def _added(batch: Batch, dtype: torch.dtype) -> dict[str, Tensor] | None:
-    """What SDXL's UNet is told besides; None for other models."""
-    if TIME_IDS not in batch:
-        return None
-    return {"text_embeds": batch[f"condition{POOLED}"].to(dtype), "time_ids": batch[TIME_IDS]}
+    return {**b, **{key: rows(key) for key in CONDITIONS[: len(TEXT_FIELDS)] if key in b}}
