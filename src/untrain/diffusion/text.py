@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from untrain.diffusion.architectures import ARCHITECTURES, SUPPORTED_LIST
-from untrain.diffusion.architectures.base import EMBEDS, Architecture, text_key
+from untrain.diffusion.architectures.base import EMBEDS, Architecture, Condition, text_key
 from untrain.engine import preserve_modes
 from untrain.errors import DataError, ModelError
 from untrain.io import hash_json, hash_tensors
@@ -120,6 +120,10 @@ class Prompts(NamedTuple):
         return hash_json([list(self.texts), hash_tensors({EMBEDS: self.embeds, **self.more, **self.shared})])
 
 
+def _zeros(told: Condition) -> Condition:
+    return {field: torch.zeros(value.shape) for field, value in told.items()}
+
+
 def encode_prompts(
     pipeline: Any, texts: Sequence[str], image_size: int, *, cut: bool = False, batch_size: int = 32
 ) -> Prompts:
@@ -145,7 +149,7 @@ def encode_prompts(
     with torch.no_grad(), _evaluating(encoders):
         found = [kind.encode(pipeline, part) for part in parts]
     if encoders[0].device.type == "meta":  # of a pipeline without weights: shapes are all that can be had
-        found = [tuple({f: torch.zeros(v.shape) for f, v in each.items()} for each in part) for part in found]
+        found = [(_zeros(told), _zeros(empty)) for told, empty in found]
     empty = found[0][1]
     joined = {field: torch.cat([empty[field], *(told[field] for told, _ in found)]) for field in empty}
     embeds = joined.pop(EMBEDS)

@@ -72,8 +72,13 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
 
 
 def _found(optimizer: Optimizer, problem: Problem, engine: Engine, updates: int) -> dict[str, Tensor]:
-    lr, passes = range_test(optimizer, problem, engine, max(FEWEST, updates / SHARE))
+    lr, passes = range_test(optimizer, problem, engine, most_passes(updates))
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in (("lr", lr), ("passes", passes))}
+
+
+def most_passes(updates: int) -> float:
+    """The passes of a retain batch that a range test takes at most, before a run of so many optimiser steps."""
+    return max(FEWEST, updates / SHARE)
 
 
 def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: float) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods.base import LARGE, Method, Problem, State
-from untrain.methods.learning_rate import STEPS, TRIAL
+from untrain.methods.learning_rate import most_passes
 from untrain.methods.shortfalls import forget_loss
 from untrain.types import Batch, Role, Task
 
@@ -330,8 +330,9 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         state = method.start(problem, engine)
         start = engine.passes - before
         if problem.searched:
-            start.add(Passes(STEPS + TRIAL, STEPS + TRIAL))
-            guesses.append("a learning rate is searched: 70 passes, and 40 more each time that it is halved")
+            most = most_passes(method.updates)
+            start.add(Passes(most, most))
+            guesses.append(f"a learning rate is searched, in {most:.0f} passes at most")
         copies = _good_copy(state)
         tried = engine.passes.copy()
         count = 0

@@ -421,7 +421,8 @@ class _Planner:
         found = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
         vae = getattr(self.domain, "vae", None)
         found |= {} if vae is None else {"vae": vae}
-        return {name: bytes_of(part) for name, part in found.items() if part is not getattr(pipeline, "unet", None)}
+        trained = getattr(pipeline, self.domain.pipeline_part or "", None)
+        return {name: bytes_of(part) for name, part in found.items() if part is not trained}
 
 
 def _stage(name: str, method: str, found: Footprint, beside: Mapping[str, int]) -> StagePlan:
