@@ -63,7 +63,7 @@ def test_memory_is_what_a_run_of_the_method_takes(plan, name):
     assert not [guess for guess in stage.guesses if "cannot be tried" in guess]
     method = experiment.recipe.methods[name]
     start = experiment.domain.build(0)
-    problem = unlearning(experiment, start, experiment.domain.sets_for(method, experiment.division))
+    problem = unlearning(experiment, start, experiment.domain.sets_for(method, experiment.division), method)
     memory = TensorMemory(torch.device("cpu"))
     with memory:
         memory.count([*problem.subject.module.parameters(), *problem.subject.module.buffers()])
@@ -98,6 +98,18 @@ def test_disk_is_what_is_written(folder):
     assert planned.disk["weights"] <= weights + 3 * 2000
     assert weights - planned.disk["weights"] < notes
     assert 0 < masks and abs(masks - planned.disk["masks"]) < 4000
+
+
+def test_adapters_are_planned_in_the_place_of_weights(folder):
+    path = write_recipe(folder, finetune="{steps: 2, optimizer: {name: sgd, lr: 0.01}}")
+    flags = ["--train.steps", "2", "--references", "0", "--adapters.rank", "2"]
+    planned = plan_recipe(read(path, ["--out", str(folder / "lora"), *flags]))
+    stage = next(stage for stage in planned.stages if stage.name == "finetune")
+    code, _, err = untrain("run", path, "--out", folder / "lora", *flags)
+    assert code == 0, err
+    whole, kept = ((folder / "lora" / f"{name}.safetensors").stat().st_size for name in ("original", "finetune"))
+    assert 0 < stage.memory["gradients"] < kept < whole
+    assert planned.disk["weights"] <= whole + kept < planned.disk["weights"] + 2 * 8000
 
 
 def test_a_pipeline_is_planned_without_its_weights(tmp_path):

@@ -110,8 +110,13 @@ def extract_lora(before: nn.Module, after: nn.Module, *, rank: int = 16) -> LoRA
 
 
 def base_hash(module: nn.Module) -> str:
-    """A hash of a module's weights, half precision brought to float32: of a base in either it is the same."""
+    """A hash of a module's weights, half precision brought to float32: of a base in either it is the same.
+
+    Empty of a module that has no values, as a plan of a run has it.
+    """
     state = plain_module(module).state_dict()
+    if any(tensor.is_meta for tensor in state.values()):
+        return ""
     half = (torch.float16, torch.bfloat16)
     return hash_tensors({name: t.float() if t.dtype in half else t for name, t in state.items()})
 

@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_leaves
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.methods.base import LARGE, Method, Problem, State
+from untrain.methods.base import LARGE, Method, Problem, State, check_adapts
 from untrain.methods.learning_rate import most_passes
 from untrain.methods.shortfalls import forget_loss
+from untrain.models.adapters import attach
 from untrain.types import Batch, Role, Task
 
 META = torch.device("meta")
@@ -279,6 +280,7 @@ class Footprint:
         steps: the method's steps.
         before: passes before the first step and after the last.
         each: passes of a step, on average over those that were tried.
+        adapters: bytes of the adapters that a run writes in the place of the model; 0: it writes the model.
         guesses: what is a guess, as sentences.
     """
 
@@ -293,6 +295,7 @@ class Footprint:
     steps: int
     before: Passes
     each: Passes
+    adapters: int = 0
     guesses: tuple[str, ...] = ()
 
     @property
@@ -320,6 +323,9 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         Exception: whatever the method raises where it cannot do without values.
     """
     module, memory = problem.subject.module, ShapesAlone()
+    if problem.subject.adapters is not None:
+        check_adapts(method)
+        attach(module, problem.subject.adapters, problem.seed)
     guesses = []
     with memory, engine.counting(module):
         memory.count([*module.parameters(), *module.buffers()])
@@ -357,6 +363,7 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         steps=method.total,
         before=start,
         each=Passes(each.forward / count, each.backward / count) if count else Passes(),
+        adapters=0 if problem.subject.adapters is None else _bytes(state.parameters),
         guesses=tuple(guesses),
     )
 

@@ -315,8 +315,9 @@ class _Planner:
         if trains:
             steps = recipe.train.steps or math.ceil(recipe.train.epochs * domain.stream(self.division, "train").epoch)
         rate = recipe.train.optimizer.lr if trains and recipe.train.optimizer is not None else None
-        subject = self._subject(peak_lr=rate, train_steps=steps)
-        if recipe.parts is not None:
+        adapters = method.adapters_of(recipe.adapters, recipe.parts)
+        subject = self._subject(peak_lr=rate, train_steps=steps, adapters=adapters)
+        if recipe.parts is not None and adapters is None:
             train_parts(subject.module, recipe.parts)
         problem = ShapedProblem(subject, self.task, **sets, seed=recipe.seed)
         split, labels = self.division.split, domain.source.labels
@@ -408,7 +409,7 @@ class _Planner:
         weights = bytes_of(self.module) + HEADER * len(state)
         saved = self.domain.saved_bytes(self.module)
         return {
-            "weights": len(footprints) * weights,
+            "weights": sum(found.adapters or weights for _, found in footprints),
             "masks": sum(found.mask and found.mask + HEADER * len(state) for _, found in footprints),
             "models' folders": saved * len(self.recipe.methods),
             "checkpoints, while a model is made": max((found.saved for _, found in footprints), default=0),
