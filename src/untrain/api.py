@@ -25,9 +25,10 @@ from untrain.domain import Domain, EvaluationSettings, check_module
 from untrain.engine import Engine, Precision
 from untrain.errors import DataError, Overlap, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
-from untrain.methods import make
+from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_adapts, check_runs
 from untrain.methods.loop import run
+from untrain.methods.requests import REQUESTS, request_kind
 from untrain.models.adapters import Adapters, check_adapters, lora_of, merged_copy, without_adapters
 from untrain.models.checkpoints import load_into, state_hash
 from untrain.models.checkpoints import save as save_weights
@@ -228,8 +229,9 @@ def unlearn(
             a DataLoader of one, or a list of ready batches; of a text-to-image pipeline a `Concept` or several.
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
-        method: a name (see `untrain.methods()`), a class, or a method object. None: with a `budget` (share of the
-            original training's cost, in (0, 1]) `shrink-perturb`, else `sfron`; the notes say so.
+        method: a name (see `untrain.methods()`), a class, or a method object. None: `sfron`; with a `budget` (share of
+            the original training's cost, in (0, 1]) and a request of samples `shrink-sfron`, or `shrink-perturb` where
+            the request is one-sided or there are no held-out data. The notes say which, and why.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
@@ -260,8 +262,7 @@ def unlearn(
     engine = Engine.start(device, precision, compile, microbatch)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
-    by_default, why = _default_method(settings)
-    chosen = _make_method(method or by_default, settings)
+    chosen = _make_method(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
     check_kind(user.module)
@@ -293,6 +294,7 @@ def unlearn(
                 for note in compared:
                     problem.note(note)
                 if method is None:
+                    chosen, why = _fitting_method(chosen, settings, problem)
                     problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
@@ -354,15 +356,31 @@ def _locked(path: Path | None, engine: Engine, *, resume: bool) -> Iterator[None
         yield
 
 
-DEFAULT_METHOD, BUDGET_METHOD = "sfron", "shrink-perturb"
-"""The paper's own; and what leaves least of single records at a given cost."""
+DEFAULT_METHOD = "sfron"
+"""The paper's own."""
 
 
-def _default_method(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """The method where none is named, and why."""
-    if "budget" in settings:
-        return BUDGET_METHOD, "which leaves least of single records within a budget"
-    return DEFAULT_METHOD, "the default"
+def _fitting_method(default: Method, settings: Mapping[str, Any], problem: Problem) -> tuple[Method, str]:
+    """The method that fits the request, where none is named, and why.
+
+    Without a budget it is the default: methods that erase ask that the retain set can train a model anew, which only
+    their user knows. Nor do they train adapters.
+    """
+    kind = request_kind(problem)
+    asked = REQUESTS[kind]
+    if kind in ("concept", "class"):
+        return default, f"which forgets {asked}"
+    if settings.get("budget") is None:
+        return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
+    if problem.subject.adapters is not None:
+        return default, "since adapters are trained"
+    if kind == "samples" and problem.holdout is not None:
+        return _make_method("shrink-sfron", settings), f"which leaves least of {asked} at a given cost"
+    why = f"which leaves least of {asked}" if kind == "one-sided" else f"which forgets {asked} without held-out data"
+    others = sorted(settings.keys() - {each.name for each in fields(find("shrink-perturb"))})
+    if others:
+        return default, f"since {', '.join(others)} is given; shrink-perturb, {why}, has none"
+    return _make_method("shrink-perturb", settings), why
 
 
 _MEANT = {

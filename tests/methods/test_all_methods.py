@@ -24,7 +24,7 @@ from untrain.tasks.classification.task import Classification
 NAMES = (
     *("gradient-ascent", "random-label", "salun", "proximal-gradient", "bad-teacher", "scrub", "neggrad-plus"),
     *("ssd", "l1-sparse", "shrink-perturb", "masked-small-gradients", "noisy-finetune", "eu-k", "cf-k", "amun"),
-    "delete",
+    *("delete", "shrink-sfron"),
 )
 """Those that look at forget and retain set alone, and run on a network without convolutions."""
 

@@ -140,6 +140,6 @@ def test_a_budget_without_a_method_asks_for_it():
         network(), forget=forget, retain=retain, budget=0.1, train_steps=30, batch_size=20, optimizer=SGD, device="cpu"
     )
     assert (done.method.name, len(done.history), done.method.lam) == ("shrink-perturb", 3, 0.65)
-    assert any("shrink-perturb" in note and "budget" in note for note in done.notes)
+    assert any("method: shrink-perturb" in note and "held-out" in note for note in done.notes)
     with pytest.raises(SettingError, match="budget"):
-        untrain.unlearn(network(), forget=forget, retain=retain, method="sfron", budget=0.1, device="cpu")
+        untrain.unlearn(network(), forget=forget, retain=retain, method="finetune", budget=0.1, device="cpu")

@@ -32,6 +32,7 @@ from untrain.methods.scrub import Scrub
 from untrain.methods.selective_amnesia import SelectiveAmnesia
 from untrain.methods.sfron import SFRon
 from untrain.methods.shrink_perturb import ShrinkPerturb
+from untrain.methods.shrink_sfron import ShrinkSFRon
 from untrain.methods.ssd import SSD
 from untrain.methods.transpose import Transpose
 from untrain.methods.uce import UCE
@@ -41,7 +42,7 @@ METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         *(SFRon, SalUn, RandomLabel, ProximalGradient, BadTeacher, Scrub, NegGradPlus, GradientAscent, SSD, L1Sparse),
-        *(ShrinkPerturb, MaskedSmallGradients, Transpose, NoisyFinetune),
+        *(ShrinkSFRon, ShrinkPerturb, MaskedSmallGradients, Transpose, NoisyFinetune),
         *(ExactUnlearningOfLastLayers, CatastrophicForgettingOfLastLayers),
         *(AMUN, Delete, ReGUn, LoTUS),
         *(Finetune, SelectiveAmnesia, ESD, LECO, ConceptAblation, UCE, MACERefine, Retrain),

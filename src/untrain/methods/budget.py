@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from untrain.errors import SettingError
 from untrain.methods.base import Problem
 
 TRAIN_EPOCHS = 30
@@ -27,6 +28,14 @@ def train_steps(problem: Problem) -> int:
         f"the original training is taken to have been {TRAIN_EPOCHS} passes, {guess} steps: nobody told (train_steps)"
     )
     return guess
+
+
+def check_budget(budget: float | None, steps: int | None) -> None:
+    """Refuses a share of the original training's cost that is none, or that stands beside a number of steps."""
+    if budget is not None and not 0 < budget <= 1:
+        raise SettingError(f"budget must be in (0, 1], such as 0.2, not {budget}.")
+    if budget is not None and steps is not None:
+        raise SettingError(f"budget={budget} and steps={steps} contradict: give one of the two.")
 
 
 def budget_steps(budget: float, problem: Problem, *, cost: float = 1.0) -> int:

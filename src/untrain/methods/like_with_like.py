@@ -53,7 +53,7 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
     if forget is None or retain is None or problem.holdout is None:
         return {}
     classes = torch.cat([forget[0], retain[0]]).unique()
-    asked, kept = (_spread(counts, classes) for counts in (forget, retain))
+    asked, kept = (spread(counts, classes) for counts in (forget, retain))
     shares, both = kept / kept.sum(), (asked + kept) / (asked + kept).sum()
     shift = torch.where(kept > 0, (shares / both).log(), 0.0)  # what nothing is retained of has no such loss
     losses, known, counts = _moved_losses(problem, engine, classes, shift)
@@ -61,7 +61,7 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
     mix = asked / asked.sum()
     level = (mix * ratio).sum()
     there = (mix > 0) & (kept > 0)
-    one_sided = (0.5 * (mix - shares).abs().sum() > ONE_SIDED) & there.any()
+    one_sided = torch.tensor(is_one_sided(asked, kept), device=mix.device)
     few = int(counts[there].sum()) if bool(there.any()) else FEW
     if few < FEW:
         problem.note(
@@ -102,7 +102,18 @@ def of_class(measured: Params, name: str, condition: Tensor | None) -> Tensor | 
     return torch.where(known, measured[name][place], 1.0)
 
 
-def _spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:
+def is_one_sided(asked: Tensor, kept: Tensor) -> bool:
+    """Whether forget and retain set have other mixes of classes, while the retain set holds some of the former's.
+
+    Args:
+        asked: samples of each class in the forget set, [C].
+        kept: in the retain set, [C].
+    """
+    apart = 0.5 * (asked / asked.sum() - kept / kept.sum()).abs().sum()
+    return bool((apart > ONE_SIDED) & ((asked > 0) & (kept > 0)).any())
+
+
+def spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:
     """Counts of these classes, [C]."""
     spread = torch.zeros(len(classes), dtype=torch.float64, device=classes.device)
     return spread.index_add_(0, torch.searchsorted(classes, counts[0]), counts[1])

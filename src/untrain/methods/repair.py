@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from untrain.engine import Engine, seed_of
-from untrain.errors import SettingError
 from untrain.lazy import torch
 from untrain.methods.base import Problem, State
-from untrain.methods.budget import budget_steps
+from untrain.methods.budget import budget_steps, check_budget
 from untrain.methods.descent import Descent
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.types import Params
@@ -38,10 +37,7 @@ class Repair(Descent):
     def __post_init__(self) -> None:
         """Checks the ranges."""
         super().__post_init__()
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise SettingError(f"budget must be in (0, 1], such as 0.2, not {self.budget}.")
-        if self.budget is not None and self.steps is not None:
-            raise SettingError(f"budget={self.budget} and steps={self.steps} contradict: give one of the two.")
+        check_budget(self.budget, self.steps)
 
     def resolved(self, problem: Problem, engine: Engine) -> Repair:
         """Steps from budget or epochs; the learning rate from the checkpoint or a range test at the original."""

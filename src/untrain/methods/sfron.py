@@ -27,6 +27,7 @@ from untrain.methods.base import (
     check_choice,
     check_steps,
 )
+from untrain.methods.budget import budget_steps, check_budget
 from untrain.methods.calibration import Calibration, borrowed_statistics, statistics
 from untrain.methods.fishers import fishers_of
 from untrain.methods.forgetting import normalises
@@ -67,6 +68,9 @@ class SFRon(Method):
     """Retain steps in each outer step; null: 3, or 1 for a generator."""
     epochs: float = 3.5
     """Passes over the retain set in the whole run, used where `steps` is null."""
+    budget: float | None = None
+    """Share of the original training's cost, in (0, 1], that forget and retain steps take; null: `epochs` says how
+    many."""
     objective: Objective | None = None
     """Of the forget step: "adaptive", ascent weighted by 1/ℓ^λ; plain "ascent"; "redirect", descent towards what is
     predicted for the redirected variant; or "relabel", descent on the training loss under its condition. Null: redirect
@@ -124,6 +128,7 @@ class SFRon(Method):
         if self.published:
             self._be_published()
         check_steps(self.steps, self.epochs)
+        check_budget(self.budget, self.steps)
         check_choice("objective", self.objective or "adaptive", ("adaptive", "ascent", "redirect", "relabel"))
         check_choice("teacher", self.teacher, ("current", "original"))
         check_choice("decay", self.decay, ("cosine", "linear", "exponential", "constant"))
@@ -193,6 +198,10 @@ class SFRon(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> SFRon:
         """Every setting that was left open, as it fits the task; the retain rate from checkpoint or range test."""
+        if self.budget is not None:
+            open_steps = replace(self, budget=None)
+            each = replace(open_steps, **{**fitting(open_steps, problem), "steps": 1}).updates
+            return replace(open_steps, steps=budget_steps(self.budget, problem, cost=each)).resolved(problem, engine)
         found = replace(self, **fitting(self, problem))
         if self.steps is None and found.calibrate:
             found = replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))

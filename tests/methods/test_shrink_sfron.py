@@ -1,0 +1,92 @@
+"""SFR-on from shrunk weights: where it begins, what its mask is of, its ends, its cost; and which requests ask for it."""
+
+import pytest
+import torch
+
+import untrain
+from helpers.small_classifiers import SGD, close, network, problem, ran, samples
+from untrain.engine import seed_of
+from untrain.errors import SettingError
+from untrain.methods import make
+from untrain.methods.sfron import SFRon
+from untrain.methods.shrink_sfron import ShrinkSFRon
+from untrain.models.subject import Subject
+
+STEPS = {"steps": 3, "retain_steps": 2, "optimizer": SGD}
+
+
+def test_it_begins_between_the_original_and_new_weights_with_the_originals_mask():
+    state, _ = ran(ShrinkSFRon(keep=0.7, **STEPS), 0)
+    new = dict(Subject(network()).fresh(seed_of(0, "fresh weights")).named_parameters())
+    old = dict(network().named_parameters())
+    for name, parameter in state.module.named_parameters():
+        expected = 0.7 * old[name] + 0.3 * new[name].double()
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-12)
+    mask = ran(SFRon(**STEPS), 0)[0].problem.memo["mask"]
+    for name, own in state.problem.memo["mask"].items():
+        assert torch.equal(own, mask[name])
+
+
+def test_all_kept_is_sfron():
+    kept, plain = (ran(method, 3)[0] for method in (ShrinkSFRon(keep=1.0, **STEPS), SFRon(**STEPS)))
+    close(kept.module, plain.module)
+
+
+def test_a_budget_pays_for_forget_and_retain_steps_and_says_how_far_weights_are_shrunk():
+    work, engine = problem()
+    work.subject.train_steps = 400
+    method = ShrinkSFRon(budget=0.2, optimizer=SGD).resolved(work, engine)
+    assert (method.total, method.retain_steps, method.updates, method.keep) == (20, 3, 80, 0.5)
+    assert any("κ 0.5" in note and "20%" in note for note in work.notes)
+    work.subject.train_steps = 400
+    assert SFRon(budget=0.4, retain_steps=1, optimizer=SGD).resolved(work, engine).total == 80
+    assert ShrinkSFRon(keep=0.9, budget=0.2, optimizer=SGD).resolved(work, engine).keep == 0.9
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 1.1}, {"keep": -0.1}, {"budget": 0.0}, {"budget": 1.5}])
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        make("shrink-sfron", wrong)
+    for name in ("sfron", "shrink-sfron"):
+        with pytest.raises(SettingError, match="budget=0.2 and steps=3 contradict"):
+            make(name, {"budget": 0.2, "steps": 3})
+
+
+# What an unnamed method becomes.
+
+BUDGET = {"budget": 0.1, "train_steps": 120, "batch_size": 20, "optimizer": SGD, "device": "cpu"}
+
+
+def of_class(data, labels):
+    data.tensors[1].copy_(labels)
+    return data
+
+
+def unlearned(forget, retain, **given):
+    done = untrain.unlearn(network(), forget=forget, retain=retain, **{**BUDGET, **given})
+    (note,) = (note for note in done.notes if note.startswith("method: "))
+    return done.method, note
+
+
+def test_with_a_budget_single_samples_are_forgotten_from_shrunk_weights():
+    method, note = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3))
+    assert (method.name, method.total, method.keep) == ("shrink-sfron", 3, 0.65)
+    assert "least of single samples at a given cost" in note
+    method, note = unlearned(samples(40, 1), samples(100, 2))
+    assert method.name == "shrink-perturb" and "without held-out data" in note
+    method, note = unlearned(samples(40, 1), samples(100, 2), retain_steps=2)
+    assert method.name == "sfron" and "retain_steps is given" in note
+
+
+def test_other_requests_have_methods_of_their_own():
+    classes = samples(100, 2).tensors[1]
+    mixed = torch.where(torch.arange(100) < 10, 0, classes.clamp(min=1))
+    one_sided = of_class(samples(40, 1), torch.zeros(40, dtype=torch.int64)), of_class(samples(100, 2), mixed)
+    method, note = unlearned(*one_sided, holdout=samples(60, 3))
+    assert method.name == "shrink-perturb" and "samples of one class, of which more are retained" in note
+    whole = one_sided[0], of_class(samples(100, 2), classes.clamp(min=1))
+    method, note = unlearned(*whole, holdout=samples(60, 3))
+    assert (method.name, method.total) == ("sfron", 3) and "whole classes" in note
+    method, note = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3), budget=None, steps=2)
+    assert method.name == "sfron" and "the default" in note
+
