@@ -1,4 +1,4 @@
-"""SFR-on from shrunk weights: where it begins, what its mask is of, its ends, its cost; and which requests ask for it."""
+"""SFR-on from shrunk weights: where it begins, its mask, its ends and cost; which requests ask for it."""
 
 import pytest
 import torch
@@ -89,4 +89,3 @@ def test_other_requests_have_methods_of_their_own():
     assert (method.name, method.total) == ("sfron", 3) and "whole classes" in note
     method, note = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3), budget=None, steps=2)
     assert method.name == "sfron" and "the default" in note
-
