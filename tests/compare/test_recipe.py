@@ -16,8 +16,8 @@ RECIPES = sorted((ROOT / "recipes").glob("compare-*.yaml"))
 
 COMPARED = {
     "classification": "finetune gradient-ascent random-label salun bad-teacher scrub neggrad-plus ssd l1-sparse sfron",
-    "compare-fashion": "shrink-sfron shrink-perturb masked-small-gradients transpose noisy-finetune eu-k cf-k amun regun "
-    "lotus",
+    "compare-fashion": "shrink-sfron shrink-perturb masked-small-gradients transpose noisy-finetune eu-k cf-k amun "
+    "regun lotus",
     "class-diffusion": "finetune salun selective-amnesia esd sfron",
     "text-to-image": "finetune gradient-ascent random-label proximal-gradient salun esd uce mace-refine sfron",
 }
