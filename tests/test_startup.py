@@ -56,8 +56,9 @@ from untrain.cli import main
 print("exit", main({words!r}))
 print([name for name in {heavy!r} if name in sys.modules])
 """
-SECONDS = 0.5
-"""Of processor time; all of these together take about 0.25 s where torch alone takes 1.4 s."""
+SHARE = 0.36
+"""Of the processor time that importing torch takes, whatever the machine: 0.5 s where torch takes 1.4 s; what is measured
+here takes about 0.25 s there."""
 
 
 def run(code, folder=None):
@@ -86,9 +87,14 @@ def test_nothing_heavy_is_imported_before_work_begins(start):
     assert run(f"{STARTS[start]}\nimport sys; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
 
 
+@pytest.fixture(scope="module")
+def seconds():
+    return SHARE * processor_seconds("import torch")
+
+
 @pytest.mark.parametrize("start", STARTS)
-def test_starting_takes_little_processor_time(start):
-    assert processor_seconds(STARTS[start]) < SECONDS
+def test_starting_takes_little_processor_time(start, seconds):
+    assert processor_seconds(STARTS[start]) < seconds
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -99,7 +105,7 @@ def test_a_command_that_is_over_before_work_begins_is_fast(command, folder):
     *_, ended, heavy = done.stdout.splitlines()
     assert (ended, heavy) == (f"exit {code}", "[]"), done.stderr
     assert "unforeseen" not in done.stderr
-    assert processor_seconds(f"import sys\nfrom untrain.cli import main\nmain({words!r})", folder) < SECONDS
+    assert processor_seconds(f"import sys\nfrom untrain.cli import main\nmain({words!r})", folder) < seconds
 
 
 def test_an_entry_says_what_the_domain_says():

@@ -355,7 +355,7 @@ def test_reading_and_failing_imports_nothing_heavy():
         ("task: 3\n", 1, r"task .*text.*3"),
         ("train: 3\n", 1, r"train .*steps, epochs.*3"),
         ("train: {optimizer: null}\n", 1, r"train.optimizer must not be null"),
-        ("train:\n  optimizer: {name: lion}\n", 2, r"'lion'.*adam, adamw, sgd"),
+        ("train:\n  optimizer: {name: lion}\n", 2, r"'lion'.*adam, adam8bit, adamw, adamw8bit, sgd"),
         ("forget: {classes: 3}\n", 1, r"forget.classes .*a list.*3"),
         ("forget:\n  fraction: 1.5\n", 2, r"forget.fraction .*above 0 and below 1.*1.5"),
         ("model: {options: 3}\n", 1, r"model.options .*a mapping.*3"),
