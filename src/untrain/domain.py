@@ -286,6 +286,10 @@ class UserModel:
         """
         return None
 
+    def aside(self) -> AbstractContextManager[None]:
+        """A block within which parts that are not trained leave the accelerator, once the sets are there."""
+        return nullcontext()
+
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the samples of a batch where the user does not say."""
         return 128
