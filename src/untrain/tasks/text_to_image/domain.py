@@ -466,7 +466,7 @@ class TextToImageDomain(Domain):
         decode(self.pipeline.vae, found)
 
     def saved_bytes(self, module: nn.Module) -> int:
-        """Counts the whole pipeline: the UNet in float32, and the files of all else."""
+        """Counts the whole pipeline: the network in float32, and the files of all else."""
         parts = (part for name, part in self.pipeline.components.items() if name != self.pipeline_part)
         own = bytes_of(module)
         if Path(self.folder).suffix in ENDINGS:
