@@ -309,9 +309,13 @@ def test_tokens_stand_where_the_network_sees_them(folder: Path) -> None:
     assert tokens is not None
     window = pipeline.tokenizer_max_length
     own, behind = tokens[1, :window], tokens[1, window:]
-    assert own[own >= 0].tolist() == [i - SEGMENT for i in behind[behind >= 0].tolist()] == pipeline.tokenizer(TEXTS[0]).input_ids
+    assert (
+        own[own >= 0].tolist()
+        == [i - SEGMENT for i in behind[behind >= 0].tolist()]
+        == pipeline.tokenizer(TEXTS[0]).input_ids
+    )
     assert set(own[own < 0].tolist()) == {-1} and set(behind[behind < 0].tolist()) == {-2}
-    given, wanted = text_pairs(rows_of(pipeline, 1), "last", keep=False, fields=("embeds", "pooled"))
+    given, _ = text_pairs(rows_of(pipeline, 1), "last", keep=False, fields=("embeds", "pooled"))
     assert given.shape == (3, 64) and not given[:2, 32:].any() and not given[2, :32].any()
     rows = rows_of(build(pixart, folder), 1)
     assert len(text_pairs(rows, "all", keep=True)[0]) == int(rows["prompt_mask"].sum())
