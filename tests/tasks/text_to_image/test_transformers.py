@@ -27,7 +27,7 @@ from helpers.transformer_pipelines import (
     size_of,
     stable_diffusion_3,
 )
-from untrain import Concept, ConceptImages, Sampler, unlearn
+from untrain import Concept, ConceptImages, Sampler, debias, image_classifier, unlearn
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import denoiser_of, fresh_denoiser
 from untrain.diffusion.paths import Flow
@@ -319,6 +319,12 @@ def test_tokens_stand_where_the_network_sees_them(folder: Path) -> None:
     assert given.shape == (3, 64) and not given[:2, 32:].any() and not given[2, :32].any()
     rows = rows_of(build(pixart, folder), 1)
     assert len(text_pairs(rows, "all", keep=True)[0]) == int(rows["prompt_mask"].sum())
+
+
+def test_debiasing_is_of_unets(folder: Path) -> None:
+    judge = image_classifier(nn.Identity(), ("x", "y"), lambda images: images)
+    with pytest.raises(ModelError, match=r"UNet.*StableDiffusion3Pipeline"):
+        debias(build(stable_diffusion_3, folder), ["a"], {"a b": "x", "a c": "y"}, judge)
 
 
 # What differs.
