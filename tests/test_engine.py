@@ -3,7 +3,7 @@ import torch
 
 from helpers import two_processes
 from helpers.processes import torchrun
-from untrain.engine import Engine, generator_of, on_device, seed_of
+from untrain.engine import Engine, generator_of, on_device, seed_of, set_aside
 from untrain.errors import SettingError
 
 
@@ -88,3 +88,14 @@ def test_modules_are_hosted_and_go_home_whatever_happens():
         assert next(here.parameters()).device == there
         here.to_empty(device="cpu")  # what lies on the meta device has no content to bring home
     assert next(here.parameters()).device.type == "cpu" and next(away.parameters()).device == there
+
+
+def test_what_is_quantised_or_offloaded_is_left_where_it_is():
+    plain, quantised, offloaded = (torch.nn.Linear(2, 2) for _ in range(3))
+    quantised.is_quantized, offloaded._hf_hook = True, object()
+    weights = [module.weight for module in (quantised, offloaded)]
+    with on_device(torch.device("meta"), quantised, offloaded):
+        assert {module.weight.device.type for module in (quantised, offloaded)} == {"cpu"}
+    with set_aside(plain, quantised, offloaded):
+        assert plain.weight.device.type == "cpu"
+    assert all(module.weight is weight for module, weight in zip((quantised, offloaded), weights, strict=True))

@@ -34,7 +34,7 @@ from untrain.models.checkpoints import load_into, state_hash
 from untrain.models.checkpoints import save as save_weights
 from untrain.models.hub import HubCard, check_repo, push_folder, write_hub_card
 from untrain.models.kinds import check_kind
-from untrain.models.lora import Form, LoRA, check_loaded, extract_lora, save_lora
+from untrain.models.lora import LoRA, check_loaded, extract_lora, form_of, save_lora
 from untrain.models.parts import trained
 from untrain.models.precision import Rounding, keep_types, widen_
 from untrain.models.prepare import check_trainable, prepare_task
@@ -97,23 +97,25 @@ class Result:
     def save_lora(self, path: str | Path, *, rank: int | None = None, kohya: bool = False) -> LoRA:
         """Writes what was changed as a LoRA for the model that was given: for diffusers, else for peft.
 
+        A pipeline whose class has no `load_lora_weights`, as PixArt's, gets it for peft:
+        `PeftModel.from_pretrained(pipe.transformer, path).merge_and_unload()`.
+
         Args:
-            path: a folder, or of a pipeline a .safetensors file: `pipe.load_lora_weights(path)` loads either.
+            path: a folder, or for diffusers a .safetensors file: `pipe.load_lora_weights(path)` loads either.
             rank: at most this; less where the change of every matrix is of less. None: of adapters that were trained
                 their own, so that these are written as they are; else 16.
-            kohya: of a pipeline, the names of kohya's trainer, which most interfaces load.
+            kohya: of a pipeline with a UNet, the names of kohya's trainer, which most interfaces load.
 
         Returns:
             The LoRA: its `kept` is the share of the squared change that it holds, `lost` what none can carry.
 
         Raises:
-            SettingError: if the model was changed in place. ModelError: if nothing changed that a LoRA can carry.
+            SettingError: if the model was changed in place, or kohya has no names for it. ModelError: if nothing
+                changed that a LoRA can carry.
         """
         if self.change is None:
             raise SettingError("the model was changed in place, and what it was before is gone: leave inplace out.")
-        if kohya and not self.change.part:
-            raise SettingError("kohya's names are for pipelines of diffusers: leave kohya out.")
-        form: Form = "kohya" if kohya else "diffusers" if self.change.part else "peft"
+        form = form_of(self.change.before, self.change.part, kohya=kohya)
         came = has_adapters(self.change.after)
         lora, base = self.change.lora, self.change.before
         if came:
@@ -277,7 +279,7 @@ def unlearn(
     home = next((p.device for p in user.module.parameters()), engine.device)
     alone = None if chosen.needs_samples else user.condition_sets(given, options)
     made = user.sets(given, engine, path, seed, options) if alone is None else nullcontext(dict(alone))
-    with _locked(path, engine, resume=resume), made as sets:
+    with _locked(path, engine, resume=resume), made as sets, user.aside():
         usual = user.batch_size(sets) if batch_size is None else batch_size
         sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}

@@ -110,7 +110,7 @@ FOLDER is a finished run of a recipe.
   --lora         a LoRA, best of its rank: FOLDER/MODEL-lora, which pipe.load_lora_weights loads; of other models than
                  pipelines an adapter that peft loads. It says which share of the change it holds
   --rank N       of the LoRA, at most; 16 without it. Where the change is of less, all of it is held
-  --kohya        the LoRA under the names of kohya's trainer, which most interfaces load
+  --kohya        the LoRA of a UNet under the names of kohya's trainer, which most interfaces load
   --delta        the exact new values of all that changed: FOLDER/MODEL-delta/delta.safetensors
   --model NAME   which model of the run; without it, the only unlearned one
   --out PATH     write there

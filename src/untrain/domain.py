@@ -8,7 +8,7 @@ losses and outputs, as any task has them; a new kind of model begins with `task_
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -285,6 +285,10 @@ class UserModel:
             options: the domain's `UnlearnOptions`.
         """
         return None
+
+    def aside(self) -> AbstractContextManager[None]:
+        """A block within which parts that are not trained leave the accelerator, once the sets are there."""
+        return nullcontext()
 
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the samples of a batch where the user does not say."""

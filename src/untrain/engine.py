@@ -275,15 +275,40 @@ def tensor_attributes(layer: nn.Module) -> list[tuple[str, Tensor]]:
 
 @contextmanager
 def on_device(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Moves modules to a device for the block; afterwards each is where its first parameter was before."""
-    homes = [(module, next((p.device for p in module.parameters()), device)) for module in modules]
+    """Moves modules to a device for the block; afterwards each is where its first parameter was before.
+
+    What is quantised, or moved by hooks of its own (offloading), stays: to move it is another library's.
+    """
+    homes = [(m, next((p.device for p in m.parameters()), device)) for m in modules if can_move(m)]
     try:
-        for module in modules:
+        for module, _ in homes:
             module.to(device)
         yield
     finally:
         for module, home in homes:
             module.to(home)
+
+
+@contextmanager
+def set_aside(*modules: nn.Module) -> Iterator[None]:
+    """Modules that are on an accelerator are on the CPU for the block, and then where they were.
+
+    What is quantised, or moved by hooks of its own (offloading), stays: to move it is another library's.
+    """
+    away = [module for module in modules if can_move(module)]
+    homes = {id(module): next((p.device for p in module.parameters()), torch.device("cpu")) for module in away}
+    try:
+        for module in away:
+            module.to("cpu")
+        yield
+    finally:
+        for module in away:
+            module.to(homes[id(module)])
+
+
+def can_move(module: nn.Module) -> bool:
+    """Whether a module may be moved: not one that is quantised, or moved by hooks of its own (offloading)."""
+    return not getattr(module, "is_quantized", False) and not hasattr(module, "_hf_hook")
 
 
 def seed_of(seed: int, *names: object) -> int:

@@ -172,7 +172,8 @@ class EditableTask(Task, Protocol):
     """A task whose models hear of a condition through linear maps alone; what closed-form edits may know besides.
 
     A condition is a sequence of vectors, the embedded tokens of a text, and each map is given every one of them; or one
-    vector, as of a class. A class variable `token_kinds` says which of `Tokens` have a meaning (all without it).
+    vector, as of a class. A class variable `token_kinds` says which of `Tokens` have a meaning (all without it). Where
+    maps see parts of the vectors alone, a method `condition_columns(model)` says which: name → slice.
     """
 
     def condition_maps(self, model: nn.Module) -> Mapping[str, Tensor]:

@@ -133,7 +133,7 @@ SKETCHES = {
     "audit.md": 2,
     "shrink-perturb.md": 1,
     "text-to-image-reference.md": 3,
-    "transformer-pipelines.md": 1,
+    "transformer-pipelines.md": 2,
 }
 """Page → blocks of Python in it that leave out what would make them run; they are fenced as `py`."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from untrain.diffusion.architectures import ARCHITECTURES, SUPPORTED_LIST
 from untrain.diffusion.architectures.base import EMBEDS, Architecture, Condition, text_key
-from untrain.engine import preserve_modes
+from untrain.engine import on_device, preserve_modes
 from untrain.errors import DataError, ModelError
 from untrain.io import hash_json, hash_tensors
 from untrain.lazy import nn, torch
@@ -23,6 +23,9 @@ TOKENS = "_tokens"
 """Ending of the names of tokens in a batch."""
 PADDING = -1
 """What stands for no token."""
+SEGMENT = 1 << 32
+"""By so much more tokens are numbered of each further tokenizer whose tokens stand behind others; its padding by 1
+less."""
 
 
 def architecture_of(pipeline: Any) -> Architecture:
@@ -85,8 +88,8 @@ class Prompts(NamedTuple):
         more: what else has become of each, by field: "pooled" [T, P], "mask" [T, L]; see
             `untrain.diffusion.architectures`.
         shared: what a model is told besides, the same for all texts, by field: "time_ids" [6], "resolution" [2].
-        tokens: the first tokenizer's tokens, beginning and end included and `PADDING` behind them, int64 [T, L]; None
-            where nobody can use them.
+        tokens: the tokens that stand at each place, beginning and end included and `PADDING` behind them, int64 [T, L];
+            where tokenizers follow each other, see `SEGMENT`; None where nobody can use them.
     """
 
     texts: tuple[str, ...]
@@ -125,16 +128,24 @@ def _zeros(told: Condition) -> Condition:
 
 
 def encode_prompts(
-    pipeline: Any, texts: Sequence[str], image_size: int, *, cut: bool = False, batch_size: int = 32
+    pipeline: Any,
+    texts: Sequence[str],
+    image_size: int,
+    *,
+    cut: bool = False,
+    batch_size: int = 32,
+    device: torch.device | None = None,
 ) -> Prompts:
     """The embedded texts, each once and in order of appearance, behind the empty one.
 
     Args:
-        pipeline: its text encoders work where they are, in evaluation mode.
+        pipeline: its text encoders work in evaluation mode.
         texts: at least one, without the empty one.
         image_size: height and width of the images, which some networks are told.
         cut: whether the pipeline may cut texts that are too long, as published evaluations do; else they are an error.
         batch_size: texts at once.
+        device: where large text encoders (T5, Gemma) work, one of the run's; they are where they were afterwards. CLIP,
+            and all where it is None, work where they are.
 
     Raises:
         DataError: if a text is longer than a tokenizer's window, which would cut it in silence.
@@ -146,7 +157,11 @@ def encode_prompts(
         _check_length(pipeline, text)
     parts = [wanted[i : i + batch_size] for i in range(0, len(wanted), batch_size)]
     encoders = text_encoders(pipeline)
-    with torch.no_grad(), _evaluating(encoders):
+    if device is None or not kind.on_device or encoders[0].device.type == "meta":
+        place: AbstractContextManager[None] = nullcontext()
+    else:
+        place = on_device(device, *encoders)
+    with place, torch.no_grad(), _evaluating(encoders):
         found = [kind.encode(pipeline, part) for part in parts]
     if encoders[0].device.type == "meta":  # of a pipeline without weights: shapes are all that can be had
         found = [(_zeros(told), _zeros(empty)) for told, empty in found]
@@ -154,34 +169,33 @@ def encode_prompts(
     joined = {field: torch.cat([empty[field], *(told[field] for told, _ in found)]) for field in empty}
     embeds = joined.pop(EMBEDS)
     shared = {field: value.to(embeds.device) for field, value in kind.shared(pipeline, image_size).items()}
-    tokens = _token_rows(pipeline, ("", *wanted), embeds) if kind.edits else None
-    return Prompts(("", *wanted), embeds, joined, shared, tokens)
+    return Prompts(("", *wanted), embeds, joined, shared, _token_rows(pipeline, ("", *wanted), embeds))
 
 
 def _token_rows(pipeline: Any, texts: Sequence[str], embeds: Tensor) -> Tensor:
-    """The first tokenizer's tokens of each text, [T, L] as the embeddings; the other's stand at the same places."""
-    rows = [list(each[0]) for each in tokens_of(pipeline, texts)]
-    width = embeds.shape[1]
-    return torch.tensor([[*row, *[PADDING] * (width - len(row))] for row in rows], device=embeds.device)
+    """The tokens at each place of each text, [T, L] as the embeddings."""
+    seen = dict(
+        zip((name for name, _ in tokenizers(pipeline)), zip(*tokens_of(pipeline, texts), strict=True), strict=True)
+    )
+    parts = architecture_of(pipeline).sequence(pipeline, texts, seen, embeds.shape[1])
+    found = torch.full(embeds.shape[:2], PADDING - len(parts), dtype=torch.int64)
+    start = 0
+    for number, (rows, places) in enumerate(parts):
+        found[:, start : start + places] = PADDING - number
+        for i, row in enumerate(rows):
+            found[i, start : start + len(row)] = torch.tensor(row) + number * SEGMENT
+        start += places
+    return found.to(embeds.device)
 
 
-def embed_texts(pipeline: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Embeds texts of Stable Diffusion as they come; gradients flow through the text encoders, where these are on.
+def embed_texts(pipeline: Any, texts: Sequence[str]) -> Condition:
+    """What becomes of texts as they come, [B, …] each; gradients flow through the text encoders, where these are on.
 
     Args:
         pipeline: its text encoders work where they are, as they are.
         texts: [B]; the pipeline cuts those that are too long.
-
-    Returns:
-        What `Prompts` holds of them: embeddings [B, L, D], and of SDXL pooled ones [B, P].
     """
-    found = pipeline.encode_prompt(
-        list(texts),
-        device=text_encoders(pipeline)[0].device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=False,
-    )
-    return found[0], found[2] if len(found) == 4 else None
+    return architecture_of(pipeline).embed(pipeline, texts)
 
 
 def text_encoders(pipeline: Any) -> list[Any]:
@@ -221,7 +235,9 @@ def tokenizers(pipeline: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _converted(pipeline: Any, text: str, tokenizer: Any) -> str:
-    """A text with the tokens that textual inversions stand for."""
+    """A text as its pipeline hands it to a tokenizer: some have small letters, or tokens of textual inversions."""
+    if hasattr(pipeline, "_text_preprocessing"):
+        return str(pipeline._text_preprocessing(text, clean_caption=False)[0])
     return pipeline.maybe_convert_prompt(text, tokenizer) if hasattr(pipeline, "maybe_convert_prompt") else text
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, cast
 
@@ -54,6 +54,14 @@ class Edit(NamedTuple):
     def product(self) -> Tensor:
         """The product left · right, [D, D]."""
         return self.left if self.right is None else self.left @ self.right
+
+    def of(self, columns: slice | None) -> Edit:
+        """The same for maps that see these entries of the vectors alone, which no vector has beside others."""
+        if columns is None:
+            return self
+        if self.right is None:
+            return Edit(self.left[columns, columns])
+        return Edit(self.left[columns], self.right[:, columns])
 
     def change(self, weight: Tensor) -> Tensor:
         """W′ − W of a map's weight [out, D], in the edit's own type."""
@@ -227,8 +235,9 @@ class ClosedForm(Method):
         """Every map W becomes W′; logs the rank of the change and its share of the maps' norm."""
         edit, moved, whole = Edit(**state.problem.memo["edit"]), 0.0, 0.0
         with torch.no_grad():
-            for weight in editable_maps(state.problem).values():
-                change = edit.change(weight)
+            columns = columns_of(state.problem)
+            for name, weight in editable_maps(state.problem).items():
+                change = edit.of(columns.get(name)).change(weight)
                 moved, whole = moved + float(change.square().sum()), whole + float(weight.square().sum())
                 weight.add_(change.to(weight.dtype))
         return {"rank": float(edit.rank), "relative_change": (moved / whole) ** 0.5}
@@ -245,9 +254,15 @@ def editable_maps(problem: Problem) -> dict[str, Tensor]:
     if not trained:
         raise SettingError(
             f"a closed-form edit changes {len(maps)} weights, such as {next(iter(maps))}, and none of them is trained: "
-            "leave parts out, or choose these (of a text-to-image pipeline xattn)."
+            "leave parts out, or choose these (of Stable Diffusion xattn)."
         )
     return trained
+
+
+def columns_of(problem: Problem) -> Mapping[str, slice]:
+    """Name of a map → the entries of the vectors that it sees, of those that do not see all."""
+    told = getattr(problem.task, "condition_columns", None)
+    return {} if told is None else cast(Mapping[str, slice], told(problem.subject.module))
 
 
 def editable(problem: Problem) -> EditableTask:

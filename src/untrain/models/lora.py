@@ -7,6 +7,7 @@ singular value decomposition of W′ − W; where the change is of rank r or les
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,12 +31,21 @@ Form = Literal["diffusers", "kohya", "peft"]
 load, and those of peft's `PeftModel.from_pretrained`."""
 FILE = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file in a folder."""
+PEFT_FILE = "adapter_model.safetensors"
+"""What peft calls it."""
 NOISE = 4.0
 """A singular value counts as none up to so many times what rounding W′ alone gives: ε max|W′| (√out + √in)."""
 ROUNDING = 16
 """Steps of rounding, for each term of a sum, by which a library's own product of two factors may differ from ours."""
 _CARRIED = ("Linear", "NonDynamicallyQuantizableLinear", "Conv2d", "Conv1D")
 """Classes of layers whose weight a LoRA carries; Conv1D is GPT-2's linear layer, whose weight is [in, out]."""
+_LOADERS = {
+    "UNet2DConditionModel": "StableDiffusionLoraLoaderMixin",
+    "SD3Transformer2DModel": "SD3LoraLoaderMixin",
+    "FluxTransformer2DModel": "FluxLoraLoaderMixin",
+    "SanaTransformer2DModel": "SanaLoraLoaderMixin",
+}
+"""Network of a pipeline → the class of diffusers by which its pipelines load a LoRA."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +129,30 @@ def base_hash(module: nn.Module) -> str:
         return ""
     half = (torch.float16, torch.bfloat16)
     return hash_tensors({name: t.float() if t.dtype in half else t for name, t in state.items()})
+
+
+def form_of(module: nn.Module, part: str, *, kohya: bool = False) -> Form:
+    """Whose names a LoRA of a module has: those of diffusers where its pipelines load one, else peft's.
+
+    Args:
+        module: what was changed.
+        part: what a pipeline calls it; "": it is no part of one.
+        kohya: whether kohya's names are asked for.
+
+    Raises:
+        SettingError: if kohya has none for it.
+    """
+    names = {kind.__name__ for kind in type(plain_module(module)).__mro__}
+    if kohya and not part:
+        raise SettingError("kohya's names are for pipelines of diffusers: leave kohya out.")
+    if kohya and "UNet2DConditionModel" not in names:
+        raise SettingError(
+            f"kohya's names are those of a UNet's layers, and this is a {type(plain_module(module)).__name__}: leave "
+            "kohya out."
+        )
+    if kohya:
+        return "kohya"
+    return "diffusers" if part and names & set(_LOADERS) else "peft"
 
 
 def can_carry(layer: Any) -> bool:
@@ -277,15 +311,24 @@ def _load_by_library(module: Any, path: Path, form: Form, part: str) -> nn.Modul
 
         made: Any = PeftModel.from_pretrained(module, str(path.parent))
         return made.get_base_model()
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    import diffusers.loaders
 
-    state, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(str(path), unet_config=module.config)
-    module.load_lora_adapter(state, prefix=part, network_alphas=alphas)
+    names = {kind.__name__ for kind in type(module).__mro__}
+    loader = getattr(diffusers.loaders, next(_LOADERS[name] for name in _LOADERS if name in names))
+    told = logging.getLogger("diffusers")
+    level = told.level
+    told.setLevel(logging.ERROR)  # it warns of text encoders without a LoRA; layers are compared below
+    parts = {part: module, "text_encoder": None, "text_encoder_2": None}
+    loading = type("_Loading", (loader,), {"components": parts, "hf_device_map": None, **parts})()
+    try:
+        loading.load_lora_weights(str(path))
+    finally:
+        told.setLevel(level)
     return module
 
 
 def write_factors(lora: LoRA, path: Path, part: str, facts: Mapping[str, Any]) -> None:
-    """Writes the factors as one file with more facts in its metadata; of a pipeline's part diffusers loads it too."""
+    """Writes the factors as one file with more facts in its metadata; diffusers loads it too, where it loads any."""
     checkpoints.save(_named(lora, "diffusers" if part else "peft", part), path, {**facts, **_facts(lora, part)})
 
 
@@ -338,7 +381,7 @@ def _named(lora: LoRA, form: Form, part: str) -> dict[str, Tensor]:
 def _save_for_peft(lora: LoRA, folder: Path) -> Path:
     from peft import LoraConfig
 
-    target = folder / "adapter_model.safetensors"
+    target = folder / PEFT_FILE
     checkpoints.save(_named(lora, "peft", ""), target, _facts(lora, ""))
     made = LoraConfig(
         r=lora.rank,

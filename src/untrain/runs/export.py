@@ -6,9 +6,8 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from untrain.errors import SettingError
 from untrain.models.delta import apply_delta, save_delta
-from untrain.models.lora import Form, apply_lora, check_loaded, extract_lora, save_lora
+from untrain.models.lora import apply_lora, check_loaded, extract_lora, form_of, save_lora
 from untrain.permissions import NONE, Permissions
 from untrain.runs.models import choose_model, kept_lora, kept_weights, open_model
 from untrain.runs.names import ORIGINAL
@@ -40,9 +39,7 @@ def export_lora(
         SettingError: if the run has several models and none was chosen, or kohya has no names for this kind.
     """
     name, part, before, after = _opened(folder, model, permissions)
-    if kohya and not part:
-        raise SettingError("kohya's names are for pipelines of diffusers: leave --kohya out.")
-    form: Form = "kohya" if kohya else "diffusers" if part else "peft"
+    form = form_of(before, part, kohya=kohya)
     lora = kept_lora(folder, name, before)
     if lora is None or lora.rank > rank:
         lora = extract_lora(before, after, rank=rank)

@@ -36,7 +36,7 @@ from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
-from untrain.models.lora import Form, LoRA, add_factors_, check_loaded, read_factors, save_lora, write_factors
+from untrain.models.lora import LoRA, add_factors_, check_loaded, form_of, read_factors, save_lora, write_factors
 from untrain.models.subject import Subject
 from untrain.reading import parse_json, read_text
 from untrain.report import Presentation, Results
@@ -204,7 +204,7 @@ class RunFolder:
     ) -> None:
         """Writes a model's own folder, which its library loads: of adapters these alone."""
         if lora is not None:
-            form: Form = "diffusers" if part else "peft"
+            form = form_of(module, part)
             check_loaded(lora, module, save_lora(lora, self.path / name, form=form, part=part), form, part)
         elif save is not None:
             save(module)

@@ -19,7 +19,7 @@ from untrain.tasks.text_to_image.adversarial import (
     straight_through,
     usable_tokens,
 )
-from untrain.tasks.text_to_image.attack_bench import AttackBench
+from untrain.tasks.text_to_image.attack_bench import AttackBench, chosen_rows
 from untrain.tasks.text_to_image.attack_options import ATTACKS, AttackOptions, budget_of
 from untrain.tasks.text_to_image.attack_setup import latents_of
 from untrain.tasks.text_to_image.attack_target import AttackTarget
@@ -135,11 +135,13 @@ def test_new_words_are_spare_and_change_nothing_else(bench):
     words = NewWords(pipeline, 2, TEXTS)
     assert len(set(words.words)) == 2 and not set(words.words) & {w for text in TEXTS for w in text.split()}
     vectors = [torch.randn(1, 2, table.embedding_dim, dtype=torch.float64) for table in words.tables]
-    told = words.embed([f"a red {words.words[1]}", "a red circle"], vectors)[0]
-    plain = embed_texts(pipeline, [f"a red {words.words[1]}", "a red circle"])[0]
+    told = words.embed([f"a red {words.words[1]}", "a red circle"], vectors)["embeds"]
+    plain = embed_texts(pipeline, [f"a red {words.words[1]}", "a red circle"])["embeds"]
     assert not torch.allclose(told[0], plain[0]) and torch.equal(told[1], plain[1])
     own = [table.weight[[n[i] for n in words.numbers]][None] for i, table in enumerate(words.tables)]
-    assert torch.equal(words.embed([f"a red {words.words[1]}"], own)[0], plain[:1]), "its own row is the plain word"
+    assert torch.equal(words.embed([f"a red {words.words[1]}"], own)["embeds"], plain[:1]), (
+        "its own row is the plain word"
+    )
     assert [state_hash(encoder) for encoder in encoders] == before
     with pytest.raises(SettingError, match="no prompt uses"):
         NewWords(pipeline, 27, TEXTS)
@@ -247,7 +249,7 @@ def test_every_step_of_relearning_has_its_own_gradient(tmp_path):
         optimizer, prompts = torch.optim.Adam(weights, 1e-3), bench.embed(target.prompts)
         for _ in range(3):
             chosen = torch.randperm(4, generator=generator).tolist()
-            texts = (prompts[0][[target.shown[i] for i in chosen]], None)
+            texts = chosen_rows(prompts, [target.shown[i] for i in chosen])
             drawn = bench.task.draw(bench.rows(target, chosen, texts), generator, "forget")
             optimizer.zero_grad()
             bench.task.loss(slow, drawn).mean().backward()

@@ -27,12 +27,12 @@ from helpers.transformer_pipelines import (
     size_of,
     stable_diffusion_3,
 )
-from untrain import Concept, ConceptImages, Sampler, unlearn
+from untrain import Concept, ConceptImages, Sampler, debias, image_classifier, unlearn
 from untrain.data.streams import Stream
 from untrain.diffusion.denoisers import denoiser_of, fresh_denoiser
 from untrain.diffusion.paths import Flow
 from untrain.diffusion.pipelines import load_pipeline
-from untrain.diffusion.text import encode_prompts
+from untrain.diffusion.text import SEGMENT, encode_prompts
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
 from untrain.fisher import fisher_diagonal
@@ -44,6 +44,7 @@ from untrain.models.subject import Subject
 from untrain.runs.sampling import sample_command
 from untrain.sampling import noise_of
 from untrain.tasks.text_to_image.concepts import latent_shape_of, text_task
+from untrain.tasks.text_to_image.edits import text_pairs
 from untrain.tasks.text_to_image.task import TextToImage
 
 ENGINE = Engine(torch.device("cpu"))
@@ -286,9 +287,44 @@ def test_cross_attention_is_what_hears_of_texts(family: Any) -> None:
     assert not set(rest) & set(cross) and set(itself) <= set(rest)
 
 
-def test_closed_form_edits_are_refused_where_something_stands_before(family: Any) -> None:
-    with pytest.raises(ModelError, match=r"caption_projection|no cross-attention"):
-        unlearn(family, task="text-to-image", method="uce", device="cpu", images=FEW, **SETS)
+def test_closed_form_edits_are_of_what_first_hears_of_texts(family: Any, task: TextToImage) -> None:
+    """The forgotten prompt is taken for its anchor, the retained one stays; by maps of tokens and of pooled texts."""
+    result = unlearn(family, task="text-to-image", method="uce", lam=0.01, device="cpu", images=FEW, **SETS)
+    before, after = (denoiser_of(pipeline) for pipeline in (family, result.model))
+    old, new = before.state_dict(), after.state_dict()
+    maps = {f"{name}.weight" for name in task.kind.maps}
+    assert {name for name in old if not torch.equal(old[name], new[name])} == maps == task.condition_maps(after).keys()
+    batch = drawn_rows(family, task, count=3)  # redirected to the next text, as the concept is
+    wanted = task.outputs(before, task.variant(batch, "redirect"))[0]
+    first, last = (task.outputs(network, batch)[0] for network in (before, after))
+    assert (last - wanted).norm() < (first - wanted).norm() / 3
+    kept = [task.outputs(network, batch)[2] for network in (before, after)]
+    assert (kept[1] - kept[0]).norm() < (first - wanted).norm()
+
+
+def test_tokens_stand_where_the_network_sees_them(folder: Path) -> None:
+    """T5's behind CLIP's in Stable Diffusion 3; padding that PixArt does not count is no pair."""
+    pipeline = build(stable_diffusion_3, folder)
+    tokens = encode_prompts(pipeline, TEXTS, SIZE).tokens
+    assert tokens is not None
+    window = pipeline.tokenizer_max_length
+    own, behind = tokens[1, :window], tokens[1, window:]
+    assert (
+        own[own >= 0].tolist()
+        == [i - SEGMENT for i in behind[behind >= 0].tolist()]
+        == pipeline.tokenizer(TEXTS[0]).input_ids
+    )
+    assert set(own[own < 0].tolist()) == {-1} and set(behind[behind < 0].tolist()) == {-2}
+    given, _ = text_pairs(rows_of(pipeline, 1), "last", keep=False, fields=("embeds", "pooled"))
+    assert given.shape == (3, 64) and not given[:2, 32:].any() and not given[2, :32].any()
+    rows = rows_of(build(pixart, folder), 1)
+    assert len(text_pairs(rows, "all", keep=True)[0]) == int(rows["prompt_mask"].sum())
+
+
+def test_debiasing_is_of_unets(folder: Path) -> None:
+    judge = image_classifier(nn.Identity(), ("x", "y"), lambda images: images)
+    with pytest.raises(ModelError, match=r"UNet.*StableDiffusion3Pipeline"):
+        debias(build(stable_diffusion_3, folder), ["a"], {"a b": "x", "a c": "y"}, judge)
 
 
 # What differs.
@@ -414,4 +450,4 @@ def test_a_recipe_runs_whole(folder: Path, tmp_path: Path) -> None:
     evaluation = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert {"original", "sfron"} <= evaluation["models"].keys()
     code, _, err = command("audit", tmp_path / "run")
-    assert code == 1 and "attacks are on StableDiffusionPipeline" in err and "StableDiffusion3Pipeline" in err
+    assert code == 1 and "inversion and adversarial" in err and "[plain, relearning]" in err

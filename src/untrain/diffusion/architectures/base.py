@@ -66,8 +66,14 @@ class Architecture(ABC):
     """Whether it is trained by flow matching; else on a schedule of β."""
     guidance: ClassVar[Literal["prompts", "input"]] = "prompts"
     """How images are guided: away from what is made of the empty prompt, or by an input of the network."""
-    edits: ClassVar[bool] = False
-    """Whether batches say which token is where, for closed-form edits."""
+    edits: ClassVar[tuple[str, ...]] = (EMBEDS,)
+    """What of a text goes through linear maps before anything else, so that closed-form edits can change them."""
+    maps: ClassVar[Mapping[str, str]] = {}
+    """Those maps: name of a linear layer → what goes through it; without any, keys and values of cross-attention."""
+    new_words: ClassVar[bool] = False
+    """Whether attacks can write words of their own into its text encoders."""
+    on_device: ClassVar[bool] = True
+    """Whether its text encoders are so large that a run brings them to its device while they work."""
 
     def check(self, pipeline: Any) -> None:  # noqa: B027, most have nothing more to look at
         """Refuses what is a pipeline of this kind and yet cannot be unlearned.
@@ -83,6 +89,10 @@ class Architecture(ABC):
         The empty text is what its guidance steers away from.
         """
 
+    def embed(self, pipeline: Any, texts: Sequence[str]) -> Condition:
+        """What becomes of texts alone, [B, …] each; gradients flow through the text encoders."""
+        return self.encode(pipeline, texts)[0]
+
     def shared(self, pipeline: Any, image_size: int) -> Condition:
         """What the network is told besides, the same for all texts: tensors without the first dimension."""
         return {}
@@ -91,6 +101,19 @@ class Architecture(ABC):
         """Tokens that a text may have, of each tokenizer by its name; what is longer would be cut."""
         names = [name for name in ("tokenizer", "tokenizer_2") if pipeline.components.get(name) is not None]
         return {name: int(pipeline.components[name].model_max_length) for name in names}
+
+    def sequence(
+        self, pipeline: Any, texts: Sequence[str], seen: Mapping[str, Sequence[Sequence[int]]], length: int
+    ) -> list[tuple[Sequence[Sequence[int]], int]]:
+        """Of which tokens embedded texts are made, one tokenizer's behind another's: those of each text, and places.
+
+        Args:
+            pipeline: whose.
+            texts: the first is the empty one.
+            seen: tokenizer → the tokens that it makes of each text.
+            length: places of an embedded text.
+        """
+        return [(next(iter(seen.values())), length)]
 
     @abstractmethod
     def predict(self, network: nn.Module, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:

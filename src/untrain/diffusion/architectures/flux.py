@@ -6,7 +6,7 @@ Black Forest Labs: *FLUX.1*, 2024; as diffusers has it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.diffusion.architectures.base import EMBEDS, GUIDANCE, POOLED, Architecture, Condition, sample_of
@@ -37,6 +37,11 @@ class Flux(Architecture):
         "scheduler",
     )
     told: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
+    edits: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
+    maps: ClassVar[Mapping[str, str]] = {
+        "context_embedder": EMBEDS,
+        "time_text_embed.text_embedder.linear_1": POOLED,
+    }
     guidance: ClassVar[Literal["prompts", "input"]] = "input"
 
     def encode(self, pipeline: Any, texts: Sequence[str]) -> tuple[Condition, Condition]:

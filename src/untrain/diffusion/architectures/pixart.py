@@ -6,7 +6,7 @@ Chen et al.: *PixArt-α*, ICLR 2024; *PixArt-Σ*, ECCV 2024.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from untrain.diffusion.architectures.base import (
@@ -35,6 +35,7 @@ class PixArt(Architecture):
     pipelines: ClassVar[tuple[str, ...]] = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     network: ClassVar[str] = "PixArtTransformer2DModel"
     told: ClassVar[tuple[str, ...]] = (EMBEDS, MASK)
+    maps: ClassVar[Mapping[str, str]] = {"caption_projection.linear_1": EMBEDS}
     flows: ClassVar[bool] = False
 
     def encode(self, pipeline: Any, texts: Sequence[str]) -> tuple[Condition, Condition]:

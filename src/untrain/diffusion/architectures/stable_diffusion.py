@@ -34,7 +34,8 @@ class StableDiffusion(Architecture):
     network: ClassVar[str] = "UNet2DConditionModel"
     part: ClassVar[str] = "unet"
     flows: ClassVar[bool] = False
-    edits: ClassVar[bool] = True
+    new_words: ClassVar[bool] = True
+    on_device: ClassVar[bool] = False
 
     def check(self, pipeline: Any) -> None:
         """Refuses UNets that are conditioned on more than texts, sizes and time."""
@@ -56,6 +57,14 @@ class StableDiffusion(Architecture):
         if len(found) == 4:
             return {**told, POOLED: found[2]}, {**empty, POOLED: found[3][:1]}
         return told, empty
+
+    def embed(self, pipeline: Any, texts: Sequence[str]) -> Condition:
+        """As `encode`; the empty text is not embedded beside them."""
+        device = pipeline.text_encoder.device
+        found = pipeline.encode_prompt(
+            list(texts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {EMBEDS: found[0], POOLED: found[2]} if len(found) == 4 else {EMBEDS: found[0]}
 
     def shared(self, pipeline: Any, image_size: int) -> Condition:
         """Of SDXL, sizes and crop: an uncropped square."""

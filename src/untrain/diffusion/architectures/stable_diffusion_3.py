@@ -6,7 +6,7 @@ Esser et al.: *Scaling Rectified Flow Transformers for High-Resolution Image Syn
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from untrain.diffusion.architectures.base import EMBEDS, POOLED, Architecture, Condition, sample_of
@@ -34,6 +34,11 @@ class StableDiffusion3(Architecture):
         "scheduler",
     )
     told: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
+    edits: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
+    maps: ClassVar[Mapping[str, str]] = {
+        "context_embedder": EMBEDS,
+        "time_text_embed.text_embedder.linear_1": POOLED,
+    }
 
     def encode(self, pipeline: Any, texts: Sequence[str]) -> tuple[Condition, Condition]:
         """By all three encoders."""
@@ -54,6 +59,14 @@ class StableDiffusion3(Architecture):
             return known
         length = inspect.signature(pipeline.encode_prompt).parameters["max_sequence_length"].default
         return {**known, "tokenizer_3": int(length)}
+
+    def sequence(
+        self, pipeline: Any, texts: Sequence[str], seen: Mapping[str, Sequence[Sequence[int]]], length: int
+    ) -> list[tuple[Sequence[Sequence[int]], int]]:
+        """CLIP's, both encoders' in one, then T5's, where it is there."""
+        window = int(pipeline.tokenizer_max_length)
+        found: list[tuple[Sequence[Sequence[int]], int]] = [(seen["tokenizer"], window)]
+        return [*found, (seen["tokenizer_3"], length - window)] if "tokenizer_3" in seen else found
 
     def predict(self, network: nn.Module, x: Tensor, timestep: Tensor, told: Condition) -> Tensor:
         """As StableDiffusion3Pipeline calls its transformer: t from 0 to 1000."""

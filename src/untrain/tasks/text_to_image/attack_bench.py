@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from untrain.diffusion.architectures.base import EMBEDS, POOLED
+from untrain.diffusion.architectures.base import EMBEDS, Condition
 from untrain.diffusion.images import ImageMaker, to_uint8
 from untrain.diffusion.latents import decode
 from untrain.diffusion.text import Prompts, embed_texts, text_encoders
@@ -19,9 +19,6 @@ from untrain.tasks.text_to_image.attack_target import AttackTarget
 from untrain.tasks.text_to_image.concepts import prompt_conditions
 from untrain.tasks.text_to_image.task import TextToImage
 from untrain.types import Batch
-
-Embedded = tuple[Tensor, Tensor | None]
-"""Of texts: [B, L, D], and of SDXL pooled [B, P]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +45,20 @@ class AttackBench:
     batch_size: int
     seed: int
 
-    def embed(self, texts: Sequence[str]) -> Embedded:
-        """Embeds texts as they are."""
+    def embed(self, texts: Sequence[str]) -> Condition:
+        """What becomes of texts as they are, [B, …] each."""
         with torch.no_grad():
             return embed_texts(self.pipeline, texts)
 
-    def prompts(self, keys: Sequence[str], embedded: Embedded) -> Prompts:
+    def prompts(self, keys: Sequence[str], embedded: Condition) -> Prompts:
         """Returns embedded texts as a batch and a renderer take them: numbers from 1; keys seed the images' noise."""
-        embeds, pooled = embedded
         nothing = self.empty
-        told = {EMBEDS: embeds} if pooled is None else {EMBEDS: embeds, POOLED: pooled}
         own = {EMBEDS: nothing.embeds, **nothing.more}
-        joined = {field: torch.cat([own[field][:1], value.to(own[field])]) for field, value in told.items()}
+        joined = {field: torch.cat([own[field][:1], value.to(own[field])]) for field, value in embedded.items()}
         return Prompts(("", *keys), joined.pop(EMBEDS), joined, nothing.shared)
 
     def draw(
-        self, unet: nn.Module, keys: Sequence[str], embedded: Embedded, numbers: Sequence[int], label: str | None
+        self, unet: nn.Module, keys: Sequence[str], embedded: Condition, numbers: Sequence[int], label: str | None
     ) -> Tensor:
         """Makes an image of every embedded text, uint8 [N, 3, H, W] on the CPU.
 
@@ -88,7 +83,7 @@ class AttackBench:
         with self.engine.autocast() if self.engine.precision == "bf16" else nullcontext():
             return self.task.loss(unet, self.engine.shard(drawn))
 
-    def rows(self, target: AttackTarget, places: Sequence[int], embedded: Embedded) -> Batch:
+    def rows(self, target: AttackTarget, places: Sequence[int], embedded: Condition) -> Batch:
         """Returns images of the target under embedded texts, as the task draws from: [B] each."""
         posterior = target.posterior[list(places)].to(self.engine.device)
         numbers = torch.arange(1, len(places) + 1, device=self.engine.device)
@@ -120,6 +115,11 @@ class AttackBench:
     def progress(self, label: str, steps: int) -> Any:
         """Returns a bar with the time left."""
         return self.engine.progress(label, steps)
+
+
+def chosen_rows(embedded: Condition, rows: Sequence[int]) -> Condition:
+    """What became of some of the texts."""
+    return {field: value[list(rows)] for field, value in embedded.items()}
 
 
 TRIALS = 10_000

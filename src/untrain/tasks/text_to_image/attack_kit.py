@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from untrain.diffusion.denoisers import denoiser_of
 from untrain.diffusion.grids import miniature, write_grid
 from untrain.diffusion.text import Prompts, text_encoders
 from untrain.domain import AttackNumber, Attempt, Told
@@ -225,7 +226,7 @@ def memory_lines(pipeline: Any, options: AttackOptions) -> list[str]:
         pipeline: the original's.
         options: say which attacks are made.
     """
-    parts = [pipeline.unet, pipeline.vae, *text_encoders(pipeline)]
+    parts = [denoiser_of(pipeline), pipeline.vae, *text_encoders(pipeline)]
     unet, rest = (4 * sum(p.numel() for part in side for p in part.parameters()) for side in (parts[:1], parts[1:]))
     held = 2 * unet + rest  # the original, and the model under attack
     most = held + 4 * unet if RELEARNING in options.attacks else held  # a copy, its gradients, and Adam's two moments

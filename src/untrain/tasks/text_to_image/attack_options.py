@@ -18,6 +18,8 @@ PLAIN, INVERSION, ADVERSARIAL, RELEARNING, CONCEPT_VECTOR = (
 )
 ATTACKS = (PLAIN, INVERSION, ADVERSARIAL, RELEARNING, CONCEPT_VECTOR)
 """All that there are; the last is made only where it is asked for."""
+WITHOUT_WORDS = (PLAIN, RELEARNING)
+"""Those that write no words of their own into a text encoder."""
 SIDE = 64
 """Height and width of the latents that published budgets are for."""
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from untrain.data.samples import Arrays
 from untrain.data.source import Source
 from untrain.diffusion.latents import POSTERIOR, decode, encode
+from untrain.diffusion.text import architecture_of
 from untrain.engine import on_device
-from untrain.tasks.text_to_image.attack_bench import AttackBench, spread
+from untrain.tasks.text_to_image.attack_bench import AttackBench, chosen_rows, spread
 from untrain.tasks.text_to_image.attack_options import AttackBudget, AttackOptions
 from untrain.tasks.text_to_image.attack_target import (
     PLACEBO,
@@ -50,7 +51,7 @@ def concept_target(
 
     Args:
         bench: where.
-        original: its UNet.
+        original: its network.
         asked: the forgotten prompts of the evaluation.
         entries: what the recipe forgets.
         detector: says whether an image shows it.
@@ -67,8 +68,8 @@ def concept_target(
     with bench.frozen(original):
         while int(seen.sum()) < count and len(places) < LOOKS * count:
             rows, ids = (values[len(places) :] for values in spread(len(places) + count, len(prompts)))
-            texts = (embedded[0][rows], None if embedded[1] is None else embedded[1][rows])
-            made = bench.draw(original, [prompts[i] for i in rows], texts, ids, "images of the concept")
+            texts = [prompts[i] for i in rows]
+            made = bench.draw(original, texts, chosen_rows(embedded, rows), ids, "images of the concept")
             sightings = detector.look(made, [wanted[i] for i in rows])
             seen = torch.cat([seen, torch.tensor([each.seen for each in sightings])])
             images, places, numbers = torch.cat([images, made]) if len(images) else made, places + rows, numbers + ids
@@ -119,7 +120,7 @@ def placebo_target(
 
     Args:
         bench: where.
-        original: its UNet.
+        original: its network.
         others: prompts whose images by the original do not show it.
         detector: the run's.
         options: name the user's images.
@@ -127,7 +128,7 @@ def placebo_target(
         seed: of the glyph, and of the network that tells it apart.
     """
     count = max(budget.images, budget.prompts)
-    size = bench.shape[1] * 2 ** (len(bench.pipeline.vae.config.block_out_channels) - 1)
+    size = bench.shape[1] * architecture_of(bench.pipeline).latent_factor(bench.pipeline)
     prompt = options.placebo_prompt
     images = None
     if options.placebo_images is not None:

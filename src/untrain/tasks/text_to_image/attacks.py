@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from untrain.diffusion.architectures.base import EMBEDS, Condition
 from untrain.diffusion.text import tokenizers
 from untrain.engine import generator_of
 from untrain.tasks.text_to_image.adversarial import RelaxedTokens, attack_prompts, usable_tokens
-from untrain.tasks.text_to_image.attack_bench import TRIALS, AttackBench, Embedded, spread
+from untrain.tasks.text_to_image.attack_bench import TRIALS, AttackBench, chosen_rows, spread
 from untrain.tasks.text_to_image.attack_options import (
     ADVERSARIAL,
     CONCEPT_VECTOR,
@@ -92,7 +93,7 @@ class PipelineAttacks:
             return known[attack](unet, f"{attack}, {label}")
 
     def _images(
-        self, unet: nn.Module, embed: Callable[[Sequence[int]], Embedded], label: str | None
+        self, unet: nn.Module, embed: Callable[[Sequence[int]], Condition], label: str | None
     ) -> tuple[Tensor, Tensor]:
         """Images of as many trials as the budget has, of the prompts in turn, and which of them show the target."""
         places, numbers = spread(self.budget.samples, len(self.target.prompts), TRIALS)
@@ -102,7 +103,7 @@ class PipelineAttacks:
         images = self.bench.draw(unet, keys, embedded, numbers, label)
         return images, self.target.sees(images, places)
 
-    def _asked(self, places: Sequence[int]) -> Embedded:
+    def _asked(self, places: Sequence[int]) -> Condition:
         return self.bench.embed([self.target.prompts[place] for place in places])
 
     def _plain(self, unet: nn.Module, label: str) -> Attacked:
@@ -118,7 +119,7 @@ class PipelineAttacks:
         vectors = invert(self.bench, unet, target, word, **how, **more)  # type: ignore[arg-type]
         found = Attacked()
 
-        def embed(places: Sequence[int]) -> Embedded:
+        def embed(places: Sequence[int]) -> Condition:
             return word.embed(write_with(word, [target.written[place] for place in places]), vectors)
 
         found.add(INVERSION, "a new word", *self._images(unet, embed, f"{label}, images"))
@@ -164,9 +165,11 @@ class PipelineAttacks:
         words = NewWords(self.bench.pipeline, min(budget.tokens_found, window - 2), [])
         known = usable_tokens(next(tokenizers(self.bench.pipeline))[1])
         with torch.no_grad():
-            with_it, without_it = (self.bench.embed(side)[0] for side in make_pairs(target.prompts, target.without))
+            with_it, without_it = (
+                self.bench.embed(side)[EMBEDS] for side in make_pairs(target.prompts, target.without)
+            )
             chosen = range(min(len(target.prompts), budget.prompts))
-            wanted = self.bench.embed([target.prompts[i] for i in chosen])[0]
+            wanted = self.bench.embed([target.prompts[i] for i in chosen])[EMBEDS]
             wanted = wanted + STRENGTH * concept_direction(with_it, without_it)
             with self.bench.progress(label, len(chosen) * budget.generations) as bar:
                 tokens = torch.stack([self._search(words, wanted[i], known, i, bar.advance) for i in chosen])
@@ -183,10 +186,16 @@ class PipelineAttacks:
         generator = generator_of(self.seed, "concept vector", place)
         length, generations = len(words.words), self.budget.generations
         return search_tokens(
-            lambda tokens: self._embed_tokens(words, tokens)[0], wanted, known, length, generations, generator, advance
+            lambda tokens: self._embed_tokens(words, tokens)[EMBEDS],
+            wanted,
+            known,
+            length,
+            generations,
+            generator,
+            advance,
         )
 
-    def _embed_tokens(self, words: NewWords, tokens: Tensor) -> Embedded:
+    def _embed_tokens(self, words: NewWords, tokens: Tensor) -> Condition:
         """Embeds tokens by their numbers, [P, n]."""
         vectors = [table.weight.detach()[tokens.to(table.weight.device)] for table in words.tables]
         with torch.no_grad():
@@ -253,8 +262,7 @@ class _Prompts:
         """Images of the prompts that are still attacked, and which of them show the target."""
         rows = wanted.nonzero().flatten().tolist()
         with torch.no_grad():
-            embeds, pooled = self.words.embed(self.texts, vectors)
-        chosen = (embeds[rows], None if pooled is None else pooled[rows])
+            chosen = chosen_rows(self.words.embed(self.texts, vectors), rows)
         images = self.bench.draw(self.unet, [self.keys[i] for i in rows], chosen, [self.numbers[i] for i in rows], None)
         self.images[[self.chosen[i] for i in rows]] = images
         seen = torch.zeros(len(wanted), dtype=torch.bool)

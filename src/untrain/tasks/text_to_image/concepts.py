@@ -344,7 +344,8 @@ def concept_data(
     task, how = task or text_task(pipeline), how or ConceptImages()
     lists = concept_lists(sets)
     texts = [text for each in lists.values() for c in each for text in (c.prompt, c.anchor) if text is not None]
-    prompts = encode_prompts(pipeline, texts, how.image_size or own_size(pipeline)).to("cpu")
+    prompts = encode_prompts(pipeline, texts, how.image_size or own_size(pipeline), device=engine.device)
+    prompts = prompts.to("cpu")
     maker = _ConceptEncoder(pipeline, task, prompts, engine, folder, how, seed)
     concepts = [concept for each in lists.values() for concept in each]
     if how.from_prompts is not None:

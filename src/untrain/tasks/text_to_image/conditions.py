@@ -88,6 +88,7 @@ def text_sets(
     templates: Sequence[str],
     shape: tuple[int, ...],
     image_size: int,
+    device: torch.device | None = None,
 ) -> dict[str, Subset]:
     """The texts of concepts as sets: of forgotten ones each template with its anchor's, of retained ones the prompt.
 
@@ -97,6 +98,7 @@ def text_sets(
         templates: texts with {} in them, which a forgotten prompt and its anchor are put into; empty: each as it is.
         shape: (C, h, w) of a latent.
         image_size: height and width of the images, which SDXL is told.
+        device: where large text encoders work; None: where they are.
 
     Raises:
         DataError: if a text is too long for a tokenizer's window.
@@ -105,7 +107,8 @@ def text_sets(
     concepts = [(name, concept) for name, of in lists.items() for concept in of]
     pairs = [_texts(concept, sentences[name], name == "forget") for name, concept in concepts]
     written = [pair for each in pairs for pair in each]
-    prompts = encode_prompts(pipeline, [text for pair in written for text in pair if text], image_size).to("cpu")
+    told = [text for pair in written for text in pair if text]
+    prompts = encode_prompts(pipeline, told, image_size, device=device).to("cpu")
     texts, anchors = (torch.tensor([prompts.number(pair[place]) for pair in written]) for place in (0, 1))
     labels = torch.arange(len(pairs)).repeat_interleave(torch.tensor([len(each) for each in pairs]))
     whole = TextSet(prompts, texts, anchors, labels, [concept.prompt for _, concept in concepts], shape)

@@ -18,7 +18,7 @@ from untrain.diffusion.latents import decode
 from untrain.diffusion.pipelines import with_denoiser
 from untrain.diffusion.text import Prompts, check_pipeline, encode_prompts, own_size
 from untrain.engine import Engine, on_device, seed_of
-from untrain.errors import EmptySet, SettingError
+from untrain.errors import EmptySet, ModelError, SettingError
 from untrain.methods.closed_form import condense, solve_edit
 from untrain.models.copies import copy_module
 from untrain.sampling import Sampler
@@ -89,10 +89,12 @@ def debias(
         device: None takes a CUDA device where there is one, else the CPU.
 
     Raises:
-        ModelError: if the pipeline is not supported. UnknownName: if the judge does not know a label.
+        ModelError: if the pipeline is not supported, or has no UNet. UnknownName: if the judge does not know a label.
         EmptySet: if there is no prompt. SettingError: if shares do not fit.
     """
     check_pipeline(pipeline)
+    if pipeline.components.get("unet") is None:
+        raise ModelError(f"debias edits the cross-attention of a UNet, and {type(pipeline).__name__} has none.")
     wanted = _wanted(prompts, attributes, shares)
     if min(rounds, samples, batch_size) < 1 or not tolerance > 0 or not lam > 0 or keep_scale < 0:
         raise SettingError("rounds, samples and batch_size must be at least 1, tolerance and lam above 0.")

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -32,7 +32,14 @@ from untrain.diffusion.latents import Latents, decode
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
-from untrain.diffusion.text import Prompts, architecture_of, check_pipeline, encode_prompts, own_size
+from untrain.diffusion.text import (
+    Prompts,
+    architecture_of,
+    check_pipeline,
+    encode_prompts,
+    own_size,
+    text_encoders,
+)
 from untrain.domain import (
     AttackNumber,
     Attempt,
@@ -46,7 +53,7 @@ from untrain.domain import (
     UserModel,
     check_module,
 )
-from untrain.engine import Engine, on_device, seed_of
+from untrain.engine import Engine, on_device, seed_of, set_aside
 from untrain.errors import DataError, ModelError, SettingError, spell
 from untrain.io import write_text
 from untrain.models.adapters import count_parameters
@@ -58,7 +65,7 @@ from untrain.models.recognition import Recognition
 from untrain.reading import LeftOut, expand, find_files, printable
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.attack_kit import AttackKit, attack_numbers, memory_lines, not_tried
-from untrain.tasks.text_to_image.attack_options import AttackBudget, AttackOptions, budget_of
+from untrain.tasks.text_to_image.attack_options import WITHOUT_WORDS, AttackBudget, AttackOptions, budget_of
 from untrain.tasks.text_to_image.card import Card, model_card
 from untrain.tasks.text_to_image.concepts import (
     CACHE,
@@ -206,6 +213,10 @@ class PipelineModel(UserModel):
         size = (options.images or ConceptImages()).image_size or own_size(self.model)
         self.task = self._sized_task(size)
         return text_sets(self.model, lists, options.templates, latent_shape_of(self.model, size), size)
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Text encoders and VAE are off the accelerator: texts are encoded by then, and latents bring the VAE there."""
+        return set_aside(*text_encoders(self.model), self.model.vae) if self.is_whole else nullcontext()
 
     def batch_size(self, sets: Mapping[str, Any]) -> int:
         """Returns the published 2 for 64 × 64 latents, and more for smaller ones."""
@@ -358,7 +369,8 @@ class TextToImageDomain(Domain):
         """The concepts as embedded prompts alone."""
         section = self.sections.concepts
         size = section.images.image_size or own_size(self.pipeline)
-        return text_sets(self.pipeline, self.concepts, section.templates, self.source.shape, size)
+        how = (section.templates, self.source.shape, size)
+        return text_sets(self.pipeline, self.concepts, *how, device=self.context.engine.device)
 
     def condition_sets(self, division: Division) -> dict[str, Stream]:
         """Returns the concepts' embedded prompts, for methods that look at no image."""
@@ -418,7 +430,8 @@ class TextToImageDomain(Domain):
         cut = own.forget_prompts is not None or own.retain_prompts is not None
         texts = [each.text for each in self.asked]
         size = self.sections.concepts.images.image_size or own_size(self.pipeline)
-        return encode_prompts(self.pipeline, texts, size, cut=cut).to(self.context.engine.device)
+        place = self.context.engine.device
+        return encode_prompts(self.pipeline, texts, size, cut=cut, device=place).to(place)
 
     @cached_property
     def renderer(self) -> PromptRenderer:
@@ -464,7 +477,7 @@ class TextToImageDomain(Domain):
     def samples_bytes(self) -> int:
         """Counts latents, mean and deviation of each, and images as large as their pixels."""
         latent = 8 * math.prod(self.source.shape)
-        pixels = 3 * math.prod(self.source.shape[1:]) * 4 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        pixels = 3 * math.prod(self.source.shape[1:]) * architecture_of(self.pipeline).latent_factor(self.pipeline) ** 2
         return len(self.source) * latent + self.samples_to_make() * pixels
 
     def samples_to_make(self) -> int:
@@ -578,12 +591,17 @@ class TextToImageDomain(Domain):
         """Says how much memory weights take.
 
         Raises:
-            SettingError: if the pipeline is none of Stable Diffusion: attacks write into CLIP's words.
+            SettingError: if an attack is asked for that writes into CLIP's words, and the pipeline is none of Stable
+                Diffusion.
         """
-        kind = architecture_of(self.pipeline)
-        if not kind.edits:
+        asked = [name for name in options.attacks if name not in WITHOUT_WORDS]
+        if asked and not architecture_of(self.pipeline).new_words:
             known = " and ".join(ARCHITECTURES["stable-diffusion"].pipelines)
-            raise SettingError(f"attacks are on {known}, and this is a {type(self.pipeline).__name__}.")
+            raise SettingError(
+                f"{' and '.join(asked)}: attacks that write words of their own are on {known}, and this is a "
+                f"{type(self.pipeline).__name__}: ask for the others alone, --audit.attacks "
+                f'"[{", ".join(WITHOUT_WORDS)}]".'
+            )
         return list(memory_lines(self.pipeline, options))
 
     def attacks_not_tried(self, options: Any) -> Sequence[str]:

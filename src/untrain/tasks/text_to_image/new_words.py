@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from untrain.diffusion.architectures.base import Condition
 from untrain.diffusion.text import embed_texts, text_encoders, tokenizers, tokens_of
 from untrain.errors import SettingError
 
@@ -72,7 +73,7 @@ class NewWords:
                 hooks.callback(hook.remove)
             yield
 
-    def embed(self, texts: Sequence[str], vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    def embed(self, texts: Sequence[str], vectors: Sequence[Tensor]) -> Condition:
         """Embeds texts, [B], in which the words stand for vectors; as of `embed_texts`."""
         with self.meaning(vectors):
             return embed_texts(self.pipeline, texts)

@@ -1,4 +1,4 @@
-"""Relearning: a copy of a UNet takes a few steps of ordinary training on images of the concept."""
+"""Relearning: a copy of a network takes a few steps of ordinary training on images of the concept."""
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from untrain.engine import generator_of
-from untrain.tasks.text_to_image.attack_bench import AttackBench
+from untrain.tasks.text_to_image.attack_bench import AttackBench, chosen_rows
 from untrain.tasks.text_to_image.attack_target import AttackTarget
 
 
@@ -22,7 +22,7 @@ def relearn(
     seed: int,
     label: str,
 ) -> Iterator[tuple[int, nn.Module]]:
-    """Trains a copy of a UNet, all weights, by Adam on the pipeline's own loss of the target's images and prompts.
+    """Trains a copy of a network, all weights, by Adam on the pipeline's own loss of the target's images and prompts.
 
     Args:
         bench: where.
@@ -47,8 +47,8 @@ def relearn(
             while taken < stop:
                 chosen = torch.randperm(len(target.images), generator=generator)[:batch_size].tolist()
                 places = [target.shown[i] for i in chosen]
-                texts = (prompts[0][places], None if prompts[1] is None else prompts[1][places])
-                drawn = bench.task.draw(bench.rows(target, chosen, texts), generator, "forget")
+                rows = bench.rows(target, chosen, chosen_rows(prompts, places))
+                drawn = bench.task.draw(rows, generator, "forget")
                 bench.descend(bench.losses(copy, drawn), weights, mean=True)
                 optimizer.step()
                 taken += 1

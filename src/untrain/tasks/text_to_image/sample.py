@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untrain.diffusion.denoisers import denoiser_of
 from untrain.diffusion.folders import INDEX
 from untrain.diffusion.pipelines import hush, load_pipeline
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
-from untrain.models.lora import FILE, apply_lora
+from untrain.models.lora import FILE, PEFT_FILE, apply_lora
 from untrain.permissions import NONE, Permissions
 from untrain.runs.models import checked_folder, choose_model, is_run, kept_folders, sample_place
 from untrain.runs.names import ORIGINAL
@@ -80,7 +81,7 @@ def sample_table(
     chosen = None
     adapted: set[str] = set()
     if is_run(place):
-        adapted = kept_folders(place, FILE)
+        adapted = kept_folders(place, FILE) | kept_folders(place, PEFT_FILE)
         chosen = choose_model(place, model, among=kept_folders(place, INDEX) | adapted | {ORIGINAL})
         origin = checked_folder(place, chosen)
         if read_python_run(place) is None:
@@ -99,7 +100,8 @@ def sample_table(
     hush()
     pipeline = load_pipeline(origin, config=config).to(engine.device)
     if chosen in adapted:
-        apply_lora(pipeline.unet, place / str(chosen) / FILE)
+        own = place / str(chosen)
+        apply_lora(denoiser_of(pipeline), own / (FILE if (own / FILE).is_file() else PEFT_FILE))
     made = sample_prompts(pipeline, table, path, sampler, engine=engine, count=count, batch_size=batch_size)
     wanted = len(table) * count
     if engine.is_main:

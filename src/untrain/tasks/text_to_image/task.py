@@ -28,9 +28,10 @@ from untrain.diffusion.paths import Schedule
 from untrain.diffusion.process import LATENTS, DiffusionProcess
 from untrain.diffusion.text import architecture_of_network
 from untrain.errors import DataError, ModelError, SettingError, UnknownName, unknown
+from untrain.models.kinds import plain_module
 from untrain.models.precision import weight_type
 from untrain.settings import check_arguments
-from untrain.tasks.text_to_image.edits import cross_attention_maps, text_pairs
+from untrain.tasks.text_to_image.edits import text_columns, text_maps, text_pairs
 from untrain.types import Batch, Objective, Role, Tokens, Variant
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -188,12 +189,20 @@ class TextToImage(DiffusionProcess):
     # What is edited.
 
     def condition_maps(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights of keys and values of cross-attention, by name, [out, D]."""
-        return cross_attention_maps(model)
+        """The weights of the linear maps that texts go through first, by name, [out, D]: of UNets keys and values of
+        cross-attention; of transformers what brings texts to their width.
+        """
+        return text_maps(self.kind, plain_module(model))
+
+    def condition_columns(self, model: nn.Module) -> dict[str, slice]:
+        """Where tokens and pooled texts go through maps of their own, which entries of the pairs each sees."""
+        return text_columns(self.kind, plain_module(model))
 
     def condition_pairs(self, batch: Batch, tokens: Tokens, *, keep: bool = False) -> tuple[Tensor, Tensor]:
-        """Embedded tokens of the prompts, and those of their anchors to be taken for them, [N, D] each."""
-        return text_pairs(batch, tokens, keep=keep)
+        """Embedded tokens of the prompts, and those of their anchors to be taken for them, [N, D] each; see
+        `text_pairs`.
+        """
+        return text_pairs(batch, tokens, keep=keep, fields=self.kind.edits)
 
     # What is made.
 
