@@ -32,7 +32,7 @@ RECORD = "made.json"
 
 VAE_RATE, VAE_BATCH = 1e-3, 16
 UNET_RATE, UNET_BATCH = 2e-3, 32
-FLOW_RATE, FLOW_BATCH = 2e-3, 64
+FLOW_RATE, FLOW_BATCH = 2e-3, 32
 """Adam's rate at the first step; by half a cosine it falls to 0. And the images in a step."""
 KL = 1e-5
 """Weight of the KL divergence of the VAE's posterior, beside the squared error of a pixel; means over elements."""

@@ -73,7 +73,7 @@ TRANSFORMER: dict[str, Any] = {
     "in_channels": VAE["latent_channels"],
     "out_channels": VAE["latent_channels"],
     "patch_size": 2,
-    "num_layers": 3,
+    "num_layers": 2,
     "num_attention_heads": 4,
     "attention_head_dim": 16,
     "caption_projection_dim": 64,  # the width, which is heads times their dimension
