@@ -333,15 +333,16 @@ class TestTraining:
             assert sum(values[-10:]) / 10 < 0.75 * sum(values[:5]) / 5, name
 
 
-class TestFlow:
-    @pytest.fixture(scope="class")
-    def flow(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Two steps of each training; the folder of images and pipeline."""
-        out = tmp_path_factory.mktemp("flow")
-        with pytest.MonkeyPatch.context() as patch:
-            run_here(patch, out, "--flow")
-        return out
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of each training; the folder of images and pipeline."""
+    out = tmp_path_factory.mktemp("flow")
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, out, "--flow")
+    return out
 
+
+class TestFlow:
     def test_diffusers_loads_the_pipeline_and_it_draws(self, flow: Path) -> None:
         from diffusers import StableDiffusion3Pipeline
 
