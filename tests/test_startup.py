@@ -98,7 +98,7 @@ def test_starting_takes_little_processor_time(start, seconds):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_is_over_before_work_begins_is_fast(command, folder):
+def test_a_command_that_is_over_before_work_begins_is_fast(command, folder, seconds):
     words, code = COMMANDS[command]
     text = COMMAND.format(words=words, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=folder)

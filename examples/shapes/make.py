@@ -2,13 +2,16 @@
 
     python examples/shapes/make.py
     python examples/shapes/make.py --seed 1
+    python examples/shapes/make.py --flow
 
 It writes OUT/images, a folder of captioned images as `datasets` reads one, and OUT/pipeline-SEED, a folder that
-diffusers loads. A folder that is there, made with the same settings, is left as it is; none is ever half-written.
+diffusers loads: a small Stable Diffusion. With `--flow` that is OUT/flow-SEED, a small Stable Diffusion 3. A folder
+that is there, made with the same settings, is left as it is; none is ever half-written.
 """
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -19,8 +22,9 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from parts import build_pipeline
+from parts import WINDOW, build_flow_pipeline, build_pipeline
 from render import CAPTIONS, SIZE, Captioned, render_shapes, write_images
 
 RECORD = "made.json"
@@ -28,15 +32,18 @@ RECORD = "made.json"
 
 VAE_RATE, VAE_BATCH = 1e-3, 16
 UNET_RATE, UNET_BATCH = 2e-3, 32
+FLOW_RATE, FLOW_BATCH = 2e-3, 32
 """Adam's rate at the first step; by half a cosine it falls to 0. And the images in a step."""
 KL = 1e-5
 """Weight of the KL divergence of the VAE's posterior, beside the squared error of a pixel; means over elements."""
 DROP = 0.1
-"""Share of captions that the UNet is not told, so that guidance has something to guide away from."""
+"""Share of captions that are not told, so that guidance has something to guide away from."""
 EMA = 0.99
-"""Decay, in each step, of the average of the UNet's weights, which is what is kept."""
+"""Decay, in each step, of the average of the weights of UNet or transformer, which is what is kept."""
 MAX_NORM = 1.0
 """Gradients are clipped to this norm."""
+STEPS, FLOW_STEPS = 1400, 3000
+"""Of the training of UNet and transformer, unless others are asked for."""
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -45,14 +52,16 @@ def main() -> None:
     args = parse_args()
     transformers.utils.logging.disable_progress_bar()  # of saving
     images = {"count": args.count}
-    pipeline = images | {"seed": args.seed, "steps": args.steps, "vae_steps": args.vae_steps}
+    name, train, steps = ("flow", train_flow_pipeline, FLOW_STEPS) if args.flow else ("pipeline", train_pipeline, STEPS)
+    steps = steps if args.steps is None else args.steps
+    pipeline = images | {"seed": args.seed, "steps": steps, "vae_steps": args.vae_steps}
     make_once(args.out / "images", images, lambda folder: write_parts(folder, args.count))
     make_once(
-        args.out / f"pipeline-{args.seed}",
+        args.out / f"{name}-{args.seed}",
         pipeline,
-        lambda folder: train_pipeline(
-            render_shapes("train", args.count), args.seed, args.vae_steps, args.steps
-        ).save_pretrained(folder),
+        lambda folder: train(render_shapes("train", args.count), args.seed, args.vae_steps, steps).save_pretrained(
+            folder
+        ),
     )
 
 
@@ -65,10 +74,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=out, help="folder of images and pipelines (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the pipeline; the images have none (%(default)s)")
     parser.add_argument("--count", type=int, default=4000, help="images to train on; a quarter more to test on")
-    parser.add_argument("--steps", type=int, default=1400, help="training steps of the UNet (%(default)s)")
+    parser.add_argument("--flow", action="store_true", help="a Stable Diffusion 3, in place of a Stable Diffusion")
+    parser.add_argument(
+        "--steps", type=int, help=f"training steps of the UNet ({STEPS}), or of the transformer ({FLOW_STEPS})"
+    )
     parser.add_argument("--vae-steps", type=int, default=800, help="training steps of the VAE (%(default)s)")
     args = parser.parse_args()
-    if args.count < 4 or min(args.steps, args.vae_steps) < 1:
+    if args.count < 4 or args.vae_steps < 1 or (args.steps is not None and args.steps < 1):
         parser.error("--count must be at least 4, --steps and --vae-steps at least 1")
     return args
 
@@ -156,6 +168,76 @@ def train_unet(pipeline: Any, images: Tensor, labels: Tensor, steps: int, genera
 
     descend("UNet", unet, loss, steps, UNET_RATE, EMA)
     unet.eval()
+
+
+def train_flow_pipeline(data: Captioned, seed: int, vae_steps: int, steps: int) -> Any:
+    """Trains a StableDiffusion3Pipeline on captioned images: first its VAE, then, on the latents, its transformer."""
+    pipeline: Any = build_flow_pipeline(CAPTIONS, SIZE, seed)
+    generator = torch.Generator().manual_seed(seed)
+    images = data.images.float() / 127.5 - 1
+    train_vae(pipeline.vae, images, vae_steps, generator)
+    train_transformer(pipeline, images, data.labels, steps, generator)
+    return pipeline
+
+
+def train_transformer(pipeline: Any, images: Tensor, labels: Tensor, steps: int, generator: torch.Generator) -> None:
+    """Trains a pipeline's transformer on the latents of captioned images: the squared error of the velocity.
+
+    Times are logit-normal (Esser et al. 2024), in pairs u and 1 − u, and shifted as the scheduler says.
+    """
+    transformer, scale, shift = pipeline.transformer, pipeline.vae.config.scaling_factor, pipeline.scheduler.shift
+    mean, std = (scale * part for part in encode(pipeline.vae, images))
+    with torch.no_grad():
+        prompts, empty, pooled, empty_pooled = pipeline.encode_prompt(
+            list(CAPTIONS), None, None, "cpu", negative_prompt=""
+        )
+    absent = prompts.shape[1] - WINDOW
+    prompts, empty = prompts[:, : WINDOW + 1], empty[:, : WINDOW + 1]
+    batches = shuffle(len(images), FLOW_BATCH, generator)
+    timesteps = pipeline.scheduler.config.num_train_timesteps
+
+    def loss() -> Tensor:
+        rows = next(batches)
+        x = mean[rows] + std[rows] * torch.randn(mean[rows].shape, generator=generator)
+        half = torch.randn(len(rows) // 2, generator=generator).sigmoid()
+        u = torch.cat([half, 1 - half])
+        sigma = shift * u / (1 + (shift - 1) * u)
+        noise = torch.randn(x.shape, generator=generator)
+        dropped = torch.rand(len(rows), generator=generator) < DROP
+        told = labels[rows]
+        with Repeated(absent):
+            predicted = transformer(
+                hidden_states=torch.lerp(x, noise, sigma[:, None, None, None]),
+                timestep=timesteps * sigma,
+                encoder_hidden_states=torch.where(dropped[:, None, None], empty[:1], prompts[told]),
+                pooled_projections=torch.where(dropped[:, None], empty_pooled[:1], pooled[told]),
+            ).sample
+        return (predicted - (noise - x)).square().mean()
+
+    descend("transformer", transformer, loss, steps, FLOW_RATE, EMA)
+    transformer.eval()
+
+
+class Repeated(TorchFunctionMode):
+    """Inside the block the last token of each attention counts as `count` equal ones.
+
+    That is what the pipeline's 256 zeros in place of T5's tokens are: equal at first, and so after every layer. One of
+    them, whose attention score has log `count` added, gives the same in an eighth of the time.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Adds the logarithm to the last column of an attention's scores."""
+        kwargs = kwargs or {}
+        if func is nn.functional.scaled_dot_product_attention:
+            query, key, *_ = args
+            bias = query.new_zeros(1, key.shape[-2])
+            bias[:, -1] = math.log(self.count)
+            kwargs = {**kwargs, "attn_mask": bias}
+        return func(*args, **kwargs)
 
 
 def descend(

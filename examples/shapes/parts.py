@@ -1,8 +1,10 @@
-"""The parts of a small StableDiffusionPipeline, before any training.
+"""The parts of a small StableDiffusionPipeline and of a small StableDiffusion3Pipeline, before any training.
 
 What Stable Diffusion is made of, only smaller: a tokenizer with a vocabulary of its own, a frozen CLIP text encoder, a
 VAE that makes images four times smaller, and a UNet with cross-attention that predicts v (Salimans, Ho: *Progressive
-Distillation for Fast Sampling of Diffusion Models*, ICLR 2022).
+Distillation for Fast Sampling of Diffusion Models*, ICLR 2022). And what Stable Diffusion 3 is made of, without its T5:
+the same VAE, two such text encoders, and a transformer that attends to image and text at once and predicts velocities
+(Esser et al.: *Scaling Rectified Flow Transformers for High-Resolution Image Synthesis*, ICML 2024).
 """
 
 import json
@@ -12,11 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.resnet import ResnetBlock2D
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WINDOW = 16
 """Tokens of a prompt at most, its beginning and end included."""
@@ -59,6 +69,20 @@ SCHEDULER: dict[str, Any] = {
     "steps_offset": 1,
 }
 TEXT: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+TRANSFORMER: dict[str, Any] = {
+    "in_channels": VAE["latent_channels"],
+    "out_channels": VAE["latent_channels"],
+    "patch_size": 2,
+    "num_layers": 2,
+    "num_attention_heads": 4,
+    "attention_head_dim": 16,
+    "caption_projection_dim": 64,  # the width, which is heads times their dimension
+    "joint_attention_dim": 2 * TEXT["hidden_size"],
+    "pooled_projection_dim": 2 * TEXT["hidden_size"],
+    "qk_norm": "rms_norm",
+}
+SHIFT = 1.0
+"""Of the flow: latents so small need no more noise than is drawn."""
 
 
 def build_pipeline(captions: Sequence[str], size: int, seed: int) -> StableDiffusionPipeline:
@@ -80,6 +104,28 @@ def build_pipeline(captions: Sequence[str], size: int, seed: int) -> StableDiffu
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def build_flow_pipeline(captions: Sequence[str], size: int, seed: int) -> StableDiffusion3Pipeline:
+    """Builds a pipeline of flow matching with weights drawn by a seed; its arguments are those of `build_pipeline`.
+
+    It has no T5, as the class allows: zeros stand for its tokens.
+    """
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer(captions)
+    vae = build_vae(size)
+    vae.register_to_config(shift_factor=0.0)
+    return StableDiffusion3Pipeline(
+        vae=vae,
+        text_encoder=build_text_encoder(tokenizer, CLIPTextModelWithProjection),
+        tokenizer=tokenizer,
+        text_encoder_2=build_text_encoder(tokenizer, CLIPTextModelWithProjection),
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+        transformer=SD3Transformer2DModel(**TRANSFORMER, sample_size=size // 4, pos_embed_max_size=size // 4),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
     )
 
 
@@ -110,12 +156,17 @@ def write_vocabulary(captions: Sequence[str], folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Builds a frozen CLIPTextModel with random weights, which give every text another embedding."""
+def build_text_encoder(tokenizer: CLIPTokenizer, kind: type[Any] = CLIPTextModel) -> Any:
+    """Builds a frozen text encoder of CLIP with random weights, which give every text another embedding."""
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    encoder = CLIPTextModel(
-        CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=WINDOW, **special, **TEXT)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=WINDOW,
+        projection_dim=TEXT["hidden_size"],
+        **special,
+        **TEXT,
     )
+    encoder = kind(config)
     for name, weight in encoder.requires_grad_(False).named_parameters():
         if name.endswith("token_embedding.weight"):
             nn.init.normal_(weight, std=TOKEN_SPREAD)

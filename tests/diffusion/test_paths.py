@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from untrain import ClassDiffusion, Flow, Sampler
 from untrain.diffusion.paths import FlowPath
-from untrain.errors import ModelError, SettingError
+from untrain.errors import SettingError
 
 
 def test_what_a_flow_cannot_be_sampled_by() -> None:
@@ -80,10 +80,3 @@ def test_generators_of_classes_walk_on_the_same_path() -> None:
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     made = task.generate(model, task.blank(labels, (1, 4, 4)), generators, Sampler(5))
     torch.testing.assert_close(made.double(), images, rtol=1e-4, atol=1e-4)
-
-    class Twice(Straight):
-        def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> Tensor:
-            return super().forward(x, t, class_labels).repeat(1, 2, 1, 1)
-
-    with pytest.raises(ModelError, match="no variance"):
-        ClassDiffusion(flow=Flow(), num_classes=3, drop=0.0).prepare(Twice(images).double(), batch)

@@ -331,3 +331,73 @@ class TestTraining:
         assert losses.keys() == {"VAE", "UNet"}
         for name, values in losses.items():
             assert sum(values[-10:]) / 10 < 0.75 * sum(values[:5]) / 5, name
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of each training; the folder of images and pipeline."""
+    out = tmp_path_factory.mktemp("flow")
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, out, "--flow")
+    return out
+
+
+class TestFlow:
+    def test_diffusers_loads_the_pipeline_and_it_draws(self, flow: Path) -> None:
+        from diffusers import StableDiffusion3Pipeline
+
+        assert sorted(path.name for path in flow.iterdir()) == ["flow-0", "images"]
+        pipeline = StableDiffusion3Pipeline.from_pretrained(flow / "flow-0")
+        pipeline.set_progress_bar_config(disable=True)
+        (image,) = pipeline(CAPTIONS[0], num_inference_steps=1, generator=torch.Generator().manual_seed(0)).images
+        assert image.size == (32, 32)
+        made = json.loads((flow / "flow-0/made.json").read_text())
+        assert made == {"count": 200, "seed": 0, "steps": 2, "vae_steps": 2}
+
+    def test_one_zero_stands_for_all(self) -> None:
+        """What the transformer gives, and its gradient, with one token that counts as 256 and with 256; in float64."""
+        from make import Repeated
+        from parts import WINDOW, build_flow_pipeline
+
+        pipeline: Any = build_flow_pipeline(CAPTIONS, 32, 0)
+        network = pipeline.transformer.double()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            prompts, _, pooled, _ = pipeline.encode_prompt(list(CAPTIONS[:2]), None, None, "cpu")
+        assert prompts.shape[1] == WINDOW + 256
+        assert not prompts[:, WINDOW:].any()
+        x, t = torch.randn(2, 8, 8, 8).double(), torch.tensor([10.0, 900.0])
+
+        def call(tokens: torch.Tensor) -> list[torch.Tensor]:
+            told = {"encoder_hidden_states": tokens.double(), "pooled_projections": pooled.double()}
+            velocity = network(hidden_states=x, timestep=t, **told).sample
+            weights = [weight for weight in network.parameters() if weight.requires_grad]
+            return [velocity, *torch.autograd.grad(velocity.square().sum(), weights)]
+
+        expected = call(prompts)
+        with Repeated(256):
+            found = call(prompts[:, : WINDOW + 1])
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+        assert not torch.allclose(call(prompts[:, : WINDOW + 1])[0], expected[0], atol=1e-3), "it counts"
+
+    def test_the_velocity_is_learned_within_a_few_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import make
+
+        losses: list[float] = []
+        original = make.descend
+
+        def watched(name: str, model: Any, loss: Any, *rest: Any) -> None:
+            def noted() -> torch.Tensor:
+                value = loss()
+                losses.extend([value.item()] if name == "transformer" else [])
+                return value
+
+            original(name, model, noted, *rest)
+
+        monkeypatch.setattr(make, "descend", watched)
+        make.train_flow_pipeline(render_shapes("train", 100), seed=0, vae_steps=2, steps=40)
+        assert len(losses) == 40
+        assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -6,7 +6,8 @@ Tasks, methods and makers of images know a path by these functions alone.
 Sources: Ho, Jain, Abbeel: *Denoising Diffusion Probabilistic Models*, NeurIPS 2020; Salimans, Ho: *Progressive
 Distillation for Fast Sampling of Diffusion Models*, ICLR 2022 (v-prediction); Liu, Gong, Liu: *Flow Straight and Fast*,
 ICLR 2023; Esser et al.: *Scaling Rectified Flow Transformers for High-Resolution Image Synthesis*, ICML 2024 (drawn σ,
-shift).
+shift); Ma et al.: *SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant Transformers*,
+ECCV 2024 (its convention).
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ class NoisePath(ABC):
         """x_t = a_t x₀ + b_t ε, [B, C, H, W]."""
         signal, scale = self.scales(timestep, clean)
         return signal * clean + scale * noise
+
+    def told(self, timestep: Tensor) -> Tensor:
+        """Timesteps as the model is told of them, [B]."""
+        return timestep
+
+    def predicted(self, given: Tensor) -> Tensor:
+        """The path's prediction, of what the model gives, [B, C, H, W] both."""
+        return given
 
     @abstractmethod
     def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
@@ -201,6 +210,9 @@ class Flow:
     """Of drawn times u: 1 / (1 + exp(−z)) with standard normal z, or uniform."""
     weighting: Literal["none", "cosmap"] = "none"
     """Weight of the loss at σ: 1; or 2 / (π (1 − 2σ + 2σ²)), of Esser et al. 2024."""
+    convention: Literal["diffusers", "sit"] = "diffusers"
+    """What a generator of classes is told and gives: T σ and ε − x₀; or 1 − σ and x₀ − ε, as SiT's own weights are
+    (Ma et al. 2024), which go with `density: uniform`."""
 
     def __post_init__(self) -> None:
         """Checks the range."""
@@ -241,6 +253,14 @@ class FlowPath(NoisePath):
         """1 − σ and σ."""
         sigma = (timestep.to(like.dtype) / self.timesteps)[:, None, None, None]
         return 1 - sigma, sigma
+
+    def told(self, timestep: Tensor) -> Tensor:
+        """T σ, or 1 − σ."""
+        return timestep if self.flow.convention == "diffusers" else 1 - timestep / self.timesteps
+
+    def predicted(self, given: Tensor) -> Tensor:
+        """v, of v or −v."""
+        return given if self.flow.convention == "diffusers" else -given
 
     def target(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """The velocity v = ε − x₀, at all times the same."""

@@ -311,15 +311,37 @@ def schedule_of(source: Any, predictions: Sequence[str] = ("epsilon",)) -> dict[
     } | ({"prediction": predicted} if len(predictions) > 1 else {})
 
 
-def flow_of(source: Any, tokens: int) -> dict[str, Any]:
+def diffusion_of(source: Any) -> dict[str, Any]:
+    """The diffusion or the flow that a generator of classes was trained on: `flow_of` or `schedule_of`.
+
+    Args:
+        source: a folder or hub id, or a pipeline.
+
+    Raises:
+        ModelError: if the scheduler is of another kind. CheckpointError: if it cannot be read.
+    """
+    config = _scheduler_config(source)
+    return flow_of(source) if config is not None and _is_flow(config) else schedule_of(source)
+
+
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    return str(config["_class_name"]).startswith("FlowMatch") or _uses_flow_sigmas(config)
+
+
+def _uses_flow_sigmas(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler that is made for schedules of β walks along a flow."""
+    return config.get("prediction_type") == "flow_prediction" and bool(config.get("use_flow_sigmas"))
+
+
+def flow_of(source: Any, tokens: int | None = None) -> dict[str, Any]:
     """The flow that a pipeline was trained on, as settings of the task.
 
     Args:
         source: a folder or hub id, or a pipeline.
-        tokens: patches of an image, by whose number some schedulers shift.
+        tokens: patches of an image, by whose number some schedulers shift; None: one that does is refused.
 
     Returns:
-        {"timesteps": T, "flow": its shift}.
+        {"timesteps": T, "flow": its shift, and what `save_schedule` wrote beside it}.
 
     Raises:
         ModelError: if the scheduler is of another kind, or does more than shift. CheckpointError: if it cannot be read.
@@ -329,21 +351,29 @@ def flow_of(source: Any, tokens: int) -> dict[str, Any]:
         raise ModelError("a pipeline of flow matching is known by its scheduler, and there is none: load it whole.")
     name = str(config["_class_name"])
     timesteps = int(config["num_train_timesteps"])
-    if config.get("prediction_type") == "flow_prediction" and config.get("use_flow_sigmas"):
+    if _uses_flow_sigmas(config):
         return {"timesteps": timesteps, "flow": Flow(shift=float(config["flow_shift"]))}
-    if not name.startswith("FlowMatch"):
+    if not _is_flow(config):
         raise ModelError(f"{name} is no scheduler of flow matching, by which such pipelines are trained.")
     odd = [key for key in _FLOW_ODDITIES if _given(config.get(key))]
     if odd or (config.get("use_dynamic_shifting") and config.get("time_shift_type", "exponential") != "exponential"):
         raise ModelError(f"{name} has {odd[0] if odd else 'a linear shift'}, which is not supported.")
     if not config.get("use_dynamic_shifting"):
-        return {"timesteps": timesteps, "flow": Flow(shift=float(config["shift"]))}
+        told = {key: config[key] for key in _OUR_FLOW if key in config}
+        try:
+            return {"timesteps": timesteps, "flow": Flow(shift=float(config["shift"]), **told)}
+        except SettingError as error:
+            raise CheckpointError(f"the scheduler's configuration: {error}") from error
+    if tokens is None:
+        raise ModelError(f"{name} shifts by the size of images, which is not supported of generators of classes.")
     short, long = (float(config[key]) for key in ("base_image_seq_len", "max_image_seq_len"))
     low, high = (float(config[key]) for key in ("base_shift", "max_shift"))
     mu = low + (high - low) * (tokens - short) / (long - short)  # diffusers' calculate_shift
     return {"timesteps": timesteps, "flow": Flow(shift=math.exp(mu))}
 
 
+_OUR_FLOW = ("density", "weighting", "convention")
+"""What `save_schedule` writes into the configuration of a flow's scheduler, and diffusers itself ignores."""
 _FLOW_ODDITIES = (
     "invert_sigmas",
     "shift_terminal",
@@ -356,15 +386,20 @@ _FLOW_ODDITIES = (
 
 
 def save_schedule(diffusion: DiffusionProcess, folder: str | Path) -> None:
-    """Writes the schedule of a noise predictor that was saved alone beside it, where `schedule_of` reads it."""
-    from diffusers import DDPMScheduler
+    """Writes the schedule or flow of a model that was saved alone beside it, where `diffusion_of` reads it."""
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-    made: Any = DDPMScheduler(
-        num_train_timesteps=diffusion.timesteps,
-        beta_start=diffusion.beta_start,
-        beta_end=diffusion.beta_end,
-        beta_schedule=diffusion.schedule,
-    )
+    made: Any
+    if diffusion.flow is None:
+        made = DDPMScheduler(
+            num_train_timesteps=diffusion.timesteps,
+            beta_start=diffusion.beta_start,
+            beta_end=diffusion.beta_end,
+            beta_schedule=diffusion.schedule,
+        )
+    else:
+        made = FlowMatchEulerDiscreteScheduler(diffusion.timesteps, shift=diffusion.flow.shift)
+        made.register_to_config(**{key: getattr(diffusion.flow, key) for key in _OUR_FLOW})
     made.save_pretrained(folder)
 
 

@@ -117,12 +117,12 @@ class ConceptAblation(Descent):
     def _on_the_way(self, state: State, batch: Batch, k: int) -> Batch:
         """The rows at x_t of the original on the way to images of their anchors, all at one t."""
         problem, task = state.problem, generative(state.problem)
-        visited = self.sampler.visited(task.timesteps)
+        visited = task.visited(self.sampler)
         t = visited[int(torch.randint(len(visited), (), generator=generator_of(problem.seed, self.name, k)))]
         anchors = task.variant(batch, "redirect")
         original = state.frozen["original"]
         seen = imagined(problem, state.engine, original, anchors, self.sampler, self.name, k, until=t)
-        return task.at(batch, torch.full_like(batch["index"], t), seen)
+        return task.at(batch, torch.full((len(seen),), t, device=seen.device), seen)
 
     def _losses(self, state: State, share: Batch) -> Tensor:
         """Both terms of each sample, [B]."""

@@ -42,6 +42,8 @@ def invert_class(
 ) -> list[Tensor]:
     """Learns what stands for a class in frozen weights: argmin_v ‖ε − ε_θ(x_t, t, v)‖² over images of the class.
 
+    Of a flow it is the error of its velocity.
+
     Args:
         model: predicts noise; on the engine's device. Looked at in evaluation mode.
         task: prepared.
@@ -65,7 +67,7 @@ def invert_class(
             optimizer.zero_grad()
             batch = engine.shard(images.batch(k, task, "forget"))
             with engine.autocast():
-                loss = engine.mean(task.squared(task.outputs(model, batch), batch["noise"]))
+                loss = engine.mean(task.squared(task.outputs(model, batch), task.target(batch)))
             engine.backward(loss, vectors)
             engine.step(optimizer)
             advance()
@@ -146,12 +148,14 @@ def timestep_losses(
 ) -> Tensor:
     """Computes ℓ_t(x) = ‖ε − ε_θ(x_t, t, c)‖²/D, the mean over fixed noises ε, for each image and timestep.
 
+    Of a flow it is the error of its velocity.
+
     Args:
         model: on the engine's device. Looked at in evaluation mode.
         task: prepared.
         images: each once, in their order; their noises depend on name and number alone.
         engine: where it runs.
-        timesteps: t.
+        timesteps: their numbers, in 0 … T − 1.
         noises: for each image and timestep.
         seed: of the noises.
         advance: called after each batch.
@@ -179,9 +183,9 @@ def timestep_losses(
             for i, t in enumerate(timesteps):
                 for j in range(noises):
                     noise = drawn[:, i, j].to(batch["input"])
-                    at = {**task.at(batch, torch.full_like(batch["timestep"], t)), "noise": noise}
+                    at = {**task.at(batch, torch.full_like(batch["label"], t)), "noise": noise}
                     with engine.autocast():
-                        errors = task.outputs(model, at) - noise
+                        errors = task.outputs(model, at) - task.target(at)
                     found[:, i, j] = errors.double().square().flatten(1).mean(1).cpu()
             parts.append(found.mean(2))
             first += rows

@@ -33,12 +33,13 @@ from untrain.diffusion.grids import write_grid
 from untrain.diffusion.images import Decode, ImageMaker, to_uint8
 from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
 from untrain.diffusion.latents import Latents, decode, encode, encode_data, latent_shape, load_vae
+from untrain.diffusion.paths import Flow
 from untrain.diffusion.pipelines import (
     check_draws_classes,
     check_libraries,
+    diffusion_of,
     save_diffusers,
     save_schedule,
-    schedule_of,
     with_denoiser,
 )
 from untrain.diffusion.quality import GenerationEvaluation, evaluate_generators, halves
@@ -101,7 +102,7 @@ class GeneratorModel(UserModel):
     def __init__(self, model: Any, task: Task, *, named: bool = False) -> None:
         self.vae = None if isinstance(model, nn.Module) else getattr(model, "components", {}).get("vae")
         if not isinstance(model, nn.Module) and hasattr(model, "components"):
-            known = schedule_of(model) if named else {}
+            known = diffusion_of(model) if named else {}
             task = replace(cast(ClassDiffusion, task), clip_samples=self.vae is None, **known)
         super().__init__(model, task)
 
@@ -186,10 +187,8 @@ class ClassDiffusionDomain(Domain):
     def make_task(self) -> ClassDiffusion:
         """Makes the task of the recipe's diffusion, or of the checkpoint's own."""
         own = self.sections.diffusion
-        schedule = {} if self.origin is None else schedule_of(self.origin)
-        if schedule and own.flow is not None:
-            raise SettingError(f"diffusion.flow: {self.origin} was trained on a schedule of β, and is no flow.")
-        settings = asdict(own) | schedule | {"flow": own.flow}
+        known = {} if self.origin is None else diffusion_of(self.origin)
+        settings = asdict(own) | known | {"flow": self._flow(own.flow, known)}
         return ClassDiffusion(
             num_classes=len(self.source.classes),
             clip_samples=self.vae is None,
@@ -197,6 +196,21 @@ class ClassDiffusionDomain(Domain):
             seed=self.context.seed,
             **settings,
         )
+
+    def _flow(self, own: Flow | None, known: Mapping[str, Any]) -> Flow | None:
+        """The recipe's flow, with the shift that the checkpoint's scheduler has; or the checkpoint's."""
+        found: Flow | None = known.get("flow")
+        if own is None or not known:
+            return found or own
+        if found is None:
+            raise SettingError(f"diffusion.flow: {self.origin} was trained on a schedule of β, and is no flow.")
+        if own.shift not in (Flow.shift, found.shift):
+            raise SettingError(
+                f"diffusion.flow.shift is {own.shift}, but the scheduler of {self.origin} has {found.shift}: leave it "
+                "out."
+            )
+        convention = own.convention if found.convention == Flow.convention else found.convention
+        return replace(own, shift=found.shift, convention=convention)
 
     @cached_property
     def data(self) -> Source:
@@ -254,6 +268,8 @@ class ClassDiffusionDomain(Domain):
         if self.context.engine.is_main and hasattr(module, "save_pretrained"):
             links = self.context.permissions.links
             save_diffusers(self.origin or module, module, self.context.folder / name, links=links)
+            if self.origin is None and self.task.flow is not None:  # else it would be taken for a schedule of β
+                save_schedule(self.task, self.context.folder / name)
 
     # What is asked of the recipe.
 

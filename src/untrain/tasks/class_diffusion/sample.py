@@ -12,7 +12,7 @@ from untrain.data.classes import class_number
 from untrain.diffusion.denoisers import load_denoiser
 from untrain.diffusion.folders import INDEX, local_folder
 from untrain.diffusion.images import ImageSet, write_folder, write_grid, write_npz
-from untrain.diffusion.pipelines import labels_of, schedule_of
+from untrain.diffusion.pipelines import diffusion_of, labels_of
 from untrain.engine import Engine, Precision
 from untrain.errors import CheckpointError, SettingError, UnknownName
 from untrain.lazy import nn, torch
@@ -171,7 +171,7 @@ def _of_diffusers(folder: Path, engine: Engine) -> _Generator:
     shape = _shape(model, folder)
     vae = load_vae(folder)
     vae = None if vae is None else vae.to(engine.device)
-    task = ClassDiffusion(**{"clip_samples": vae is None, **schedule_of(folder)})
+    task = ClassDiffusion(**{"clip_samples": vae is None, **diffusion_of(folder)})
     task = prepare_generator(task, model, shape, torch.zeros(1, dtype=torch.long), engine)
     names = labels_of(folder) or tuple(str(c) for c in range(task.num_classes or 0))
     if vae is None:

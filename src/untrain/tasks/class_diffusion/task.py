@@ -37,7 +37,7 @@ MIRRORED = ("mirrored_mean", "mirrored_std")
 @check_arguments
 @dataclass(frozen=True)
 class ClassDiffusion(DiffusionProcess):
-    """Class-conditional noise prediction of a DDPM or DiT.
+    """Class-conditional prediction of noise, of a DDPM or DiT, or of a flow's velocity, of a SiT.
 
     A model is called as `model(x_t, t, class_labels=c)`, as those of diffusers are, and returns [B, C, H, W], or twice
     the channels where it learns its variance. Images are [B, C, H, W], uint8 (mapped to [−1, 1]) or what the model was
@@ -62,7 +62,8 @@ class ClassDiffusion(DiffusionProcess):
     flip: bool = False
     """Whether images are mirrored at random in training."""
     learned_variance: bool | None = None
-    """Whether the model predicts its variance too; None: read off its outputs."""
+    """Whether the model predicts its variance too; None: read off its outputs. A flow has none: of a model that gives
+    twice the channels, as SiT's own does, the second half is never looked at."""
     names: dict[str, str] = field(default_factory=dict)
     """The data's name → ours ("input", "label")."""
     seed: int = 0
@@ -85,11 +86,11 @@ class ClassDiffusion(DiffusionProcess):
         wanted = batch["input"].shape
         if shape[0] != wanted[0] or shape[2:] != wanted[2:] or shape[1] not in (wanted[1], 2 * wanted[1]):
             raise ModelError(f"the model gives {list(shape)} for {list(wanted)}; noise of that shape is needed.")
-        learned = shape[1] == 2 * wanted[1]
+        learned = shape[1] == 2 * wanted[1] and self.flow is None
+        if self.learned_variance and self.flow is not None:
+            raise ModelError("learned_variance is True, but a flow has no variance to learn: leave it out.")
         if self.learned_variance not in (None, learned):
             raise ModelError(f"learned_variance is {self.learned_variance}, but the model gives {shape[1]} channels.")
-        if learned and self.flow is not None:
-            raise ModelError("a flow has no variance to learn, and the model gives twice the channels of its input.")
         return replace(task, learned_variance=learned)
 
     def _with_classes(self, model: nn.Module) -> ClassDiffusion:
@@ -195,21 +196,21 @@ class ClassDiffusion(DiffusionProcess):
             if type(module).__name__ == "LabelEmbedding":  # of diffusers; it would drop classes by itself, unseeded
                 module.training = False
         x = fit(self.noisy(batch), model)
-        result: Any = model(x, batch["timestep"], class_labels=condition)
+        result: Any = model(x, self.path.told(batch["timestep"]), class_labels=condition)
         return widen(getattr(result, "sample", result))
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The predicted noise, [B, C, H, W]."""
-        return self._predict(model, batch, batch["condition"])[:, : batch["input"].shape[1]]
+        """The predicted noise or velocity, [B, C, H, W]."""
+        given = self._predict(model, batch, batch["condition"])
+        return self.path.predicted(given[:, : batch["input"].shape[1]])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """What the model was trained on, [B]: the squared error of the noise, and with a learned variance the
-        variational term, through which no gradient reaches the mean.
+        """What the model was trained on, [B]: the squared error of the noise or velocity, and with a learned variance
+        the variational term, through which no gradient reaches the mean.
         """
-        out = self._predict(model, batch, batch["condition"])
         if not self.learned_variance:
-            return self.denoising_loss(out, batch)
-        noise, variance = out.chunk(2, dim=1)
+            return self.denoising_loss(self.outputs(model, batch), batch)
+        noise, variance = self._predict(model, batch, batch["condition"]).chunk(2, dim=1)
         bound = self._variational(noise.detach(), variance, batch).flatten(1)
         bound = bound.sum(1) if self.reduction == "sum" else bound.mean(1)
         return self.denoising_loss(noise, batch) + bound

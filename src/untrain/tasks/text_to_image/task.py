@@ -76,6 +76,11 @@ class TextToImage(DiffusionProcess):
         super().__post_init__()
         if self.architecture is not None and self.architecture not in ARCHITECTURES:
             raise UnknownName(unknown("architecture", self.architecture, ARCHITECTURES))
+        if self.flow is not None and self.flow.convention != "diffusers":
+            raise SettingError(
+                f"flow.convention is {self.flow.convention!r}, but pipelines are told of time as diffusers tells it: "
+                "leave it out."
+            )
 
     @property
     def kind(self) -> Architecture:
