@@ -63,7 +63,8 @@ def test_memory_is_what_a_run_of_the_method_takes(plan, name):
     assert not [guess for guess in stage.guesses if "cannot be tried" in guess]
     method = experiment.recipe.methods[name]
     start = experiment.domain.build(0)
-    problem = unlearning(experiment, start, experiment.domain.sets_for(method, experiment.division))
+    sets = experiment.domain.sets_for(method, experiment.division)
+    problem = unlearning(experiment, start, sets, method)
     memory = TensorMemory(torch.device("cpu"))
     with memory:
         memory.count([*problem.subject.module.parameters(), *problem.subject.module.buffers()])

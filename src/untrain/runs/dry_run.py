@@ -22,6 +22,7 @@ from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods.base import LARGE, Method, Problem, State
 from untrain.methods.learning_rate import most_passes
+from untrain.methods.loop import attach_adapters
 from untrain.methods.shortfalls import forget_loss
 from untrain.types import Batch, Role, Task
 
@@ -276,6 +277,7 @@ class Footprint:
         activations: bytes of everything else at the peak: activations, batches, what an operation needs in between.
         saved: bytes of the checkpoint that the run goes on from, on disk, while it lasts.
         mask: bytes of the mask that stays on disk.
+        learned: bytes of the adapters that the run keeps in the place of weights, on disk; None: it trains weights.
         steps: the method's steps.
         before: passes before the first step and after the last.
         each: passes of a step, on average over those that were tried.
@@ -290,6 +292,7 @@ class Footprint:
     activations: int
     saved: int
     mask: int
+    learned: int | None
     steps: int
     before: Passes
     each: Passes
@@ -321,6 +324,8 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
     """
     module, memory = problem.subject.module, ShapesAlone()
     guesses = []
+    if problem.subject.adapters is not None:
+        attach_adapters(problem)
     with memory, engine.counting(module):
         memory.count([*module.parameters(), *module.buffers()])
         before = engine.passes.copy()
@@ -354,6 +359,7 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         activations=activations,
         saved=_bytes(state.state_dict()) + _bytes(problem.memo),
         mask=0 if mask is None else _bytes(mask),
+        learned=None if problem.subject.adapters is None else _bytes(state.parameters),
         steps=method.total,
         before=start,
         each=Passes(each.forward / count, each.backward / count) if count else Passes(),

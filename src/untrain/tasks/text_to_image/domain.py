@@ -453,12 +453,13 @@ class TextToImageDomain(Domain):
         decode(self.pipeline.vae, found)
 
     def saved_bytes(self, module: nn.Module) -> int:
-        """Counts the whole pipeline: the UNet in float32, and the files of all else."""
-        parts = (part for name, part in self.pipeline.components.items() if name != "unet")
+        """Counts the whole pipeline: its network in float32, and the files of all else."""
+        network = self.task.kind.part
+        parts = (part for name, part in self.pipeline.components.items() if name != network)
         own = bytes_of(module)
         if Path(self.folder).suffix in ENDINGS:
             return 2 * own + sum(bytes_of(part) for part in parts if isinstance(part, nn.Module))
-        files = (path for path in config_folder(self.folder).glob("*/*") if path.parent.name != "unet")
+        files = (path for path in config_folder(self.folder).glob("*/*") if path.parent.name != network)
         return own + sum(path.stat().st_size for path in files if path.is_file())
 
     def samples_bytes(self) -> int:
