@@ -188,7 +188,8 @@ def test_the_added_task_is_a_task_and_forgets():
     assert after.mean() > 1.1 * losses.mean()
     assert (task.divergence(q, p) > 0).all()
     assert task.divergence(p, p).abs().max() < 1e-5
-    assert (round(things["before"].forget_loss, 2), round(things["before"].test_loss, 2)) == (0.66, 1.48)
+    before = things["before"].forget_loss, things["before"].test_loss
+    assert before == pytest.approx((0.66, 1.48), abs=0.02), "the page says so, and processors add in another order"
     assert things["after"].forget_loss == pytest.approx(0.94, abs=0.03), "the page says so"
 
     task = task.prepare(model, batch)

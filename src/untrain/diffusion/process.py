@@ -94,7 +94,7 @@ class DiffusionProcess:
         return self.path.noisy(batch["input"], batch["noise"], batch["timestep"])
 
     def target(self, batch: Batch) -> Tensor:
-        """What a model is to predict for a drawn batch, [B, C, H, W]: the batch's "target" if it has one, else the path's."""
+        """What a model is to predict for a drawn batch, [B, C, H, W]: its "target" if it has one, else the path's."""
         if "target" in batch:
             return batch["target"]
         return self.path.target(batch["input"], batch["noise"], batch["timestep"])

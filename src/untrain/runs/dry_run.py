@@ -260,7 +260,7 @@ class ShapedProblem(Problem):
         """The result called `name`; of a search for a learning rate any rate."""
         if name == "learning rate" and name not in self.memo:
             self.searched = True
-            self.memo[name] = {"lr": torch.tensor(1e-3, dtype=torch.float64)}
+            self.memo[name] = {key: torch.tensor(1e-3, dtype=torch.float64) for key in ("lr", "passes")}
         return super().remember(name, compute)
 
 

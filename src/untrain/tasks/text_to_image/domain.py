@@ -278,7 +278,7 @@ class TextToImageDomain(Domain):
         check_asked(self.pipeline, self.asked)
         how, seed = sections.concepts.images, self.context.seed
         if how.from_prompts is not None:
-            way = Way(how.from_prompts, engine, seed, self.pipeline.unet)  # of which every method gets a copy
+            way = Way(how.from_prompts, engine, seed, denoiser_of(self.pipeline))  # of which every method gets a copy
             self._task = work_from_prompts(self._task, way)
         data, self.rows = concept_data(
             self.pipeline,
@@ -453,13 +453,12 @@ class TextToImageDomain(Domain):
         decode(self.pipeline.vae, found)
 
     def saved_bytes(self, module: nn.Module) -> int:
-        """Counts the whole pipeline: its network in float32, and the files of all else."""
-        network = self.task.kind.part
-        parts = (part for name, part in self.pipeline.components.items() if name != network)
+        """Counts the whole pipeline: the network in float32, and the files of all else."""
+        parts = (part for name, part in self.pipeline.components.items() if name != self.pipeline_part)
         own = bytes_of(module)
         if Path(self.folder).suffix in ENDINGS:
             return 2 * own + sum(bytes_of(part) for part in parts if isinstance(part, nn.Module))
-        files = (path for path in config_folder(self.folder).glob("*/*") if path.parent.name != network)
+        files = (path for path in config_folder(self.folder).glob("*/*") if path.parent.name != self.pipeline_part)
         return own + sum(path.stat().st_size for path in files if path.is_file())
 
     def samples_bytes(self) -> int:
