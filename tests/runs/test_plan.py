@@ -75,6 +75,31 @@ def test_memory_is_what_a_run_of_the_method_takes(plan, name):
     assert stage.memory["weights"] == sum(t.numel() * t.element_size() for t in start.state_dict().values())
 
 
+def test_adapters_are_planned_as_adapters(folder):
+    """Memory as it is measured, with a base in the original's memory; and files of factors alone."""
+    path = write_recipe(folder, sfron="{steps: 2, optimizer: {name: adam, lr: 0.01}}")
+    path.write_text(path.read_text() + "adapters: {rank: 2}\nreferences: 0\n")
+    where = ("--out", str(folder / "adapted"), "--train.steps", "2")
+    planned, experiment = plan_recipe(read(path, where)), open_experiment(read(path, where))
+    stage = next(stage for stage in planned.stages if stage.name == "sfron")
+    start, method = experiment.domain.build(0), experiment.recipe.methods["sfron"]
+    learned = planned.trained
+    assert stage.memory["gradients"] == 4 * learned and stage.memory["optimizer"] >= 4 * 4 * learned
+    assert planned.disk["models' folders"] > 4 * learned
+    problem = unlearning(experiment, start, experiment.domain.sets_for(method, experiment.division), method)
+    memory = TensorMemory(torch.device("cpu"))
+    with memory:
+        run(method, problem, Engine(torch.device("cpu")))
+    own = stage.peak - stage.memory["models"] - stage.memory["data"]
+    assert own == pytest.approx(memory.peak, rel=WITHIN)
+    code, _, err = untrain("run", path, *where)
+    assert code == 0, err
+    there = {path.name: path.stat().st_size for path in (folder / "adapted").glob("*.safetensors")}
+    assert there["sfron.safetensors"] < there["original.safetensors"] + 4 * learned
+    written = there["sfron.safetensors"] + there["original.safetensors"]
+    assert abs(planned.disk["weights"] - written) < 2 * 4000
+
+
 def test_passes_are_those_that_are_taken(plan):
     """Two outer steps of SFR-on: a forget and two retain batches each, the Fisher passes of both sets, one batch each
     of what the loop looks at."""
