@@ -239,7 +239,7 @@ def test_a_base_that_is_shared_is_never_copied_or_changed(base: Any) -> None:
     layers = [nn.Linear(256, 256, bias=False) for _ in range(16)]
     module = nn.Sequential(*layers, nn.Linear(256, 4))
     whole, before, memory = bytes_of(module), state_hash(module), TensorMemory(torch.device("cpu"))
-    held = memory.count(module.parameters())
+    held = memory.count([*module.parameters()])
     with memory:
         subject = Subject(module, adapters=Adapters(rank=2, targets=["16"], base=base)).copy(share=True)
         attached = attach(subject.module, subject.adapters, 0, shared=subject.shares)  # type: ignore[arg-type]
@@ -257,7 +257,7 @@ def test_a_base_that_is_shared_is_never_copied_or_changed(base: Any) -> None:
 def test_a_narrow_base_is_hashed_one_weight_after_the_other() -> None:
     module = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(16))).bfloat16()
     memory = TensorMemory(torch.device("cpu"))
-    held = memory.count(module.parameters())
+    held = memory.count([*module.parameters()])
     with memory:
         digest = base_hash(module)
     assert memory.peak - held <= 2 * 4 * 256 * 256 and digest == base_hash(module.float())
