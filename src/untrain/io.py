@@ -78,17 +78,24 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def hash_tensors(tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> str:
+def hash_tensors(
+    tensors: Mapping[str, Tensor] | Iterable[Tensor], brought: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> str:
     """SHA-256 over name, dtype, shape and content of tensors, in hexadecimal.
 
     It does not depend on device, memory layout or a mapping's order; an iterable's tensors are named by position.
+
+    Args:
+        tensors: what is hashed.
+        brought: what is hashed of each, one after the other, so that no two conversions are there at once.
     """
     if isinstance(tensors, Mapping):
         named: Iterable[tuple[str, Tensor]] = sorted(tensors.items())
     else:
         named = ((str(position), tensor) for position, tensor in enumerate(tensors))
     digest = hashlib.sha256()
-    for name, tensor in named:
+    for name, given in named:
+        tensor = brought(given)
         digest.update(_head(name, tensor, len(tensor) if tensor.ndim else None))
         digest.update(_content(tensor))
     return digest.hexdigest()

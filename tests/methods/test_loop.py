@@ -17,6 +17,7 @@ from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.retrain import Retrain
 from untrain.methods.sfron import SFRon
+from untrain.models.adapters import Adapters
 
 METHODS = [SFRon(steps=6, optimizer=SGD), Finetune(steps=12, optimizer=SGD), Retrain(steps=12, optimizer=SGD)]
 
@@ -97,6 +98,24 @@ def test_a_resumed_run_does_not_look_for_its_learning_rate_again(tmp_path, monke
             run(method, *few_samples(), checkpoints=saver)
     monkeypatch.setattr(sys.modules[with_learning_rate.__module__], "range_test", None)
     again = run(method, *few_samples(), checkpoints=saver)
+    assert same(weights(whole.state.module), weights(again.state.module))
+
+
+def test_a_run_of_adapters_saves_no_base_and_goes_on_to_the_same_end(tmp_path):
+    def given():
+        problem, engine = few_samples()
+        problem.subject.adapters = Adapters(rank=2)
+        return problem, engine
+
+    method, path = Finetune(steps=6, optimizer=SGD), tmp_path / "resume.pt"
+    saver = Checkpoints(path, "mark", resume=True, every=0.0)
+    whole = run(method, *given())
+    with pytest.raises(KeyboardInterrupt):
+        run(Stopping(steps=6, optimizer=SGD, at=3), *given(), checkpoints=saver)
+    held = torch.load(path, weights_only=True)["state"]["module"]
+    buffers = dict(given()[0].subject.module.named_buffers())
+    assert held and all(".lora_" in name or name in buffers for name in held)
+    again = run(method, *given(), checkpoints=saver)
     assert same(weights(whole.state.module), weights(again.state.module))
 
 

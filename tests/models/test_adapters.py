@@ -12,7 +12,10 @@ from torch.nn.utils import prune
 from untrain.errors import ModelError, SettingError, UnknownName
 from untrain.fisher import fisher_diagonal
 from untrain.models.adapters import Adapters, attach, check_adapters, saliency_space, weights_of
-from untrain.models.lora import apply_lora, save_lora
+from untrain.models.checkpoints import bytes_of, state_hash
+from untrain.models.lora import apply_lora, base_hash, save_lora
+from untrain.models.subject import Subject
+from untrain.runs.dry_run import TensorMemory
 from untrain.tasks.classification.task import Classification
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # which peft asks for
@@ -227,3 +230,34 @@ def test_fused_projections_are_refused() -> None:
     module[4].fused_projections = True  # as attention of diffusers says it
     with pytest.raises(ModelError, match="unfuse_qkv_projections"):
         check_adapters(module, Adapters(rank=2))
+
+
+@pytest.mark.parametrize("base", [None, "bf16"])
+def test_a_base_that_is_shared_is_never_copied_or_changed(base: Any) -> None:
+    """What is allocated from the copy to the merged weights is far below a second base, but for one in half the bits;
+    and afterwards all that has no adapter lies where it lay."""
+    layers = [nn.Linear(256, 256, bias=False) for _ in range(16)]
+    module = nn.Sequential(*layers, nn.Linear(256, 4))
+    whole, before, memory = bytes_of(module), state_hash(module), TensorMemory(torch.device("cpu"))
+    held = memory.count([*module.parameters()])
+    with memory:
+        subject = Subject(module, adapters=Adapters(rank=2, targets=["16"], base=base)).copy(share=True)
+        attached = attach(subject.module, subject.adapters, 0, shared=subject.shares)  # type: ignore[arg-type]
+        stir(subject.module)
+        attached.merge()
+    allowed = 0.2 + (0.5 if base else 0)
+    assert memory.peak - held < allowed * whole
+    places = [
+        (a.data_ptr(), b.data_ptr()) for a, b in zip(module.parameters(), subject.module.parameters(), strict=True)
+    ]
+    assert [a == b for a, b in places] == [True] * 16 + [False, True]
+    assert state_hash(module) == before != state_hash(subject.module)
+
+
+def test_a_narrow_base_is_hashed_one_weight_after_the_other() -> None:
+    module = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(16))).bfloat16()
+    memory = TensorMemory(torch.device("cpu"))
+    held = memory.count([*module.parameters()])
+    with memory:
+        digest = base_hash(module)
+    assert memory.peak - held <= 2 * 4 * 256 * 256 and digest == base_hash(module.float())

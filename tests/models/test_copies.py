@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from untrain.errors import ModelError
-from untrain.models.copies import copy_module
+from untrain.models.copies import copy_module, shallow_copy
 
 INPUTS = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -90,3 +90,15 @@ def test_parameters_can_be_shared():
     made = copy_module(module, [module[0].weight])
     assert made[0].weight is module[0].weight
     assert made[2].weight is not module[2].weight
+
+
+def test_a_shallow_copy_lies_in_the_same_memory_until_it_is_given_other_data():
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).eval()
+    model[2].weight.requires_grad_(False)
+    made, before = shallow_copy(model), {name: value.clone() for name, value in model.state_dict().items()}
+    pairs = list(zip(model.parameters(), made.parameters(), strict=True))
+    assert all(a is not b and a.data_ptr() == b.data_ptr() and a.requires_grad == b.requires_grad for a, b in pairs)
+    assert made[1].running_mean.data_ptr() != model[1].running_mean.data_ptr(), "buffers move with every batch"
+    made.requires_grad_(False).double()
+    made.train()(INPUTS.double())
+    assert model[0].weight.requires_grad and all(torch.equal(v, before[n]) for n, v in model.state_dict().items())

@@ -63,7 +63,8 @@ def test_memory_is_what_a_run_of_the_method_takes(plan, name):
     assert not [guess for guess in stage.guesses if "cannot be tried" in guess]
     method = experiment.recipe.methods[name]
     start = experiment.domain.build(0)
-    problem = unlearning(experiment, start, experiment.domain.sets_for(method, experiment.division), method)
+    sets = experiment.domain.sets_for(method, experiment.division)
+    problem = unlearning(experiment, start, sets, method)
     memory = TensorMemory(torch.device("cpu"))
     with memory:
         memory.count([*problem.subject.module.parameters(), *problem.subject.module.buffers()])
@@ -72,6 +73,31 @@ def test_memory_is_what_a_run_of_the_method_takes(plan, name):
     assert own == pytest.approx(memory.peak, rel=WITHIN)
     assert stage.steps == done.method.total
     assert stage.memory["weights"] == sum(t.numel() * t.element_size() for t in start.state_dict().values())
+
+
+def test_adapters_are_planned_as_adapters(folder):
+    """Memory as it is measured, with a base in the original's memory; and files of factors alone."""
+    path = write_recipe(folder, sfron="{steps: 2, optimizer: {name: adam, lr: 0.01}}")
+    path.write_text(path.read_text() + "adapters: {rank: 2}\nreferences: 0\n")
+    where = ("--out", str(folder / "adapted"), "--train.steps", "2")
+    planned, experiment = plan_recipe(read(path, where)), open_experiment(read(path, where))
+    stage = next(stage for stage in planned.stages if stage.name == "sfron")
+    start, method = experiment.domain.build(0), experiment.recipe.methods["sfron"]
+    learned = planned.trained
+    assert stage.memory["gradients"] == 4 * learned and stage.memory["optimizer"] >= 4 * 4 * learned
+    assert planned.disk["models' folders"] > 4 * learned
+    problem = unlearning(experiment, start, experiment.domain.sets_for(method, experiment.division), method)
+    memory = TensorMemory(torch.device("cpu"))
+    with memory:
+        run(method, problem, Engine(torch.device("cpu")))
+    own = stage.peak - stage.memory["models"] - stage.memory["data"]
+    assert own == pytest.approx(memory.peak, rel=WITHIN)
+    code, _, err = untrain("run", path, *where)
+    assert code == 0, err
+    there = {path.name: path.stat().st_size for path in (folder / "adapted").glob("*.safetensors")}
+    assert there["sfron.safetensors"] < there["original.safetensors"] + 4 * learned
+    written = there["sfron.safetensors"] + there["original.safetensors"]
+    assert abs(planned.disk["weights"] - written) < 2 * 4000
 
 
 def test_passes_are_those_that_are_taken(plan):
@@ -98,18 +124,6 @@ def test_disk_is_what_is_written(folder):
     assert planned.disk["weights"] <= weights + 3 * 2000
     assert weights - planned.disk["weights"] < notes
     assert 0 < masks and abs(masks - planned.disk["masks"]) < 4000
-
-
-def test_adapters_are_planned_in_the_place_of_weights(folder):
-    path = write_recipe(folder, finetune="{steps: 2, optimizer: {name: sgd, lr: 0.01}}")
-    flags = ["--train.steps", "2", "--references", "0", "--adapters.rank", "2"]
-    planned = plan_recipe(read(path, ["--out", str(folder / "lora"), *flags]))
-    stage = next(stage for stage in planned.stages if stage.name == "finetune")
-    code, _, err = untrain("run", path, "--out", folder / "lora", *flags)
-    assert code == 0, err
-    whole, kept = ((folder / "lora" / f"{name}.safetensors").stat().st_size for name in ("original", "finetune"))
-    assert 0 < stage.memory["gradients"] < kept < whole
-    assert planned.disk["weights"] <= whole + kept < planned.disk["weights"] + 2 * 8000
 
 
 def test_a_pipeline_is_planned_without_its_weights(tmp_path):

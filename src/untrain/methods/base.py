@@ -218,9 +218,14 @@ class State:
         return self.module if self.averaged is None else self.averaged
 
     def state_dict(self) -> dict[str, Any]:
-        """All that must be found again to go on."""
+        """All that must be found again to go on: below adapters no weight changes, and the run begins with them."""
+        weights = self.module.state_dict()
+        if self.problem.subject.adapters is not None:
+            named = self.module.named_parameters(remove_duplicate=False)
+            frozen = {name for name, parameter in named if not parameter.requires_grad}
+            weights = {name: tensor for name, tensor in weights.items() if name not in frozen}
         return {
-            "module": self.module.state_dict(),
+            "module": weights,
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
@@ -230,7 +235,7 @@ class State:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Puts everything back."""
-        self.module.load_state_dict(saved["module"])
+        self.module.load_state_dict(saved["module"], strict=self.problem.subject.adapters is None)
         if self.averaged is not None:
             self.averaged.load_state_dict(saved["averaged"])
         for name, optimizer in self.optimizers.items():

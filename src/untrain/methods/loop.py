@@ -20,7 +20,7 @@ from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import Method, Problem, State, check_adapts
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
-from untrain.models.adapters import attach
+from untrain.models.adapters import Adapters, Attached, attach
 from untrain.models.layout import Layout, lay_channels_last_, prefers_channels_last
 from untrain.models.lora import LoRA
 from untrain.models.modes import check_separable, statistics_note
@@ -126,17 +126,27 @@ def run(
         SettingError: if the subject's adapters do not fit it.
     """
     how = (checkpoints, evaluate, evaluate_every, title, callbacks)
-    module, adapters = problem.subject.module, problem.subject.adapters
-    if adapters is None:
+    if problem.subject.adapters is None:
         return _run_with_copies(method, problem, engine, *how)
     check_adapts(method)
-    copied = {name.rpartition(".")[0] for group in _copies(problem) for name in group}
-    attached = attach(module, adapters, problem.seed, left_out=copied)
+    attached = attach_adapters(problem)
     try:
         done = _run_with_copies(method, problem, engine, *how)
     finally:
         lora = attached.merge()
     return replace(done, lora=lora)
+
+
+def attach_adapters(problem: Problem) -> Attached:
+    """Puts a subject's adapters into its module, but for layers that the module holds several copies of.
+
+    Raises:
+        ModelError: as of `check_adapters`. SettingError: likewise.
+    """
+    subject = problem.subject
+    copied = {name.rpartition(".")[0] for group in _copies(problem) for name in group}
+    adapters = subject.adapters or Adapters()
+    return attach(subject.module, adapters, problem.seed, left_out=copied, shared=subject.shares)
 
 
 def _run_with_copies(method: Method, problem: Problem, engine: Engine, *how: Any) -> Run:

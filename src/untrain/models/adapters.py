@@ -63,7 +63,7 @@ class Attached:
         layers: names of the layers that have one.
         base: a hash of the weights without them, as of `base_hash`.
         trained: names of the parameters that required a gradient without them.
-        kept: frozen weights as they came, on the CPU, of those that were narrowed.
+        kept: frozen weights as they came, of those that were narrowed.
     """
 
     module: nn.Module
@@ -101,7 +101,9 @@ class Attached:
         return LoRA(factors, self.adapters.rank, 1.0, True, (), self.base, transposed)
 
 
-def attach(module: nn.Module, adapters: Adapters, seed: int, *, left_out: Collection[str] = ()) -> Attached:
+def attach(
+    module: nn.Module, adapters: Adapters, seed: int, *, left_out: Collection[str] = (), shared: bool = False
+) -> Attached:
     """Puts adapters into a module, in place, and freezes all else; the module does what it did before.
 
     A is drawn uniformly from ± 1/√(inputs), as peft draws it, from the seed; B is 0.
@@ -111,6 +113,8 @@ def attach(module: nn.Module, adapters: Adapters, seed: int, *, left_out: Collec
         adapters: their settings.
         seed: of A.
         left_out: names of layers that get none, such as those of which the module holds several copies.
+        shared: whether the weights lie in the memory of another module's, so that none is freed by keeping them on the
+            CPU where they are narrowed.
 
     Raises:
         ModelError: as of `check_adapters`. SettingError: likewise.
@@ -121,7 +125,7 @@ def attach(module: nn.Module, adapters: Adapters, seed: int, *, left_out: Collec
     layers = check_adapters(module, adapters, left_out)
     digest = base_hash(module)
     trained = frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad)
-    kept = {} if adapters.base is None else _narrow_(module, getattr(torch, _TYPES[adapters.base]))
+    kept = {} if adapters.base is None else _narrow_(module, getattr(torch, _TYPES[adapters.base]), shared)
     transposed = {is_transposed(layer) for layer in layers.values()}
     config = LoraConfig(
         r=adapters.rank,
@@ -248,12 +252,12 @@ def _some(layers: Mapping[str, Any]) -> str:
     return f"; there are {len(names)} of these, the first is {names[0]!r}" if names else "; there is none of these"
 
 
-def _narrow_(module: nn.Module, kind: torch.dtype) -> dict[str, Tensor]:
-    """Rounds what is of more bits to a type, in place; returns it as it was, on the CPU."""
+def _narrow_(module: nn.Module, kind: torch.dtype, shared: bool) -> dict[str, Tensor]:
+    """Gives what is of more bits other data, rounded to a type; returns those it had, if not shared on the CPU."""
     kept = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point() and tensor.element_size() > kind.itemsize:
-            kept[name] = tensor.detach().cpu().clone()
+            kept[name] = tensor.detach() if shared else tensor.detach().cpu()
             tensor.data = tensor.data.to(kind)
     return kept
 

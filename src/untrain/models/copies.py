@@ -12,6 +12,21 @@ from untrain.errors import ModelError, message_of
 from untrain.lazy import nn
 
 
+def shallow_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module whose parameters are its own, with flags of its own, and lie in the memory of the module's.
+
+    Given other data (`parameter.data = …`) or moved, one of them leaves the module's as they are; written into, it does
+    not. Buffers are copied, as in `copy_module`, of which the errors are too.
+    """
+    return _copied(module, {id(p): _lying_in(p) for p in module.parameters()})
+
+
+def _lying_in(parameter: nn.Parameter) -> nn.Parameter:
+    if type(parameter) is not nn.Parameter:  # of a kind of its own, which may need more than data
+        return copy.deepcopy(parameter)
+    return nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+
+
 def copy_module(module: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Module:
     """A deep copy of a module, hooks and all.
 
@@ -25,6 +40,11 @@ def copy_module(module: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Mo
     Raises:
         ModelError: if a part of it cannot be copied, or would go on using what it was copied from.
     """
+    return _copied(module, {id(parameter): parameter for parameter in shared})
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy, in which what is known by its id is taken to be copied already."""
     bound = next(_bound_hooks(module), None)
     if bound is not None:
         raise ModelError(
@@ -33,7 +53,6 @@ def copy_module(module: nn.Module, shared: Iterable[nn.Parameter] = ()) -> nn.Mo
             "as a method. Of methods that need no copy to compare with, such as sfron and finetune, inplace=True "
             "changes the model itself."
         )
-    memo: dict[int, Any] = {id(parameter): parameter for parameter in shared}
     for layer in module.modules():
         memo |= {id(tensor): tensor.detach().clone() for _, tensor in tensor_attributes(layer) if not tensor.is_leaf}
     try:

@@ -122,13 +122,12 @@ def extract_lora(before: nn.Module, after: nn.Module, *, rank: int = 16) -> LoRA
 def base_hash(module: nn.Module) -> str:
     """A hash of a module's weights, half precision brought to float32: of a base in either it is the same.
 
-    Empty of a module that has no values, as a plan of a run has it.
+    Of a module without values, on the meta device, names, types and shapes alone.
     """
-    state = plain_module(module).state_dict()
+    state, half = plain_module(module).state_dict(), (torch.float16, torch.bfloat16)
     if any(tensor.is_meta for tensor in state.values()):
-        return ""
-    half = (torch.float16, torch.bfloat16)
-    return hash_tensors({name: t.float() if t.dtype in half else t for name, t in state.items()})
+        return checkpoints.state_hash(module)
+    return hash_tensors(state, lambda tensor: tensor.float() if tensor.dtype in half else tensor)
 
 
 def form_of(module: nn.Module, part: str, *, kohya: bool = False) -> Form:

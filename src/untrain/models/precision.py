@@ -84,7 +84,7 @@ def widen_(module: nn.Module, *, keep: bool = False) -> Rounding:
 
 
 def keep_types(module: nn.Module, trained: Collection[str]) -> Rounding:
-    """How a module came whose narrow weights stay so, but for some that will be given in float32.
+    """How a module came whose narrow weights stay so, but for some that will be given other data, in float32.
 
     Args:
         module: as it came.
@@ -93,7 +93,7 @@ def keep_types(module: nn.Module, trained: Collection[str]) -> Rounding:
     held = dict(module.named_parameters())
     found = {name: held[name].detach() for name in trained if is_narrow(held[name])}
     types = {name: tensor.dtype for name, tensor in found.items()}
-    before = {name: tensor.cpu().clone() for name, tensor in found.items()}
+    before = {name: tensor.cpu() for name, tensor in found.items()}
     return Rounding(types, before, "had added to them what adapters learned in float32, which a LoRA holds whole")
 
 

@@ -12,7 +12,7 @@ from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
 from untrain.models.adapters import Adapters, without_adapters
-from untrain.models.copies import copy_module
+from untrain.models.copies import copy_module, shallow_copy
 from untrain.models.layout import match_layout_
 from untrain.models.precision import widen_
 from untrain.models.saving import has_adapters
@@ -28,6 +28,7 @@ class Subject:
         peak_lr: the learning rate that the module was trained with at its peak, where a checkpoint or recipe tells.
         train_steps: how many steps the module was trained for, where a recipe or its user tells.
         adapters: low-rank adapters that are trained in the place of weights; None: the weights are.
+        shares: whether its parameters lie in the memory of another module's, see `copy`.
     """
 
     def __init__(
@@ -46,11 +47,19 @@ class Subject:
         self.peak_lr = peak_lr
         self.train_steps = train_steps
         self.adapters = adapters
+        self.shares = False
 
-    def copy(self) -> Subject:
-        """The same subject around a deep copy of the module; gradients do not come along."""
+    def copy(self, *, share: bool = False) -> Subject:
+        """The same subject around a deep copy of the module; gradients do not come along.
+
+        Args:
+            share: whether the copy's parameters lie in the same memory: for what gives them other data and writes
+                into none, as adapters are trained and merged, and where nobody trains either module afterwards.
+        """
         how: dict[str, Any] = {"init": self.init, "peak_lr": self.peak_lr, "train_steps": self.train_steps}
-        return Subject(copy_module(self.module), **how, adapters=self.adapters)
+        made = Subject(shallow_copy(self.module) if share else copy_module(self.module), **how, adapters=self.adapters)
+        made.shares = share
+        return made
 
     def fresh(self, seed: int) -> nn.Module:
         """The same architecture with new weights, on the same device, in training mode.

@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.methods.base import LARGE, Method, Problem, State, check_adapts
+from untrain.methods.base import LARGE, Method, Problem, State
 from untrain.methods.learning_rate import most_passes
+from untrain.methods.loop import attach_adapters
 from untrain.methods.shortfalls import forget_loss
-from untrain.models.adapters import attach
 from untrain.types import Batch, Role, Task
 
 META = torch.device("meta")
@@ -277,10 +277,10 @@ class Footprint:
         activations: bytes of everything else at the peak: activations, batches, what an operation needs in between.
         saved: bytes of the checkpoint that the run goes on from, on disk, while it lasts.
         mask: bytes of the mask that stays on disk.
+        learned: bytes of the adapters that the run keeps in the place of weights, on disk; None: it trains weights.
         steps: the method's steps.
         before: passes before the first step and after the last.
         each: passes of a step, on average over those that were tried.
-        adapters: bytes of the adapters that a run writes in the place of the model; 0: it writes the model.
         guesses: what is a guess, as sentences.
     """
 
@@ -292,10 +292,10 @@ class Footprint:
     activations: int
     saved: int
     mask: int
+    learned: int | None
     steps: int
     before: Passes
     each: Passes
-    adapters: int = 0
     guesses: tuple[str, ...] = ()
 
     @property
@@ -323,10 +323,9 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         Exception: whatever the method raises where it cannot do without values.
     """
     module, memory = problem.subject.module, ShapesAlone()
-    if problem.subject.adapters is not None:
-        check_adapts(method)
-        attach(module, problem.subject.adapters, problem.seed)
     guesses = []
+    if problem.subject.adapters is not None:
+        attach_adapters(problem)
     with memory, engine.counting(module):
         memory.count([*module.parameters(), *module.buffers()])
         before = engine.passes.copy()
@@ -360,10 +359,10 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         activations=activations,
         saved=_bytes(state.state_dict()) + _bytes(problem.memo),
         mask=0 if mask is None else _bytes(mask),
+        learned=None if problem.subject.adapters is None else _bytes(state.parameters),
         steps=method.total,
         before=start,
         each=Passes(each.forward / count, each.backward / count) if count else Passes(),
-        adapters=0 if problem.subject.adapters is None else _bytes(state.parameters),
         guesses=tuple(guesses),
     )
 

@@ -100,7 +100,7 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
             f"{folder} is of a run made in Python, whose model is known there alone. Build it there and load "
             f"{name}.safetensors into it."
         )
-    from untrain.models.copies import copy_module
+    from untrain.models.copies import shallow_copy
     from untrain.models.precision import widen_
     from untrain.runs.stages import open_experiment, prepare_original
 
@@ -109,12 +109,13 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     domain = experiment.domain
     if name == ORIGINAL and domain.checkpoint is not None:
         return domain, prepare_original(experiment).eval()
-    run, module = experiment.folder, domain.build(0)
-    widen_(module)  # files of weights are in float32, whatever the architecture's own type is
+    run = experiment.folder
     if run.holds_adapters(name) and domain.checkpoint is not None:
-        module = copy_module(prepare_original(experiment))
-    elif run.holds_adapters(name):
-        module = run.read_model(ORIGINAL, None, None, module).module
+        module = shallow_copy(prepare_original(experiment))
+    else:
+        module = domain.build(0)
+        widen_(module)  # files of weights are in float32, whatever the architecture's own type is
+        module = run.read_model(ORIGINAL, None, None, module).module if run.holds_adapters(name) else module
     return domain, run.read_model(name, None, None, module).module
 
 

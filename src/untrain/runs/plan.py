@@ -22,6 +22,7 @@ from untrain.domain import Context, Division, Domain
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import SettingError, message_of
 from untrain.methods.base import Method, check_needs, check_runs
+from untrain.models.adapters import check_adapters, count_parameters
 from untrain.models.checkpoints import bytes_of
 from untrain.models.copies import copy_module
 from untrain.models.parts import train_parts
@@ -48,6 +49,8 @@ PARTS = ("weights", "gradients", "optimizer", "found", "copies", "activations", 
 run that stay in memory; and the samples."""
 OVERHEAD, SLACK = 600 * 10**6, 1.05
 """What a CUDA context takes, and what an allocator wastes: of a card's memory, so much is not there for tensors."""
+FLOAT = 4
+"""Bytes of a float32."""
 HEADER = 120
 """Bytes that a file says of each tensor, about."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -197,6 +200,23 @@ def plan_recipe(recipe: Recipe, memory: int | None = None) -> Plan:
     return _Planner(recipe).plan(memory)
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A model that a run makes.
+
+    Attributes:
+        found: what making it takes.
+        own: bytes that it takes in memory afterwards, beside the original.
+        file: bytes of its file of weights.
+        folder: bytes of its own folder.
+    """
+
+    found: Footprint
+    own: int
+    file: int
+    folder: int = 0
+
+
 class _Planner:
     """A recipe whose models have shapes alone."""
 
@@ -250,61 +270,67 @@ class _Planner:
     def plan(self, memory: int | None) -> Plan:
         """The whole plan."""
         recipe, domain = self.recipe, self.domain
-        own, made = bytes_of(self.module), int(domain.checkpoint is not None)
+        held = 0 if domain.checkpoint is None else bytes_of(self.module)
         data = self._data_bytes()
-        stages, footprints = [], []
-        for name, method, work in self._trainings():
-            found = work()
-            stages.append(_stage(name, method.name, found, {"models": made * own, "data": data}))
-            footprints.append((name, found))
-            made += 1
-        for name, method in recipe.methods.items():
-            found = self._method(method)
-            stages.append(_stage(name, method.name, found, {"models": made * own, "data": data}))
-            footprints.append((name, found))
-            made += 1
-        judges = self._judges(made * own, data)
-        stages += judges
-        stages.append(self._evaluation(made, made * own, data))
+        stages, models = [], []
+        for name, method, work in self._makings():
+            model = work()
+            stages.append(_stage(name, method.name, model.found, {"models": held, "data": data}))
+            models.append(model)
+            held += model.own
+        stages += self._judges(held, data)
+        count = len(models) + int(domain.checkpoint is not None)
+        stages.append(self._evaluation(count, held, data))
         work = self._work()
         check_work(work, recipe)
-        with_parts = copy_module(self.module)
-        if recipe.parts is not None:
-            train_parts(with_parts, recipe.parts)
         samples = self._samples_wanted()
         return Plan(
             recipe.name,
             sum(p.numel() for p in self.module.parameters()),
-            sum(p.numel() for p in with_parts.parameters() if p.requires_grad),
+            self._trained(),
             recipe.batch_size,
             stages,
-            {"measures": domain.images_to_make(made), "samples": domain.samples_to_make() if samples else 0},
-            self._disk(footprints, samples),
+            {"measures": domain.images_to_make(count), "samples": domain.samples_to_make() if samples else 0},
+            self._disk(models, samples),
             self._beside(),
             _guesses(recipe),
             memory,
         )
 
-    def _trainings(self) -> list[tuple[str, Method, Callable[[], Footprint]]]:
-        """The original, where it is trained, and the references."""
+    def _trained(self) -> int:
+        """Weights that methods change, in numbers; of adapters their own."""
+        recipe, module = self.recipe, copy_module(self.module)
+        if recipe.adapters is not None:
+            return count_parameters(module, recipe.adapters)[0]
+        if recipe.parts is not None:
+            train_parts(module, recipe.parts)
+        return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+    def _makings(self) -> list[tuple[str, Method, Callable[[], _Planned]]]:
+        """The original, where it is trained, the references, and what each method makes of it."""
         recipe, wanted = self.recipe, []
         if self.domain.checkpoint is None:
             wanted.append((ORIGINAL, "train"))
         wanted += [(name, "retain") for name in numbered(RETRAINED, recipe.references)]
-        return [(name, recipe.train, partial(self._training, which)) for name, which in wanted]
+        found = [(name, recipe.train, partial(self._training, which)) for name, which in wanted]
+        return found + [(name, method, partial(self._method, method)) for name, method in recipe.methods.items()]
 
     @cache  # noqa: B019, a planner lives as long as one plan
-    def _training(self, which: str) -> Footprint:
+    def _training(self, which: str) -> _Planned:
         stream = self._shaped(self.domain.stream(self.division, which))
         subject = self._subject()
         problem = ShapedProblem(subject, self.task, stream, stream, seed=self.recipe.seed)
-        return self._tried(self.recipe.train, problem)
+        own = bytes_of(self.module)
+        return _Planned(self._tried(self.recipe.train, problem), own, self._file(own))
+
+    def _file(self, content: int) -> int:
+        return content + HEADER * len(self.module.state_dict())
 
     def _subject(self, **known: Any) -> Subject:
         module = copy_module(self.module)
         return Subject(module, init=partial(copy_module, module), **known)
 
-    def _method(self, method: Method) -> Footprint:
+    def _method(self, method: Method) -> _Planned:
         domain, recipe = self.domain, self.recipe
         if method.needs_samples:
             sets = {name: self._shaped(s) for name, s in domain.method_sets(self.division).items()}
@@ -315,14 +341,25 @@ class _Planner:
         if trains:
             steps = recipe.train.steps or math.ceil(recipe.train.epochs * domain.stream(self.division, "train").epoch)
         rate = recipe.train.optimizer.lr if trains and recipe.train.optimizer is not None else None
-        adapters = method.adapters_of(recipe.adapters, recipe.parts)
-        subject = self._subject(peak_lr=rate, train_steps=steps, adapters=adapters)
+        subject = self._subject(peak_lr=rate, train_steps=steps)
+        adapters = subject.adapters = method.adapters_of(recipe.adapters, recipe.parts)
+        subject.shares = adapters is not None
         if recipe.parts is not None and adapters is None:
             train_parts(subject.module, recipe.parts)
         problem = ShapedProblem(subject, self.task, **sets, seed=recipe.seed)
         split, labels = self.division.split, domain.source.labels
         problem.forgets_class = not bool(torch.isin(labels[split.forget], labels[split.retain]).all())
-        return self._tried(method, problem)
+        if adapters is None:
+            own = bytes_of(self.module)
+            return _Planned(self._tried(method, problem), own, self._file(own), domain.saved_bytes(self.module))
+        layers = check_adapters(self.module, adapters)
+        own = sum(layer.weight.numel() * FLOAT for layer in layers.values())  # type: ignore[operator]
+        found = self._tried(method, problem)
+        if adapters.base is None:  # the frozen weights lie in the memory of the original's
+            shared = sum(p.numel() * p.element_size() for p in self.module.parameters())
+            found = replace(found, weights=max(0, found.weights - shared))
+        file = (found.learned or 0) + 2 * HEADER * len(layers)
+        return _Planned(found, own, file, file)
 
     def _tried(self, method: Method, problem: ShapedProblem) -> Footprint:
         """What a method takes; where it cannot go without values, what a plain training step would take."""
@@ -404,15 +441,13 @@ class _Planner:
             total += sum(t.numel() * t.element_size() for t in (tensors or {}).values())
         return total
 
-    def _disk(self, footprints: Sequence[tuple[str, Footprint]], samples: bool) -> dict[str, int]:
-        state = self.module.state_dict()
-        weights = bytes_of(self.module) + HEADER * len(state)
-        saved = self.domain.saved_bytes(self.module)
+    def _disk(self, models: Sequence[_Planned], samples: bool) -> dict[str, int]:
+        masks = [model.found.mask for model in models]
         return {
-            "weights": sum(found.adapters or weights for _, found in footprints),
-            "masks": sum(found.mask and found.mask + HEADER * len(state) for _, found in footprints),
-            "models' folders": saved * len(self.recipe.methods),
-            "checkpoints, while a model is made": max((found.saved for _, found in footprints), default=0),
+            "weights": sum(model.file for model in models),
+            "masks": sum(mask and self._file(mask) for mask in masks),
+            "models' folders": sum(model.folder for model in models),
+            "checkpoints, while a model is made": max((model.found.saved for model in models), default=0),
             "samples, until the run ends": self.domain.samples_bytes() if samples else 0,
         }
 

@@ -439,13 +439,13 @@ def unlearn_methods(
 
 
 def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream], method: Method) -> Problem:
-    """Returns what a method works on: a copy of the original, and the sets."""
+    """Returns what a method works on: a copy of the original, below adapters in the same memory, and the sets."""
     recipe, domain = experiment.recipe, experiment.domain
     anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
     peak, steps = peak_lr(experiment), train_steps(experiment)
     adapters = method.adapters_of(recipe.adapters, recipe.parts)
     how: dict[str, Any] = {"peak_lr": peak, "train_steps": steps, "adapters": adapters}
-    subject = Subject(start, init=lambda: domain.build(anew), **how).copy()
+    subject = Subject(start, init=lambda: domain.build(anew), **how).copy(share=adapters is not None)
     if recipe.parts is not None and adapters is None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)
