@@ -57,8 +57,8 @@ print("exit", main({words!r}))
 print([name for name in {heavy!r} if name in sys.modules])
 """
 SHARE = 0.36
-"""Of the processor time that importing torch takes, whatever the machine: 0.5 s where torch takes 1.4 s; what is measured
-here takes about 0.25 s there."""
+"""Of the processor time that importing torch takes, whatever the machine: 0.5 s where torch takes 1.4 s, and what is
+measured here takes about 0.25 s."""
 
 
 def run(code, folder=None):

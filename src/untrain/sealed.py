@@ -30,12 +30,24 @@ NOTES = "untrain"
 
 def write_sealed(path: Path, content: Mapping[str, Any], *, compact: bool = False) -> None:
     """Writes an object as JSON with a hash of all else in it; compact: on one line."""
-    plain = json.loads(json.dumps(content, allow_nan=False))  # with the keys that a reader will find
+    plain = content if _has_text_keys(content) else json.loads(json.dumps(content, allow_nan=False))  # as it is read
     whole = {**plain, SEAL: hash_json(plain)}
     if compact:
         write_text(path, json.dumps(whole, ensure_ascii=False) + "\n")
     else:
         write_json(path, whole)
+
+
+def _has_text_keys(value: Any) -> bool:
+    """Whether a reader finds the keys that stand there: JSON makes texts of all others."""
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_text_keys(own) for key, own in value.items())
+    if isinstance(value, (list, tuple)):
+        return {*map(type, value)} <= _LEAVES or all(map(_has_text_keys, value))
+    return True
+
+
+_LEAVES = {str, int, float, bool, type(None)}
 
 
 def read_sealed(
