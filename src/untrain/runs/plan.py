@@ -353,7 +353,8 @@ class _Planner:
             own = bytes_of(self.module)
             return _Planned(self._tried(method, problem), own, self._file(own), domain.saved_bytes(self.module))
         layers = check_adapters(self.module, adapters)
-        own = sum(layer.weight.numel() * FLOAT for layer in layers.values())  # type: ignore[operator]
+        weights: list[torch.Tensor] = [getattr(layer, "weight") for layer in layers.values()]  # noqa: B009
+        own = FLOAT * sum(weight.numel() for weight in weights)
         found = self._tried(method, problem)
         if adapters.base is None:  # the frozen weights lie in the memory of the original's
             shared = sum(p.numel() * p.element_size() for p in self.module.parameters())
