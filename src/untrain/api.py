@@ -271,7 +271,7 @@ def unlearn(
     check_names(user.module)
     lora = _make_adapters(adapters, user.module, chosen, parts)
     parts = parts if lora is None else None  # by now the adapters' targets
-    part = domain.pipeline_part if user.module is not user.model else ""
+    part = (user.pipeline_part or domain.pipeline_part) if user.module is not user.model else ""
     subject = Subject(user.module, init=init or user.init(), train_steps=train_steps, adapters=lora)
     path = None if out is None else Path(out)
     given = _given_sets(forget=forget, retain=retain, holdout=holdout)
@@ -313,7 +313,6 @@ def unlearn(
             working.module.to(home)
     result.model.to(home)
     engine.wait()
-    part = (user.pipeline_part or domain.pipeline_part) if user.module is not user.model else ""
     learned = None if result.change is None else result.change.lora
     change = None if inplace else Change(user.module, result.model, part, learned)
     return replace(result, model=user.whole(result.model), change=change)
@@ -368,12 +367,12 @@ def _fitting_method(default: Method, settings: Mapping[str, Any], problem: Probl
     Without a budget it is the default: methods that erase ask that the retain set can train a model anew, which only
     their user knows. Nor do they train adapters.
     """
+    if settings.get("budget") is None:
+        return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
     kind = request_kind(problem)
     asked = REQUESTS[kind]
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"
-    if settings.get("budget") is None:
-        return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
     if problem.subject.adapters is not None:
         return default, "since adapters are trained"
     if kind == "samples" and problem.holdout is not None:
