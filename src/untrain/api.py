@@ -296,7 +296,7 @@ def unlearn(
                 for note in compared:
                     problem.note(note)
                 if method is None:
-                    chosen, why = _fitting_method(chosen, settings, problem)
+                    chosen, why = _fitting_method(chosen, settings, problem, streams)
                     problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
@@ -361,7 +361,9 @@ DEFAULT_METHOD = "sfron"
 """The paper's own."""
 
 
-def _fitting_method(default: Method, settings: Mapping[str, Any], problem: Problem) -> tuple[Method, str]:
+def _fitting_method(
+    default: Method, settings: Mapping[str, Any], problem: Problem, streams: Mapping[str, Stream]
+) -> tuple[Method, str]:
     """The method that fits the request, where none is named, and why.
 
     Without a budget it is the default: methods that erase ask that the retain set can train a model anew, which only
@@ -369,7 +371,8 @@ def _fitting_method(default: Method, settings: Mapping[str, Any], problem: Probl
     """
     if settings.get("budget") is None:
         return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
-    kind = request_kind(problem)
+    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
+    kind = request_kind(ready)
     asked = REQUESTS[kind]
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"

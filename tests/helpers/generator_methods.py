@@ -15,6 +15,7 @@ PLAIN = (
 )
 SETTINGS = {
     "sfron": SFRON,
+    "shrink-sfron": {**SFRON, "keep": 0.8},
     "sfron-ascent": {**SFRON, "objective": "ascent"},
     "sfron-redirect": {**SFRON, "objective": "redirect"},
     "sfron-joined": {**SFRON, "online": False, "forget_optimizer": None},

@@ -33,6 +33,7 @@ PLAIN = (*UNION, "bad-teacher", "scrub", "neggrad-plus", "gradient-ascent", "l1-
 ERASE = ("shrink-perturb", "masked-small-gradients", "noisy-finetune", "eu-k", "cf-k")
 SETTINGS = {
     "sfron": SFRON,
+    "shrink-sfron": {**SFRON, "keep": 0.8},
     "sfron-original": {**SFRON, "teacher": "original"},
     "sfron-ascent": {**SFRON, "objective": "ascent"},
     "ssd": {},
