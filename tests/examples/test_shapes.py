@@ -19,6 +19,8 @@ from render import COLOURS, GREYS, MEANINGS, PLACES, SHAPES, caption, render, re
 from untrain.data.captions import read_attributes
 from untrain.data.sections import Data
 from untrain.data.sources import load
+from untrain.diffusion.empty_pipelines import empty_pipeline
+from untrain.diffusion.pipelines import load_pipeline
 
 STILL = torch.tensor([[0.5, 0.5, 0.5, 0.0, 0.5]])
 """No jitter, size 1, sharp edges, a background in the middle."""
@@ -353,6 +355,10 @@ class TestFlow:
         assert image.size == (32, 32)
         made = json.loads((flow / "flow-0/made.json").read_text())
         assert made == {"count": 200, "seed": 0, "steps": 2, "vae_steps": 2}
+
+    def test_untrain_reads_what_was_saved_without_t5(self, flow: Path) -> None:
+        for read in (load_pipeline, empty_pipeline):
+            assert read(flow / "flow-0").text_encoder_3 is None
 
     def test_one_zero_stands_for_all(self) -> None:
         """What the transformer gives, and its gradient, with one token that counts as 256 and with 256; in float64."""

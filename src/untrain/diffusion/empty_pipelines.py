@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from untrain.diffusion.folders import INDEX, local_folder, part_class, parts_of
+from untrain.diffusion.folders import INDEX, absent_parts, local_folder, part_class, parts_of
 from untrain.diffusion.pipelines import load_pipeline
 from untrain.diffusion.text import check_pipeline
 from untrain.errors import CheckpointError
@@ -39,6 +39,7 @@ def empty_pipeline(source: str | Path, *, config: str | Path | None = None) -> A
     folder = config_folder(source)
     index = read_object(folder / INDEX)
     parts: dict[str, Any] = {name: None for name in ("safety_checker", "feature_extractor") if name in index}
+    parts |= absent_parts(index)
     parts |= {"requires_safety_checker": False} if "safety_checker" in index else {}
     for name, entry in parts_of(index, folder / INDEX).items():
         kind = part_class(folder, name, *entry)

@@ -57,6 +57,11 @@ def _from_hub(name: str) -> Path:
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def absent_parts(index: Mapping[str, Any]) -> dict[str, None]:
+    """The parts that a pipeline was saved without, such as T5, by its model_index.json: diffusers must hear of each."""
+    return {name: None for name, entry in index.items() if entry == [None, None]}
+
+
 def parts_of(index: Mapping[str, Any], place: Path) -> dict[str, tuple[str, str]]:
     """The parts that a model_index.json names: name → library and class.
 

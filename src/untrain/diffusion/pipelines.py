@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from untrain.diffusion.architectures import SUPPORTED, SUPPORTED_LIST
 from untrain.diffusion.denoisers import FREQUENCIES, denoiser_name
-from untrain.diffusion.folders import INDEX, local_folder, part_class, parts_of
+from untrain.diffusion.folders import INDEX, absent_parts, local_folder, part_class, parts_of
 from untrain.diffusion.paths import Flow
 from untrain.diffusion.process import DiffusionProcess
 from untrain.diffusion.single_file import ENDINGS, load_single_file
@@ -69,6 +69,7 @@ def load_pipeline(source: str | Path, *, config: str | Path | None = None) -> An
     named = parts_of(index, folder / INDEX)
     classes = {name: part_class(folder, name, *entry) for name, entry in named.items() if name != "safety_checker"}
     parts = {name: _part(folder, name, classes[name]) for name in _WEIGHTED if classes.get(name)}
+    parts |= absent_parts(index)
     if "safety_checker" in index:
         parts |= {"safety_checker": None, "requires_safety_checker": False}
     try:
