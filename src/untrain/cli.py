@@ -384,10 +384,7 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     from untrain.audit.options import take_options
 
     plan["options"] = take_options(words)
-    if len(words) != 1 or words[0].startswith("-"):
-        raise SettingError("untrain audit needs one run folder: untrain audit FOLDER. See untrain audit --help.")
-    if not os.path.isdir(words[0]):
-        raise FolderError(f"there is no run folder {words[0]}. Check the path.")
+    folder = _one_folder(words, "audit", "untrain audit FOLDER. See untrain audit --help")
     if cell is not None:
         from untrain.compare.pool import end_with_parent
 
@@ -395,7 +392,7 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     from untrain.audit.command import audit_folder
 
     how: dict[str, Any] = {"jobs": jobs, "processes": processes, "cluster": cluster, "resume": resume, "cell": cell}
-    audit_folder(Path(words[0]), permissions, plan, **how)
+    audit_folder(folder, permissions, plan, **how)
 
 
 def _value(words: list[str], flag: str) -> str | None:
@@ -484,11 +481,7 @@ def _export(words: Sequence[str], resume: bool) -> None:
     is_lora, kohya = _take(words, "--lora"), _take(words, "--kohya")
     if is_delta == is_lora or (kohya and is_delta):
         raise SettingError("give --lora (with --rank, --kohya) or --delta: one of the two. See untrain export --help.")
-    if len(words) != 1 or words[0].startswith("-"):
-        raise SettingError("untrain export needs one run folder: untrain export FOLDER --lora.")
-    folder = Path(words[0])
-    if not os.path.isdir(folder):
-        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    folder = _one_folder(words, "export", "untrain export FOLDER --lora")
     from untrain.runs.export import export_delta, export_lora
 
     with exclusive_lock(folder):
@@ -496,6 +489,20 @@ def _export(words: Sequence[str], resume: bool) -> None:
             print(export_delta(folder, model, out=out, permissions=permissions))
         else:
             print(export_lora(folder, model, rank=rank, kohya=kohya, out=out, permissions=permissions))
+
+
+def _one_folder(words: Sequence[str], command: str, example: str) -> Path:
+    """The run folder that is all that is left of a command's words.
+
+    Raises:
+        SettingError: if they are more or others. FolderError: if there is none.
+    """
+    if len(words) != 1 or words[0].startswith("-"):
+        raise SettingError(f"untrain {command} needs one run folder: {example}.")
+    folder = Path(words[0])
+    if not os.path.isdir(folder):
+        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    return folder
 
 
 def _push(words: Sequence[str], resume: bool) -> None:
@@ -509,11 +516,7 @@ def _push(words: Sequence[str], resume: bool) -> None:
     rank = _count(words, "--rank", 16)
     if repo is None:
         raise SettingError("untrain push needs a repository: untrain push FOLDER --to USER/NAME.")
-    if len(words) != 1 or words[0].startswith("-"):
-        raise SettingError("untrain push needs one run folder: untrain push FOLDER --to USER/NAME.")
-    folder = Path(words[0])
-    if not os.path.isdir(folder):
-        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    folder = _one_folder(words, "push", "untrain push FOLDER --to USER/NAME")
     from untrain.runs.push import push_run
 
     presentation = _domain_of(folder, task).presentation

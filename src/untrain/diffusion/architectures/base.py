@@ -156,6 +156,25 @@ class Architecture(ABC):
         return side * side
 
 
+class JointAttention(Architecture):
+    """What transformers share that attend to image and text at once, and hear of a text by its pooled vector too."""
+
+    needed: ClassVar[tuple[str, ...]] = (
+        "vae",
+        "text_encoder",
+        "text_encoder_2",
+        "tokenizer",
+        "tokenizer_2",
+        "scheduler",
+    )
+    told: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
+    edits: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
+    maps: ClassVar[Mapping[str, str]] = {
+        "context_embedder": EMBEDS,
+        "time_text_embed.text_embedder.linear_1": POOLED,
+    }
+
+
 def first_chunk(predicted: Tensor, channels: int) -> Tensor:
     """What is predicted without its variance, where the network learned that too."""
     return predicted[:, :channels] if predicted.shape[1] == 2 * channels else predicted

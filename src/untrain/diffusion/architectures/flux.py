@@ -6,10 +6,10 @@ Black Forest Labs: *FLUX.1*, 2024; as diffusers has it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from untrain.diffusion.architectures.base import EMBEDS, GUIDANCE, POOLED, Architecture, Condition, sample_of
+from untrain.diffusion.architectures.base import EMBEDS, GUIDANCE, POOLED, Condition, JointAttention, sample_of
 from untrain.lazy import torch
 from untrain.models.kinds import plain_module
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Flux(Architecture):
+class Flux(JointAttention):
     """A transformer that is told of T5's tokens, CLIP's pooled text, places of both, and (dev) the guidance scale.
 
     Latents are packed, 2 × 2 into one token, on the way in and unpacked on the way out. In training the scale is 1: the
@@ -28,20 +28,6 @@ class Flux(Architecture):
     description: ClassVar[str] = "FLUX.1: a transformer with joint attention and distilled guidance, flow matching."
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     network: ClassVar[str] = "FluxTransformer2DModel"
-    needed: ClassVar[tuple[str, ...]] = (
-        "vae",
-        "text_encoder",
-        "text_encoder_2",
-        "tokenizer",
-        "tokenizer_2",
-        "scheduler",
-    )
-    told: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
-    edits: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
-    maps: ClassVar[Mapping[str, str]] = {
-        "context_embedder": EMBEDS,
-        "time_text_embed.text_embedder.linear_1": POOLED,
-    }
     guidance: ClassVar[Literal["prompts", "input"]] = "input"
 
     def encode(self, pipeline: Any, texts: Sequence[str]) -> tuple[Condition, Condition]:

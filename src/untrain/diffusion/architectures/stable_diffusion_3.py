@@ -9,13 +9,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from untrain.diffusion.architectures.base import EMBEDS, POOLED, Architecture, Condition, sample_of
+from untrain.diffusion.architectures.base import EMBEDS, POOLED, Condition, JointAttention, sample_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class StableDiffusion3(Architecture):
+class StableDiffusion3(JointAttention):
     """A transformer that is told of two CLIP encoders' and T5's tokens, one after the other, and of pooled texts.
 
     T5 may be missing, as the pipeline allows: zeros then stand for its tokens.
@@ -25,20 +25,6 @@ class StableDiffusion3(Architecture):
     description: ClassVar[str] = "Stable Diffusion 3 and 3.5: a transformer with joint attention, flow matching."
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     network: ClassVar[str] = "SD3Transformer2DModel"
-    needed: ClassVar[tuple[str, ...]] = (
-        "vae",
-        "text_encoder",
-        "text_encoder_2",
-        "tokenizer",
-        "tokenizer_2",
-        "scheduler",
-    )
-    told: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
-    edits: ClassVar[tuple[str, ...]] = (EMBEDS, POOLED)
-    maps: ClassVar[Mapping[str, str]] = {
-        "context_embedder": EMBEDS,
-        "time_text_embed.text_embedder.linear_1": POOLED,
-    }
 
     def encode(self, pipeline: Any, texts: Sequence[str]) -> tuple[Condition, Condition]:
         """By all three encoders."""

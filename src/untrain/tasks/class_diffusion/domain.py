@@ -33,6 +33,7 @@ from untrain.diffusion.grids import write_grid
 from untrain.diffusion.images import Decode, ImageMaker, to_uint8
 from untrain.diffusion.judges import JUDGE, is_given, judge_features, judge_training, read_judge
 from untrain.diffusion.latents import Latents, decode, encode, encode_data, latent_shape, load_vae
+from untrain.diffusion.measuring import sample_once, sampling_passes
 from untrain.diffusion.paths import Flow
 from untrain.diffusion.pipelines import (
     check_draws_classes,
@@ -400,15 +401,11 @@ class ClassDiffusionDomain(Domain):
 
     def passes_to_measure(self, models: int, division: Division) -> int:
         """Counts steps of sampling: each is a pass of a batch, where it is guided with and without its classes."""
-        chosen = self.sections.generation
-        return -(-self.images_to_make(models) // chosen.batch_size) * chosen.sampler.steps
+        return sampling_passes(self.images_to_make(models), self.sections.generation)
 
     def try_measuring(self, module: nn.Module, task: Task, draw: Callable[[int], Batch]) -> None:
         """Takes one step of sampling a batch, and decodes it where there is a VAE."""
-        chosen = self.sections.generation
-        batch = draw(chosen.batch_size)
-        batch["seen"] = batch["input"]
-        found = cast(ClassDiffusion, task).guided(module, batch, chosen.sampler.guidance_scale)
+        found = sample_once(cast(ClassDiffusion, task), module, draw, self.sections.generation)
         if self.vae is not None:
             decode(self.vae, found)
 

@@ -29,6 +29,7 @@ from untrain.diffusion.folders import INDEX
 from untrain.diffusion.grids import miniature, write_grid
 from untrain.diffusion.judges import is_given, judge_features, judge_training
 from untrain.diffusion.latents import Latents, decode
+from untrain.diffusion.measuring import sample_once, sampling_passes
 from untrain.diffusion.pipelines import check_libraries, hush, load_pipeline, save_diffusers, with_denoiser
 from untrain.diffusion.search import SampleObjective
 from untrain.diffusion.single_file import ENDINGS, save_single_file
@@ -454,15 +455,11 @@ class TextToImageDomain(Domain):
 
     def passes_to_measure(self, models: int, division: Division) -> int:
         """Counts steps of sampling: each is a pass of a batch, with and without the prompt."""
-        chosen = self.sections.generation
-        return -(-self.images_to_make(models) // chosen.batch_size) * chosen.sampler.steps
+        return sampling_passes(self.images_to_make(models), self.sections.generation)
 
     def try_measuring(self, module: nn.Module, task: Task, draw: Callable[[int], Batch]) -> None:
         """Takes one step of sampling a batch, and decodes it."""
-        chosen = self.sections.generation
-        batch = draw(chosen.batch_size)
-        batch["seen"] = batch["input"]
-        found = cast(TextToImage, task).guided(module, batch, chosen.sampler.guidance_scale)
+        found = sample_once(cast(TextToImage, task), module, draw, self.sections.generation)
         decode(self.pipeline.vae, found)
 
     def saved_bytes(self, module: nn.Module) -> int:
