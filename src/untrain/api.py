@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,13 +59,11 @@ class Change:
         before: the user's own.
         after: the unlearned one.
         part: what a pipeline calls it; empty: it is no part of one.
-        lora: what adapters learned that were trained in the place of weights; None: weights were trained.
     """
 
     before: nn.Module
     after: nn.Module
     part: str = ""
-    lora: LoRA | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +79,8 @@ class Result:
         clocks: the seconds by part.
         notes: what was decided for the user, and why; and what casts doubt on the result.
         warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
-        change: the trained module before and after, and the adapters that were trained, if any; None where the model
-            was changed in place.
+        lora: what adapters learned that were trained in the place of weights; None: weights were trained.
+        change: the trained module before and after; None where the model was changed in place.
     """
 
     model: Any
@@ -92,7 +91,8 @@ class Result:
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    change: "Change | None" = field(default=None, repr=False)
+    lora: LoRA | None = None
+    change: Change | None = None
 
     def save_lora(self, path: str | Path, *, rank: int | None = None, kohya: bool = False) -> LoRA:
         """Writes what was changed as a LoRA for the model that was given: for diffusers, else for peft.
@@ -116,9 +116,8 @@ class Result:
         if self.change is None:
             raise SettingError("the model was changed in place, and what it was before is gone: leave inplace out.")
         form = form_of(self.change.before, self.change.part, kohya=kohya)
-        came = has_adapters(self.change.after)
-        lora, base = self.change.lora, self.change.before
-        if came:
+        lora, base = self.lora, self.change.before
+        if has_adapters(self.change.after):  # the model came with them
             lora, base = lora_of(self.change.after), without_adapters(self.change.after)
         if lora is None or (rank is not None and rank < lora.rank):
             lora = extract_lora(base, merged_copy(self.change.after), rank=16 if rank is None else rank)
@@ -295,17 +294,18 @@ def unlearn(
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:
                     problem.note(note)
+                prepare = cache(partial(_prepare, problem, streams))  # once, and only where it is not read
                 if method is None:
-                    chosen, why = _fitting_method(chosen, settings, problem, streams)
+                    chosen, why = _fitting_method(chosen, settings, prepare)
                     problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
-                    result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
+                    result = _run(chosen, _check(prepare(), streams), engine, callbacks, target)
                 else:
                     about = _describe(domain, problem, parts)
                     save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
                     how = {"resume": resume, "callbacks": callbacks, "save": save, "part": part}
-                    result = _run_in(path, chosen, problem, streams, engine, about, target, how)
+                    result = _run_in(path, chosen, problem, prepare, streams, engine, about, target, how)
             result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
         finally:
@@ -313,8 +313,7 @@ def unlearn(
             working.module.to(home)
     result.model.to(home)
     engine.wait()
-    learned = None if result.change is None else result.change.lora
-    change = None if inplace else Change(user.module, result.model, part, learned)
+    change = None if inplace else Change(user.module, result.model, part)
     return replace(result, model=user.whole(result.model), change=change)
 
 
@@ -362,7 +361,7 @@ DEFAULT_METHOD = "sfron"
 
 
 def _fitting_method(
-    default: Method, settings: Mapping[str, Any], problem: Problem, streams: Mapping[str, Stream]
+    default: Method, settings: Mapping[str, Any], prepare: Callable[[], Problem]
 ) -> tuple[Method, str]:
     """The method that fits the request, where none is named, and why.
 
@@ -371,8 +370,8 @@ def _fitting_method(
     """
     if settings.get("budget") is None:
         return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
-    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
-    kind = request_kind(ready)
+    problem = prepare()
+    kind = request_kind(problem)
     asked = REQUESTS[kind]
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"
@@ -438,14 +437,19 @@ def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[st
 
 
 def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
-    """Only now are images made and samples looked at."""
+    """The problem with a task that has seen model and samples; what is noted of either is noted of both."""
     ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
-    ready.notes[:] = problem.notes
-    check_samples(ready.task, streams)
+    ready.notes = problem.notes
+    return ready
+
+
+def _check(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
+    """A prepared problem whose samples were looked at, which may take long; it notes what was found."""
+    check_samples(problem.task, streams)
     for stream in streams.values():
         for note in stream.notes:
-            ready.note(note)
-    return ready
+            problem.note(note)
+    return problem
 
 
 def _run(
@@ -456,8 +460,7 @@ def _run(
     module = _take_over(done.state.module, model)
     mask = problem.memo.get("mask")
     told = problem.notes, problem.warnings
-    change = Change(module, module, lora=done.lora)  # `before` is known where the model is
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told, change)
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told, done.lora)
 
 
 def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
@@ -472,6 +475,7 @@ def _run_in(
     path: Path,
     method: Method,
     problem: Problem,
+    prepare: Callable[[], Problem],
     streams: Mapping[str, Stream],
     engine: Engine,
     about: Mapping[str, Any],
@@ -484,7 +488,7 @@ def _run_in(
         folder.read_facts()
     inputs = folder.inputs(method, problem)  # of the task as it was given: to look at samples may take long
     if not folder.holds(method.name):
-        problem = _prepare(problem, streams)
+        problem = _check(prepare(), streams)
         if engine.is_main:
             write_python_run(path, {**about, "methods": {method.name: method}})
             sets = {name: stream.data for name, stream in streams.items()}
@@ -495,8 +499,7 @@ def _run_in(
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, model)
     told = list(facts["notes"]), list(facts.get("warnings", []))
-    change = Change(module, module, lora=kept.lora)
-    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told, change)
+    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told, kept.lora)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:
