@@ -109,6 +109,7 @@ def test_the_help_of_a_recipe_explains_every_field(recipe):
         (["run", "none.yaml"], "none.yaml does not exist.*Check the path"),
         (["report"], "needs one run folder"),
         (["report", "nowhere"], "no run folder nowhere"),
+        (["report", "--json"], "untrain report needs one run folder"),
         (["list", "more"], "takes nothing more"),
         (["run", "--sed", "3"], "unknown flag '--sed'. Did you mean '--seed'"),
         (

@@ -284,9 +284,7 @@ def unlearn(
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
         compared = check_sets(sets, streams, known)
         working = subject if inplace else subject.copy()
-        rounding = _widen_trained(working, lora)
-        try:
-            working.module.to(engine.device)
+        with _widened(working.module, lora, engine.device, home) as rounding:
             with trained(working.module, parts):
                 if lora is None:
                     check_trainable(working.module)
@@ -294,7 +292,7 @@ def unlearn(
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:
                     problem.note(note)
-                prepare = cache(partial(_prepare, problem, streams))  # once, and only where it is not read
+                prepare = cache(partial(_prepare, problem, streams))  # once, and not for a finished run
                 if method is None:
                     chosen, why = _fitting_method(chosen, settings, prepare)
                     problem.note(f"method: {chosen.name}, {why}")
@@ -308,9 +306,6 @@ def unlearn(
                     result = _run_in(path, chosen, problem, prepare, streams, engine, about, target, how)
             result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
-        finally:
-            rounding.restore_(working.module)
-            working.module.to(home)
     result.model.to(home)
     engine.wait()
     change = None if inplace else Change(user.module, result.model, part)
@@ -337,11 +332,24 @@ def _make_adapters(
     return made
 
 
-def _widen_trained(subject: Subject, adapters: Adapters | None) -> Rounding:
-    """Brings a module to float32, but for what is frozen below adapters; returns how it came."""
+@contextmanager
+def _widened(
+    module: nn.Module, adapters: Adapters | None, device: torch.device, home: torch.device
+) -> Iterator[Rounding]:
+    """Brings a module to the device and, but for what is frozen below adapters, to float32, and back in the end.
+
+    Yields how it came.
+    """
     if adapters is None:
-        return widen_(subject.module, keep=True)
-    return keep_types(subject.module, [f"{name}.weight" for name in check_adapters(subject.module, adapters)])
+        rounding = widen_(module, keep=True)
+    else:
+        rounding = keep_types(module, [f"{name}.weight" for name in check_adapters(module, adapters)])
+    try:
+        module.to(device)
+        yield rounding
+    finally:
+        rounding.restore_(module)
+        module.to(home)
 
 
 @contextmanager
@@ -360,9 +368,7 @@ DEFAULT_METHOD = "sfron"
 """The paper's own."""
 
 
-def _fitting_method(
-    default: Method, settings: Mapping[str, Any], prepare: Callable[[], Problem]
-) -> tuple[Method, str]:
+def _fitting_method(default: Method, settings: Mapping[str, Any], prepare: Callable[[], Problem]) -> tuple[Method, str]:
     """The method that fits the request, where none is named, and why.
 
     Without a budget it is the default: methods that erase ask that the retain set can train a model anew, which only

@@ -5,11 +5,13 @@ import torch
 
 import untrain
 from helpers.small_classifiers import SGD, close, network, problem, ran, samples
+from untrain import api
 from untrain.engine import seed_of
 from untrain.errors import SettingError
 from untrain.methods import make
 from untrain.methods.sfron import SFRon
 from untrain.methods.shrink_sfron import ShrinkSFRon
+from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 
 STEPS = {"steps": 3, "retain_steps": 2, "optimizer": SGD}
@@ -89,3 +91,15 @@ def test_other_requests_have_methods_of_their_own():
     assert (method.name, method.total) == ("sfron", 3) and "whole classes" in note
     method, note = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3), budget=None, steps=2)
     assert method.name == "sfron" and "the default" in note
+
+
+def test_the_task_is_prepared_once(monkeypatch):
+    prepared = []
+
+    def count(*given, **how):
+        prepared.append(how)
+        return prepare_task(*given, **how)
+
+    monkeypatch.setattr(api, "prepare_task", count)
+    method, _ = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3))
+    assert method.name == "shrink-sfron" and prepared == [{"training": True}]

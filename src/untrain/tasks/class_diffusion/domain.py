@@ -296,7 +296,7 @@ class ClassDiffusionDomain(Domain):
                 f"the model is conditioned on {rows} classes (“no class” included), the data have {count}. Name the "
                 "data's classes as the model's, or by the model's numbers."
             )
-        if self.sections.judge.checkpoint is not None:
+        if is_given(self.sections.judge):
             self._given_judge()
         sampler = self.sections.generation.sampler
         self.task.visited(sampler)
@@ -610,7 +610,8 @@ class ClassDiffusionDomain(Domain):
         index = source / INDEX
         if os.path.isfile(index):
             return read_object(index).get("_class_name") not in SUPPORTED
-        return os.path.isfile(source / "config.json")
+        config = source / "config.json"
+        return os.path.isfile(config) and "_class_name" in read_object(config)  # which transformers does not write
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:
