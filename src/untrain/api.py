@@ -130,7 +130,7 @@ class Result:
         repo: str,
         *,
         lora: bool = False,
-        rank: int = 16,
+        rank: int | None = None,
         base: str = "a model of the user's own",
         public: bool = False,
         update: bool = False,
@@ -141,7 +141,7 @@ class Result:
         Args:
             repo: USER/NAME; it must be new.
             lora: upload a LoRA instead of the model.
-            rank: of the LoRA, at most.
+            rank: of the LoRA, as of `save_lora`.
             base: hub id of the model that was given, or what it is, for the card.
             public: whether everybody can see the repository; else it is private.
             update: whether the repository may be there already.

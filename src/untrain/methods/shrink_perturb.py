@@ -69,8 +69,10 @@ class ShrinkPerturb(Repair):
             scale = split if optimizer.name == "sgd" else math.sqrt(split)
             optimizer = replace(optimizer, lr=optimizer.lr / scale)
         lam = self.lam
-        if lam is None:
-            lam = _lam_of(method.total, problem)
+        if lam is None and isinstance(problem.task, GenerativeTask):
+            lam = GENERATOR_LAM
+        elif lam is None:
+            lam = choose_kept_share(problem, method.total, "λ")
         return replace(method, split=split, optimizer=optimizer, lam=lam)
 
     @property
@@ -113,10 +115,15 @@ def shrinkage(share: float) -> float:
     return DIAL[-1][1]
 
 
-def _lam_of(steps: int, problem: Problem) -> float:
-    if isinstance(problem.task, GenerativeTask):
-        return GENERATOR_LAM
+def choose_kept_share(problem: Problem, steps: int, symbol: str) -> float:
+    """How much of the weights to keep, so that so many steps repair what is lost; `shrinkage` of their share.
+
+    Args:
+        problem: knows how long the original training was; its notes say what is chosen.
+        steps: of descent.
+        symbol: what the method calls the kept share.
+    """
     share = steps / train_steps(problem)
-    lam = round(shrinkage(share), 3)
-    problem.note(f"λ {lam:g}: what {share:.0%} of the original training's steps can repair")
-    return lam
+    kept = round(shrinkage(share), 3)
+    problem.note(f"{symbol} {kept:g}: what {share:.0%} of the original training's steps can repair")
+    return kept
