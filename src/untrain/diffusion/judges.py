@@ -92,7 +92,7 @@ def _read_pretrained(section: Judge, classes: Sequence[str], in_channels: int) -
                 f"judge.name, {section.name}, has other classes than the data under the same numbers: {number} is "
                 f"{label!r} to it, and {name!r} in the data. {remedy}"
             )
-    return found.read(in_channels)[0]
+    return found.read(in_channels, otherwise="")[0]
 
 
 def judge_features(

@@ -28,6 +28,8 @@ _INDEX = re.compile(r"(?:model\.safetensors|pytorch_model\.bin)\.index(?:\.(\w+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".json")
 
+_TRAINED = ", or, to train from what is there, model.train: true"
+
 
 @dataclass(frozen=True)
 class PretrainedClassifier:
@@ -70,7 +72,7 @@ class PretrainedClassifier:
         """Returns whether it lies in this folder."""
         return self.folder.resolve() == folder.resolve()
 
-    def read(self, in_channels: int, *, otherwise: str = "") -> tuple[nn.Module, list[str]]:
+    def read(self, in_channels: int, *, otherwise: str = _TRAINED) -> tuple[nn.Module, list[str]]:
         """Reads it with all its weights, in float32, in training mode; returns what there is to say, too.
 
         Args:

@@ -163,8 +163,7 @@ class ClassificationDomain(Domain):
         deployed = self.given.deployed
         if deployed is None:
             return super().original()
-        otherwise = ", or, to train from what is there, model.train: true"
-        module, notes = deployed.read(self.source.shape[0], otherwise=otherwise)
+        module, notes = deployed.read(self.source.shape[0])
         module = module.to(self.context.engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return module, {**facts_of_run(deployed.folder), "reading": notes}
 
