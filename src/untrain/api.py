@@ -231,15 +231,15 @@ def unlearn(
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
         method: a name (see `untrain.methods()`), a class, or a method object. None: `sfron`; with a `budget` (share of
-            the original training's cost, in (0, 1]) and a request of samples `shrink-sfron`, or `shrink-perturb` where
-            the request is one-sided or there are no held-out data. The notes say which, and why.
+            the original training's cost, in (0, 1]), or with `train_steps`, and a request of samples `shrink-sfron`, or
+            `shrink-perturb` where the request is one-sided or there are no held-out data. The notes say which, and why.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
             own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
-        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts.
-            None: taken to have been 30 passes over forget and retain set.
+        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts;
+            that is 0.2 where neither it nor a method is given. None: taken to have been 30 passes over both sets.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
         inplace: change the model itself instead of a copy.
@@ -294,7 +294,7 @@ def unlearn(
                     problem.note(note)
                 prepare = cache(partial(_prepare, problem, streams))  # once, and not for a finished run
                 if method is None:
-                    chosen, why = _fitting_method(chosen, settings, prepare)
+                    chosen, why = _fitting_method(chosen, settings, train_steps is not None, prepare)
                     problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
@@ -368,17 +368,32 @@ DEFAULT_METHOD = "sfron"
 """The paper's own."""
 
 
-def _fitting_method(default: Method, settings: Mapping[str, Any], prepare: Callable[[], Problem]) -> tuple[Method, str]:
+BUDGET = 0.2
+"""Share of the original training's cost that is taken where its length is told and no other says how long to take."""
+LENGTHS = ("budget", "steps", "epochs")
+"""Settings that say how long a method takes."""
+
+
+def _fitting_method(
+    default: Method, settings: Mapping[str, Any], told: bool, prepare: Callable[[], Problem]
+) -> tuple[Method, str]:
     """The method that fits the request, where none is named, and why.
 
-    Without a budget it is the default: methods that erase ask that the retain set can train a model anew, which only
-    their user knows. Nor do they train adapters.
+    Methods that erase ask that the retain set can train a model anew, which only its user knows: who gives a budget, or
+    says how long that training was, says so. Else it is the default. Nor do they train adapters.
     """
-    if settings.get("budget") is None:
-        return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
+    lengths = {name for name in LENGTHS if settings.get(name) is not None}
+    if "budget" not in lengths and (lengths or not told):
+        return default, (
+            "the default; with a budget, or where train_steps tells how long the original training was, weights are "
+            "shrunk first, which leaves less of single records"
+        )
     problem = prepare()
     kind = request_kind(problem)
     asked = REQUESTS[kind]
+    if not lengths and kind in ("samples", "one-sided") and problem.subject.adapters is None:
+        problem.note(f"budget: {BUDGET:g} of the original training, since nothing else says how long to take")
+        settings = {**settings, "budget": BUDGET}
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"
     if problem.subject.adapters is not None:

@@ -93,6 +93,16 @@ def test_other_requests_have_methods_of_their_own():
     assert method.name == "sfron" and "the default" in note
 
 
+def test_who_tells_how_long_the_training_was_need_not_give_a_budget():
+    """A fifth of it is taken, and said; steps that are given stay."""
+    sets = {"forget": samples(40, 1), "retain": samples(100, 2), "holdout": samples(60, 3), "train_steps": 60}
+    done = untrain.unlearn(network(), **sets)
+    assert (done.method.name, done.method.total, done.method.keep) == ("shrink-sfron", 3, 0.5)
+    assert any(note.startswith("budget: 0.2 ") for note in done.notes)
+    done = untrain.unlearn(network(), **sets, steps=2)
+    assert (done.method.name, done.method.total) == ("sfron", 2)
+
+
 def test_the_task_is_prepared_once(monkeypatch):
     prepared = []
 
