@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import untrain
+from helpers.page_figures import drawn, figures_by
 from untrain.audit.designs import plan_of
 from untrain.audit.refs_score import FOUND, TOO_LITTLE
 from untrain.audit.run import audit_run
@@ -16,6 +17,8 @@ from untrain.domain import Inquiry
 from untrain.errors import DataError, SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, run_recipe
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 RECIPE = """\
 name: audited-class
@@ -29,7 +32,6 @@ methods:
   identity: {method: "helpers.cheats:Identity", steps: 1, optimizer: {name: sgd, lr: 0.01}}
   too-far: {method: "helpers.cheats:PushedTooFar", steps: 1, optimizer: {name: sgd, lr: 0.01}}
 batch_size: 50
-checkpoint_every: 0
 device: cpu
 """
 TESTED = ("recall", "answers", "relearning", "refit", "features")
@@ -43,7 +45,8 @@ def audited(tmp_path_factory):
     (place / "recipe.yaml").write_text(RECIPE)
     code, _, err = untrain("run", place / "recipe.yaml", "--out", place / "run", "--allow-code")
     assert code == 0, err
-    code, out, err = untrain("audit", place / "run", *FLAGS)
+    with figures_by(drawn):
+        code, out, err = untrain("audit", place / "run", *FLAGS)
     assert code == 0, err
     return place / "run", out, json.loads((place / "run/audit/audit.json").read_text())
 
