@@ -237,7 +237,8 @@ class _Planner:
             recipe.seed,
             weights=False,
         )
-        self.domain: Domain = recipe.domain(recipe.sections, context)
+        with ShapesAlone():  # text encoders may ask whether a mask leaves out any token
+            self.domain: Domain = recipe.domain(recipe.sections, context)
         self.division: Division = self.domain.divide()
         for method in recipe.methods.values():
             check_runs(method, self.domain.task)
@@ -335,7 +336,8 @@ class _Planner:
         if method.needs_samples:
             sets = {name: self._shaped(s) for name, s in domain.method_sets(self.division).items()}
         else:
-            given = domain.condition_sets(self.division)
+            with ShapesAlone():
+                given = domain.condition_sets(self.division)
             sets = {name: ShapedStream(s, None, self.engine) for name, s in given.items()}
         trains, steps = domain.checkpoint is None, None
         if trains:
