@@ -96,7 +96,8 @@ def test_a_scheduler_that_clips_nothing_is_read(tmp_path: Path) -> None:
 
     (tmp_path / "words").mkdir()
     original = stable_diffusion(tmp_path / "words")
-    original.scheduler = DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "steps_offset": 1}
+    original.scheduler = DPMSolverMultistepScheduler(**betas)
     original.save_pretrained(tmp_path / "pipeline")
     path = tmp_path / "pipeline" / "scheduler" / "scheduler_config.json"
     assert '"lambda_min_clipped": -Infinity' in path.read_text()

@@ -164,12 +164,13 @@ def test_pipelines_around_transformers_are_planned(family, tmp_path):
     pipeline = build(FAMILIES[family], tmp_path).to(torch.float32)
     pipeline.save_pretrained(tmp_path / "pipe")
     path = tmp_path / "text.yaml"
-    size = size_of(pipeline)
+    size, way = size_of(pipeline), "{steps: 3, guidance_scale: 2.0}"
     path.write_text(
         f"task: text-to-image\nmodel: {{checkpoint: {tmp_path / 'pipe'}}}\n"
         f"concepts: {{forget: [circle], retain: [square], images: {{count: 2, image_size: {size}}}}}\nbatch_size: 2\n"
-        "generation: {samples: 1}\ndetection: {detector: nudity}\nadapters: {rank: 2, base: bf16}\n"
-        f"methods:\n  sfron: {{steps: 2}}\n  leco: {{steps: 2}}\nout: {tmp_path / 'run'}\n"
+        f"generation: {{samples: 1, sampler: {way}}}\ndetection: {{detector: nudity}}\n"
+        "adapters: {rank: 2, base: bf16}\n"
+        f"methods:\n  sfron: {{steps: 2}}\n  leco: {{steps: 2, sampler: {way}}}\nout: {tmp_path / 'run'}\n"
     )
     stages = {stage.name: stage for stage in plan_recipe(read(path)).stages}
     assert list(stages) == ["sfron", "leco", "evaluate"]
