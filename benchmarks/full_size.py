@@ -248,6 +248,8 @@ def planned(given: argparse.Namespace, name: str) -> Plan:
             pipe = pipeline_of(name, given.options, Path(place) / "tokenizer")
         pipe.save_config(folder)
         for part, module in pipe.components.items():
+            if module is None:
+                continue
             if not isinstance(module, nn.Module):
                 module.save_pretrained(folder / part)
             elif hasattr(module, "save_config"):  # of diffusers
