@@ -26,7 +26,7 @@ demo: setup
 
 test: setup
 	@$(if $(BROWSER),,echo "no Chromium found: the report's browser test is left out")
-	$(NO_BROWSER) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(NO_BROWSER) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

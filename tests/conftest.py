@@ -1,6 +1,8 @@
-"""What all tests have: one thread, and tiny text-to-image pipelines for whoever asks for them by name."""
+"""What all tests have: an order, one thread, and tiny text-to-image pipelines for whoever asks for them by name."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,56 @@ keep_freed_memory()
 os.environ["OMP_NUM_THREADS"] = "1"
 """Read when torch is loaded, here and in every process that a test starts: sums are ordered the same in all of them."""
 
+LONGEST = (
+    *("audit/test_audit_run.py", "examples/test_next_token.py", "compare/test_compare.py"),
+    *("audit/test_audit_generators.py", "audit/test_audit_single.py", "audit/test_refs_run.py"),
+    *("docs/test_notebooks.py", "tasks/text_to_image/test_domain.py", "test_cli.py", "examples/test_shapes.py"),
+    *("tasks/class_diffusion/test_domain.py", "test_chaos.py", "test_startup.py", "audit/test_audit_attacks.py"),
+)
+"""Files that take longest. A file's tests run in one process, which makes what they share once; where a long file came
+last, the other processes would have nothing left to do."""
 
-@pytest.fixture
-def quick_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of a comparison start at once: they are forked off a process that has imported everything."""
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    if gone := [str(path) for path in places if not path.exists()]:
+        raise pytest.UsageError(f"LONGEST names {gone[0]}, which is not there")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> Iterator[None]:
+    """Written files are left to the cache of the system: no test pulls the plug; a short run has seventy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures of pages have no lines but in the tests of the report, and in runs and audits that ask for them."""
+    from helpers.page_figures import blank, drawn, figures_by
+
+    with figures_by(drawn if request.path.parent.name == "report" else blank):
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_workers() -> Iterator[None]:
+    """Workers of comparisons and audits start at once: they are forked off a process that has imported everything."""
     from helpers.processes import server
 
     context = server()
-    monkeypatch.setattr("untrain.compare.pool.multiprocessing.get_context", lambda method: context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("untrain.compare.pool.multiprocessing.get_context", lambda method: context)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_a_classifier_is_unlearned_by_adapters(method: str, tmp_path: Path) -> N
         for half in ("lora_A", "lora_B"):
             assert any(bool(mask.any()) for name, mask in result.mask.items() if half in name)
     lora = result.save_lora(tmp_path / "lora")
-    assert lora.rank == 2 and lora.exact and len(lora.factors) == 2
+    assert lora is result.lora and lora.rank == 2 and lora.exact and len(lora.factors) == 2
     inputs = torch.randn(4, 3, 8, 8)
     with torch.no_grad():
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "lora").eval()
@@ -172,6 +172,12 @@ def test_a_frozen_base_in_half_precision_stays_so(tmp_path: Path) -> None:
     assert {*seen} == {torch.bfloat16} and {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
     up, down = next(iter(result.save_lora(tmp_path / "lora").factors.values()))
     assert up.dtype == torch.float32 and 0 < float((up @ down).abs().max()) < 1e-3
+
+
+def test_what_adapters_learned_is_told_of_a_model_changed_in_place() -> None:
+    result = forget_images(vit(), inplace=True, adapters={"rank": 2, "targets": ["q_proj"]})
+    assert result.change is None and result.lora is not None
+    assert result.lora.rank == 2 and all(name.endswith("q_proj") for name in result.lora.factors)
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ import untrain
 from helpers.command_line import files
 from helpers.command_line import untrain as command
 from helpers.concept_images import count_concept_images
-from helpers.small_pipelines import TEXTS, raw
+from helpers.small_pipelines import TEXTS, rows_of
 from untrain.diffusion.pipelines import load_pipeline
 from untrain.engine import Engine
 from untrain.errors import DataError, FolderError, ModelError, SettingError, StaleFile, UnknownName
@@ -131,7 +131,7 @@ def test_a_task_object_has_the_users_settings_and_the_pipelines_schedule(
 def test_a_bare_unet_with_ready_batches(pipe: Any) -> None:
     """The same as the pipeline on concepts, to the last bit, where the batches hold what it would have made."""
     task = concepts.text_task(pipe)
-    rows = [{key: value[i : i + 2] for key, value in raw(pipe).items()} for i in (0, 2, 4)]
+    rows = [{key: value[i : i + 2] for key, value in rows_of(pipe, 6).items()} for i in (0, 2, 4)]
     result = untrain.unlearn(pipe.unet, forget=rows[:1], retain=rows[1:], task=task, steps=2, device="cpu")
     assert isinstance(result.model, UNet2DConditionModel)
     assert moved(bits(pipe.unet), bits(result.model)) and result.model is not pipe.unet

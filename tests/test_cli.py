@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from helpers.command_line import RECIPE, files, table, untrain, weights
+from helpers.page_figures import drawn, figures_by
+from helpers.processes import start
 from untrain import UntrainError
 from untrain import folders as locks
+from untrain.cli import main
 from untrain.data import sources
 from untrain.runs import folder as folders
 from untrain.runs import stages
@@ -51,7 +54,8 @@ def recipe(tmp_path_factory):
 def finished(recipe, tmp_path_factory):
     """A folder with a finished run; for looking only."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    code, out, err = untrain("run", recipe, "--out", folder)
+    with figures_by(drawn):
+        code, out, err = untrain("run", recipe, "--out", folder)
     assert code == 0, err
     return folder, out, err
 
@@ -109,6 +113,7 @@ def test_the_help_of_a_recipe_explains_every_field(recipe):
         (["run", "none.yaml"], "none.yaml does not exist.*Check the path"),
         (["report"], "needs one run folder"),
         (["report", "nowhere"], "no run folder nowhere"),
+        (["report", "--json"], "untrain report needs one run folder"),
         (["list", "more"], "takes nothing more"),
         (["run", "--sed", "3"], "unknown flag '--sed'. Did you mean '--seed'"),
         (
@@ -405,14 +410,15 @@ def starts(*words, **how):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_end_a_run_with_a_sentence_and_a_state_to_go_on_from(recipe, finished, tmp_path, number):
     words = ("run", recipe, "--out", tmp_path / "run", "--checkpoint_every", "0")
-    process = subprocess.Popen([sys.executable, "-m", "untrain", *map(str, words)], stderr=subprocess.PIPE, text=True)
+    process = start(tmp_path / "log", main, [*map(str, words)])
     while not (tmp_path / "run/original.resume.pt").exists():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.005)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "--resume goes on" in err and "Traceback" not in err
+    os.kill(process.pid, number)
+    process.join(60)
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode == 128 + number
+    assert "--resume goes on" in said and "Traceback" not in said
     assert [name for name in files(tmp_path / "run") if name.startswith(".")] == []
     assert untrain(*words, "--resume")[0] == 0
     assert same(weights(tmp_path / "run"), weights(finished[0]))

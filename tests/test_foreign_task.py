@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 import untrain
 from helpers.command_line import untrain as run
+from helpers.page_figures import drawn, figures_by
 from helpers.regression import Regression, RegressionDomain, install
 from untrain import Domain, Task, registry
 from untrain.data.columns import Columns
@@ -53,10 +54,23 @@ def domain(**sections):
     return RegressionDomain(RegressionDomain.Sections(**sections), context)
 
 
+def test_what_is_installed_later_is_found_and_the_rest_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "later" not in registry.names()
+    install(tmp_path, {"later": "helpers.regression:RegressionDomain"})
+    assert "later" in registry.names()
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.metadata.entry_points", None)
+        assert "later" in registry.names()
+    monkeypatch.undo()
+    assert "later" not in registry.names()
+
+
 def test_run_evaluate_and_report(site, tmp_path):
     assert "Regression on a table." in done("list")
     assert "--width" in done("run", "table.yaml", "--help")
-    done("run", "table.yaml", "--out", "run")
+    with figures_by(drawn):
+        done("run", "table.yaml", "--out", "run")
     content = json.loads((tmp_path / "run/evaluation.json").read_text())
     assert content["models"].keys() == {"original", "retrained", "retrained-2", "sfron", "finetune"}
     measured = content["models"]["sfron"]
@@ -67,7 +81,8 @@ def test_run_evaluate_and_report(site, tmp_path):
     assert "Near on the forget set" in page
     assert "SFR-on brought the model from an average distance of" in page, "the verdict"
     (tmp_path / "run/report.html").unlink()
-    done("report", "run")
+    with figures_by(drawn):
+        done("report", "run")
     assert (tmp_path / "run/report.html").read_text() == page
     kept = (tmp_path / "run/sfron.safetensors").stat().st_mtime_ns
     done("run", "run", "--resume")
@@ -87,7 +102,7 @@ def test_forget_a_class_by_name(site, tmp_path):
     assert {source.labels[i].item() for i in split["retain"]} == {0}
 
 
-def test_compare_with_a_search(site, tmp_path):
+def test_compare_with_a_search(site, tmp_path, quick_workers):
     flags = ("--compare.seeds", "[0]", "--compare.trials", "2", "--method", "sfron", "--data.rows", "300")
     done("compare", "table.yaml", *flags, "--train.epochs", "20", "--out", "cmp")
     content = json.loads((tmp_path / "cmp/comparison.json").read_text())["forget_sets"]["random-10"]

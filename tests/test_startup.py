@@ -1,6 +1,7 @@
 """Start-up: what is imported, and how long it takes, before any work begins."""
 
 import ast
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -61,15 +62,27 @@ SECONDS, TIMES = 0.5, 8
 times the import of pydantic, which on the former is less."""
 
 
-def run(code, folder=None):
+CLOCK = "\nimport resource; print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
+
+
+def lines_of(code, folder=None):
+    """What code prints in a process of its own, and what it says beside."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
-    return done.stdout.splitlines()[-1]
+    return done.stdout.splitlines(), done.stderr
 
 
-def processor_seconds(code, folder=None):
-    """The least of three runs, since other processes make any of them slower and none faster."""
-    code += "\nimport resource; print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
-    return min(float(run(code, folder)) for _ in range(3))
+def run(code):
+    return lines_of(code)[0][-1]
+
+
+def quickest(clock, limit):
+    """The least of three runs, since other processes make any slower and none faster; below the limit one will do."""
+    least = math.inf
+    for _ in range(3):
+        least = min(least, clock())
+        if least < limit:
+            break
+    return least
 
 
 @pytest.fixture(scope="module")
@@ -89,23 +102,26 @@ def test_nothing_heavy_is_imported_before_work_begins(start):
 
 @pytest.fixture(scope="module")
 def seconds():
-    return max(SECONDS, TIMES * processor_seconds("import pydantic; pydantic.TypeAdapter(int)"))
+    code = f"import pydantic; pydantic.TypeAdapter(int){CLOCK}"
+    return max(SECONDS, TIMES * quickest(lambda: float(run(code)), 0))
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_starting_takes_little_processor_time(start, seconds):
-    assert processor_seconds(STARTS[start]) < seconds
+    assert quickest(lambda: float(run(STARTS[start] + CLOCK)), seconds) < seconds
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_is_over_before_work_begins_is_fast(command, folder, seconds):
     words, code = COMMANDS[command]
-    text = COMMAND.format(words=words, heavy=HEAVY)
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, cwd=folder)
-    *_, ended, heavy = done.stdout.splitlines()
-    assert (ended, heavy) == (f"exit {code}", "[]"), done.stderr
-    assert "unforeseen" not in done.stderr
-    assert processor_seconds(f"import sys\nfrom untrain.cli import main\nmain({words!r})", folder) < seconds
+
+    def took():
+        (*_, ended, heavy, clock), said = lines_of(COMMAND.format(words=words, heavy=HEAVY) + CLOCK, folder)
+        assert (ended, heavy) == (f"exit {code}", "[]"), said
+        assert "unforeseen" not in said
+        return float(clock)
+
+    assert quickest(took, seconds) < seconds
 
 
 def test_an_entry_says_what_the_domain_says():

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,13 +59,11 @@ class Change:
         before: the user's own.
         after: the unlearned one.
         part: what a pipeline calls it; empty: it is no part of one.
-        lora: what adapters learned that were trained in the place of weights; None: weights were trained.
     """
 
     before: nn.Module
     after: nn.Module
     part: str = ""
-    lora: LoRA | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,8 +79,8 @@ class Result:
         clocks: the seconds by part.
         notes: what was decided for the user, and why; and what casts doubt on the result.
         warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
-        change: the trained module before and after, and the adapters that were trained, if any; None where the model
-            was changed in place.
+        lora: what adapters learned that were trained in the place of weights; None: weights were trained.
+        change: the trained module before and after; None where the model was changed in place.
     """
 
     model: Any
@@ -92,7 +91,8 @@ class Result:
     clocks: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    change: "Change | None" = field(default=None, repr=False)
+    lora: LoRA | None = None
+    change: Change | None = None
 
     def save_lora(self, path: str | Path, *, rank: int | None = None, kohya: bool = False) -> LoRA:
         """Writes what was changed as a LoRA for the model that was given: for diffusers, else for peft.
@@ -116,9 +116,8 @@ class Result:
         if self.change is None:
             raise SettingError("the model was changed in place, and what it was before is gone: leave inplace out.")
         form = form_of(self.change.before, self.change.part, kohya=kohya)
-        came = has_adapters(self.change.after)
-        lora, base = self.change.lora, self.change.before
-        if came:
+        lora, base = self.lora, self.change.before
+        if has_adapters(self.change.after):  # the model came with them
             lora, base = lora_of(self.change.after), without_adapters(self.change.after)
         if lora is None or (rank is not None and rank < lora.rank):
             lora = extract_lora(base, merged_copy(self.change.after), rank=16 if rank is None else rank)
@@ -131,7 +130,7 @@ class Result:
         repo: str,
         *,
         lora: bool = False,
-        rank: int = 16,
+        rank: int | None = None,
         base: str = "a model of the user's own",
         public: bool = False,
         update: bool = False,
@@ -142,7 +141,7 @@ class Result:
         Args:
             repo: USER/NAME; it must be new.
             lora: upload a LoRA instead of the model.
-            rank: of the LoRA, at most.
+            rank: of the LoRA, as of `save_lora`.
             base: hub id of the model that was given, or what it is, for the card.
             public: whether everybody can see the repository; else it is private.
             update: whether the repository may be there already.
@@ -232,15 +231,15 @@ def unlearn(
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
         method: a name (see `untrain.methods()`), a class, or a method object. None: `sfron`; with a `budget` (share of
-            the original training's cost, in (0, 1]) and a request of samples `shrink-sfron`, or `shrink-perturb` where
-            the request is one-sided or there are no held-out data. The notes say which, and why.
+            the original training's cost, in (0, 1]), or with `train_steps`, and a request of samples `shrink-sfron`, or
+            `shrink-perturb` where the request is one-sided or there are no held-out data. The notes say which, and why.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
             own, else 128, and of a text-to-image pipeline from 2 to 32, the fewer the larger its images.
         init: returns a new model of the same architecture, for methods that need new weights.
-        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts.
-            None: taken to have been 30 passes over forget and retain set.
+        train_steps: how many steps the model was trained for, in batches of this size, by which a `budget` counts;
+            that is 0.2 where neither it nor a method is given. None: taken to have been 30 passes over both sets.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
         inplace: change the model itself instead of a copy.
@@ -285,9 +284,7 @@ def unlearn(
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
         compared = check_sets(sets, streams, known)
         working = subject if inplace else subject.copy()
-        rounding = _widen_trained(working, lora)
-        try:
-            working.module.to(engine.device)
+        with _widened(working.module, lora, engine.device, home) as rounding:
             with trained(working.module, parts):
                 if lora is None:
                     check_trainable(working.module)
@@ -295,26 +292,23 @@ def unlearn(
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:
                     problem.note(note)
+                prepare = cache(partial(_prepare, problem, streams))  # once, and not for a finished run
                 if method is None:
-                    chosen, why = _fitting_method(chosen, settings, problem, streams)
+                    chosen, why = _fitting_method(chosen, settings, train_steps is not None, prepare)
                     problem.note(f"method: {chosen.name}, {why}")
                 target = user.module if inplace else None
                 if path is None:
-                    result = _run(chosen, _prepare(problem, streams), engine, callbacks, target)
+                    result = _run(chosen, _check(prepare(), streams), engine, callbacks, target)
                 else:
                     about = _describe(domain, problem, parts)
                     save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
                     how = {"resume": resume, "callbacks": callbacks, "save": save, "part": part}
-                    result = _run_in(path, chosen, problem, streams, engine, about, target, how)
+                    result = _run_in(path, chosen, problem, prepare, streams, engine, about, target, how)
             result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
-        finally:
-            rounding.restore_(working.module)
-            working.module.to(home)
     result.model.to(home)
     engine.wait()
-    learned = None if result.change is None else result.change.lora
-    change = None if inplace else Change(user.module, result.model, part, learned)
+    change = None if inplace else Change(user.module, result.model, part)
     return replace(result, model=user.whole(result.model), change=change)
 
 
@@ -338,11 +332,24 @@ def _make_adapters(
     return made
 
 
-def _widen_trained(subject: Subject, adapters: Adapters | None) -> Rounding:
-    """Brings a module to float32, but for what is frozen below adapters; returns how it came."""
+@contextmanager
+def _widened(
+    module: nn.Module, adapters: Adapters | None, device: torch.device, home: torch.device
+) -> Iterator[Rounding]:
+    """Brings a module to the device and, but for what is frozen below adapters, to float32, and back in the end.
+
+    Yields how it came.
+    """
     if adapters is None:
-        return widen_(subject.module, keep=True)
-    return keep_types(subject.module, [f"{name}.weight" for name in check_adapters(subject.module, adapters)])
+        rounding = widen_(module, keep=True)
+    else:
+        rounding = keep_types(module, [f"{name}.weight" for name in check_adapters(module, adapters)])
+    try:
+        module.to(device)
+        yield rounding
+    finally:
+        rounding.restore_(module)
+        module.to(home)
 
 
 @contextmanager
@@ -361,19 +368,32 @@ DEFAULT_METHOD = "sfron"
 """The paper's own."""
 
 
+BUDGET = 0.2
+"""Share of the original training's cost that is taken where its length is told and no other says how long to take."""
+LENGTHS = ("budget", "steps", "epochs")
+"""Settings that say how long a method takes."""
+
+
 def _fitting_method(
-    default: Method, settings: Mapping[str, Any], problem: Problem, streams: Mapping[str, Stream]
+    default: Method, settings: Mapping[str, Any], told: bool, prepare: Callable[[], Problem]
 ) -> tuple[Method, str]:
     """The method that fits the request, where none is named, and why.
 
-    Without a budget it is the default: methods that erase ask that the retain set can train a model anew, which only
-    their user knows. Nor do they train adapters.
+    Methods that erase ask that the retain set can train a model anew, which only its user knows: who gives a budget, or
+    says how long that training was, says so. Else it is the default. Nor do they train adapters.
     """
-    if settings.get("budget") is None:
-        return default, "the default; with a budget, weights are shrunk first, which leaves less of single records"
-    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams))
-    kind = request_kind(ready)
+    lengths = {name for name in LENGTHS if settings.get(name) is not None}
+    if "budget" not in lengths and (lengths or not told):
+        return default, (
+            "the default; with a budget, or where train_steps tells how long the original training was, weights are "
+            "shrunk first, which leaves less of single records"
+        )
+    problem = prepare()
+    kind = request_kind(problem)
     asked = REQUESTS[kind]
+    if not lengths and kind in ("samples", "one-sided") and problem.subject.adapters is None:
+        problem.note(f"budget: {BUDGET:g} of the original training, since nothing else says how long to take")
+        settings = {**settings, "budget": BUDGET}
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"
     if problem.subject.adapters is not None:
@@ -438,14 +458,19 @@ def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[st
 
 
 def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
-    """Only now are images made and samples looked at."""
+    """The problem with a task that has seen model and samples; what is noted of either is noted of both."""
     ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
-    ready.notes[:] = problem.notes
-    check_samples(ready.task, streams)
+    ready.notes = problem.notes
+    return ready
+
+
+def _check(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
+    """A prepared problem whose samples were looked at, which may take long; it notes what was found."""
+    check_samples(problem.task, streams)
     for stream in streams.values():
         for note in stream.notes:
-            ready.note(note)
-    return ready
+            problem.note(note)
+    return problem
 
 
 def _run(
@@ -456,8 +481,7 @@ def _run(
     module = _take_over(done.state.module, model)
     mask = problem.memo.get("mask")
     told = problem.notes, problem.warnings
-    change = Change(module, module, lora=done.lora)  # `before` is known where the model is
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told, change)
+    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told, done.lora)
 
 
 def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
@@ -472,6 +496,7 @@ def _run_in(
     path: Path,
     method: Method,
     problem: Problem,
+    prepare: Callable[[], Problem],
     streams: Mapping[str, Stream],
     engine: Engine,
     about: Mapping[str, Any],
@@ -484,7 +509,7 @@ def _run_in(
         folder.read_facts()
     inputs = folder.inputs(method, problem)  # of the task as it was given: to look at samples may take long
     if not folder.holds(method.name):
-        problem = _prepare(problem, streams)
+        problem = _check(prepare(), streams)
         if engine.is_main:
             write_python_run(path, {**about, "methods": {method.name: method}})
             sets = {name: stream.data for name, stream in streams.items()}
@@ -495,8 +520,7 @@ def _run_in(
     mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
     facts, module = kept.facts, _take_over(kept.module, model)
     told = list(facts["notes"]), list(facts.get("warnings", []))
-    change = Change(module, module, lora=kept.lora)
-    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told, change)
+    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told, kept.lora)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:

@@ -434,15 +434,11 @@ def _count(words: list[str], flag: str, default: int | None = 1, least: int = 1)
 
 def _report(words: Sequence[str], resume: bool) -> None:
     words = list(words)
-    if words and words[0] in ("-h", "--help"):
+    if any(word in ("-h", "--help") for word in words):
         print(USAGE)
         return
     task, form = _value(words, "--task"), _latex_form(words)
-    if len(words) != 1:
-        raise SettingError("untrain report needs one run folder: untrain report FOLDER.")
-    folder = Path(words[0])
-    if not os.path.isdir(folder):
-        raise FolderError(f"there is no run folder {folder}. Check the path.")
+    folder = _one_folder(words, "report", "untrain report FOLDER")
     from untrain.report import write_latex, write_report
 
     with exclusive_lock(folder):

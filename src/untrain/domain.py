@@ -235,6 +235,25 @@ class Attempt:
     placebo: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Inquiry:
+    """How a model of an audit by references is asked; every model alike.
+
+    Attributes:
+        division: what was forgotten and kept.
+        rate: a tenth of the original's peak learning rate, for attacks that train; None: not known.
+        seed: of the audit.
+        options: the domain's `AuditOptions`.
+        trained: what was made of the run's `trainings`, on the engine's device.
+    """
+
+    division: Division
+    rate: float | None
+    seed: int
+    options: Any = None
+    trained: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
 class UserModel:
     """What a user hands over in Python, taken apart; here a module that is trained as it is.
 
@@ -760,28 +779,16 @@ class Domain(ABC):
         """
         return []
 
-    def ask_whole(
-        self,
-        module: nn.Module,
-        division: Division,
-        rate: float | None,
-        seed: int,
-        *,
-        options: Any = None,
-        trained: Mapping[str, nn.Module] | None = None,
-    ) -> Told:
+    def ask_whole(self, module: nn.Module, inquiry: Inquiry) -> Told:
         """Asks one model what the numbers of an audit by references are made from; by default it refuses.
 
-        Originals, unlearned and retrained models are asked alike, each alone: what is drawn must depend on division
-        and seed alone, so that all models are asked of the same samples, in the same order, with the same noise.
+        Originals, unlearned and retrained models are asked alike, each alone: what is drawn must depend on the
+        inquiry's division and seed alone, so that all models are asked of the same samples, in the same order, with
+        the same noise.
 
         Args:
             module: on the engine's device; it is left as it was.
-            division: what was forgotten and kept; the same for all models.
-            rate: a tenth of the original's peak learning rate, for attacks that train; None: not known.
-            seed: of the audit.
-            options: the domain's `AuditOptions`.
-            trained: what was made of the run's `trainings`, on the engine's device.
+            inquiry: how.
 
         Returns:
             Arrays of any shape in `signals` (kept as they are, so no larger than needed), single numbers in `scores`;

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,12 @@ class Plugins:
     flaw: Callable[[str, Any], str]
 
     def installed(self) -> dict[str, list[EntryPoint]]:
-        """Finds the entry points by name, in the order of the path; nothing is imported."""
-        from importlib.metadata import entry_points
+        """Finds the entry points by name, in the order of the path; nothing is imported.
 
+        They are read again once a folder of the path has changed, as every installer changes it.
+        """
         found: dict[str, list[EntryPoint]] = {}
-        for entry in entry_points(group=self.group):
+        for entry in _read_entries(self.group, tuple(map(_state_of, sys.path))):
             same = found.setdefault(entry.name, [])
             if entry not in same:
                 same.append(entry)
@@ -76,6 +78,23 @@ class Plugins:
         if flaw:
             raise SettingError(f"{where[0]}: its {self.word} {name!r} ({entries[0].value}) {flaw}. {REMEDY}")
         return loaded
+
+
+@lru_cache(maxsize=16)
+def _read_entries(group: str, path: tuple[object, ...]) -> tuple[EntryPoint, ...]:
+    """Reads every distribution of the path, which takes hundredths of a second."""
+    from importlib.metadata import entry_points
+
+    return tuple(entry_points(group=group))
+
+
+def _state_of(place: str) -> tuple[str, int, int]:
+    """An entry of the path, which folder that is, and when it last changed."""
+    try:
+        found = os.stat(place or os.curdir)
+    except OSError:
+        return place, 0, 0
+    return place, found.st_ino, found.st_mtime_ns
 
 
 def distribution_of(entry: EntryPoint) -> str:

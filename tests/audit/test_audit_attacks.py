@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from helpers.command_line import untrain
+from helpers.page_figures import drawn, figures_by
 from helpers.text_recipes import save_judge, save_text_recipe
 from untrain.audit.attacks_verdict import AttackFound, AttacksFound, judge_attacks
 from untrain.domain import AttackNumber
@@ -15,6 +16,8 @@ from untrain.engine import Engine
 from untrain.tasks.text_to_image import attack_target
 from untrain.tasks.text_to_image.attack_target import blend, scramble, train_placebo_detector
 from untrain.tasks.text_to_image.glyphs import draw_glyph
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 BUDGET = {
     "images": 3,
@@ -54,7 +57,8 @@ def audited(folder, tmp_path_factory):
     """A copy of it with its audit, and what was printed."""
     copy = tmp_path_factory.mktemp("audited") / "run"
     shutil.copytree(folder / "run", copy)
-    code, out, err = untrain("audit", copy, *flags(folder))
+    with figures_by(drawn):
+        code, out, err = untrain("audit", copy, *flags(folder))
     assert code == 0, err
     return copy, out, err, json.loads((copy / "audit/audit.json").read_text())
 

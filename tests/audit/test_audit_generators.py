@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from helpers.command_line import untrain
+from helpers.page_figures import drawn, figures_by
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 RECIPE = """\
 name: tiny
@@ -23,7 +26,6 @@ references: 0
 methods:
   retrain: {steps: 6, optimizer: {name: adam, lr: 0.003, momentum: 0, weight_decay: 0}, max_norm: 1}
 batch_size: 32
-checkpoint_every: 0
 device: cpu
 """
 BUDGET = ("--audit.inversion_steps", "3", "--audit.drawn=8", "--audit.kept", "1", "--audit.images", "5")
@@ -37,7 +39,8 @@ def audited(tmp_path_factory):
     (place / "recipe.yaml").write_text(RECIPE)
     code, _, err = untrain("run", place / "recipe.yaml", "--out", place / "run")
     assert code == 0, err
-    code, out, err = untrain("audit", place / "run", *FLAGS)
+    with figures_by(drawn):
+        code, out, err = untrain("audit", place / "run", *FLAGS)
     assert code == 0, err
     return place / "run", out + err, json.loads((place / "run/audit/audit.json").read_text())
 

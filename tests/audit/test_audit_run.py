@@ -6,12 +6,15 @@ import shutil
 import pytest
 
 from helpers.command_line import untrain
+from helpers.page_figures import drawn, figures_by
 from untrain.audit.designs import plan_of
 from untrain.audit.run import audit_run
 from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
 from untrain.errors import DataError, FolderError, SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, run_recipe
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 RECIPE = """\
 name: audited
@@ -25,7 +28,6 @@ methods:
   identity: {method: "helpers.cheats:Identity", steps: 1, optimizer: {name: sgd, lr: 0.01}}
   head-only: {method: "helpers.cheats:HeadOnly", steps: 80, optimizer: {name: sgd, lr: 0.05}}
 batch_size: 50
-checkpoint_every: 0
 device: cpu
 """
 
@@ -48,7 +50,8 @@ def audited(folder, tmp_path_factory):
     """A copy of it with its audit, and what was printed."""
     copy = tmp_path_factory.mktemp("audited") / "run"
     shutil.copytree(folder, copy)
-    code, out, err = untrain("audit", copy, *FLAGS)
+    with figures_by(drawn):
+        code, out, err = untrain("audit", copy, *FLAGS)
     assert code == 0, err
     return copy, out, json.loads((copy / "audit/audit.json").read_text())
 

@@ -8,6 +8,9 @@ from itertools import chain
 import pytest
 
 from helpers.command_line import untrain
+from helpers.page_figures import drawn, figures_by
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 RECIPE = """\
 name: kept-back
@@ -19,7 +22,6 @@ references: 1
 methods:
   finetune: {epochs: 1}
 batch_size: 50
-checkpoint_every: 0
 device: cpu
 """
 
@@ -57,7 +59,8 @@ def test_what_is_kept_back_is_given_to_nobody(folder):
 
 def test_a_run_is_audited_without_twins(folder, tmp_path):
     run = copied(folder, tmp_path)
-    code, out, err = untrain("audit", run, "--twins", "0")
+    with figures_by(drawn):
+        code, out, err = untrain("audit", run, "--twins", "0")
     assert code == 0, err
     found = audit_of(run)
     assert found["design"] == "single" and found["exchangeable"] and found["unseen_from"] == "audit holdout"

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 
 from helpers.command_line import untrain
+from helpers.page_figures import drawn, figures_by
 from untrain.audit.designs import plan_of
 from untrain.audit.refs_score import FOUND, TOO_LITTLE
 from untrain.audit.run import audit_run
 from untrain.data.splits import Subset
+from untrain.domain import Inquiry
 from untrain.errors import DataError, SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, run_recipe
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 RECIPE = """\
 name: audited-class
@@ -28,7 +32,6 @@ methods:
   identity: {method: "helpers.cheats:Identity", steps: 1, optimizer: {name: sgd, lr: 0.01}}
   too-far: {method: "helpers.cheats:PushedTooFar", steps: 1, optimizer: {name: sgd, lr: 0.01}}
 batch_size: 50
-checkpoint_every: 0
 device: cpu
 """
 TESTED = ("recall", "answers", "relearning", "refit", "features")
@@ -42,7 +45,8 @@ def audited(tmp_path_factory):
     (place / "recipe.yaml").write_text(RECIPE)
     code, _, err = untrain("run", place / "recipe.yaml", "--out", place / "run", "--allow-code")
     assert code == 0, err
-    code, out, err = untrain("audit", place / "run", *FLAGS)
+    with figures_by(drawn):
+        code, out, err = untrain("audit", place / "run", *FLAGS)
     assert code == 0, err
     return place / "run", out, json.loads((place / "run/audit/audit.json").read_text())
 
@@ -155,7 +159,7 @@ def test_samples_are_asked_about_themselves(tmp_path):
     domain, division = experiment.domain, experiment.division
     domain.check_whole(division)
     module = domain.build(0)
-    told = [domain.ask_whole(module, division, 0.01, seed) for seed in (0, 0, 1)]
+    told = [domain.ask_whole(module, Inquiry(division, 0.01, seed)) for seed in (0, 0, 1)]
     assert len(told[0].signals["answers"]) == 10 and told[0].signals["answers"].sum() == pytest.approx(1)
     assert all(np.array_equal(told[0].signals[key], told[1].signals[key]) for key in told[0].signals)
     assert told[0].scores == told[1].scores and told[0].scores.keys() >= {
@@ -166,4 +170,4 @@ def test_samples_are_asked_about_themselves(tmp_path):
         "test",
     }
     assert not np.array_equal(told[0].signals["answers"], told[2].signals["answers"]), "other samples are given away"
-    assert "relearned" not in domain.ask_whole(module, division, None, 0).scores
+    assert "relearned" not in domain.ask_whole(module, Inquiry(division, None, 0)).scores

@@ -14,6 +14,8 @@ from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe
 from untrain.sealed import read_sealed, write_sealed
 
+pytestmark = pytest.mark.usefixtures("quick_workers")
+
 RECIPE = """\
 name: tiny
 data: {name: digits, limit: 300}
@@ -26,7 +28,6 @@ compare:
   seeds: [3, 1]
   audit: {twins: 4, references: 1, seed: 5}
 batch_size: 50
-checkpoint_every: 0
 device: cpu
 """
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.command_line import files, untrain
+from helpers.page_figures import drawn, figures_by
 from helpers.unreliable import Unreliable
 from untrain.compare import compare, compare_cell, compare_recipe
 from untrain.compare.plan import comparison_recipe
@@ -22,6 +23,8 @@ from untrain.errors import UntrainError
 from untrain.methods.finetune import Finetune
 from untrain.models.checkpoints import load_state
 from untrain.runs.recipe import read, write
+
+pytestmark = pytest.mark.usefixtures("quick_workers")
 
 RECIPE = """\
 name: tiny
@@ -58,7 +61,8 @@ def recipe(tmp_path_factory):
 def whole(recipe, tmp_path_factory):
     """An uninterrupted comparison, and what was printed; for looking only."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    code, out, err = untrain("compare", recipe, "--out", folder)
+    with figures_by(drawn):
+        code, out, err = untrain("compare", recipe, "--out", folder)
     assert code == 0, err
     return folder, out, err
 
@@ -248,7 +252,7 @@ def test_killed_twice_and_started_again_it_says_the_same(whole, recipe, tmp_path
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_failed_cells_are_reported_and_tried_again(recipe, tmp_path, no_page, quick_workers):
+def test_failed_cells_are_reported_and_tried_again(recipe, tmp_path, no_page):
     repaired = tmp_path / "repaired"
     small = read(recipe, ["--compare.trials", "0", "--compare.seeds", "[0]", "--out", str(tmp_path / "run")])
     small = replace(

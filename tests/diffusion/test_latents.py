@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from torch.utils.data import Subset as TorchSubset
 
+from helpers import small_pipelines
 from untrain.data.samples import Arrays, Source
 from untrain.data.splits import Subset
 from untrain.data.streams import Stream
@@ -22,13 +23,9 @@ LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
-    from diffusers import AutoencoderKL
-
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
-        return AutoencoderKL(**blocks, **sizes).double().eval()
+        return small_pipelines.vae().double()
 
 
 @pytest.fixture
@@ -87,12 +84,8 @@ def test_pixels_may_be_floating(vae: Any, source: Arrays) -> None:
 
 
 def test_shift_and_scale_are_the_configurations(source: Arrays) -> None:
-    from diffusers import AutoencoderKL
-
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4}
     plain, shifted = (
-        AutoencoderKL(**blocks, **sizes, scaling_factor=scale, shift_factor=shift).double()
+        small_pipelines.vae(scaling_factor=scale, shift_factor=shift).double()
         for scale, shift in ((1.0, None), (3.0, 0.5))
     )
     shifted.load_state_dict(plain.state_dict())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.small_pipelines import stable_diffusion, stable_diffusion_xl
+from helpers.small_pipelines import stable_diffusion, stable_diffusion_xl, vae
 from untrain.diffusion.denoisers import build_denoiser, denoiser_of, fresh_denoiser, load_denoiser
 from untrain.diffusion.pipelines import (
     labels_of,
@@ -31,11 +31,9 @@ def dit(seed: int = 0, **options: Any) -> Any:
 
 @pytest.fixture
 def pipeline() -> Any:
-    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
+    from diffusers import DDIMScheduler, DiTPipeline
 
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16, **blocks)
-    made: Any = DiTPipeline(dit().eval(), vae, DDIMScheduler(clip_sample=False), id2label=LABELS)
+    made: Any = DiTPipeline(dit().eval(), vae(), DDIMScheduler(clip_sample=False), id2label=LABELS)
     made.set_progress_bar_config(disable=True)
     return made
 

@@ -171,10 +171,15 @@ def test_python_runs(page, monkeypatch, tmp_path):
         assert things["pipe"].unet.is_gradient_checkpointing
 
 
-def test_the_added_task_is_a_task_and_forgets():
-    things = executed(ROOT / "docs/adding-a-task.md")
-    model, result, few = things["model"], things["result"], things["forget_set"]
-    task = things["MultiLabel"]()
+@pytest.fixture(scope="module")
+def added():
+    """The names that the page on tasks leaves; for looking only."""
+    return executed(ROOT / "docs/adding-a-task.md")
+
+
+def test_the_added_task_is_a_task_and_forgets(added):
+    model, result, few = added["model"], added["result"], added["forget_set"]
+    task = added["MultiLabel"]()
     assert isinstance(task, Task)
     x, y = few.dataset[few.indices]
     batch = {"input": x, "label": y, "index": torch.arange(len(x))}
@@ -188,9 +193,9 @@ def test_the_added_task_is_a_task_and_forgets():
     assert after.mean() > 1.1 * losses.mean()
     assert (task.divergence(q, p) > 0).all()
     assert task.divergence(p, p).abs().max() < 1e-5
-    before = things["before"].forget_loss, things["before"].test_loss
+    before = added["before"].forget_loss, added["before"].test_loss
     assert before == pytest.approx((0.66, 1.48), abs=0.02), "the page says so, and processors add in another order"
-    assert things["after"].forget_loss == pytest.approx(0.94, abs=0.03), "the page says so"
+    assert added["after"].forget_loss == pytest.approx(0.94, abs=0.03), "the page says so"
 
     task = task.prepare(model, batch)
     chosen = task.variant(batch, "redirect")["label"]
@@ -198,26 +203,24 @@ def test_the_added_task_is_a_task_and_forgets():
     assert torch.equal(chosen, flipped.flip(0))
 
 
-def test_the_regression_of_the_page_forgets_amounts():
-    things = executed(ROOT / "docs/adding-a-task.md")
-    task, features, target = things["Regression"](), *things["diabetes"].tensors
+def test_the_regression_of_the_page_forgets_amounts(added):
+    task, features, target = added["Regression"](), *added["diabetes"].tensors
 
     def error(model, rows):
         with torch.no_grad():
             return (model(features[rows])[:, 0] - target[rows]).square()
 
-    before, after = things["regressor"], things["less"].model
+    before, after = added["regressor"], added["less"].model
     batch = {"input": features[:30], "label": target[:30]}
     assert torch.allclose(task.loss(before, batch), error(before, slice(30)))
     assert error(after, slice(30)).mean() > 2 * error(before, slice(30)).mean()
     assert error(after, slice(30, 342)).mean() < error(after, slice(342, 442)).mean()
 
 
-def test_the_added_task_has_an_exact_fisher():
+def test_the_added_task_has_an_exact_fisher(added):
     """Tolerance 1e-10 of the largest value: float64, sums in another order."""
-    things = executed(ROOT / "docs/adding-a-task.md")
-    model, task = things["model"].double(), things["MultiLabel"]()
-    x, y = things["forget_set"].dataset[:20]
+    model, task = copy.deepcopy(added["model"]).double(), added["MultiLabel"]()
+    x, y = added["forget_set"].dataset[:20]
     found = fisher_diagonal(model, task, [(x.double(), y)])
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for i in range(20):

@@ -1,12 +1,11 @@
 """The notebooks run from top to bottom, as scripts, and are stored without outputs."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers.processes import run_script
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
@@ -49,8 +48,4 @@ def test_a_notebook_runs(path, tmp_path):
         assert code.count(long) == 1, long
         code = code.replace(long, short)
     script.write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=570
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    assert run_script(script, tmp_path).strip()

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -12,6 +10,7 @@ import pytest
 from transformers import AutoModelForImageClassification
 
 from helpers.command_line import untrain
+from helpers.processes import run_script
 from untrain.data.sources import load
 
 EXAMPLE = Path(__file__).parents[2] / "examples/requests"
@@ -31,10 +30,7 @@ def write_parquet(folder, part, each):
 
 def run(folder, script, *words):
     """Runs a script of the example in a folder; returns what it prints."""
-    command = [sys.executable, EXAMPLE / script, *map(str, words)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_script(EXAMPLE / script, folder, *words, timeout=300)
 
 
 @pytest.fixture

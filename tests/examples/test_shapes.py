@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.processes import run_script
 from helpers.shapes import ATTRIBUTES, CAPTIONS, EXAMPLE, captions_with
 from render import COLOURS, GREYS, MEANINGS, PLACES, SHAPES, caption, render, render_shapes
 from untrain.data.captions import read_attributes
@@ -110,21 +110,8 @@ class TestPictures:
 FEW = ("--count", "200", "--vae-steps", "2")
 
 
-def start(out: Path, *words: str) -> "subprocess.Popen[str]":
-    line = [sys.executable, str(EXAMPLE / "make.py"), "--out", str(out), *FEW, *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def made(out: Path, *words: str) -> str:
-    process = start(out, "--steps", "2", *words)
-    said, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return said
-
-
 def run_here(monkeypatch: pytest.MonkeyPatch, out: Path, *words: str) -> None:
-    """As `made`, in this process, which need not load libraries first."""
+    """Runs the script in this process."""
     import make
 
     monkeypatch.setattr(sys, "argv", ["make.py", "--out", str(out), *FEW, "--steps", "2", *words])
@@ -137,9 +124,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("shapes") / "out"
-    made(folder)
-    return folder
+    place = tmp_path_factory.mktemp("shapes")
+    run_script(EXAMPLE / "make.py", place, "--out", place / "out", *FEW, "--steps", "2")
+    return place / "out"
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +201,7 @@ class TestRuns:
     def test_a_seed_gives_the_same_bytes_and_another_seed_another_pipeline(
         self, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        made(tmp_path / "again")
+        run_here(monkeypatch, tmp_path / "again")
         assert contents(tmp_path / "again") == contents(out)
         images = contents(out / "images")
         run_here(monkeypatch, tmp_path / "again", "--seed", "1")
@@ -244,7 +231,8 @@ class TestRuns:
 
     def test_a_stopped_run_leaves_nothing_half_made(self, tmp_path: Path) -> None:
         """Stopped by Ctrl-C in the training, when the images are there."""
-        process = start(tmp_path, "--steps", "1000000")
+        line = [sys.executable, str(EXAMPLE / "make.py"), "--out", str(tmp_path), *FEW, "--steps", "1000000"]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("VAE: step 2 of 2"):

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from helpers.small_pipelines import TEXTS
-from helpers.transformer_pipelines import FAMILIES, SIZE, build, drawn_rows
+from helpers.small_pipelines import SIZE, TEXTS, drawn_rows
+from helpers.transformer_pipelines import FAMILIES, build
 from untrain import Concept, ConceptImages, Sampler, unlearn
 from untrain.diffusion.denoisers import denoiser_of
 from untrain.diffusion.text import encode_prompts, text_encoders

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 import helpers.shapes  # noqa: F401, makes the example's modules importable
 import untrain
-from helpers.small_pipelines import stable_diffusion, text_encoder
+from helpers.small_pipelines import stable_diffusion, text_encoder, vae
 from untrain.cli import COMMANDS
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.runs.plan import read_memory
@@ -80,7 +80,7 @@ def users_things():
 @cache
 def trained_generator():
     """A tiny UNet, a tiny pipeline around a transformer, images of three kinds of stripes, and who tells them apart."""
-    from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
+    from diffusers import DDIMScheduler, DiTPipeline
 
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat(40)
@@ -92,10 +92,9 @@ def trained_generator():
     unet = build_denoiser("unet-small", in_channels=3, seed=0, **known, **small).eval()
     small = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8}
     dit = build_denoiser("dit-tiny", in_channels=4, seed=0, **{**known, "image_size": 8}, **small).eval()
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, sample_size=16, **blocks)
+        autoencoder = vae()
         layers = nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
         classifier = nn.Sequential(*layers)
     adam = torch.optim.Adam(classifier.parameters(), 3e-2)
@@ -107,7 +106,7 @@ def trained_generator():
         "forget_set": Subset(data, [i for i in range(120) if labels[i] == 2]),
         "retain_set": Subset(data, [i for i in range(120) if labels[i] != 2]),
     }
-    pipeline = DiTPipeline(dit, vae, DDIMScheduler(clip_sample=False))
+    pipeline = DiTPipeline(dit, autoencoder, DDIMScheduler(clip_sample=False))
     return {**sets, "model": unet, "pipeline": pipeline, "classifier": classifier}
 
 

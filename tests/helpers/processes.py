@@ -5,6 +5,7 @@ Most are forked off a server that has imported everything once: starting Python 
 
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from untrain.cli import main
 
 TESTS = Path(__file__).parents[1]
 LOADED = [
-    *("untrain.runs.stages", "untrain.diffusion.pipelines", "diffusers.pipelines.stable_diffusion"),
+    *("untrain.runs.stages", "untrain.compare.cells", "untrain.audit.cells", "untrain.diffusion.pipelines"),
+    *("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.models.unets.unet_2d"),
     *("matplotlib.backends.backend_svg", "sklearn.datasets", "sklearn.metrics", "torchmetrics"),
 ]
 """What the server imports; where a name is wrong, tests are slower, and nothing else."""
@@ -47,6 +49,26 @@ def start(log, function, *arguments, environment=None):
     process = server().Process(target=_call, args=(log, environment or {}, function, arguments))
     process.start()
     return process
+
+
+def run_script(path, folder, *words, timeout=570):
+    """Runs a script in a folder as `python PATH WORDS…` does, forked off; returns what it printed."""
+    logs = [folder / f"{path.stem}.{stream}" for stream in ("out", "err")]
+    process = start(logs[1], _run_path, path, folder, logs[0], [*map(str, words)])
+    process.join(timeout)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0, logs[1].read_text()[-3000:]
+    return logs[0].read_text()
+
+
+def _run_path(path, folder, out, words):
+    with open(out, "w") as file:
+        os.dup2(file.fileno(), 1)
+    os.chdir(folder)
+    sys.argv[:] = [str(path), *words]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def _call(log, environment, function, arguments):

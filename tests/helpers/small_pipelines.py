@@ -1,16 +1,20 @@
 """Tiny text-to-image pipelines of diffusers' and transformers' own classes, in float64, and batches for them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from untrain.diffusion.text import encode_prompts, own_size
+from untrain.diffusion.text import encode_prompts
+from untrain.tasks.text_to_image.concepts import latent_shape_of
 from untrain.tasks.text_to_image.task import TextToImage
 
 TEXTS = ("a red circle", "a red square", "a blue square")
+SIZE = 16
+"""Of images, in pixels; latents are 8 × 8."""
 
 UNET = {
     "sample_size": 8,
@@ -53,12 +57,22 @@ def text_encoder(tokens: Any, width: int, projection: bool = False) -> Any:
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).double().eval()
 
 
-def vae() -> Any:
+def text_parts(tokens: Any, *encoders: Any) -> dict[str, Any]:
+    """A pipeline's encoders and tokenizers by their names in it, which are counted from the second on; None is none."""
+    parts: dict[str, Any] = {}
+    for number, encoder in enumerate(encoders, 1):
+        end = "" if number == 1 else f"_{number}"
+        parts |= {f"text_encoder{end}": encoder, f"tokenizer{end}": None if encoder is None else tokens}
+    return parts
+
+
+def vae(**more: Any) -> Any:
+    """Of 3 × 16 × 16 pixels and latents of 4 × 8 × 8, in float32."""
     from diffusers import AutoencoderKL
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": 16}
-    return AutoencoderKL(**blocks, **sizes).double().eval()
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": SIZE}
+    return AutoencoderKL(**blocks, **sizes, **more).eval()
 
 
 def scheduler(prediction: str = "epsilon", offset: int = 1) -> Any:
@@ -84,9 +98,8 @@ def stable_diffusion(folder: Path, prediction: str = "epsilon") -> Any:
         torch.manual_seed(0)
         tokens = tokenizer(folder)
         made = StableDiffusionPipeline(
-            vae=vae(),
-            text_encoder=text_encoder(tokens, 12),
-            tokenizer=tokens,
+            vae=vae().double(),
+            **text_parts(tokens, text_encoder(tokens, 12)),
             unet=UNet2DConditionModel(**UNET).double(),
             scheduler=scheduler(prediction),
             safety_checker=None,
@@ -110,11 +123,8 @@ def stable_diffusion_xl(folder: Path) -> Any:
         torch.manual_seed(0)
         tokens = tokenizer(folder)
         made = StableDiffusionXLPipeline(
-            vae=vae(),
-            text_encoder=text_encoder(tokens, 12),
-            text_encoder_2=text_encoder(tokens, 16, projection=True),
-            tokenizer=tokens,
-            tokenizer_2=tokens,
+            vae=vae().double(),
+            **text_parts(tokens, text_encoder(tokens, 12), text_encoder(tokens, 16, projection=True)),
             unet=UNet2DConditionModel(**{**UNET, **added}).double(),
             scheduler=scheduler(),
             add_watermarker=False,
@@ -123,15 +133,18 @@ def stable_diffusion_xl(folder: Path) -> Any:
     return made
 
 
-def raw(pipeline: Any, count: int = 6) -> dict[str, Tensor]:
-    """Rows of three prompts in turns; each is redirected to the next."""
-    prompts = encode_prompts(pipeline, TEXTS, own_size(pipeline))
+def rows_of(pipeline: Any, count: int = 4, texts: Sequence[str] = TEXTS) -> dict[str, Tensor]:
+    """Rows of three prompts in turns, over random latents; each is redirected to the next."""
+    prompts = encode_prompts(pipeline, texts, SIZE)
     numbers = torch.arange(count) % 3 + 1
     g = torch.Generator().manual_seed(3)
-    mean, std = (torch.randn(count, 4, 8, 8, generator=g, dtype=torch.float64) for _ in range(2))
+    shape = latent_shape_of(pipeline, SIZE)
+    mean, std = (torch.randn(count, *shape, generator=g, dtype=torch.float64) for _ in range(2))
     rows = prompts.rows(numbers, numbers % 3 + 1)
     return {"latent_mean": mean, "latent_std": std.abs(), "label": numbers, "index": torch.arange(count) + 50, **rows}
 
 
-def drawn(pipeline: Any, task: TextToImage, role: Any = "forget", seed: int = 0) -> dict[str, Tensor]:
-    return task.draw(raw(pipeline), torch.Generator().manual_seed(seed), role)
+def drawn_rows(
+    pipeline: Any, task: TextToImage, role: Any = "forget", seed: int = 0, count: int = 4
+) -> dict[str, Tensor]:
+    return task.draw(rows_of(pipeline, count), torch.Generator().manual_seed(seed), role)

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiTPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline
 
+from helpers.small_pipelines import vae
 from untrain.diffusion.denoisers import build_denoiser
 
 SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "attention_head_dim": 8}
@@ -53,11 +54,10 @@ def dit_pipeline():
     transformer = build_denoiser(
         "dit-tiny", num_classes=4, in_channels=4, image_size=8, learned_variance=True, **DIT
     )  # fmt: skip
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
-    return DiTPipeline(transformer.eval(), vae.eval(), DDIMScheduler(20, beta_end=0.3, clip_sample=False))
+        autoencoder = vae()
+    return DiTPipeline(transformer.eval(), autoencoder, DDIMScheduler(20, beta_end=0.3, clip_sample=False))
 
 
 def save_dit(folder, named=True):

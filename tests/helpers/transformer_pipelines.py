@@ -1,20 +1,16 @@
 """Tiny text-to-image pipelines around transformers, of diffusers' and transformers' own classes, in float64."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from helpers.small_pipelines import TEXTS, scheduler, text_encoder, tokenizer
+from helpers.small_pipelines import SIZE, scheduler, text_encoder, text_parts, tokenizer, vae
 from untrain.diffusion.denoisers import denoiser_of
-from untrain.diffusion.text import encode_prompts
-from untrain.tasks.text_to_image.concepts import latent_shape_of
-from untrain.tasks.text_to_image.task import TextToImage
 
-SIZE = 16
-"""Of images, in pixels; latents are 8 × 8."""
+JOINT = {"attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 32}
+"""Of networks in which texts and images attend to each other."""
 
 
 def t5(tokens: Any) -> Any:
@@ -43,14 +39,6 @@ def gemma(tokens: Any) -> Any:
     return Gemma2Model(config).double().eval()
 
 
-def shifted_vae(**more: Any) -> Any:
-    from diffusers import AutoencoderKL
-
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "latent_channels": 4, "sample_size": SIZE}
-    return AutoencoderKL(**blocks, **sizes, **more).double().eval()
-
-
 def flow_scheduler(**more: Any) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -65,9 +53,8 @@ def pixart(folder: Path, kind: str = "PixArtAlphaPipeline", **more: Any) -> Any:
     sizes |= {"attention_head_dim": 8, "num_attention_heads": 2, "cross_attention_dim": 16, "caption_channels": 32}
     network = diffusers.PixArtTransformer2DModel(**{**sizes, **more})
     return getattr(diffusers, kind)(
-        tokenizer=tokens,
-        text_encoder=t5(tokens),
-        vae=shifted_vae(),
+        **text_parts(tokens, t5(tokens)),
+        vae=vae().double(),
         transformer=network.double(),
         scheduler=scheduler(offset=0),
     )
@@ -83,9 +70,7 @@ def stable_diffusion_3(folder: Path, *, with_t5: bool = True) -> Any:
         in_channels=4,
         out_channels=4,
         num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
+        **JOINT,
         caption_projection_dim=16,
         pooled_projection_dim=32,
         pos_embed_max_size=8,
@@ -94,13 +79,13 @@ def stable_diffusion_3(folder: Path, *, with_t5: bool = True) -> Any:
     return StableDiffusion3Pipeline(
         transformer=network.double(),
         scheduler=flow_scheduler(shift=3.0),
-        vae=shifted_vae(scaling_factor=1.5, shift_factor=0.06),
-        text_encoder=text_encoder(tokens, 16, projection=True),
-        tokenizer=tokens,
-        text_encoder_2=text_encoder(tokens, 16, projection=True),
-        tokenizer_2=tokens,
-        text_encoder_3=t5(tokens) if with_t5 else None,
-        tokenizer_3=tokens if with_t5 else None,
+        vae=vae(scaling_factor=1.5, shift_factor=0.06).double(),
+        **text_parts(
+            tokens,
+            text_encoder(tokens, 16, projection=True),
+            text_encoder(tokens, 16, projection=True),
+            t5(tokens) if with_t5 else None,
+        ),
     )
 
 
@@ -113,9 +98,7 @@ def flux(folder: Path, *, embeds_guidance: bool = True) -> Any:
         in_channels=16,
         num_layers=1,
         num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
+        **JOINT,
         pooled_projection_dim=16,
         axes_dims_rope=[2, 2, 4],
         guidance_embeds=embeds_guidance,
@@ -123,11 +106,8 @@ def flux(folder: Path, *, embeds_guidance: bool = True) -> Any:
     made = FluxPipeline(
         transformer=network.double(),
         scheduler=flow_scheduler(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64),
-        vae=shifted_vae(scaling_factor=0.36, shift_factor=0.12),
-        text_encoder=text_encoder(tokens, 16),
-        tokenizer=tokens,
-        text_encoder_2=t5(tokens),
-        tokenizer_2=tokens,
+        vae=vae(scaling_factor=0.36, shift_factor=0.12).double(),
+        **text_parts(tokens, text_encoder(tokens, 16), t5(tokens)),
     )
     made.default_sample_size = SIZE // 2
     return made
@@ -152,7 +132,7 @@ def sana(folder: Path) -> Any:
     )
     side = {"_block_types": ("ResBlock", "EfficientViTBlock"), "_block_out_channels": (8, 8)}
     side |= {"_qkv_multiscales": ((), (5,)), "_layers_per_block": (1, 1)}
-    vae = AutoencoderDC(
+    deep_vae = AutoencoderDC(
         latent_channels=4,
         attention_head_dim=2,
         downsample_block_type="conv",
@@ -161,9 +141,8 @@ def sana(folder: Path) -> Any:
         **{end + key: value for end in ("encoder", "decoder") for key, value in side.items()},
     )
     return SanaPipeline(
-        tokenizer=tokens,
-        text_encoder=gemma(tokens),
-        vae=vae.double().eval(),
+        **text_parts(tokens, gemma(tokens)),
+        vae=deep_vae.double().eval(),
         transformer=network.double(),
         scheduler=flow_scheduler(shift=3.0),
     )
@@ -199,20 +178,3 @@ def build(make: Callable[[Path], Any], folder: Path) -> Any:
 def size_of(pipeline: Any) -> int:
     """Of images that it makes: Sana's are of a multiple of 32 pixels."""
     return 32 if type(pipeline).__name__ == "SanaPipeline" else SIZE
-
-
-def rows_of(pipeline: Any, count: int = 4, texts: Sequence[str] = TEXTS) -> dict[str, Tensor]:
-    """Rows of three prompts in turns, over random latents; each is redirected to the next."""
-    prompts = encode_prompts(pipeline, texts, SIZE)
-    numbers = torch.arange(count) % 3 + 1
-    g = torch.Generator().manual_seed(3)
-    shape = latent_shape_of(pipeline, SIZE)
-    mean, std = (torch.randn(count, *shape, generator=g, dtype=torch.float64) for _ in range(2))
-    rows = prompts.rows(numbers, numbers % 3 + 1)
-    return {"latent_mean": mean, "latent_std": std.abs(), "label": numbers, "index": torch.arange(count) + 50, **rows}
-
-
-def drawn_rows(
-    pipeline: Any, task: TextToImage, role: Any = "forget", seed: int = 0, count: int = 4
-) -> dict[str, Tensor]:
-    return task.draw(rows_of(pipeline, count), torch.Generator().manual_seed(seed), role)

@@ -60,12 +60,12 @@ def test_it_trains_adapters_where_texts_come_in(pipe: Any, monkeypatch: pytest.M
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert moved and all(".attn2." in name for name in moved)
     assert 0 < max(rank_of(after[name] - before[name]) for name in moved) <= 4
-    assert result.change.lora is not None and result.change.lora.rank == 4
+    assert result.lora is not None and result.lora.rank == 4
 
 
 def test_others_can_be_asked_for_and_parts_say_where(pipe: Any) -> None:
     asked = untrain.unlearn(pipe, **SETS, **QUICK, adapters={"rank": 2})
-    assert asked.change.lora is not None and asked.change.lora.rank == 2
+    assert asked.lora is not None and asked.lora.rank == 2
     elsewhere = untrain.unlearn(pipe, **SETS, **QUICK, parts="selfattn")
     before, after = pipe.unet.state_dict(), elsewhere.model.unet.state_dict()
     moved = [name for name in before if not torch.equal(before[name], after[name])]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import StackDataset
 
-from helpers.small_pipelines import drawn, raw, stable_diffusion, stable_diffusion_xl
+from helpers.small_pipelines import drawn_rows, rows_of, stable_diffusion, stable_diffusion_xl
 from untrain.data.streams import Stream
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
@@ -67,7 +67,7 @@ def pipes(tmp_path_factory):
 
 def problem(pipe, part="full", retained=(2, 3)):
     """Text 1 is to be forgotten, and redirected to text 2."""
-    module, whole = copy.deepcopy(pipe.unet), raw(pipe, 12)
+    module, whole = copy.deepcopy(pipe.unet), rows_of(pipe, 12)
     train_parts(module, part)
 
     def stream(name, numbers):
@@ -283,5 +283,5 @@ def test_the_rate_falls_with_the_width_to_the_published_one(pipes):
 
 
 def test_the_fixture_redirects_to_another_text(pipes):
-    batch = drawn(pipes["sd"], text_task(pipes["sd"]))
+    batch = drawn_rows(pipes["sd"], text_task(pipes["sd"]), count=6)
     assert not torch.equal(batch["prompt"], batch["anchor"])

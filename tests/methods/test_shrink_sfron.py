@@ -5,11 +5,13 @@ import torch
 
 import untrain
 from helpers.small_classifiers import SGD, close, network, problem, ran, samples
+from untrain import api
 from untrain.engine import seed_of
 from untrain.errors import SettingError
 from untrain.methods import make
 from untrain.methods.sfron import SFRon
 from untrain.methods.shrink_sfron import ShrinkSFRon
+from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 
 STEPS = {"steps": 3, "retain_steps": 2, "optimizer": SGD}
@@ -89,3 +91,25 @@ def test_other_requests_have_methods_of_their_own():
     assert (method.name, method.total) == ("sfron", 3) and "whole classes" in note
     method, note = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3), budget=None, steps=2)
     assert method.name == "sfron" and "the default" in note
+
+
+def test_who_tells_how_long_the_training_was_need_not_give_a_budget():
+    """A fifth of it is taken, and said; steps that are given stay."""
+    sets = {"forget": samples(40, 1), "retain": samples(100, 2), "holdout": samples(60, 3), "train_steps": 60}
+    done = untrain.unlearn(network(), **sets)
+    assert (done.method.name, done.method.total, done.method.keep) == ("shrink-sfron", 3, 0.5)
+    assert any(note.startswith("budget: 0.2 ") for note in done.notes)
+    done = untrain.unlearn(network(), **sets, steps=2)
+    assert (done.method.name, done.method.total) == ("sfron", 2)
+
+
+def test_the_task_is_prepared_once(monkeypatch):
+    prepared = []
+
+    def count(*given, **how):
+        prepared.append(how)
+        return prepare_task(*given, **how)
+
+    monkeypatch.setattr(api, "prepare_task", count)
+    method, _ = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3))
+    assert method.name == "shrink-sfron" and prepared == [{"training": True}]

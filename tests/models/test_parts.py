@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.small_pipelines import drawn
+from helpers.small_pipelines import drawn_rows
 from untrain.engine import Engine
 from untrain.errors import SettingError, UnknownName
 from untrain.fisher import fisher_diagonal
@@ -37,7 +37,7 @@ def test_parts_are_those_of_their_names(pipe: Any) -> None:
     for part, wanted in expected.items():
         assert list(train_parts(unet, part)) == wanted and wanted
         assert [n for n, p in unet.named_parameters() if p.requires_grad] == wanted
-        assert set(fisher_diagonal(unet, text_task(pipe), [drawn(pipe, text_task(pipe))])) == set(wanted)
+        assert set(fisher_diagonal(unet, text_task(pipe), [drawn_rows(pipe, text_task(pipe), count=6)])) == set(wanted)
     keys = train_parts(unet, ["*.attn2.to_k.*", "conv_in.bias"])
     assert "conv_in.bias" in keys and all(n == "conv_in.bias" or ".attn2.to_k." in n for n in keys)
     with trained(unet, "full") as all_names:

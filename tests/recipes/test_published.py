@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline
+from diffusers import DDIMScheduler, DiTPipeline
 from PIL import Image
 from torch import nn
 
@@ -17,7 +17,7 @@ import untrain
 from helpers.command_line import untrain as command
 from helpers.documents import ROOT
 from helpers.small_generators import denoiser, pictures
-from helpers.small_pipelines import stable_diffusion
+from helpers.small_pipelines import stable_diffusion, vae
 from helpers.text_recipes import save_judge
 from untrain.diffusion.denoisers import build_denoiser
 from untrain.methods.descent import Descent
@@ -179,10 +179,8 @@ def tiny_dit(folder):
     small = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 8, "learned_variance": True}
     transformer = build_denoiser("dit-tiny", num_classes=4, in_channels=4, image_size=8, **small)
     torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
     names = {0: "tench, Tinca tinca", 1: "goldfish", 2: "golden retriever", 3: "crane"}
-    DiTPipeline(transformer, vae, DDIMScheduler(clip_sample=False)).save_pretrained(folder)
+    DiTPipeline(transformer, vae(), DDIMScheduler(clip_sample=False)).save_pretrained(folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"id2label": names}))
 

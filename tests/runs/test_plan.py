@@ -101,6 +101,13 @@ def test_adapters_are_planned_as_adapters(folder):
     assert abs(planned.disk["weights"] - written) < 2 * 4000
 
 
+def test_a_method_that_cannot_train_adapters_is_refused(folder):
+    path = write_recipe(folder, **{"shrink-perturb": "{steps: 2}"})
+    path.write_text(path.read_text() + "adapters: {rank: 2}\nreferences: 0\n")
+    with pytest.raises(SettingError, match="'shrink-perturb' cannot train adapters"):
+        plan_recipe(read(path))
+
+
 def test_passes_are_those_that_are_taken(plan):
     """Two outer steps of SFR-on: a forget and two retain batches each, the Fisher passes of both sets, one batch each
     of what the loop looks at."""

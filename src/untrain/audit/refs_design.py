@@ -20,7 +20,7 @@ from untrain.audit.refs_score import TOLERATED_REMOVED, ModelTraces, find_number
 from untrain.audit.refs_verdict import judge_numbers
 from untrain.audit.twins import BASE, KEPT, TwinDesign, check_trained, relearning_rate, scores_apart
 from untrain.audit.verdict import TOLERATED_POINTS
-from untrain.domain import Division, Domain, Told
+from untrain.domain import Division, Domain, Inquiry, Told
 from untrain.engine import on_device
 from untrain.errors import SettingError
 from untrain.io import hash_json
@@ -78,9 +78,9 @@ class RefsDesign(TwinDesign):
         """Asks a model what the domain's numbers are made from."""
         rate = relearning_rate(stages.peak_lr(experiment))
         trained = stages.train_helpers(self.run)
-        how: dict[str, Any] = {"options": self.plan.options, "trained": trained}
+        inquiry = Inquiry(experiment.division, rate, self.plan.seed, self.plan.options, trained)
         with on_device(experiment.engine.device, *trained.values()):
-            return experiment.domain.ask_whole(module, experiment.division, rate, self.plan.seed, **how)
+            return experiment.domain.ask_whole(module, inquiry)
 
     def prepare(self) -> None:
         """Makes the run's helpers, such as its judge, where it has none."""

@@ -286,12 +286,22 @@ def _architecture(folder: Path) -> tuple[str, dict[str, Any]]:
     kind = next((kind for kind, known in _CLASSES.items() if known == name), None)
     if kind is None:
         raise CheckpointError(
-            f"{folder / 'config.json'} is of a {name}; known noise predictors are {' and '.join(_CLASSES.values())}."
+            f"{folder / 'config.json'} is {_owner_of(config)}; known noise predictors are "
+            f"{' and '.join(_CLASSES.values())}."
         )
     known = _arguments(kind)
     settings = {key: value for key, value in config.items() if key in known}
     outputs, inputs = config.get("out_channels"), config.get("in_channels")
     return kind, settings | {"learned_variance": bool(outputs and inputs and outputs == 2 * inputs)}
+
+
+def _owner_of(config: Mapping[str, Any]) -> str:
+    """Whose configuration it is, in words: diffusers notes the class, transformers the classes and the kind."""
+    if "_class_name" in config:
+        return f"of a {config['_class_name']}"
+    classes = config.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes else config.get("model_type")
+    return "of no model of diffusers" if name is None else f"of a {name}, a model of transformers"
 
 
 _Size = Annotated[int, Interval(ge=1, le=8192)]

@@ -17,17 +17,20 @@ from untrain.errors import CheckpointError
 from untrain.methods.base import Problem
 from untrain.models import checkpoints
 from untrain.models.classifiers import build
+from untrain.models.pretrained_classifiers import fetch_classifier
 from untrain.models.recognition import Recognition, measure_accuracy
 from untrain.models.subject import Subject
 from untrain.settings import join_arguments
 
 JUDGE = "judge"
 """What the model is called that judges."""
+HUB = "hf:"
+"""What a name begins with that is of a classifier of transformers with its weights."""
 
 
 def is_given(section: Judge) -> bool:
     """Returns whether a recipe's judge has its weights already."""
-    return section.checkpoint is not None or section.name.startswith("hf:")
+    return section.checkpoint is not None or section.name.startswith(HUB)
 
 
 def build_judge(section: Judge, classes: Sequence[str], shape: Sequence[int], seed: int, engine: Engine) -> nn.Module:
@@ -60,15 +63,36 @@ def read_judge(section: Judge, classes: Sequence[str], shape: Sequence[int], eng
     """Reads the judge that has its weights already, in evaluation mode.
 
     Raises:
-        CheckpointError: if its file does not fit.
+        CheckpointError: if its weights do not fit, or are of other classes.
     """
+    if section.checkpoint is None:
+        module = _read_pretrained(section, classes, shape[0])
+        return module.to(engine.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     module = build_judge(section, classes, shape, 0, engine)
-    if section.checkpoint is not None:
-        try:
-            checkpoints.load_into(module, checkpoints.load_state(section.checkpoint)[0])
-        except CheckpointError as error:
-            raise CheckpointError(f"judge.checkpoint, the classifier that judges samples: {error}") from error
+    try:
+        checkpoints.load_into(module, checkpoints.load_state(section.checkpoint)[0])
+    except CheckpointError as error:
+        raise CheckpointError(f"judge.checkpoint, the classifier that judges samples: {error}") from error
     return module.eval()
+
+
+def _read_pretrained(section: Judge, classes: Sequence[str], in_channels: int) -> nn.Module:
+    """A classifier of transformers as it is: with a new last layer it would know no class."""
+    found = fetch_classifier(section.name.removeprefix(HUB), section.options)
+    remedy = "Give a judge of the data's classes, in their order, or one that is trained on them, such as small-cnn."
+    if found.outputs != len(classes):
+        raise CheckpointError(
+            f"judge.name, {section.name}, tells {found.outputs} classes apart, and the data have {len(classes)}. "
+            f"{remedy}"
+        )
+    labels = found.labels or classes
+    for number, (name, label) in enumerate(zip(classes, labels, strict=True)):
+        if name != label and name in labels:
+            raise CheckpointError(
+                f"judge.name, {section.name}, has other classes than the data under the same numbers: {number} is "
+                f"{label!r} to it, and {name!r} in the data. {remedy}"
+            )
+    return found.read(in_channels, otherwise="")[0]
 
 
 def judge_features(

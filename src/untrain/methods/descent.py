@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.lazy import nn
 from untrain.methods.base import Decay, Method, Optimizer, Problem, State, check_above_zero, check_choice, check_steps
@@ -39,7 +40,11 @@ class Descent(Method):
 
     def resolved(self, problem: Problem, engine: Engine) -> Descent:
         """Steps from epochs."""
-        return replace(self, steps=self.steps or max(1, math.ceil(self.epochs * problem.retain.epoch)))
+        return replace(self, steps=self.count_steps(problem.retain))
+
+    def count_steps(self, stream: Stream) -> int:
+        """How many steps it takes on this set: `steps`, else as many as `epochs` passes are."""
+        return self.steps or max(1, math.ceil(self.epochs * stream.epoch))
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """One step of descent on the mean loss of a retain batch."""

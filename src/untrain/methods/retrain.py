@@ -37,6 +37,11 @@ class Retrain(Descent):
         if self.ema is not None and not 0 < self.ema < 1:
             raise SettingError(f"ema must be in (0, 1), such as 0.999, not {self.ema}.")
 
+    @property
+    def peak_lr(self) -> float | None:
+        """The highest learning rate that it is told to train with."""
+        return None if self.optimizer is None else self.optimizer.lr
+
     def resolved(self, problem: Problem, engine: Engine) -> "Retrain":
         """The learning rate of the original training, where it is known and none was given."""
         method = super().resolved(problem, engine)

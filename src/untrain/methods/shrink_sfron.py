@@ -13,10 +13,9 @@ from typing import ClassVar
 from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods.base import Problem, Range, Spaces, State
-from untrain.methods.budget import train_steps
 from untrain.methods.repair import fresh_weights, mix
 from untrain.methods.sfron import SFRon
-from untrain.methods.shrink_perturb import shrinkage
+from untrain.methods.shrink_perturb import choose_kept_share
 from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
@@ -56,10 +55,7 @@ class ShrinkSFRon(SFRon):
         if isinstance(problem.task, GenerativeTask):
             problem.note("κ 1: a generator's weights are not shrunk, since a few passes do not train it anew")
             return replace(method, keep=1.0)
-        share = method.updates / train_steps(problem)
-        keep = round(shrinkage(share), 3)
-        problem.note(f"κ {keep:g}: what {share:.0%} of the original training's steps can repair")
-        return replace(method, keep=keep)
+        return replace(method, keep=choose_kept_share(problem, method.updates, "κ"))
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then these are shrunk."""

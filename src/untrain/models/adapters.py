@@ -253,7 +253,7 @@ def _some(layers: Mapping[str, Any]) -> str:
 
 
 def _narrow_(module: nn.Module, kind: torch.dtype, shared: bool) -> dict[str, Tensor]:
-    """Gives what is of more bits other data, rounded to a type; returns those it had, if not shared on the CPU."""
+    """Gives what is of more bits other data, rounded to a type; returns those it had, on the CPU unless shared."""
     kept = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point() and tensor.element_size() > kind.itemsize:

@@ -28,6 +28,8 @@ _INDEX = re.compile(r"(?:model\.safetensors|pytorch_model\.bin)\.index(?:\.(\w+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".pkl", ".json")
 
+_TRAINED = ", or, to train from what is there, model.train: true"
+
 
 @dataclass(frozen=True)
 class PretrainedClassifier:
@@ -70,11 +72,12 @@ class PretrainedClassifier:
         """Returns whether it lies in this folder."""
         return self.folder.resolve() == folder.resolve()
 
-    def read(self, in_channels: int) -> tuple[nn.Module, list[str]]:
+    def read(self, in_channels: int, *, otherwise: str = _TRAINED) -> tuple[nn.Module, list[str]]:
         """Reads it with all its weights, in float32, in training mode; returns what there is to say, too.
 
         Args:
             in_channels: of the data's images.
+            otherwise: what else a message on missing weights advises.
 
         Raises:
             CheckpointError: if weights are missing, or do not fit the configuration.
@@ -90,8 +93,7 @@ class PretrainedClassifier:
         if lacking:
             raise CheckpointError(
                 f"{self.place} is no whole {type(module).__name__}: {name_some(lacking)} missing or of another shape. "
-                "Give a folder that holds the classifier with its last layer, or, to train from what is there, "
-                "model.train: true."
+                f"Give a folder that holds the classifier with its last layer{otherwise}."
             )
         if loaded["unexpected_keys"]:
             notes.append(

@@ -183,11 +183,7 @@ def label_outside(panels: Sequence["Axes"], columns: int, x: str, y: str) -> Non
 
 def write_svg(drawing: "Drawing", prefix: str, alt: str) -> Markup:
     """Writes the drawing as inline SVG: ids with the prefix, the page's colours and font, `alt` as its words."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    out = io.BytesIO()
-    FigureCanvasSVG(drawing).print_svg(out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    root = ElementTree.fromstring(out.getvalue())
+    root = ElementTree.fromstring(print_svg(drawing))
     for element in root.iter():
         for child in [c for c in element if _local(c.tag) in ("metadata", "style")]:
             element.remove(child)
@@ -198,6 +194,15 @@ def write_svg(drawing: "Drawing", prefix: str, alt: str) -> Markup:
         root.attrib.pop(key, None)
     root.attrib |= {"role": "img", "aria-label": clean(alt, 2000), "id": prefix}
     return Markup(ElementTree.tostring(root, encoding="unicode"))  # ElementTree escaped every text and attribute
+
+
+def print_svg(drawing: "Drawing") -> bytes:
+    """Lays a drawing out and returns it as matplotlib's SVG; this takes most of a page's time."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    out = io.BytesIO()
+    FigureCanvasSVG(drawing).print_svg(out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return out.getvalue()
 
 
 def _local(name: str) -> str:

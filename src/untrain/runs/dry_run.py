@@ -330,8 +330,8 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         memory.count([*module.parameters(), *module.buffers()])
         before = engine.passes.copy()
         method = method.resolved(problem, engine)
-        forget_loss(problem, module, engine)
-        forget_loss(problem, module, engine)
+        for _ in range(2):  # the loop looks at it before the first step and after the last
+            forget_loss(problem, module, engine)
         state = method.start(problem, engine)
         start = engine.passes - before
         if problem.searched:
@@ -339,18 +339,13 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
             start.add(Passes(most, most))
             guesses.append(f"a learning rate is searched, in {most:.0f} passes at most")
         copies = _good_copy(state)
-        tried = engine.passes.copy()
-        count = 0
-        memory.peak = max(memory.peak, memory.live + copies)
-        in_steps = 0
-        for k in _places(method.total):
-            memory.peak, peak = memory.live, memory.peak
+        peak = max(memory.peak, memory.live + copies)
+        tried, places = engine.passes.copy(), _places(method.total)
+        for k in places:
+            memory.peak = memory.live
             method.step(state, k)
-            count += 1
-            in_steps = max(in_steps, memory.peak + copies)
-            memory.peak = max(peak, memory.peak)
+            peak = max(peak, memory.peak + copies)
         each = engine.passes - tried
-        peak = max(memory.peak, in_steps)
     parts = _parts(state, copies)
     activations = max(0, peak - sum(parts.values()))
     mask = problem.memo.get("mask")
@@ -362,7 +357,7 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         learned=None if problem.subject.adapters is None else _bytes(state.parameters),
         steps=method.total,
         before=start,
-        each=Passes(each.forward / count, each.backward / count) if count else Passes(),
+        each=Passes(each.forward / len(places), each.backward / len(places)) if places else Passes(),
         guesses=tuple(guesses),
     )
 

@@ -18,11 +18,12 @@ from torch import nn
 
 from untrain.data.source import Source
 from untrain.data.streams import Stream
-from untrain.domain import Context, Division, Domain
+from untrain.domain import Division, Domain
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import SettingError, message_of
-from untrain.methods.base import Method, check_needs, check_runs
-from untrain.models.adapters import check_adapters, count_parameters
+from untrain.methods.base import Method
+from untrain.methods.finetune import Finetune
+from untrain.models.adapters import Adapters, check_adapters, count_parameters
 from untrain.models.checkpoints import bytes_of
 from untrain.models.copies import copy_module
 from untrain.models.parts import train_parts
@@ -40,7 +41,8 @@ from untrain.runs.dry_run import (
 )
 from untrain.runs.names import ORIGINAL, RETRAINED, numbered
 from untrain.runs.recipe import Recipe
-from untrain.runs.work import check_work, estimate
+from untrain.runs.stages import check_methods, context_of
+from untrain.runs.work import check_work, estimate, looks_at_samples, samples_by_set, work_of
 from untrain.types import Batch, Task
 
 PARTS = ("weights", "gradients", "optimizer", "found", "copies", "activations", "models", "data")
@@ -224,26 +226,10 @@ class _Planner:
         self.recipe = recipe
         self.engine = CountingEngine(microbatch=recipe.microbatch)
         host = Engine(torch.device("cpu"))
-        context = Context(
-            host,
-            recipe.folder,
-            recipe.seed,
-            recipe.batch_size,
-            recipe.workers,
-            recipe.parts,
-            recipe.evaluate_every,
-            {},
-            recipe.permissions,
-            recipe.seed,
-            weights=False,
-        )
         with ShapesAlone():  # text encoders may ask whether a mask leaves out any token
-            self.domain: Domain = recipe.domain(recipe.sections, context)
+            self.domain: Domain = recipe.domain(recipe.sections, context_of(recipe, host, weights=False))
         self.division: Division = self.domain.divide()
-        for method in recipe.methods.values():
-            check_runs(method, self.domain.task)
-        if not len(self.division.split.forget):
-            check_needs(recipe.methods)
+        check_methods(recipe, self.domain, self.division)
         self.module = self._built(self.domain.original_shape)
         few = Stream(self.domain.few(), "train", host, recipe.batch_size)
         self.few = None if few.ready else few.gather(torch.arange(min(2, len(few))), "few")
@@ -282,9 +268,8 @@ class _Planner:
         stages += self._judges(held, data)
         count = len(models) + int(domain.checkpoint is not None)
         stages.append(self._evaluation(count, held, data))
-        work = self._work()
-        check_work(work, recipe)
-        samples = self._samples_wanted()
+        check_work(work_of(recipe, domain, self.division), recipe)
+        samples = looks_at_samples(recipe)
         return Plan(
             recipe.name,
             sum(p.numel() for p in self.module.parameters()),
@@ -327,9 +312,9 @@ class _Planner:
     def _file(self, content: int) -> int:
         return content + HEADER * len(self.module.state_dict())
 
-    def _subject(self, **known: Any) -> Subject:
+    def _subject(self) -> Subject:
         module = copy_module(self.module)
-        return Subject(module, init=partial(copy_module, module), **known)
+        return Subject(module, init=partial(copy_module, module))
 
     def _method(self, method: Method) -> _Planned:
         domain, recipe = self.domain, self.recipe
@@ -339,11 +324,10 @@ class _Planner:
             with ShapesAlone():
                 given = domain.condition_sets(self.division)
             sets = {name: ShapedStream(s, None, self.engine) for name, s in given.items()}
-        trains, steps = domain.checkpoint is None, None
-        if trains:
-            steps = recipe.train.steps or math.ceil(recipe.train.epochs * domain.stream(self.division, "train").epoch)
-        rate = recipe.train.optimizer.lr if trains and recipe.train.optimizer is not None else None
-        subject = self._subject(peak_lr=rate, train_steps=steps)
+        subject = self._subject()
+        if domain.checkpoint is None:  # else it tells, and is not read
+            subject.peak_lr = recipe.train.peak_lr
+            subject.train_steps = recipe.train.count_steps(domain.stream(self.division, "train"))
         adapters = subject.adapters = method.adapters_of(recipe.adapters, recipe.parts)
         subject.shares = adapters is not None
         if recipe.parts is not None and adapters is None:
@@ -351,13 +335,17 @@ class _Planner:
         problem = ShapedProblem(subject, self.task, **sets, seed=recipe.seed)
         split, labels = self.division.split, domain.source.labels
         problem.forgets_class = not bool(torch.isin(labels[split.forget], labels[split.retain]).all())
-        if adapters is None:
-            own = bytes_of(self.module)
-            return _Planned(self._tried(method, problem), own, self._file(own), domain.saved_bytes(self.module))
+        found = self._tried(method, problem)
+        if adapters is not None:
+            return self._adapted(found, adapters)
+        own = bytes_of(self.module)
+        return _Planned(found, own, self._file(own), domain.saved_bytes(self.module))
+
+    def _adapted(self, found: Footprint, adapters: Adapters) -> _Planned:
+        """A model whose adapters alone are kept, and whose other weights are the original's."""
         layers = check_adapters(self.module, adapters)
         weights: list[torch.Tensor] = [getattr(layer, "weight") for layer in layers.values()]  # noqa: B009
         own = FLOAT * sum(weight.numel() for weight in weights)
-        found = self._tried(method, problem)
         if adapters.base is None:  # the frozen weights lie in the memory of the original's
             shared = sum(p.numel() * p.element_size() for p in self.module.parameters())
             found = replace(found, weights=max(0, found.weights - shared))
@@ -372,11 +360,10 @@ class _Planner:
                 return try_method(method, problem, self.engine)
             except Exception as error:  # a method may need values in any way
                 why = message_of(error)
-        from untrain.methods.finetune import Finetune
-
         plain = ShapedProblem(Subject(copy_module(module), peak_lr=1e-3), problem.task, *sets[:2], seed=problem.seed)
         found = try_method(Finetune(steps=2), plain, self.engine)
-        work = estimate(replace(self.recipe, methods={"method": method}), self._sizes(), trained=0, images=0)
+        sizes = samples_by_set(self.division.split)
+        work = estimate(replace(self.recipe, methods={"method": method}), sizes, trained=0, images=0)
         trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
         guess = (
             f"it cannot be tried without values ({why}); taken for plain training by Adam, with two Fisher diagonals"
@@ -419,21 +406,6 @@ class _Planner:
         return next(self._shaped(stream).once(self.task, "evaluate", limit=rows, batch_size=rows))
 
     # What else there is.
-
-    def _sizes(self) -> dict[str, int]:
-        split = self.division.split
-        forget, retain = len(split.forget), len(split.retain)
-        return {"forget": forget, "retain": retain, "train": forget + retain}
-
-    def _samples_wanted(self) -> bool:
-        recipe = self.recipe
-        return bool(recipe.references) or any(method.needs_samples for method in recipe.methods.values())
-
-    def _work(self) -> Any:
-        recipe, domain = self.recipe, self.domain
-        trained = recipe.references + (domain.checkpoint is None)
-        images = domain.images_to_make(trained + len(recipe.methods) + (domain.checkpoint is not None))
-        return estimate(recipe, self._sizes(), trained=trained, images=images)
 
     def _data_bytes(self) -> int:
         """Bytes of samples that lie in memory, on the device that computes."""

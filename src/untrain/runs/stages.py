@@ -4,7 +4,6 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ from untrain.runs.folder import RunFolder, check_folder, warn_of_weak_reference
 from untrain.runs.names import CONFIG, EVALUATION, FIRST, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
 from untrain.runs.requests import check_data, first_facts, note_first, open_first, request_facts
-from untrain.runs.work import Work, check_work, estimate
+from untrain.runs.work import check_work, work_of
 from untrain.sealed import write_sealed
 from untrain.settings import make
 
@@ -106,7 +105,8 @@ def _opened(
     """An experiment whose run folder no other process writes into for as long; arguments as of `open_experiment`."""
     with locked(recipe):
         experiment = open_experiment(recipe, resume=resume, fresh=fresh, callbacks=callbacks)
-        experiment.say(work_of(experiment).sentence(recipe.batch_size))
+        work = work_of(recipe, experiment.domain, experiment.division)
+        experiment.say(work.sentence(recipe.batch_size))
         for note in experiment.domain.notes:
             experiment.say(f"note: {note}")
         yield experiment
@@ -163,35 +163,18 @@ def open_experiment(
     """
     engine = Engine.start(recipe.device, recipe.precision, recipe.compile, recipe.microbatch)
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
-    context = Context(
-        engine,
-        recipe.folder,
-        recipe.seed,
-        recipe.batch_size,
-        recipe.workers,
-        recipe.parts,
-        recipe.evaluate_every,
-        {} if cache is None else cache,
-        recipe.permissions,
-        recipe.seed if data_seed is None else data_seed,
-        recipe.adapters,
-    )
+    context = context_of(recipe, engine, cache={} if cache is None else cache, data_seed=data_seed)
     with _noting_warnings() as notes:
         domain = recipe.domain(recipe.sections, context)
         if going_on:
             check_data(recipe.folder, domain.source, getattr(recipe.sections, "data", None))
         division = divide(domain)
-    for method in recipe.methods.values():
-        check_runs(method, domain.task)
-        if recipe.adapters is not None:
-            check_adapts(method)
-    if not len(division.split.forget):
-        check_needs(recipe.methods)
+    check_methods(recipe, domain, division)
     domain.check(division)
     domain.check_references(recipe.references)
     folder = RunFolder(recipe.folder, engine)
     experiment = Experiment(recipe, engine, domain, division, folder, callbacks, notes=notes)
-    check_work(work_of(experiment), recipe)
+    check_work(work_of(recipe, domain, division), recipe)
     if "after" in division.split.spec:
         experiment.first = first_facts(division.split.spec["after"]["folder"])
     if going_on:
@@ -201,6 +184,42 @@ def open_experiment(
         write_inputs(experiment, going_on)
     engine.wait()
     return experiment
+
+
+def context_of(recipe: Recipe, engine: Engine, **how: Any) -> Context:
+    """Makes what a recipe's domain knows of the run besides its own sections.
+
+    Args:
+        recipe: the experiment.
+        engine: where the domain works.
+        how: what of a `Context` no recipe says: cache, data_seed, weights.
+    """
+    return Context(
+        engine,
+        recipe.folder,
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        workers=recipe.workers,
+        parts=recipe.parts,
+        evaluate_every=recipe.evaluate_every,
+        permissions=recipe.permissions,
+        adapters=recipe.adapters,
+        **how,
+    )
+
+
+def check_methods(recipe: Recipe, domain: Domain, division: Division) -> None:
+    """Refuses methods that cannot run on the task, train the adapters, or do with what is left of the request.
+
+    Raises:
+        SettingError: names the method, what is missing, and methods that would run.
+    """
+    for method in recipe.methods.values():
+        check_runs(method, domain.task)
+        if recipe.adapters is not None:
+            check_adapts(method)
+    if not len(division.split.forget):
+        check_needs(recipe.methods)
 
 
 @contextmanager
@@ -216,17 +235,6 @@ def _noting_warnings() -> Iterator[list[str]]:
 
         warnings.showwarning = note
         yield said
-
-
-def work_of(experiment: Experiment) -> Work:
-    """Estimates what an experiment's run will do, as if nothing of it were there."""
-    recipe, domain, split = experiment.recipe, experiment.domain, experiment.division.split
-    sizes = {"forget": len(split.forget), "retain": len(split.retain), "train": len(split.forget) + len(split.retain)}
-    trained = recipe.references + (domain.checkpoint is None)
-    images = domain.images_to_make(trained + len(recipe.methods) + (domain.checkpoint is not None))
-    if any(method.needs_samples for method in recipe.methods.values()) or recipe.references:
-        images += domain.samples_to_make()
-    return estimate(recipe, sizes, trained=trained, images=images)
 
 
 def _try_model(experiment: Experiment) -> None:
@@ -375,12 +383,11 @@ def _trained_lr(facts: Mapping[str, Any]) -> float | None:
     """The peak learning rate that a checkpoint tells: its optimiser's, or that of the recipe which trained it."""
     if facts.get("method") == Retrain.name:
         try:
-            optimizer = make(Retrain, facts["settings"]).optimizer
+            return make(Retrain, facts["settings"]).peak_lr
         except (SettingError, LookupError) as error:
             raise CheckpointError(
                 f"what the checkpoint says of its training is not what untrain writes: {error}"
             ) from error
-        return None if optimizer is None else optimizer.lr
     return facts.get("peak_lr", facts.get("optimizer_lr"))
 
 
@@ -453,18 +460,15 @@ def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stre
 
 def peak_lr(experiment: Experiment) -> float | None:
     """Returns the highest learning rate of the original training, where the recipe or the checkpoint tells."""
-    optimizer = experiment.recipe.train.optimizer
     if experiment.domain.checkpoint is None:
-        return None if optimizer is None else optimizer.lr
+        return experiment.recipe.train.peak_lr
     return experiment.folder.facts.get(ORIGINAL, {}).get("peak_lr")
 
 
 def train_steps(experiment: Experiment) -> int | None:
     """Returns how many steps the original training took, where the recipe or a checkpoint of ours tells."""
-    train = experiment.recipe.train
     if experiment.domain.checkpoint is None:
-        passes = experiment.domain.stream(experiment.division, "train").epoch
-        return train.steps or math.ceil(train.epochs * passes)
+        return experiment.recipe.train.count_steps(experiment.domain.stream(experiment.division, "train"))
     return experiment.folder.facts.get(ORIGINAL, {}).get("train_steps")
 
 

@@ -3,15 +3,21 @@
 The limits are far beyond what one recipe of ours needs; they are there for a digit too many, and for files of others.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from untrain.errors import SettingError
 from untrain.methods.base import Method
 from untrain.permissions import flag_of
 from untrain.runs.recipe import Recipe
+
+if TYPE_CHECKING:
+    from untrain.data.splits import Split
+    from untrain.domain import Division, Domain
 
 MODELS, STEPS, IMAGES, CELLS = 200, 20_000_000, 20_000_000, 5_000
 """What one recipe may ask for: models of a run, steps of all its optimisers, images that its generators make, and cells
@@ -52,6 +58,31 @@ def _rounded(number: int) -> str:
     """A number with two digits that count."""
     unit = 10 ** max(0, len(str(number)) - 2)
     return f"{round(number / unit) * unit:,}"
+
+
+def work_of(recipe: Recipe, domain: Domain, division: Division) -> Work:
+    """Estimates what a recipe's run will do, as if nothing of it were there.
+
+    Args:
+        recipe: what is asked for.
+        domain: the task's, on the recipe's data.
+        division: of the samples.
+    """
+    trained = recipe.references + (domain.checkpoint is None)
+    images = domain.images_to_make(trained + len(recipe.methods) + (domain.checkpoint is not None))
+    images += domain.samples_to_make() if looks_at_samples(recipe) else 0
+    return estimate(recipe, samples_by_set(division.split), trained=trained, images=images)
+
+
+def samples_by_set(split: Split) -> dict[str, int]:
+    """Counts the samples that are trained on: "forget", "retain", and "train", both together."""
+    forget, retain = len(split.forget), len(split.retain)
+    return {"forget": forget, "retain": retain, "train": forget + retain}
+
+
+def looks_at_samples(recipe: Recipe) -> bool:
+    """Returns whether a recipe trains on samples, and not on their conditions alone."""
+    return recipe.references > 0 or any(method.needs_samples for method in recipe.methods.values())
 
 
 def estimate(recipe: Recipe, sizes: Mapping[str, int], *, trained: int, images: int) -> Work:

@@ -6,6 +6,7 @@ import torch
 
 from helpers.small_generators import denoiser
 from helpers.tiny_recipes import dit_pipeline, pixels
+from untrain.domain import Inquiry
 from untrain.errors import SettingError
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, train_helpers
@@ -41,8 +42,8 @@ def experiment(tmp_path_factory):
 
 
 def ask(experiment, module, rate=0.001):
-    how = {"options": OPTIONS, "trained": train_helpers(experiment)}
-    return experiment.domain.ask_whole(module, experiment.division, rate, 3, **how)
+    inquiry = Inquiry(experiment.division, rate, 3, OPTIONS, train_helpers(experiment))
+    return experiment.domain.ask_whole(module, inquiry)
 
 
 def test_generators_of_latents_are_asked_in_images(experiment):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from helpers.command_line import assert_close, files, table, untrain, weights
 from helpers.original_dit import OriginalDiT
+from helpers.page_figures import drawn, figures_by
 from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
 from helpers.small_generators import denoiser, problem
@@ -54,7 +55,8 @@ def recipe(tmp_path_factory):
 def done(recipe, tmp_path_factory):
     """The folder of a whole run."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    code, _, err = untrain("run", recipe, "--out", folder)
+    with figures_by(drawn):
+        code, _, err = untrain("run", recipe, "--out", folder)
     assert code == 0, err
     return folder
 

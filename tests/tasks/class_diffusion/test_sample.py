@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from helpers.command_line import untrain
+from helpers.pretrained_classifiers import classifier
 from helpers.tiny_recipes import DIT, RECIPE, SMALL, dit_pipeline, save_unet
 from untrain import Optimizer, unlearn
 from untrain.diffusion.denoisers import build_denoiser
@@ -24,6 +25,7 @@ from untrain.errors import CheckpointError, FolderError, ModelError, SettingErro
 from untrain.models.checkpoints import load_state, save
 from untrain.runs.sampling import sample_command
 from untrain.sampling import Sampler
+from untrain.tasks.class_diffusion.domain import ClassDiffusionDomain
 from untrain.tasks.class_diffusion.sample import sample_classes
 from untrain.tasks.class_diffusion.task import ClassDiffusion
 
@@ -61,7 +63,15 @@ def pixels(path):
     return np.asarray(Image.open(path)).astype(int)
 
 
+def test_a_classifier_makes_no_images(tmp_path):
+    classifier("vit").save_pretrained(tmp_path / "vit")
+    assert not ClassDiffusionDomain.recognises(tmp_path / "vit")
+    with pytest.raises(CheckpointError, match="ViTForImageClassification, a model of transformers"):
+        run(tmp_path / "vit", *QUICK)
+
+
 def test_a_grid(saved, tmp_path, capsys):
+    assert ClassDiffusionDomain.recognises(saved)
     assert run(saved, "--classes", "3,1", "--count", "2", "--out", tmp_path / "a.png", *QUICK) == tmp_path / "a.png"
     assert pixels(tmp_path / "a.png").shape == (66, 66)
     assert capsys.readouterr().out == f"{tmp_path}/a.png: 4 images made.\n"

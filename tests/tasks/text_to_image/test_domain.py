@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from helpers.command_line import assert_close, files, table, untrain, weights
 from helpers.concept_images import count_concept_images, refuse_concept_images
+from helpers.page_figures import drawn, figures_by
 from helpers.processes import Writes, kill_when, run_in_processes
 from helpers.recipes_in_processes import run_in_float64
 from helpers.shapes import ATTRIBUTES, CAPTIONS, captions_with
@@ -50,7 +51,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole run; for looking only."""
-    return ran(recipe, tmp_path_factory.mktemp("run") / "tiny", "--evaluate_every", "1")
+    with figures_by(drawn):
+        return ran(recipe, tmp_path_factory.mktemp("run") / "tiny", "--evaluate_every", "1")
 
 
 def ran(recipe: Path, out: Path, *words: object, command: str = "run") -> Path:

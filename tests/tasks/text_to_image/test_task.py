@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.references import fisher_sample_by_sample
-from helpers.small_pipelines import TEXTS, drawn, raw, scheduler, stable_diffusion, stable_diffusion_xl
+from helpers.small_pipelines import TEXTS, drawn_rows, rows_of, scheduler, stable_diffusion, stable_diffusion_xl
 from untrain.data.streams import Stream
 from untrain.diffusion.text import encode_prompts, own_size
 from untrain.engine import Engine
@@ -34,6 +35,7 @@ from untrain.tasks.text_to_image.task import CONDITIONS, TextToImage, conditione
 from untrain.types import GenerativeTask, Task
 
 ENGINE = Engine(torch.device("cpu"))
+drawn = partial(drawn_rows, count=6)
 FEW = ConceptImages(count=3, sampler=Sampler(steps=2, guidance_scale=2.0), batch_size=2)
 
 
@@ -173,7 +175,7 @@ def test_timesteps_come_in_pairs_and_latents_are_drawn_once(pipe: Any) -> None:
 
 def test_what_a_batch_lacks_is_said(pipe: Any, xl: Any) -> None:
     task, g = text_task(pipe), torch.Generator()
-    full = raw(pipe)
+    full = rows_of(pipe, 6)
     with pytest.raises(DataError, match="prompt"):
         task.draw({key: value for key, value in full.items() if key != "prompt"}, g, "train")
     with pytest.raises(DataError, match="latent_mean"):
@@ -287,7 +289,7 @@ def test_fisher_is_the_slow_reference(pipe: Any, xl: Any, kind: str) -> None:
 
 def problem(pipeline: Any, module: nn.Module) -> Problem:
     task = text_task(pipeline)
-    whole = raw(pipeline)
+    whole = rows_of(pipeline, 6)
     sets = {
         "forget": [{key: value[whole["label"] == 1] for key, value in whole.items()}],
         "retain": [{key: value[whole["label"] != 1] for key, value in whole.items()}],

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from helpers.command_line import untrain as command
-from helpers.small_pipelines import TEXTS
+from helpers.small_pipelines import SIZE, TEXTS, drawn_rows
 from helpers.text_recipes import save_text_recipe
-from helpers.transformer_pipelines import FAMILIES, SIZE, build, drawn_rows, pixart
+from helpers.transformer_pipelines import FAMILIES, build, pixart
 from untrain import Concept, ConceptImages, Sampler, unlearn
 from untrain.diffusion.denoisers import denoiser_of
 from untrain.diffusion.text import encode_prompts

@@ -13,17 +13,14 @@ from torch import Tensor, nn
 
 from helpers.command_line import untrain as command
 from helpers.references import fisher_sample_by_sample
-from helpers.small_pipelines import TEXTS
+from helpers.small_pipelines import SIZE, TEXTS, drawn_rows, rows_of
 from helpers.text_recipes import save_text_recipe
 from helpers.transformer_pipelines import (
     FAMILIES,
-    SIZE,
     build,
-    drawn_rows,
     flux,
     pixart,
     pixart_sigma,
-    rows_of,
     size_of,
     stable_diffusion_3,
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from helpers.small_pipelines import TEXTS, raw
+from helpers.small_pipelines import TEXTS, rows_of
 from untrain import Concept, ConceptImages, Sampler, TextToImage
 from untrain.diffusion.denoisers import fresh_denoiser
 from untrain.diffusion.pipelines import load_pipeline
@@ -56,7 +56,7 @@ def interrupted(given: PipelineModel, place: Path) -> None:
 def test_a_unet_alone_has_ready_batches(pipe: Any) -> None:
     given = PipelineModel(pipe.unet, task := text_task(pipe))
     assert not given.is_whole and given.module is pipe.unet and given.task is task
-    batches = {"forget": [raw(pipe)], "retain": [raw(pipe)]}
+    batches = {"forget": [rows_of(pipe, 6)], "retain": [rows_of(pipe, 6)]}
     with given.sets(batches, ENGINE, None, 0, NONE) as sets:
         assert sets == batches
     assert given.batch_size(batches) == 128
@@ -85,7 +85,7 @@ def test_what_does_not_go_together_is_refused(pipe: Any) -> None:
     for given, sets, options, error, culprit in (
         (whole, SETS | {"holdout": Concept("b")}, NONE, SettingError, "holdout"),
         (alone, SETS, NONE, DataError, "forget set"),
-        (alone, {"forget": [raw(pipe)]}, FEW, SettingError, "images="),
+        (alone, {"forget": [rows_of(pipe, 6)]}, FEW, SettingError, "images="),
     ):
         with pytest.raises(error, match=culprit), given.sets(sets, ENGINE, None, 0, options):
             pass

@@ -50,6 +50,7 @@ from untrain.domain import (
     Division,
     Domain,
     EvaluationSettings,
+    Inquiry,
     Measurement,
     SearchObjective,
     Told,
@@ -296,7 +297,7 @@ class ClassDiffusionDomain(Domain):
                 f"the model is conditioned on {rows} classes (“no class” included), the data have {count}. Name the "
                 "data's classes as the model's, or by the model's numbers."
             )
-        if self.sections.judge.checkpoint is not None:
+        if is_given(self.sections.judge):
             self._given_judge()
         sampler = self.sections.generation.sampler
         self.task.visited(sampler)
@@ -458,20 +459,12 @@ class ClassDiffusionDomain(Domain):
         weights = sum(p.numel() * p.element_size() for p in self.build(0).parameters())
         return attack_needs(options, self.sections.generation.samples, weights)
 
-    def ask_whole(
-        self,
-        module: nn.Module,
-        division: Division,
-        rate: float | None,
-        seed: int,
-        *,
-        options: Any = None,
-        trained: Mapping[str, nn.Module] | None = None,
-    ) -> Told:
+    def ask_whole(self, module: nn.Module, inquiry: Inquiry) -> Told:
         """Asks a generator by every attack; see `untrain.tasks.class_diffusion.audit`."""
-        lr = None if rate is None else 10 * rate * options.relearning_lr
-        sets, draw = self._attack_sets(division, options, seed, lr), self.maker(seed).collect
-        judge, _ = self.judge(trained or {})
+        options, seed = inquiry.options, inquiry.seed
+        lr = None if inquiry.rate is None else 10 * inquiry.rate * options.relearning_lr
+        sets, draw = self._attack_sets(inquiry.division, options, seed, lr), self.maker(seed).collect
+        judge, _ = self.judge(inquiry.trained)
         attacker = Attacker(self.task, sets, self.context.engine, options, draw, judge, seed)
         return attacker.ask(module, self.sections.generation.samples)
 
@@ -610,7 +603,8 @@ class ClassDiffusionDomain(Domain):
         index = source / INDEX
         if os.path.isfile(index):
             return read_object(index).get("_class_name") not in SUPPORTED
-        return os.path.isfile(source / "config.json")
+        config = source / "config.json"
+        return os.path.isfile(config) and "_class_name" in read_object(config)  # which transformers does not write
 
 
 def _images(data: Any, name: str, engine: Engine, task: Task) -> Real:

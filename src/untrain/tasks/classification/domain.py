@@ -20,6 +20,7 @@ from untrain.domain import (
     Division,
     Domain,
     EvaluationSettings,
+    Inquiry,
     Measurement,
     SearchObjective,
     Told,
@@ -290,25 +291,16 @@ class ClassificationDomain(Domain):
         """Raises which class has no test images, or that there are too few samples to ask about."""
         check_class_sets(self, division)
 
-    def ask_whole(
-        self,
-        module: nn.Module,
-        division: Division,
-        rate: float | None,
-        seed: int,
-        *,
-        options: Any = None,
-        trained: Mapping[str, nn.Module] | None = None,
-    ) -> Told:
+    def ask_whole(self, module: nn.Module, inquiry: Inquiry) -> Told:
         """Asks a classifier for its recall, answers, features, and what it relearns; see `Domain.ask_whole`."""
         return ask_class(
             module,
             self.task,
-            class_sets(self, division, seed),
+            class_sets(self, inquiry.division, inquiry.seed),
             self.context.engine,
-            forgotten=forgotten_classes(self, division),
+            forgotten=forgotten_classes(self, inquiry.division),
             num_classes=len(self.source.classes),
-            rate=rate,
+            rate=inquiry.rate,
         )
 
     def audit_numbers(
