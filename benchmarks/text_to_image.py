@@ -247,7 +247,7 @@ def sample(pipe: Any, engine: Engine, place: Path, arguments: argparse.Namespace
 
 def forget(pipe: Any, images: Path, arguments: argparse.Namespace) -> Result:
     """Two outer steps on four concepts, as many images of noise in each as fill a batch."""
-    noise = iter(_noise(arguments.batch, arguments.size or own_size(pipe)))
+    noise = iter(noise_images(arguments.batch, arguments.size or own_size(pipe)))
     nude, dressed, man, dog = PROMPTS
     return unlearn(
         pipe,
@@ -266,7 +266,7 @@ def forget(pipe: Any, images: Path, arguments: argparse.Namespace) -> Result:
     )
 
 
-def _noise(count: int, size: int) -> Iterator[Tensor]:
+def noise_images(count: int, size: int) -> Iterator[Tensor]:
     """Images, uint8 [count, 3, size, size], no two alike."""
     g = torch.Generator().manual_seed(0)
     while True:

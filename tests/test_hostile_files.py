@@ -1,5 +1,6 @@
 """Files that hang, flood memory or make no sense: each is read, or refused by an error of ours, within seconds."""
 
+import math
 import os
 import resource
 import signal
@@ -241,6 +242,14 @@ def test_json_that_is_read(text):
 def test_json_that_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
         parse_json(text)
+
+
+def test_entries_may_be_unbounded_where_that_is_known():
+    text = '{"a": {"low": -Infinity}, "b": [1.5, {"low": Infinity}]}'
+    assert parse_json(text, unbounded=["low"]) == {"a": {"low": -math.inf}, "b": [1.5, {"low": math.inf}]}
+    for other in ('{"high": Infinity}', '{"low": NaN}', '{"low": [-Infinity]}', "-Infinity", '{"low": 1e400}'):
+        with pytest.raises(ValueError, match=r"no number|too large"):
+            parse_json(other, unbounded=["low"])
 
 
 def test_the_name_of_a_recipe_is_one_folder():

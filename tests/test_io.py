@@ -78,6 +78,21 @@ def test_hash_of_tensors_sees_content_and_nothing_else() -> None:
     assert hash_tensors([*kinds, torch.empty(0)]) == hash_tensors([*kinds, torch.empty(0)])
 
 
+def test_tensors_are_hashed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = {"a": torch.arange(10.0).reshape(2, 5), "b": torch.tensor(2.0), "c": torch.empty(0, 3)}
+    narrow = {name: tensor.bfloat16() for name, tensor in wide.items()}
+    expected = hash_tensors(wide)
+    seen: list[int] = []
+
+    def brought(piece: torch.Tensor) -> torch.Tensor:
+        seen.append(len(piece))
+        return piece.float()
+
+    monkeypatch.setattr("untrain.io.PIECE", 4)
+    assert hash_tensors(wide) == hash_tensors(narrow, brought) == expected
+    assert max(seen) == 4
+
+
 def test_hashes_of_files_and_values(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     # The test vector of FIPS 180-2.

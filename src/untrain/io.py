@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -87,18 +87,24 @@ def hash_tensors(
 
     Args:
         tensors: what is hashed.
-        brought: what is hashed of each, one after the other, so that no two conversions are there at once.
+        brought: what is hashed in place of each number; a piece of a tensor at a time, so that no whole conversion is
+            ever there.
     """
     if isinstance(tensors, Mapping):
         named: Iterable[tuple[str, Tensor]] = sorted(tensors.items())
     else:
         named = ((str(position), tensor) for position, tensor in enumerate(tensors))
     digest = hashlib.sha256()
-    for name, given in named:
-        tensor = brought(given)
-        digest.update(_head(name, tensor, len(tensor) if tensor.ndim else None))
-        digest.update(_content(tensor))
+    for name, tensor in named:
+        pieces = tensor.detach().reshape(-1).split(PIECE)
+        digest.update(_head(name, brought(pieces[0][:0]).dtype, tensor.shape))
+        for piece in pieces:
+            digest.update(_content(brought(piece)))
     return digest.hexdigest()
+
+
+PIECE = 1 << 20
+"""Numbers of a tensor that are hashed at a time: allocators give so little from what was freed before."""
 
 
 def hash_chunks(chunks: Callable[[], Iterator[Mapping[str, Tensor]]], rows: int) -> str:
@@ -110,15 +116,14 @@ def hash_chunks(chunks: Callable[[], Iterator[Mapping[str, Tensor]]], rows: int)
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(next(chunks()).items()):
-        digest.update(_head(name, tensor, rows))
+        digest.update(_head(name, tensor.dtype, (rows, *tensor.shape[1:])))
         for chunk in chunks():
             digest.update(_content(chunk[name]))
     return digest.hexdigest()
 
 
-def _head(name: str, tensor: Tensor, rows: int | None) -> bytes:
-    shape = [] if rows is None else [rows, *tensor.shape[1:]]
-    return json.dumps([name, str(tensor.dtype), shape]).encode()
+def _head(name: str, kind: torch.dtype, shape: Sequence[int]) -> bytes:
+    return json.dumps([name, str(kind), list(shape)]).encode()
 
 
 def _content(tensor: Tensor) -> memoryview:

@@ -8,6 +8,7 @@ the file and the remedy. Whoever calls says of which kind the error is: data, a 
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import struct
@@ -195,18 +196,25 @@ def _size(count: int) -> str:
 # ── JSON ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, unbounded: Collection[str] = ()) -> Any:
     """Returns the value that a JSON text holds.
+
+    Args:
+        text: what is parsed.
+        unbounded: names of entries that may be infinite, which libraries write though it is no JSON.
 
     Raises:
         ValueError: says what is wrong: no JSON, NaN or infinity, nested more than `DEPTH` deep, a number of thousands
             of digits, or half a character.
     """
+    constant = _infinite if unbounded and "Infinity" in text else _refuse_constant
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text, parse_constant=constant, parse_float=_finite)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEPTH} deep") from None
     _check_depth(text, value)
+    if constant is _infinite:
+        _check_bounded(value, unbounded)
     if "\\ud" in text or "\\uD" in text:  # halves of characters outside the basic plane: each needs the other
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -217,6 +225,25 @@ def parse_json(text: str) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number in JSON")
+
+
+def _infinite(name: str) -> float:
+    if name == "NaN":
+        _refuse_constant(name)
+    return float(name)
+
+
+def _check_bounded(value: Any, unbounded: Collection[str]) -> None:
+    """Refuses infinities everywhere but in the entries that may hold one."""
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        key, each = stack.pop()
+        if isinstance(each, float) and math.isinf(each) and key not in unbounded:
+            _refuse_constant("Infinity" if each > 0 else "-Infinity")
+        inner = (
+            each.items() if isinstance(each, dict) else [("", one) for one in each] if isinstance(each, list) else ()
+        )
+        stack.extend(inner)
 
 
 def _finite(text: str) -> float:
@@ -237,15 +264,17 @@ def _check_depth(text: str, value: Any) -> None:
     raise ValueError(f"it is nested more than {DEPTH} deep")
 
 
-def read_json(path: str | Path, error: ErrorKind = DataError, limit: int = TEXT_LIMIT) -> Any:
-    """Reads the value in a JSON file.
+def read_json(
+    path: str | Path, error: ErrorKind = DataError, limit: int = TEXT_LIMIT, *, unbounded: Collection[str] = ()
+) -> Any:
+    """Reads the value in a JSON file; entries that may be infinite are named, see `parse_json`.
 
     Raises:
         UntrainError: as `read_text`; also if it holds no JSON, see `parse_json`.
     """
     text = read_text(path, limit, error)
     try:
-        return parse_json(text)
+        return parse_json(text, unbounded=unbounded)
     except ValueError as cause:
         raise error(f"{printable(path)} cannot be read as JSON: {cause}. Get the file again.") from cause
 

@@ -88,6 +88,25 @@ def test_a_pipeline_is_loaded_whole_in_float32(make: Any, tmp_path: Path) -> Non
     assert type(found.scheduler) is type(original.scheduler) and schedule_of(found) == schedule_of(original)
 
 
+def test_a_scheduler_that_clips_nothing_is_read(tmp_path: Path) -> None:
+    """As PixArt's and Sana's published folders have it: diffusers writes that as -Infinity, which is no JSON."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    (tmp_path / "words").mkdir()
+    original = stable_diffusion(tmp_path / "words")
+    betas = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "steps_offset": 1}
+    original.scheduler = DPMSolverMultistepScheduler(**betas)
+    original.save_pretrained(tmp_path / "pipeline")
+    path = tmp_path / "pipeline" / "scheduler" / "scheduler_config.json"
+    assert '"lambda_min_clipped": -Infinity' in path.read_text()
+    found = load_pipeline(tmp_path / "pipeline")
+    assert type(found.scheduler) is DPMSolverMultistepScheduler and schedule_of(found) == schedule_of(original)
+    assert schedule_of(tmp_path / "pipeline") == schedule_of(original)
+    path.write_text(path.read_text().replace("0.0001", "-Infinity"))
+    with pytest.raises(CheckpointError, match="scheduler_config.json"):
+        load_pipeline(tmp_path / "pipeline")
+
+
 def test_the_safety_checker_is_not_loaded_and_not_lost(tmp_path: Path) -> None:
     from transformers import CLIPConfig, CLIPImageProcessor
 

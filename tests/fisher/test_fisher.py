@@ -17,6 +17,7 @@ from untrain.fisher import Findings, fisher_diagonal, layers, samples
 from untrain.fisher.fallback import Fallback
 from untrain.fisher.samples import Probe
 from untrain.models.copies import copy_module
+from untrain.runs.dry_run import TensorMemory
 
 CLASSES = 5
 
@@ -949,3 +950,19 @@ def test_wrong_arguments():
 
     with pytest.raises(ModelError, match=r"one loss a sample, shape \(5,\)"):
         fisher_diagonal(nn.Linear(4, CLASSES).double(), Reduced(), batches)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_probes_keep_no_activations_beside_the_batchs(count):
+    """A pass takes little more than a step of training does, though losses are computed again to be compared."""
+    layers = [layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.Tanh())]
+    model = nn.Sequential(*layers, Mean(1), nn.Linear(32, CLASSES)).double()
+    batch = batches_of(inputs_of(4096, 32)[: 3 * count], (count,) * 3)[0]
+    training, whole = (TensorMemory(torch.device("cpu")) for _ in range(2))
+    with training:
+        TASK.loss(model, batch).sum().backward()
+    model.zero_grad()
+    with whole:
+        fisher_diagonal(model, TASK, [batch])
+    # of several samples three are sent backwards alone, to see whether they are apart
+    assert whole.peak < (1.5 if count == 1 else 2.5) * training.peak

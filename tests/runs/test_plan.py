@@ -10,6 +10,7 @@ import torch
 from helpers import tiny_recipes
 from helpers.command_line import RECIPE, untrain
 from helpers.small_pipelines import stable_diffusion
+from helpers.transformer_pipelines import FAMILIES, build, size_of
 from untrain.engine import Engine
 from untrain.errors import SettingError
 from untrain.methods.loop import run
@@ -162,6 +163,28 @@ def test_a_pipeline_is_planned_without_its_weights(tmp_path):
     shutil.rmtree(tmp_path / "pipe" / "vae")
     code, _, err = untrain("plan", path)
     assert code == 1 and "vae" in err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pipelines_around_transformers_are_planned(family, tmp_path):
+    """Their text encoders are asked for shapes alone, T5 and Gemma with a mask of the tokens that count too."""
+    pipeline = build(FAMILIES[family], tmp_path).to(torch.float32)
+    pipeline.save_pretrained(tmp_path / "pipe")
+    path = tmp_path / "text.yaml"
+    size, way = size_of(pipeline), "{steps: 3, guidance_scale: 2.0}"
+    path.write_text(
+        f"task: text-to-image\nmodel: {{checkpoint: {tmp_path / 'pipe'}}}\n"
+        f"concepts: {{forget: [circle], retain: [square], images: {{count: 2, image_size: {size}}}}}\nbatch_size: 2\n"
+        f"generation: {{samples: 1, sampler: {way}}}\ndetection: {{detector: nudity}}\n"
+        "adapters: {rank: 2, base: bf16}\n"
+        f"methods:\n  sfron: {{steps: 2}}\n  leco: {{steps: 2, sampler: {way}}}\nout: {tmp_path / 'run'}\n"
+    )
+    stages = {stage.name: stage for stage in plan_recipe(read(path)).stages}
+    assert list(stages) == ["sfron", "leco", "evaluate"]
+    assert not [guess for stage in stages.values() for guess in stage.guesses if "cannot be tried" in guess]
+    weights = sum(parameter.numel() for parameter in pipeline.transformer.parameters())
+    learned = stages["sfron"].memory["gradients"]
+    assert learned and stages["sfron"].memory["weights"] == pytest.approx(2 * weights + learned, rel=WITHIN)
 
 
 def test_a_generator_and_its_judge_are_planned(tmp_path):

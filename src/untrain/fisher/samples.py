@@ -259,8 +259,11 @@ class Probe:
         uses: list[Use] = []
         before = _random_state(losses.device)
         try:
-            with self.record.forward(uses):
-                probed = self.losses(few)
+            if several:
+                with self.record.forward(uses):
+                    probed = self.losses(few)
+            else:
+                probed = _values(self.losses, few)
             self._check_purity(few, probed.detach(), drawn=not torch.equal(before, _random_state(losses.device)))
             self.found.sizes.add(several)
             if several:
@@ -286,7 +289,7 @@ class Probe:
             self._check_repeats(batch, losses, tolerance)
         for row in sorted({0, len(losses) - 1}):
             alone = {key: value[row : row + 1].expand_as(value).contiguous() for key, value in batch.items()}
-            if bool((self.losses(alone)[row] - losses[row]).abs() > tolerance):
+            if bool((_values(self.losses, alone)[row] - losses[row]).abs() > tolerance):
                 self._check_repeats(batch, losses, tolerance)
                 raise InexactFisher(
                     "the loss of a sample changes with the other samples of its batch, so there is no per-sample "
@@ -294,7 +297,7 @@ class Probe:
                 )
 
     def _check_repeats(self, batch: Batch, losses: Tensor, tolerance: Tensor) -> None:
-        if bool(((self.losses(batch) - losses).abs() > tolerance).any()):
+        if bool(((_values(self.losses, batch) - losses).abs() > tolerance).any()):
             raise InexactFisher(
                 "the loss of the same batch differs from one call to the next, so it draws random numbers in "
                 "evaluation mode. Draw them in the task's draw(), and switch off random layers when not training."
@@ -331,6 +334,17 @@ class Probe:
                 broken |= _wrong(found, weights, grads)
         self.found.separate |= {layout for layout, count in shown.items() if count > 1}
         self.found.separate -= broken
+
+
+def _values(losses: Losses, batch: Batch) -> Tensor:
+    """Losses [B] without what their gradients would need, computed as they are with it: without a graph a model may
+    take another way. Beside the graph of a large model's batch there is hardly room for another.
+    """
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: None):
+            return losses(batch).detach()
+    except ModelError:  # transforms of torch.func within a model refuse such hooks
+        return losses(batch).detach()
 
 
 def _touch(sample: int, shown: dict[Layout, int], broken: set[Layout], layout: Layout, rows: Tensor) -> None:

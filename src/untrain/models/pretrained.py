@@ -60,13 +60,17 @@ def _snapshot(name: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
+_UNBOUNDED = ("lambda_min_clipped",)
+"""Entries in which diffusers writes -Infinity, where a scheduler clips nothing."""
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a folder that a library saved.
 
     Raises:
         CheckpointError: if the file cannot be read, or holds something else.
     """
-    value = read_json(path, CheckpointError)
+    value = read_json(path, CheckpointError, unbounded=_UNBOUNDED)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object. Get the folder again.")
     return value

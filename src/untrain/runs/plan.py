@@ -226,7 +226,8 @@ class _Planner:
         self.recipe = recipe
         self.engine = CountingEngine(microbatch=recipe.microbatch)
         host = Engine(torch.device("cpu"))
-        self.domain: Domain = recipe.domain(recipe.sections, context_of(recipe, host, weights=False))
+        with ShapesAlone():  # text encoders may ask whether a mask leaves out any token
+            self.domain: Domain = recipe.domain(recipe.sections, context_of(recipe, host, weights=False))
         self.division: Division = self.domain.divide()
         check_methods(recipe, self.domain, self.division)
         self.module = self._built(self.domain.original_shape)
@@ -320,7 +321,8 @@ class _Planner:
         if method.needs_samples:
             sets = {name: self._shaped(s) for name, s in domain.method_sets(self.division).items()}
         else:
-            given = domain.condition_sets(self.division)
+            with ShapesAlone():
+                given = domain.condition_sets(self.division)
             sets = {name: ShapedStream(s, None, self.engine) for name, s in given.items()}
         subject = self._subject()
         if domain.checkpoint is None:  # else it tells, and is not read

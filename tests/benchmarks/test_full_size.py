@@ -1,0 +1,31 @@
+"""The benchmark of full-size networks, at a tiny one: it runs, and the plan of its recipe has what was run."""
+
+import json
+import sys
+from runpy import run_path
+
+import pytest
+
+from helpers.documents import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "full_size.py"
+TINY = {
+    "num_layers": 1,
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "cross_attention_dim": 48,
+    "caption_channels": 32,
+}
+
+
+def test_it_measures_and_plans(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    words = ["--models", "pixart-xl-2", "--latent", "8", "--options", json.dumps(TINY)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    run_path(str(SCRIPT), run_name="__main__")
+    heads, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines())
+    found = dict(zip(heads, row, strict=True))
+    rank, layers = 8, 4  # of each adapter; the keys, values, queries and outputs of one cross-attention
+    assert found["trained"] == f"{layers * rank * (48 + 48):,}"
+    assert float(found["peak GiB"]) > float(found["libraries GiB"]) > 0.1
+    assert float(found["planned GiB"]) < 0.1  # such a network is nothing beside the libraries
