@@ -1,4 +1,4 @@
-"""`untrain export`: what a method of a run changed, as a LoRA or as an exact difference, beside the run's models."""
+"""`untrain export`: what a method of a run changed, as a LoRA or an exact difference, or the model itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from untrain.errors import SettingError
+from untrain.models import checkpoints
 from untrain.models.delta import apply_delta, save_delta
 from untrain.models.lora import apply_lora, check_loaded, extract_lora, form_of, save_lora
 from untrain.permissions import NONE, Permissions
+from untrain.runs.folder import RunFolder
 from untrain.runs.models import choose_model, kept_lora, kept_weights, open_model
 from untrain.runs.names import ORIGINAL
 
@@ -65,6 +68,35 @@ def export_delta(
     share = save_delta(before, after, path)
     apply_delta(copy.deepcopy(before), path)  # which compares the hash of what it gives
     return f"{path}: {100 * share:.2f} % of the weights changed; put into the original they give the model to the bit."
+
+
+def export_whole(
+    folder: Path, model: str | None = None, *, out: str | None = None, permissions: Permissions = NONE
+) -> str:
+    """Writes the model itself where the run keeps what changed alone, so that the original may go; says what is where.
+
+    Args:
+        folder: see `export_lora`, and so for model and permissions.
+        model: likewise.
+        out: a file for its weights alone; None: the run folder keeps the model, in the place of what changed, and as
+            its library loads it.
+        permissions: likewise.
+
+    Raises:
+        SettingError: as of `export_lora`, or if the file is to be of another kind.
+    """
+    if out is not None and not out.endswith(".safetensors"):
+        raise SettingError(f"--whole writes a file of weights, which ends in .safetensors: --out {out}.safetensors.")
+    name = choose_model(folder, model, among=kept_weights(folder) - {ORIGINAL})
+    domain, module = open_model(folder, name, permissions)
+    if out is not None:
+        checkpoints.save(module, out)
+        return f"{out}: the weights of {name}, whole."
+    run = RunFolder(folder, domain.context.engine)
+    facts = checkpoints.read_facts(run.weights(name))
+    run.facts[name] = facts
+    run.keep_whole(name, module, None if "lora" in facts else lambda made: domain.save(name, made))
+    return f"{run.weights(name)}: {name}, whole. It needs no other file any more."
 
 
 def _opened(folder: Path, model: str | None, permissions: Permissions) -> tuple[str, str, nn.Module, nn.Module]:
