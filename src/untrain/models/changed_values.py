@@ -47,6 +47,13 @@ def changed_values(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) ->
     return found, count
 
 
+def stem_of(name: str) -> str:
+    """The tensor that a name of `changed_values` is of."""
+    for ending in (PLACES, BITS, VALUES):
+        name = name.removesuffix(ending)
+    return name
+
+
 def _smallest(new: Tensor, other: Tensor, changed: int) -> dict[str, Tensor]:
     """Ending of the name → tensor, of the form that takes the fewest bytes."""
     size, places = new.element_size(), new.numel()

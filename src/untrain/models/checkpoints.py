@@ -19,12 +19,12 @@ from annotated_types import Ge, Gt
 from untrain.errors import CheckpointError
 from untrain.io import hash_json, hash_tensors, open_atomic
 from untrain.lazy import nn, torch
-from untrain.models.changed_values import put_values_
+from untrain.models.changed_values import put_values_, stem_of
 from untrain.models.precision import widen
 from untrain.models.torch_files import read_torch_file
 from untrain.models.weight_names import fit_names, name_some, plain_name, recognise, without_wrapping
 from untrain.reading import check_regular, parse_json, read_json
-from untrain.sealed import NOTES, read_notes, sealed_notes
+from untrain.sealed import NOTES, SEAL, read_notes, sealed_notes
 from untrain.settings import Setting
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def read_facts(path: str | Path) -> dict[str, Any]:
         facts = parse_json(notes.get(NOTES, "{}"))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged or was not written by untrain: {error}. Get it again.") from error
-    return facts if isinstance(facts, dict) else {}
+    return {name: fact for name, fact in facts.items() if name != SEAL} if isinstance(facts, dict) else {}
 
 
 def _put_together(
@@ -142,27 +142,46 @@ def _put_together(
     """The weights that a file holds the changed ones of, with those before from the file that it names."""
     place, name = str(facts["delta"]["original"]), path.stem
     original = path.parent / place
-    own = f"give {path.parent / name}, which is the whole model" if (path.parent / name).is_dir() else (
-        f"untrain export {path.parent} --whole --model {name} puts it together as long as the run can be read"
-    )  # fmt: skip
+    there = (path.parent / name).is_dir()
+    own = f"give {path.parent / name}, which is the whole model"
     holds = f"{path} holds what changed of {place} alone"
-    if not os.path.isfile(original):
-        what = "is no single file of weights" if os.path.isdir(original) else "is not there"
-        raise CheckpointError(f"{holds}, and that {what}: {own}, or put the original back.")
+    if not os.path.lexists(original):
+        raise CheckpointError(f"{holds}, and that is not there. Put it back{f', or {own}' if there else ''}.")
     if os.path.realpath(original) in (within := (*within, os.path.realpath(path))):
         raise CheckpointError(f"{path} is damaged: what it was made from is itself. Get it again.")
-    state, _ = _load(original, facts["delta"].get("entry"), True, within)
-    state = {key: widen(tensor) for key, tensor in state.items()}
-    if hash_tensors(state) != facts.get("started_from"):
+    for candidate in _weights_with(original, {stem_of(each) for each in values}):
+        state, _ = _load(candidate, facts["delta"].get("entry"), True, within)
+        state = {key: widen(tensor) for key, tensor in state.items()}
+        if hash_tensors(state) == facts.get("started_from"):
+            break
+    else:
+        command = f"untrain export {path.parent} --whole --model {name} puts it together where it can be read"
         raise CheckpointError(
             f"{holds}, and that is not what it was, or names its weights otherwise. Put {original} back as it was, or "
-            f"{own}."
+            f"{own if there else command}."
         )
     try:
         put_values_(state, values)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged: {error} Get it again.") from error
     return state, {name: fact for name, fact in facts.items() if name != "delta"}
+
+
+def _weights_with(original: Path, names: set[str]) -> Iterator[Path]:
+    """The file itself; of a folder that a library saved, the files in it and its parts that have weights so called."""
+    if not os.path.isdir(original):
+        yield original
+        return
+    for place in (original, *sorted(path for path in original.iterdir() if path.is_dir())):
+        for path in sorted((*place.glob("*.safetensors.index.json"), *place.glob("*.safetensors"))):
+            if path.suffix == ".json":
+                content = read_json(path, CheckpointError)
+                held = content.get("weight_map", ()) if isinstance(content, dict) else ()
+            else:
+                with _name_damage(path), safetensors.safe_open(path, framework="pt") as file:
+                    held = file.keys()
+            if names <= {*held}:
+                yield path
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
