@@ -113,7 +113,8 @@ FOLDER is a finished run of a recipe.
   --kohya        the LoRA of a UNet under the names of kohya's trainer, which most interfaces load
   --delta        the exact new values of all that changed: FOLDER/MODEL-delta/delta.safetensors
   --whole        the model itself, where the run keeps what changed alone: in the place of that in FOLDER, so that the
-                 original may be deleted; with --out FILE.safetensors its weights are written there instead
+                 original may be deleted; with --out it is written there instead, to a folder, or of a file that ends
+                 in .safetensors the weights alone
   --model NAME   which model of the run; without it, the only unlearned one
   --out PATH     write there
 """

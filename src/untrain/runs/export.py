@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from untrain.errors import SettingError
 from untrain.models import checkpoints
 from untrain.models.delta import apply_delta, save_delta
 from untrain.models.lora import apply_lora, check_loaded, extract_lora, form_of, save_lora
@@ -17,6 +17,8 @@ from untrain.runs.names import ORIGINAL
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from untrain.domain import Domain
 
 
 def export_lora(
@@ -78,25 +80,41 @@ def export_whole(
     Args:
         folder: see `export_lora`, and so for model and permissions.
         model: likewise.
-        out: a file for its weights alone; None: the run folder keeps the model, in the place of what changed, and as
-            its library loads it.
+        out: a .safetensors file for its weights alone, or a folder for the model as its library loads it; None: the run
+            folder keeps the model, in the place of what changed, and as its library loads it.
         permissions: likewise.
-
-    Raises:
-        SettingError: as of `export_lora`, or if the file is to be of another kind.
     """
-    if out is not None and not out.endswith(".safetensors"):
-        raise SettingError(f"--whole writes a file of weights, which ends in .safetensors: --out {out}.safetensors.")
     name = choose_model(folder, model, among=kept_weights(folder) - {ORIGINAL})
     domain, module = open_model(folder, name, permissions)
-    if out is not None:
+    if out is not None and out.endswith(".safetensors"):
         checkpoints.save(module, out)
         return f"{out}: the weights of {name}, whole."
+    if out is not None:
+        write_model(domain, module, Path(out))
+        return f"{out}: {name}, whole."
     run = RunFolder(folder, domain.context.engine)
     facts = checkpoints.read_facts(run.weights(name))
     run.facts[name] = facts
     run.keep_whole(name, module, None if "lora" in facts else lambda made: domain.save(name, made))
     return f"{run.weights(name)}: {name}, whole. It needs no other file any more."
+
+
+def write_model(domain: Domain, module: nn.Module, place: Path) -> bool:
+    """Writes a model as its library loads it into a folder; of one without such a library its weights.
+
+    Args:
+        domain: of the run; it writes into this folder's parent from now on.
+        module: the model.
+        place: the folder.
+
+    Returns:
+        Whether its library loads it.
+    """
+    domain.context = replace(domain.context, folder=place.parent)
+    if domain.save(place.name, module):
+        return True
+    checkpoints.save(module, place / "model.safetensors")
+    return False
 
 
 def _opened(folder: Path, model: str | None, permissions: Permissions) -> tuple[str, str, nn.Module, nn.Module]:
