@@ -143,3 +143,18 @@ def test_a_budget_without_a_method_asks_for_it():
     assert any("method: shrink-perturb" in note and "held-out" in note for note in done.notes)
     with pytest.raises(SettingError, match="budget"):
         untrain.unlearn(network(), forget=forget, retain=retain, method="finetune", budget=0.1, device="cpu")
+
+
+def test_less_is_kept_where_the_class_becomes_rarer():
+    """Sixty of one class go and sixty stay, among sixty of another: 0.75 of what the dial says."""
+
+    def sets(labels):
+        return torch.utils.data.TensorDataset(torch.randn(len(labels), 6), torch.tensor(labels))
+
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    asked = {"forget": sets([0] * 60), "budget": 0.2, "train_steps": 50, "method": "shrink-perturb"}
+    lopsided = untrain.unlearn(model, retain=sets([0] * 60 + [1] * 60), **asked)
+    even = untrain.unlearn(model, retain=sets([0] * 60 + [1] * 60), **asked | {"forget": sets([0, 1] * 30)})
+    assert (lopsided.method.lam, even.method.lam) == (0.375, 0.5)
+    assert any("become rarer" in note for note in lopsided.notes)
+    assert not any("become rarer" in note for note in even.notes)

@@ -19,6 +19,7 @@ from untrain.methods.budget import train_steps
 from untrain.methods.calibration import forgets_a_class
 from untrain.methods.forgetting import cut
 from untrain.methods.repair import Repair, fresh_weights, mix
+from untrain.methods.requests import request_kind
 from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of, schedule
 from untrain.settings import check_arguments
 from untrain.types import Batch, GenerativeTask
@@ -27,6 +28,8 @@ FEWEST = 16
 """Rows that a part of a batch has at least: batch normalisation needs some."""
 DIAL = ((0.0, 1.0), (0.05, 0.8), (0.1, 0.65), (0.2, 0.5), (0.4, 0.4), (1.0, 0.0))
 """Share of the original training's cost → λ, a straight line in between."""
+ONE_SIDED = 0.75
+"""Where a request is one-sided, λ is this share of the dial's: the weights hold how frequent its class was, too."""
 GENERATOR_LAM = 0.9
 """λ of a generator, which a few passes do not train anew: half of its weights fresh leave noise."""
 
@@ -42,7 +45,8 @@ class ShrinkPerturb(Repair):
 
     lam: float | None = None
     """λ in [0, 1], share of the original weights that is kept: 0 begins anew, 1 is finetuning. Null: what training can
-    repair in these steps, 0.5 where they are a fifth of the original training; for a generator 0.9."""
+    repair in these steps, 0.5 where they are a fifth of the original training; of a one-sided request 0.75 of that; for
+    a generator 0.9."""
     split: int = 4
     """Each retain batch is taken in so many steps, of at least 16 samples each: at the same cost in samples, more is
     repaired."""
@@ -117,6 +121,13 @@ def _lam_of(steps: int, problem: Problem) -> float:
     if isinstance(problem.task, GenerativeTask):
         return GENERATOR_LAM
     share = steps / train_steps(problem)
-    lam = round(shrinkage(share), 3)
-    problem.note(f"λ {lam:g}: what {share:.0%} of the original training's steps can repair")
+    lam = shrinkage(share)
+    rarer = problem.forget is not problem.retain and request_kind(problem) == "one-sided"
+    lam = round(lam * ONE_SIDED if rarer else lam, 3)
+    also = (
+        f", times {ONE_SIDED:g} since most of what is forgotten is of classes that stay, and become rarer"
+        if rarer
+        else ""
+    )
+    problem.note(f"λ {lam:g}: what {share:.0%} of the original training's steps can repair{also}")
     return lam
