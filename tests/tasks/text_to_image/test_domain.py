@@ -26,6 +26,7 @@ from untrain.diffusion.latents import decode
 from untrain.diffusion.pipelines import load_pipeline
 from untrain.diffusion.text import encode_prompts
 from untrain.models.checkpoints import load_state, state_hash
+from untrain.runs.models import open_model
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image import concepts, nudity
 from untrain.tasks.text_to_image.concepts import CACHE
