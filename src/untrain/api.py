@@ -8,7 +8,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -42,7 +42,14 @@ from untrain.models.prepare import check_trainable, prepare_task
 from untrain.models.saving import check_names, check_saved, has_adapters, save_note
 from untrain.models.subject import Subject
 from untrain.report import write_report
-from untrain.runs.folder import RunFolder, check_folder, read_evaluation, read_manifest, warn_of_weak_reference
+from untrain.runs.folder import (
+    DeltaBase,
+    RunFolder,
+    check_folder,
+    read_evaluation,
+    read_manifest,
+    warn_of_weak_reference,
+)
 from untrain.runs.names import EVALUATION, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.python import check_python_folder, read_python_run, write_python_run
 from untrain.sealed import write_sealed
@@ -211,6 +218,7 @@ def unlearn(
     train_steps: Annotated[int, Ge(1)] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    store: Literal["model", "delta"] = "model",
     inplace: bool = False,
     device: str | torch.device | None = None,
     precision: Precision = "no",
@@ -242,6 +250,8 @@ def unlearn(
             that is 0.2 where neither it nor a method is given. None: taken to have been 30 passes over both sets.
         out: a run folder: weights, history, mask and manifest, and checkpoints during the run, as recipes write them.
         resume: go on from the last checkpoint in `out`, if there is one.
+        store: how `out` keeps the result: "model" whole, once, as plain libraries load it; "delta" as no more than what
+            changed of the model that was given, which `resume=True` puts together again.
         inplace: change the model itself instead of a copy.
         device: None takes a CUDA device where there is one, else the CPU.
         precision: "no" never casts; "bf16" or "fp16" autocast the steps.
@@ -268,6 +278,7 @@ def unlearn(
     check_runs(chosen, user.task)
     check_kind(user.module)
     check_names(user.module)
+    _check_store(store, out, inplace)
     lora = _make_adapters(adapters, user.module, chosen, parts)
     parts = parts if lora is None else None  # by now the adapters' targets
     part = (user.pipeline_part or domain.pipeline_part) if user.module is not user.model else ""
@@ -302,7 +313,9 @@ def unlearn(
                 else:
                     about = _describe(domain, problem, parts)
                     save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
-                    how = {"resume": resume, "callbacks": callbacks, "save": save, "part": part}
+                    how = {"resume": resume, "callbacks": callbacks, "part": part}
+                    how |= {"save": save if store == "model" else None}
+                    how |= {"base": None if inplace else DeltaBase(user.module, _place_of(user.model))}
                     result = _run_in(path, chosen, problem, prepare, streams, engine, about, target, how)
             result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
@@ -330,6 +343,21 @@ def _make_adapters(
     check_adapts(method)
     check_adapters(module, made)
     return made
+
+
+def _check_store(store: str, out: str | Path | None, inplace: bool) -> None:
+    """Refuses to keep what changed of a model where there is no place for it, or no such model afterwards."""
+    if store == "delta" and (out is None or inplace):
+        raise SettingError(
+            "store='delta' says how the run folder keeps the result, "
+            + ("and there is none: give out=." if out is None else "and the model before is gone: leave inplace out.")
+        )
+
+
+def _place_of(model: Any) -> str:
+    """Where a model that was given comes from, where it tells."""
+    told = getattr(model, "name_or_path", None)  # of a pipeline, and of a model of transformers
+    return told if isinstance(told, str) and told else "the model that untrain.unlearn was given"
 
 
 @contextmanager

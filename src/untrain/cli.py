@@ -103,7 +103,7 @@ card and a verdict for each method, and FOLDER/audit/audit.json.
 """
 
 EXPORT_USAGE = """\
-untrain export FOLDER --lora | --delta [flags]: what a method of a run changed, in a small file
+untrain export FOLDER --lora | --delta | --whole [flags]: what a method of a run changed, or the model itself
 
 FOLDER is a finished run of a recipe.
 
@@ -112,6 +112,9 @@ FOLDER is a finished run of a recipe.
   --rank N       of the LoRA, at most; 16 without it. Where the change is of less, all of it is held
   --kohya        the LoRA of a UNet under the names of kohya's trainer, which most interfaces load
   --delta        the exact new values of all that changed: FOLDER/MODEL-delta/delta.safetensors
+  --whole        the model itself, where the run keeps what changed alone: in the place of that in FOLDER, so that the
+                 original may be deleted; with --out it is written there instead, to a folder, or of a file that ends
+                 in .safetensors the weights alone
   --model NAME   which model of the run; without it, the only unlearned one
   --out PATH     write there
 """
@@ -474,15 +477,19 @@ def _export(words: Sequence[str], resume: bool) -> None:
         return
     permissions, model, out = _permissions(words), _value(words, "--model"), _value(words, "--out")
     is_delta, rank = _take(words, "--delta"), _count(words, "--rank", 16)
-    is_lora, kohya = _take(words, "--lora"), _take(words, "--kohya")
-    if is_delta == is_lora or (kohya and is_delta):
-        raise SettingError("give --lora (with --rank, --kohya) or --delta: one of the two. See untrain export --help.")
+    is_lora, kohya, is_whole = _take(words, "--lora"), _take(words, "--kohya"), _take(words, "--whole")
+    if is_delta + is_lora + is_whole != 1 or (kohya and not is_lora):
+        raise SettingError(
+            "give --lora (with --rank, --kohya), --delta or --whole: one of the three. See untrain export --help."
+        )
     folder = _one_folder(words, "export", "untrain export FOLDER --lora")
-    from untrain.runs.export import export_delta, export_lora
+    from untrain.runs.export import export_delta, export_lora, export_whole
 
     with exclusive_lock(folder):
         if is_delta:
             print(export_delta(folder, model, out=out, permissions=permissions))
+        elif is_whole:
+            print(export_whole(folder, model, out=out, permissions=permissions))
         else:
             print(export_lora(folder, model, rank=rank, kohya=kohya, out=out, permissions=permissions))
 

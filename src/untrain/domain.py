@@ -317,8 +317,13 @@ class UserModel:
         """Returns what builds the same architecture with new weights, where that takes more than the module tells."""
         return None
 
-    def save(self, folder: Path, module: nn.Module) -> None:
-        """Writes what users of this kind of model expect beside the weights that a run folder holds."""
+    def save(self, folder: Path, module: nn.Module) -> bool | None:
+        """Writes what users of this kind of model expect beside the weights that a run folder holds.
+
+        Returns:
+            Whether that is the whole model, as its library loads it: the run folder then need not hold it again.
+        """
+        return False
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type; a compiled model that was changed in place is itself."""
@@ -498,8 +503,17 @@ class Domain(ABC):
         """Returns a checkpoint's weights under the module's names, where another code base has others."""
         return state
 
-    def save(self, name: str, module: nn.Module) -> None:  # noqa: B027, weights are enough for most
-        """Writes what users of this kind of model expect beside the weights that the run folder holds."""
+    def save(self, name: str, module: nn.Module) -> bool | None:
+        """Writes what users of this kind of model expect beside the weights that the run folder holds.
+
+        Args:
+            name: of the model; the place is `context.folder / name`.
+            module: with the weights.
+
+        Returns:
+            Whether that is the whole model, as its library loads it: the run folder then need not hold it again.
+        """
+        return False
 
     def stream(self, division: Division, name: str, *, data: Any = None) -> Stream:
         """Makes one set's batches.

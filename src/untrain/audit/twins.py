@@ -84,6 +84,7 @@ class TwinDesign(Design):
             references=plan.references if k is None else 0,
             evaluate_every=0,
             compare=Comparison(),
+            store="delta",
             out=str(plan.folder / group),
         )
         there = (recipe.folder / SPLIT).exists()

@@ -33,7 +33,7 @@ from untrain.settings import settings_of
 
 _OTHER = (
     *("name", "out", "workers", "checkpoint_every", "methods", "references", "seed", "forget", "svc_attacks"),
-    *("compare.seeds", "compare.forget_sets", "compare.spaces", "compare.audit"),
+    *("compare.seeds", "compare.forget_sets", "compare.spaces", "compare.audit", "store"),
     *(f"compare.audit.{name}" for name in settings_of(ComparisonAudit)),
 )
 """Fields that may change when a comparison is gone on with; what they change of finished cells is found by cell."""

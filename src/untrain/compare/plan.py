@@ -122,6 +122,7 @@ def group_recipe(recipe: Recipe, group: str) -> Recipe:
         sections=_sections_of(recipe, forget, seed),
         seed=seed,
         compare=Comparison(),
+        store=recipe.store or "delta",
         out=str(folder_of(recipe, group)),
     )
 

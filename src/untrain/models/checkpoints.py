@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +19,12 @@ from annotated_types import Ge, Gt
 from untrain.errors import CheckpointError
 from untrain.io import hash_json, hash_tensors, open_atomic
 from untrain.lazy import nn, torch
+from untrain.models.changed_values import put_values_, stem_of
+from untrain.models.precision import widen
 from untrain.models.torch_files import read_torch_file
 from untrain.models.weight_names import fit_names, name_some, plain_name, recognise, without_wrapping
-from untrain.reading import check_regular, read_json
-from untrain.sealed import NOTES, read_notes, sealed_notes
+from untrain.reading import check_regular, parse_json, read_json
+from untrain.sealed import NOTES, SEAL, read_notes, sealed_notes
 from untrain.settings import Setting
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ def save(
     """
     from safetensors.torch import save_file
 
-    state = _state(module_or_state)
+    state = plain_state(module_or_state)
     strange = [name for name, tensor in state.items() if not isinstance(tensor, torch.Tensor)]
     if strange:
         raise CheckpointError(f"{path} cannot hold {', '.join(map(repr, strange))}: only tensors can be written.")
@@ -79,23 +82,29 @@ def _apart(state: Mapping[str, Tensor]) -> State:
     return found
 
 
-def load_state(path: str | Path, entry: str | int | None = None) -> tuple[State, dict[str, Any]]:
+def load_state(path: str | Path, entry: str | int | None = None, *, whole: bool = True) -> tuple[State, dict[str, Any]]:
     """Reads weights, on the CPU.
 
     A torch file may hold other things beside them, see `torch_files`; the prefixes of torch.compile and of DataParallel
-    are taken off.
+    are taken off. A file of a run that holds what changed alone is put together with the file of weights that it names.
 
     Args:
         path: a .safetensors file, the index of several, or a torch file (.pt, .pth, .ckpt, …).
         entry: of a torch file, which of its entries holds the weights; None: the one that does.
+        whole: False: of a file that holds what changed, no more than that.
 
     Returns:
         The state, and metadata: what `save` was given; of a torch file, see `read_torch_file`.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, holds no weights, or would run code.
+        CheckpointError: if the file is missing, damaged, holds no weights, or would run code; if it holds what changed
+            alone, and the weights before are gone, or are others now.
     """
-    path = Path(path)
+    return _load(Path(path), entry, whole, ())
+
+
+def _load(path: Path, entry: str | int | None, whole: bool, within: tuple[str, ...]) -> tuple[State, dict[str, Any]]:
+    """As `load_state`; within: files of changes whose original this is."""
     if os.path.isdir(path):
         raise CheckpointError(f"{path} is a folder: give the file of weights in it.")
     check_regular(path, CheckpointError)
@@ -104,7 +113,75 @@ def load_state(path: str | Path, entry: str | int | None = None) -> tuple[State,
         return without_wrapping(state), facts
     if entry is not None:
         raise CheckpointError(f"{path} has no entries to choose from: leave model.entry out.")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_shards(path)
+    if path.suffix != ".safetensors":
+        return _read_shards(path)
+    state, facts = _read_safetensors(path)
+    return _put_together(path, state, facts, within) if whole and "delta" in facts else (state, facts)
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What a file of ours says of its weights, which are not read, nor its hash compared; {} where it says nothing.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    path = Path(path)
+    check_regular(path, CheckpointError)
+    with _name_damage(path), safetensors.safe_open(path, framework="pt") as file:
+        notes = dict(file.metadata() or {})
+    try:
+        facts = parse_json(notes.get(NOTES, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged or was not written by untrain: {error}. Get it again.") from error
+    return {name: fact for name, fact in facts.items() if name != SEAL} if isinstance(facts, dict) else {}
+
+
+def _put_together(
+    path: Path, values: State, facts: Mapping[str, Any], within: tuple[str, ...]
+) -> tuple[State, dict[str, Any]]:
+    """The weights that a file holds the changed ones of, with those before from the file that it names."""
+    place, name = str(facts["delta"]["original"]), path.stem
+    original = path.parent / place
+    there = (path.parent / name).is_dir()
+    own = f"give {path.parent / name}, which is the whole model"
+    holds = f"{path} holds what changed of {place} alone"
+    if not os.path.lexists(original):
+        raise CheckpointError(f"{holds}, and that is not there. Put it back{f', or {own}' if there else ''}.")
+    if os.path.realpath(original) in (within := (*within, os.path.realpath(path))):
+        raise CheckpointError(f"{path} is damaged: what it was made from is itself. Get it again.")
+    for candidate in _weights_with(original, {stem_of(each) for each in values}):
+        state, _ = _load(candidate, facts["delta"].get("entry"), True, within)
+        state = {key: widen(tensor) for key, tensor in state.items()}
+        if hash_tensors(state) == facts.get("started_from"):
+            break
+    else:
+        command = f"untrain export {path.parent} --whole --model {name} puts it together where it can be read"
+        raise CheckpointError(
+            f"{holds}, and that is not what it was, or names its weights otherwise. Put {original} back as it was, or "
+            f"{own if there else command}."
+        )
+    try:
+        put_values_(state, values)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error} Get it again.") from error
+    return state, {name: fact for name, fact in facts.items() if name != "delta"}
+
+
+def _weights_with(original: Path, names: set[str]) -> Iterator[Path]:
+    """The file itself; of a folder that a library saved, the files in it and its parts that have weights so called."""
+    if not os.path.isdir(original):
+        yield original
+        return
+    for place in (original, *sorted(path for path in original.iterdir() if path.is_dir())):
+        for path in sorted((*place.glob("*.safetensors.index.json"), *place.glob("*.safetensors"))):
+            if path.suffix == ".json":
+                content = read_json(path, CheckpointError)
+                held = content.get("weight_map", ()) if isinstance(content, dict) else ()
+            else:
+                with _name_damage(path), safetensors.safe_open(path, framework="pt") as file:
+                    held = file.keys()
+            if names <= {*held}:
+                yield path
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -139,7 +216,7 @@ def state_hash(module: nn.Module) -> str:
 
     Of a module without values, on the meta device, names, types and shapes alone.
     """
-    state = {name: tensor for name, tensor in _state(module).items() if isinstance(tensor, torch.Tensor)}
+    state = {name: tensor for name, tensor in plain_state(module).items() if isinstance(tensor, torch.Tensor)}
     if any(tensor.is_meta for tensor in state.values()):
         return hash_json({name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in state.items()})
     return hash_tensors(state)
@@ -147,22 +224,20 @@ def state_hash(module: nn.Module) -> str:
 
 def bytes_of(module: nn.Module) -> int:
     """Bytes of a module's weights and buffers as a file holds them: each name by itself."""
-    state = (tensor for tensor in _state(module).values() if isinstance(tensor, torch.Tensor))
+    state = (tensor for tensor in plain_state(module).values() if isinstance(tensor, torch.Tensor))
     return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
-def _state(module_or_state: nn.Module | Mapping[str, Tensor]) -> State:
+def plain_state(module_or_state: nn.Module | Mapping[str, Tensor]) -> State:
+    """A state, or that of a module, under the names that torch.compile did not change."""
     state = module_or_state.state_dict() if isinstance(module_or_state, nn.Module) else module_or_state
     return {plain_name(name): tensor for name, tensor in state.items()}
 
 
 def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
-            notes = dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
-        raise CheckpointError(f"{path} is damaged or is not a safetensors file: {error}. Get it again.") from error
+    with _name_damage(path), safetensors.safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a mapping
+        notes = dict(file.metadata() or {})
     if NOTES not in notes:
         return without_wrapping(state), notes
     try:
@@ -171,6 +246,15 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged or was not written by untrain: {error}. Get it again.") from error
     return state, facts
+
+
+@contextmanager
+def _name_damage(path: Path) -> Iterator[None]:
+    """Says which file cannot be read as safetensors."""
+    try:
+        yield
+    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
+        raise CheckpointError(f"{path} is damaged or is not a safetensors file: {error}. Get it again.") from error
 
 
 _FACTS: dict[str, Any] = {
@@ -184,6 +268,7 @@ _FACTS: dict[str, Any] = {
     "steps": Annotated[int, Ge(0)],
     "threads": Annotated[int, Ge(1)],
     "mask": dict[str, Any] | None,
+    "delta": dict[str, Any],
     "files": dict[str, str],
 }
 """What files of ours say of their weights, as far as anything is done with it."""
@@ -199,6 +284,8 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         setting = Setting(name, hint)
         if name in facts and not setting.fits(facts[name]):
             raise ValueError(f"its entry {name} must be {setting.words}")
+    if "delta" in facts and not isinstance(facts["delta"].get("original"), str):
+        raise ValueError("its entry delta must say what the original is")
 
 
 def shards_of(index: Path) -> list[Path]:

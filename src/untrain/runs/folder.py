@@ -36,6 +36,8 @@ from untrain.io import hash_file, hash_json, write_text
 from untrain.methods.base import Method, Problem
 from untrain.methods.loop import Checkpoints, run
 from untrain.models import checkpoints as weights
+from untrain.models.changed_values import bytes_of_state, changed_values, put_values_
+from untrain.models.kinds import plain_module
 from untrain.models.lora import LoRA, add_factors_, check_loaded, form_of, read_factors, save_lora, write_factors
 from untrain.models.subject import Subject
 from untrain.reading import parse_json, read_text
@@ -67,6 +69,26 @@ class KeptModel:
     mask: Params | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     lora: LoRA | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DeltaBase:
+    """The weights that a method begins from, to which a run folder keeps what it changed.
+
+    Attributes:
+        module: has them, in any type; nothing in it is changed.
+        place: where they can be read: a file's name in the run folder, a path, a hub id, or words.
+        entry: of a torch file, which of its entries holds them; None: the one that does.
+    """
+
+    module: nn.Module
+    place: str
+    entry: str | int | None = None
+
+
+WORTH = 0.75
+"""A delta that takes more than this share of the model's bytes is not worth depending on another file: the model is
+kept."""
 
 
 @dataclass(eq=False)
@@ -102,9 +124,21 @@ class RunFolder:
         """Returns whether a model is finished."""
         return self.weights(name).exists()
 
-    def holds_adapters(self, name: str) -> bool:
-        """Returns whether a model is kept as adapters alone, beside the weights that it began from."""
-        return "adapters" in self.facts.get(name, {})
+    def holds_change(self, name: str) -> bool:
+        """Returns whether a model is kept as what changed alone, of the weights that it began from.
+
+        Raises:
+            StaleFile: if its file is damaged, or gone.
+        """
+        try:
+            facts = weights.read_facts(self.weights(name))
+        except CheckpointError as error:
+            raise StaleFile(f"{str(error).removesuffix(' Get it again.')} {self._again}") from error
+        return "lora" in facts or "delta" in facts
+
+    @property
+    def _again(self) -> str:
+        return f"Remove it, and {self.remake} makes it anew."
 
     def inputs(self, method: Method, problem: Problem) -> dict[str, Any]:
         """Returns all that decides the numbers of what a method makes of a problem, as JSON."""
@@ -123,9 +157,10 @@ class RunFolder:
         problem: Problem,
         *,
         inputs: Mapping[str, Any] | None = None,
-        save: Callable[[nn.Module], None] | None = None,
+        save: Callable[[nn.Module], bool | None] | None = None,
         say: Callable[[str], None] = lambda text: None,
         part: str = "",
+        base: DeltaBase | None = None,
         **how: Any,
     ) -> KeptModel:
         """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it here.
@@ -135,10 +170,13 @@ class RunFolder:
             method: its settings may be open.
             problem: what the method works on.
             inputs: all that decides its numbers; None: that of method and problem.
-            save: writes what else belongs to it, into a folder of its name, before its weights; of adapters these are
-                written there, for diffusers or peft, in the place of that.
+            save: writes what else belongs to it, into a folder of its name, before its weights, and returns whether
+                that is the whole model; of adapters these are written there, for diffusers or peft, in the place of
+                that. None: nothing else belongs to it.
             say: a line for the person who waits.
             part: what a pipeline calls the module, in the names of its adapters; "": it is no part of one.
+            base: the weights that it begins from: what changed of them is kept, where that is clearly smaller than the
+                model, and where `save`, if there is one, wrote the whole model. None: the model is kept.
             how: more of `methods.loop.run` (resume, every, evaluate, evaluate_every, callbacks).
 
         Raises:
@@ -151,9 +189,10 @@ class RunFolder:
                 resume_file.unlink(missing_ok=True)  # of a run that was stopped between the two
                 if (save is not None or kept.lora is not None) and self._lacking(name):
                     say(f"{name}: its folder is written again")
-                    self._write_own(name, kept.module, kept.lora, part, save)
+                    whole = self._write_own(name, kept.module, kept.lora, part, save)
                     kept.facts["files"] = self._files(name)
-                    self._write(name, kept.module, kept.facts, kept.lora, part)
+                    before = base if whole and "delta" in kept.facts else None
+                    self._write(name, kept.module, kept.facts, kept.lora, part, before)
             return kept
         say(f"[bold]{name}[/bold]: {method.name}")
         start, peak_lr = weights.state_hash(problem.subject.module), problem.subject.peak_lr
@@ -184,9 +223,10 @@ class RunFolder:
                 save_mask(mask, self._mask(name), weights_hash=start)
             lines = (json.dumps({"model": name, **record}) + "\n" for record in done.history)
             write_text(self._own_history(name), "".join(lines))
-            self._write_own(name, module, done.lora, part, save)
+            whole = self._write_own(name, module, done.lora, part, save)
             facts["files"] = self._files(name)
-            self._write(name, module, facts, done.lora, part)  # last: where it is, all else is there
+            before = base if whole or save is None else None
+            self._write(name, module, facts, done.lora, part, before)  # last: where it is, all else is there
             resume_file.unlink(missing_ok=True)
         self.facts[name], self.histories[name] = facts, done.history
         noted = [note for note in problem.notes if note not in problem.warnings]  # these have been said already
@@ -200,21 +240,54 @@ class RunFolder:
         module: nn.Module,
         lora: LoRA | None,
         part: str,
-        save: Callable[[nn.Module], None] | None,
-    ) -> None:
-        """Writes a model's own folder, which its library loads: of adapters these alone."""
+        save: Callable[[nn.Module], bool | None] | None,
+    ) -> bool:
+        """Writes a model's own folder, which its library loads: of adapters these alone; whether it is the model."""
         if lora is not None:
             form = form_of(module, part)
             check_loaded(lora, module, save_lora(lora, self.path / name, form=form, part=part), form, part)
-        elif save is not None:
-            save(module)
+            return False
+        return save is not None and bool(save(module))
 
-    def _write(self, name: str, module: nn.Module, facts: dict[str, Any], lora: LoRA | None, part: str) -> None:
-        """Writes a model: of adapters these alone, which with what it began from give its weights to the bit."""
-        if lora is None:
-            Subject(module).save(self.weights(name), facts, content=facts["hash"])
-        else:
+    def _write(
+        self,
+        name: str,
+        module: nn.Module,
+        facts: dict[str, Any],
+        lora: LoRA | None,
+        part: str,
+        base: DeltaBase | None,
+    ) -> None:
+        """Writes a model, or what changed alone, which with what it began from gives its weights to the bit."""
+        facts.pop("delta", None)
+        if lora is not None:
             write_factors(lora, self.weights(name), part, facts)
+            return
+        values = None if base is None else _worthwhile_delta(base, module)
+        if base is None or values is None:
+            Subject(module).save(self.weights(name), facts, content=facts["hash"])
+            return
+        facts["delta"] = {"original": base.place} | ({} if base.entry is None else {"entry": base.entry})
+        weights.save(values, self.weights(name), facts)
+
+    def keep_whole(self, name: str, module: nn.Module, save: Callable[[nn.Module], bool | None] | None) -> None:
+        """Puts a model in the place of what changed alone, so that the weights that it began from may go.
+
+        Args:
+            name: of its files.
+            module: as it was read from there.
+            save: as of `make_model`; not called where the model has a folder of its own.
+        """
+        facts, manifest = dict(self.facts[name]), read_manifest(self.path)
+        for key in ("lora", "base"):
+            facts.pop(key, None)
+        if save is not None and not (self.path / name).is_dir():
+            save(module)
+            facts["files"] = self._files(name)
+        self._write(name, module, facts, None, "", None)
+        self.facts[name] = facts
+        if manifest:
+            write_sealed(self.path / MANIFEST, {**manifest, "models": {**manifest.get("models", {}), name: facts}})
 
     def read_model(
         self, name: str, inputs: Mapping[str, Any] | None, method: Method | None, module: nn.Module
@@ -225,15 +298,14 @@ class RunFolder:
             name: of its files.
             inputs: what it must have been made from; None: anything.
             method: what made it; None: not known.
-            module: of its architecture; where the file holds adapters alone, with the weights that it began from.
+            module: of its architecture; where the file holds what changed alone, with the weights that it began from.
 
         Raises:
             StaleFile: if it is damaged, or was made from other inputs.
         """
-        path = self.weights(name)
-        again = f"Remove it, and {self.remake} makes it anew."
+        path, again = self.weights(name), self._again
         try:
-            state, facts = weights.load_state(path)
+            state, facts = weights.load_state(path, whole=False)
         except CheckpointError as error:
             raise StaleFile(f"{str(error).removesuffix(' Get it again.')} {again}") from error
         if inputs is not None and facts.get("fingerprint") != hash_json(inputs):
@@ -353,16 +425,30 @@ class RunFolder:
 
 def _load(state: weights.State, facts: Mapping[str, Any], module: nn.Module) -> LoRA | None:
     """Brings a module to what a file holds; returns the adapters that it is made of."""
-    if "lora" not in facts:
+    if "lora" not in facts and "delta" not in facts:
         weights.load_into(module, state)
         return None
     if weights.state_hash(module) != facts.get("started_from"):
-        raise CheckpointError("it holds adapters for other weights than those that the run begins from.")
-    lora = read_factors(state, facts, module)
-    add_factors_(module, lora.factors)
+        raise CheckpointError("it holds what changed of other weights than those that the run begins from.")
+    lora = read_factors(state, facts, module) if "lora" in facts else None
+    if lora is None:
+        put_values_(weights.plain_state(module), state)
+    else:
+        add_factors_(module, lora.factors)
     if weights.state_hash(module) != facts.get("hash"):
-        raise CheckpointError("with its adapters the weights are not those that were made.")
+        raise CheckpointError("with what it holds the weights are not those that were made.")
     return lora
+
+
+def _worthwhile_delta(base: DeltaBase, module: nn.Module) -> weights.State | None:
+    """What a module changed, by name; None where that takes nearly the bytes of the model, or names are others."""
+    before, after = (weights.plain_state(plain_module(each)) for each in (base.module, module))
+    if not all(isinstance(tensor, torch.Tensor) for tensor in (*before.values(), *after.values())):
+        return None
+    if {name: tensor.shape for name, tensor in before.items()} != {name: t.shape for name, t in after.items()}:
+        return None
+    values, _ = changed_values(before, after)
+    return values if bytes_of_state(values) <= WORTH * bytes_of_state(after) else None
 
 
 def check_files(folder: Path, name: str, facts: Mapping[str, Any], remake: str) -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untrain.errors import CheckpointError, FolderError, SettingError, UnknownName, unknown
+from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile, UnknownName, unknown
 from untrain.models import checkpoints
-from untrain.models.lora import LoRA, read_factors
+from untrain.models.lora import FILE, PEFT_FILE, LoRA, read_factors
 from untrain.permissions import NONE, Permissions
 from untrain.runs.names import CONFIG, ORIGINAL
 from untrain.runs.python import read_python_run
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from untrain.domain import Domain
+    from untrain.runs.folder import RunFolder
 
 
 def is_run(folder: Path) -> bool:
@@ -97,10 +98,10 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     """
     if read_python_run(folder) is not None:
         raise SettingError(
-            f"{folder} is of a run made in Python, whose model is known there alone. Build it there and load "
-            f"{name}.safetensors into it."
+            f"{folder} is of a run made in Python, whose model is known there alone. Build it there, and load "
+            f"{name}.safetensors into it, or read it by untrain.unlearn(..., out={str(folder)!r}, resume=True)."
         )
-    from untrain.models.copies import shallow_copy
+    from untrain.models.copies import copy_module
     from untrain.models.precision import widen_
     from untrain.runs.stages import open_experiment, prepare_original
 
@@ -110,13 +111,31 @@ def open_model(folder: Path, name: str, permissions: Permissions = NONE) -> tupl
     if name == ORIGINAL and domain.checkpoint is not None:
         return domain, prepare_original(experiment).eval()
     run = experiment.folder
-    if run.holds_adapters(name) and domain.checkpoint is not None:
-        module = shallow_copy(prepare_original(experiment))
+    holds_change = run.holds_change(name)
+    if holds_change and domain.checkpoint is not None:
+        module = copy_module(prepare_original(experiment))  # the domain may go on with its own
     else:
         module = domain.build(0)
         widen_(module)  # files of weights are in float32, whatever the architecture's own type is
-        module = run.read_model(ORIGINAL, None, None, module).module if run.holds_adapters(name) else module
+        if holds_change:
+            _check_original(run, name)
+            module = run.read_model(ORIGINAL, None, None, module).module
     return domain, run.read_model(name, None, None, module).module
+
+
+def _check_original(run: RunFolder, name: str) -> None:
+    """Refuses to read what a model changed where the original that the run trained is gone."""
+    if not run.holds(ORIGINAL):
+        whole = f", or take the whole model, {run.path / name}" if _is_whole(run.path / name) else ""
+        raise StaleFile(
+            f"{run.weights(name)} holds what changed of {run.weights(ORIGINAL)} alone, and that is not there. Put it "
+            f"back{whole}."
+        )
+
+
+def _is_whole(own: Path) -> bool:
+    """Whether a model's own folder is there, and not of adapters."""
+    return own.is_dir() and not any((own / file).is_file() for file in (FILE, PEFT_FILE))
 
 
 def kept_lora(folder: Path, name: str, module: nn.Module) -> LoRA | None:
@@ -127,7 +146,7 @@ def kept_lora(folder: Path, name: str, module: nn.Module) -> LoRA | None:
         name: of the model.
         module: of its architecture.
     """
-    state, facts = checkpoints.load_state(folder / f"{name}.safetensors")
+    state, facts = checkpoints.load_state(folder / f"{name}.safetensors", whole=False)
     return read_factors(state, facts, module) if "lora" in facts else None
 
 

@@ -15,9 +15,9 @@ from untrain.models.card import CARD, licence_of
 from untrain.models.hub import HubCard, check_repo, hub_library, push_folder, write_hub_card
 from untrain.permissions import NONE, Permissions
 from untrain.report.presentation import Presentation
-from untrain.runs.export import export_lora
+from untrain.runs.export import export_lora, write_model
 from untrain.runs.folder import read_evaluation, read_manifest
-from untrain.runs.models import checked_folder, choose_model, kept_weights
+from untrain.runs.models import checked_folder, choose_model, kept_weights, open_model
 from untrain.runs.names import ORIGINAL
 
 
@@ -98,9 +98,14 @@ def _staged(
                 (place / path.name).symlink_to(path.resolve())
             holds = "The whole model, as its library loads it."
         else:
-            state, _ = checkpoints.load_state(folder / f"{name}.safetensors")
-            checkpoints.save(state, place / "model.safetensors")
-            holds = "The weights of the unlearned model, as a state dict: `model.safetensors`."
+            path = folder / f"{name}.safetensors"
+            if "delta" in checkpoints.read_facts(path):
+                loads = write_model(*open_model(folder, name, permissions), place)
+            else:
+                loads = False
+                checkpoints.save(checkpoints.load_state(path)[0], place / "model.safetensors")
+            plain = "The weights of the unlearned model, as a state dict: `model.safetensors`."
+            holds = "The whole model, as its library loads it." if loads else plain
         write_hub_card(place, _card(folder, name, facts, presentation, holds, lora))
         yield place
 

@@ -143,6 +143,9 @@ class Recipe:
     """Run training steps through torch.compile."""
     workers: Workers = 0
     """Processes that read images which are not in memory."""
+    store: Literal["model", "delta"] | None = None
+    """How the run folder keeps what a method makes: "model" whole, once, as plain libraries load it; "delta" as no more
+    than what changed of the original, wherever that is clearly smaller; null: model, and in comparisons delta."""
     out: str | None = None
     """Run folder; null: runs/NAME."""
     sections: Any = None

@@ -4,6 +4,7 @@ A stage's product carries a fingerprint of all that it was made from. A stage wh
 fingerprint is not run again; a product with another one is refused.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from untrain.models.precision import widen_
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.report import Results, run_table, write_report
-from untrain.runs.folder import RunFolder, check_folder, warn_of_weak_reference
+from untrain.runs.folder import DeltaBase, RunFolder, check_folder, warn_of_weak_reference
 from untrain.runs.names import CONFIG, EVALUATION, FIRST, MANIFEST, ORIGINAL, RETRAINED, SPLIT, numbered
 from untrain.runs.recipe import Recipe, read_config, write, write_config
 from untrain.runs.requests import check_data, first_facts, note_first, open_first, request_facts
@@ -68,15 +69,23 @@ class Experiment:
     first: dict[str, Any] | None = None
     notes: Sequence[str] = ()
 
-    def make(self, name: str, method: Method, problem: Problem) -> nn.Module:
-        """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it."""
+    def make(self, name: str, method: Method, problem: Problem, start: nn.Module | None = None) -> nn.Module:
+        """Reads the model called `name` if it was made from the same inputs, else makes it and keeps it.
+
+        Args:
+            name: of the model.
+            method: what makes it.
+            problem: what the method works on.
+            start: the original, of which what a method changed is kept; None: the model is.
+        """
         self.announce(name, "begin")
-        domain, is_method = self.domain, name in self.recipe.methods
+        domain, saves = self.domain, name in self.recipe.methods and self.recipe.store != "delta"
         kept = self.folder.make_model(
             name,
             method,
             problem,
-            save=(lambda module: domain.save(name, module)) if is_method else None,
+            save=(lambda module: domain.save(name, module)) if saves else None,
+            base=None if start is None else self._base(start),
             say=self.say,
             part=domain.pipeline_part,
             every=self.recipe.checkpoint_every,
@@ -86,6 +95,13 @@ class Experiment:
         )
         self.announce(name, "end")
         return kept.module
+
+    def _base(self, start: nn.Module) -> DeltaBase:
+        """The original, and where it can be read again."""
+        checkpoint, entry = self.domain.checkpoint, getattr(getattr(self.recipe.sections, "model", None), "entry", None)
+        if checkpoint is None:
+            return DeltaBase(start, self.folder.weights(ORIGINAL).name)
+        return DeltaBase(start, os.path.abspath(checkpoint) if os.path.exists(checkpoint) else checkpoint, entry)
 
     def announce(self, stage: str, state: Stage) -> None:
         """Tells callbacks of a stage that begins or ends."""
@@ -280,7 +296,7 @@ def check_split(experiment: Experiment) -> None:
 
 _OTHER = (
     *("name", "out", "workers", "checkpoint_every", "evaluate_every", "methods", "references", "compare"),
-    *("svc_attacks", "generation", "judge", "detection"),
+    *("svc_attacks", "generation", "judge", "detection", "store"),
 )
 """Fields of a recipe that do not change the numbers of what a folder already holds."""
 
@@ -440,7 +456,7 @@ def unlearn_methods(
         check_sets({name: stream.data for name, stream in there.items()}, there)
         prepare_task(domain.task, start, sets, training=True)
     return {
-        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples], method))
+        name: experiment.make(name, method, unlearning(experiment, start, given[method.needs_samples], method), start)
         for name, method in chosen.items()
     }
 

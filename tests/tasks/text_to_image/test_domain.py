@@ -27,6 +27,7 @@ from untrain.diffusion.latents import decode
 from untrain.diffusion.pipelines import load_pipeline
 from untrain.diffusion.text import encode_prompts
 from untrain.models.checkpoints import load_state, state_hash
+from untrain.runs.models import open_model
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image import concepts, nudity
 from untrain.tasks.text_to_image.concepts import CACHE
@@ -311,7 +312,7 @@ def test_a_pipeline_in_one_file_becomes_one_file_too(recipe: Path, done: Path, t
     pipe = recipe.parent / "pipe"
     save_file(as_one(load_pipeline(pipe)), tmp_path / "one.safetensors", {"format": "pt"})
     out = ran(recipe, tmp_path / "run", "--model.checkpoint", tmp_path / "one.safetensors", "--model.config", pipe)
-    made = load_state(out / "sfron.safetensors")[0]
+    made = open_model(out, "sfron")[1].state_dict()
     assert same(made, load_state(done / "sfron.safetensors")[0])
     assert same(load_pipeline(out / "sfron").unet.state_dict(), made)
     assert same(load_pipeline(out / "sfron/sfron.safetensors", config=pipe).unet.state_dict(), made)

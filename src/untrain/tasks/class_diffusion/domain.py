@@ -138,12 +138,14 @@ class GeneratorModel(UserModel):
             for name, data in given.items()
         }
 
-    def save(self, folder: Path, module: nn.Module) -> None:
-        """Writes a folder that diffusers loads, where the module is one of its kind."""
-        if hasattr(module, "save_pretrained"):
-            save_diffusers(self.model, module, folder)
-            if isinstance(self.model, nn.Module):  # a pipeline has its own
-                save_schedule(cast(ClassDiffusion, self.task), folder)
+    def save(self, folder: Path, module: nn.Module) -> bool:
+        """Writes a folder that diffusers loads, where the module is one of its kind; returns whether it is."""
+        if not hasattr(module, "save_pretrained"):
+            return False
+        save_diffusers(self.model, module, folder)
+        if isinstance(self.model, nn.Module):  # a pipeline has its own
+            save_schedule(cast(ClassDiffusion, self.task), folder)
+        return True
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the unlearned module as the user's type."""
@@ -262,16 +264,18 @@ class ClassDiffusionDomain(Domain):
         """Returns the original DiT's weights under the names of diffusers."""
         return from_dit(state, module) if is_dit_layout(state) else state
 
-    def save(self, name: str, module: nn.Module) -> None:
+    def save(self, name: str, module: nn.Module) -> bool:
         """Writes a folder that diffusers loads, with the parts of the checkpoint's pipeline where there is one.
 
         Of a module of the user's own, the weights are all that is kept.
         """
-        if self.context.engine.is_main and hasattr(module, "save_pretrained"):
-            links = self.context.permissions.links
-            save_diffusers(self.origin or module, module, self.context.folder / name, links=links)
-            if self.origin is None and self.task.flow is not None:  # else it would be taken for a schedule of β
-                save_schedule(self.task, self.context.folder / name)
+        if not self.context.engine.is_main or not hasattr(module, "save_pretrained"):
+            return False
+        links = self.context.permissions.links
+        save_diffusers(self.origin or module, module, self.context.folder / name, links=links)
+        if self.origin is None and self.task.flow is not None:  # else it would be taken for a schedule of β
+            save_schedule(self.task, self.context.folder / name)
+        return True
 
     # What is asked of the recipe.
 

@@ -32,11 +32,12 @@ from untrain.errors import DataError
 from untrain.io import write_text
 from untrain.metrics.accuracy import accuracy
 from untrain.models.card import CARD, licence_of
-from untrain.models.checkpoints import bytes_of
+from untrain.models.checkpoints import bytes_of, plain_state
 from untrain.models.classifiers import build
 from untrain.models.pretrained import CONFIG
 from untrain.models.pretrained_classifiers import PretrainedClassifier, is_classifier, label_names, save_classifier
 from untrain.models.recognition import measure_accuracy
+from untrain.models.saving import configured_names
 from untrain.runs.names import ORIGINAL
 from untrain.settings import join_arguments
 from untrain.tasks.classification.card import ClassifierCard, classifier_card
@@ -70,10 +71,12 @@ class EvaluateOptions:
 class ClassifierModel(UserModel):
     """A classifier; one of transformers is written as it saves itself."""
 
-    def save(self, folder: Path, module: nn.Module) -> None:
-        """Writes a folder that transformers loads, where the module is one of its kind."""
-        if is_classifier(module):
-            save_classifier(module, folder)
+    def save(self, folder: Path, module: nn.Module) -> bool:
+        """Writes a folder that transformers loads, where the module is one of its kind; returns whether it will."""
+        if not is_classifier(module):
+            return False
+        save_classifier(module, folder)
+        return configured_names(module) == set(plain_state(module))
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -182,17 +185,19 @@ class ClassificationDomain(Domain):
         task, engine = cast(Classification, self.task), self.context.engine
         return warn_of_accuracy(measure_accuracy(module, task, stream, engine, limit=LOOKED_AT), known, told)
 
-    def save(self, name: str, module: nn.Module) -> None:
-        """Writes a folder that transformers loads, where the model is one of its kind."""
-        if self.context.engine.is_main and is_classifier(module):
-            save_classifier(
-                module,
-                self.context.folder / name,
-                prepared=self.prepared.of(self.task),
-                classes=self.source.classes,
-                original=self.given.folder,
-                links=self.context.permissions.links,
-            )
+    def save(self, name: str, module: nn.Module) -> bool:
+        """Writes a folder that transformers loads, where the model is one of its kind; returns whether it will."""
+        if not self.context.engine.is_main or not is_classifier(module):
+            return False
+        save_classifier(
+            module,
+            self.context.folder / name,
+            prepared=self.prepared.of(self.task),
+            classes=self.source.classes,
+            original=self.given.folder,
+            links=self.context.permissions.links,
+        )
+        return configured_names(module) == set(plain_state(module))
 
     def on_evaluated(self, evaluation: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
         """Writes the card of every folder that a method's model has."""

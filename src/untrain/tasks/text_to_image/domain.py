@@ -226,10 +226,11 @@ class PipelineModel(UserModel):
         _, height, width = sets["forget"].shape
         return max(2, min(32, 2 * 64 * 64 // (height * width)))
 
-    def save(self, folder: Path, module: nn.Module) -> None:
-        """Writes the pipeline with the unlearned network, as diffusers loads it."""
+    def save(self, folder: Path, module: nn.Module) -> bool:
+        """Writes the pipeline with the unlearned network, as diffusers loads it; returns whether it did."""
         if self.is_whole:
             save_diffusers(self.model, module, folder)
+        return self.is_whole
 
     def whole(self, module: nn.Module) -> Any:
         """Returns the pipeline with the unlearned network."""
@@ -355,15 +356,16 @@ class TextToImageDomain(Domain):
         """Returns the pipeline's own network."""
         return denoiser_of(self.pipeline).to(self.context.engine.device), {}
 
-    def save(self, name: str, module: nn.Module) -> None:
+    def save(self, name: str, module: nn.Module) -> bool:
         """Writes a folder that diffusers loads; beside it one file, where the pipeline came as one."""
         if not self.context.engine.is_main:
-            return
+            return False
         place, single = self.context.folder / name, Path(self.folder).suffix in ENDINGS
         links = self.context.permissions.links
         save_diffusers(self.pipeline if single else self.folder, module, place, links=links)
         if single:
             save_single_file(self.folder, module, place / f"{name}.safetensors")
+        return True
 
     @cached_property
     def texts(self) -> dict[str, Subset]:

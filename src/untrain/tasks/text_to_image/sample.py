@@ -5,18 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 from untrain.diffusion.denoisers import denoiser_of
 from untrain.diffusion.folders import INDEX
-from untrain.diffusion.pipelines import hush, load_pipeline
+from untrain.diffusion.pipelines import hush, load_pipeline, with_denoiser
 from untrain.engine import Engine, Precision
 from untrain.errors import SettingError
 from untrain.models.lora import FILE, PEFT_FILE, apply_lora
 from untrain.permissions import NONE, Permissions
-from untrain.runs.models import checked_folder, choose_model, is_run, kept_folders, sample_place
+from untrain.runs.models import (
+    checked_folder,
+    choose_model,
+    is_run,
+    kept_folders,
+    kept_weights,
+    open_model,
+    sample_place,
+)
 from untrain.runs.names import ORIGINAL
 from untrain.runs.python import read_python_run
 from untrain.runs.recipe import read
 from untrain.tasks.text_to_image.prompts import PromptSampler, read_prompts, sample_prompts
 
 if TYPE_CHECKING:
+    from untrain.tasks.text_to_image.domain import TextToImageDomain
     from untrain.tasks.text_to_image.sections import TextToImageSections
 
 
@@ -80,12 +89,15 @@ def sample_table(
     origin: str | Path = place
     chosen = None
     adapted: set[str] = set()
+    bare: set[str] = set()
     if is_run(place):
-        adapted = kept_folders(place, FILE) | kept_folders(place, PEFT_FILE)
-        chosen = choose_model(place, model, among=kept_folders(place, INDEX) | adapted | {ORIGINAL})
+        recipe = None if read_python_run(place) is not None else read(place, permissions=permissions)
+        adapted, whole = kept_folders(place, FILE) | kept_folders(place, PEFT_FILE), kept_folders(place, INDEX)
+        bare = set() if recipe is None else kept_weights(place) & {*recipe.methods} - whole - adapted
+        chosen = choose_model(place, model, among=whole | adapted | bare | {ORIGINAL})
         origin = checked_folder(place, chosen)
-        if read_python_run(place) is None:
-            sections: TextToImageSections = read(place, permissions=permissions).sections
+        if recipe is not None:
+            sections: TextToImageSections = recipe.sections
             known = sections.generation.sampler
             given = {"steps": known.steps, "guidance_scale": known.guidance_scale} | given
             if chosen == ORIGINAL or chosen in adapted:
@@ -98,7 +110,8 @@ def sample_table(
     sampler, engine = PromptSampler(**given), Engine.start(device, precision)
     path = sample_place(place, chosen, "", out)
     hush()
-    pipeline = load_pipeline(origin, config=config).to(engine.device)
+    pipeline = _of_run(place, str(chosen), permissions) if chosen in bare else load_pipeline(origin, config=config)
+    pipeline = pipeline.to(engine.device)
     if chosen in adapted:
         own = place / str(chosen)
         apply_lora(denoiser_of(pipeline), own / (FILE if (own / FILE).is_file() else PEFT_FILE))
@@ -107,3 +120,10 @@ def sample_table(
     if engine.is_main:
         print(f"{path}: {made} images made" + (f", {wanted - made} were there." if wanted > made else "."))
     return path
+
+
+def _of_run(folder: Path, name: str, permissions: Permissions) -> Any:
+    """The pipeline of a run's model that has no folder of its own: the recipe's, with the model's network."""
+    opened, module = open_model(folder, name, permissions)
+    domain: TextToImageDomain = opened  # type: ignore[assignment]
+    return with_denoiser(domain.pipeline, module)
