@@ -110,6 +110,7 @@ class RunFolder:
         """Returns all that decides the numbers of what a method makes of a problem, as JSON."""
         engine = self.engine
         parts = [] if engine.microbatch is None else [engine.microbatch]  # not said where it is not used, as ever
+        parts += ["fsdp"] if engine.fsdp else []
         return inputs_of(method, problem, [engine.precision, self.processes or engine.num_processes, *parts])
 
     def fingerprint(self, method: Method, problem: Problem) -> str:
@@ -423,7 +424,7 @@ _WORDS = {
     "peak_lr": "learning rate of the original",
     "train_steps": "steps of the original training",
     "sets": "data, split or batch size",
-    "engine": "precision, microbatch or number of processes",
+    "engine": "precision, microbatch, fsdp or number of processes",
     "task": "settings of the task",
     "trained": "parts of the model",
     "adapters": "adapters",
