@@ -2,8 +2,8 @@
 
 Several processes share every batch: each takes its slice, and gradients are *summed* after the backward pass. No
 wrapper stands around the module, so parameter names, several losses per step and per-sample gradients stay as they
-are with one process. With `fsdp` the processes share the weights of the steps too (`models.fsdp`), and names still stay.
-`accelerate launch` starts the processes, on one machine or many.
+are with one process. With `fsdp` the processes share the weights of the steps too (`models.fsdp`), and names stay even
+then. `accelerate launch` starts the processes, on one machine or many.
 """
 
 from __future__ import annotations

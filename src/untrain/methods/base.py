@@ -14,7 +14,7 @@ from untrain.engine import Engine, is_divided
 from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
 from untrain.models.adapters import Adapters
-from untrain.models.fsdp import DividedModule, called_layers, gather_tree
+from untrain.models.fsdp import DividedModule, gather_tree
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
 from untrain.types import Batch, EditableTask, GenerativeTask, Params, Task, Variant
@@ -235,12 +235,12 @@ class State:
         batch = next(retain.once(task, "fisher", limit=TRIED, batch_size=TRIED))
         few = {key: value[:TRIED] for key, value in batch.items()}
 
-        def run() -> None:
+        def losses(module: nn.Module) -> Tensor:
             with self.engine.forward_pass():
-                task.loss(self.module, few)
+                return task.loss(module, few)
 
         whole, before = self.module, self.parameters
-        divided = DividedModule.of(whole, called_layers(whole, run), self.engine)
+        divided = DividedModule.of(whole, losses, self.engine)
         self.divided, self.module, self.model = divided, divided.module, divided.module
         self.parameters = trainable(self.module)
         parts = dict(zip(map(id, before), self.parameters, strict=True))
@@ -260,12 +260,16 @@ class State:
 
     def finish(self) -> None:
         """Gives the whole module the weights of now, and lets go of what was divided; every process takes part."""
-        if self.divided is not None:
-            self.module = self.model = self.divided.finish()
-            self.parameters = trainable(self.module)
-            self.divided = self.mask = self.averaged = None
-            self.optimizers.clear()
-            self.frozen.clear()
+        if self.divided is None:
+            return
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.optimizers.clear()  # first, to make room
+        self.frozen.clear()
+        self.averaged = self.mask = None
+        self.module = self.model = self.divided.finish()
+        self.parameters = trainable(self.module)
+        self.divided = None
 
     def gathered_dict(self) -> dict[str, Any]:
         """The state as `state_dict` gives it, of divided weights whole ones, in the main process alone."""

@@ -39,12 +39,12 @@ def fisher_mask(
 
     With fsdp each process keeps its part of a diagonal, so one diagonal at a time is whole.
     """
-    whole = _each_fisher(problem, engine, samples, estimator, draws)
     if not engine.fsdp:
-        return mask_above(*whole, gamma=gamma, eps=eps)
+        return mask_above(*fishers_of(problem, engine, samples, estimator, draws), gamma, eps)
+    whole = _each_fisher(problem, engine, samples, estimator, draws)
     shapes = {name: parameter.shape for name, parameter in problem.subject.module.named_parameters()}
     forget, retain = ({name: engine.own_part(t) for name, t in fisher.items()} for fisher in whole)
-    part = mask_above(forget, retain, gamma=gamma, eps=eps)
+    part = mask_above(forget, retain, gamma, eps)
     return {name: engine.join_parts(t, shapes[name]) for name, t in part.items()}
 
 

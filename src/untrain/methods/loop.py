@@ -285,7 +285,7 @@ def _steps(
                     callback.on_evaluate(title, dict(measured))
             history.append(record)
             saver.maybe(k + 1, method.total)
-    if not _finite(state.module.state_dict(), engine):  # the last step's loss was finite, what it made of the weights is not
+    if not _finite(state.module.state_dict(), engine):  # the last loss was finite, what its step made of them is not
         raise Diverged(f"{method.name}: the last step made weights that are not finite. {saver.restore()}")
 
 

@@ -40,7 +40,7 @@ class DividedModule:
     Attributes:
         whole: keeps the weights that it had, until `finish` gives it those of now.
         module: a copy of it, of whose parameters this process has a part.
-        called: names of the layers that are gathered when they are called, see `called_layers`.
+        called: names of the layers that may be gathered on their own, when they are called.
         mesh: of the processes.
     """
 
@@ -50,21 +50,29 @@ class DividedModule:
     mesh: DeviceMesh
 
     @classmethod
-    def of(cls, whole: nn.Module, called: Collection[str], engine: Engine) -> DividedModule:
+    def of(cls, whole: nn.Module, losses: Callable[[nn.Module], Tensor], engine: Engine) -> DividedModule:
         """Divides a copy of a module; the module itself stays as it is.
 
         Args:
             whole: the same in every process.
-            called: as of `called_layers`.
+            losses: of a few samples, the same in every process; the divided module must have them too.
             engine: of several processes.
 
         Raises:
-            ModelError: if its weights cannot be divided.
+            ModelError: if its weights cannot be divided, or it computes something else then.
         """
         _check_divisible(whole)
+        called, expected = _called_layers(whole, losses)
         mesh = torch.distributed.device_mesh.init_device_mesh(engine.device.type, (engine.num_processes,))
         made = cls(whole, shallow_copy(whole), called, mesh)
         made.divide_(made.module)
+        try:
+            with torch.no_grad():
+                found = _in_evaluation(made.module, losses)
+        except ModelError as error:
+            raise ModelError(f"{_LOOKED_AT}: {error}. {_REMEDY}") from error
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max())):
+            raise ModelError(f"{_LOOKED_AT}: with fsdp its losses differ. {_REMEDY}")
         return made
 
     def divide_(self, module: nn.Module) -> nn.Module:
@@ -74,8 +82,10 @@ class DividedModule:
         for parameter in module.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP knows no other layout
         for layer in (*layers_gathered(module, self.called), module):
+            layer.register_forward_hook(_clone_views)
             fully_shard(layer, mesh=self.mesh, reshard_after_forward=True)
-            layer.set_gradient_divide_factor(1.0)  # type: ignore[attr-defined,operator]  # sums, as everywhere
+            layer.set_gradient_divide_factor(1.0)  # type: ignore[operator]  # sums, as everywhere
+            layer.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]  # gloo knows no other
         return module
 
     def part_of(self, tensor: Tensor) -> Tensor:
@@ -112,14 +122,14 @@ class DividedModule:
         with torch.no_grad():
             for buffer, now in zip(self.whole.buffers(), self.module.buffers(), strict=True):
                 buffer.copy_(now)
-        for layer, now in zip(self.whole.modules(), self.module.modules(), strict=True):
-            layer.training = now.training
+        for layer, divided_layer in zip(self.whole.modules(), self.module.modules(), strict=True):
+            layer.training = divided_layer.training
         return self.whole
 
 
 def whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor whose parts the processes have, whole; every process takes part. Others as they are."""
-    return tensor.full_tensor() if is_divided(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
+    return tensor.full_tensor() if is_divided(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def gather_tree(tree: Any, *, keep: bool) -> Any:
@@ -139,31 +149,40 @@ def gather_tree(tree: Any, *, keep: bool) -> Any:
     return whole.cpu() if keep else None
 
 
-def called_layers(module: nn.Module, run: Callable[[], Any]) -> set[str]:
-    """Names of the layers that are called as modules while `run` runs, and return none of their own weights.
+def _called_layers(module: nn.Module, losses: Callable[[nn.Module], Tensor]) -> tuple[set[str], Tensor]:
+    """Names of the layers that can be gathered on their own, and the losses.
 
-    The others' weights are looked at from outside, as those of the projections of torch's attention are; they have to
-    be gathered with a layer around them.
-
-    Args:
-        module: left as it was.
-        run: runs the module once.
+    That are those that are called as modules: others' weights are looked at from outside, as those of the projections
+    of torch's attention are. None of which a layer within is called while it is not: DiT asks its first block for an
+    embedding before it calls the block. And none that returns a view, as a linear layer on rows of rows does: of its
+    own weights it would show what is freed, and where a view is written into, FSDP is not called back in the backward
+    pass.
     """
     called: set[str] = set()
-    returned: set[str] = set()
+    unfit: set[str] = set()
+    active: list[str] = []
 
-    def look(name: str, layer: nn.Module, given: Any, output: Any) -> None:
+    def enter(name: str, layer: nn.Module, given: Any) -> None:
+        steps = name.split(".")
+        around = {".".join(steps[:count]) for count in range(1, len(steps))}
+        unfit.update(around.difference(active))
+        active.append(name)
+
+    def leave(name: str, layer: nn.Module, given: Any, output: Any) -> None:
+        active.remove(name)
         called.add(name)
-        own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
-        for tensor in torch.utils._pytree.tree_leaves(output):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() in own:
-                returned.add(name)
+        if any(map(_is_view, torch.utils._pytree.tree_leaves(output))):
+            unfit.add(name)
 
-    hooks = [layer.register_forward_hook(partial(look, name)) for name, layer in module.named_modules()]
+    hooks = []
+    for name, layer in module.named_modules():
+        hooks.append(layer.register_forward_pre_hook(partial(enter, name)))
+        hooks.append(layer.register_forward_hook(partial(leave, name)))
     try:
-        with preserve_state(module), torch.no_grad():
-            module.eval()
-            run()
+        with torch.enable_grad():  # some layers, attention among them, go other ways with gradients and without
+            _in_evaluation(module, losses)
+        with torch.no_grad():
+            expected = _in_evaluation(module, losses)
     finally:
         for hook in hooks:
             hook.remove()
@@ -172,7 +191,26 @@ def called_layers(module: nn.Module, run: Callable[[], Any]) -> set[str]:
             "fsdp gathers weights when the model is called, and the task never calls it, only parts of it. Leave fsdp "
             "out."
         )
-    return called - returned
+    return called - unfit, expected
+
+
+def _is_view(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value._is_view()
+
+
+def _clone_views(module: nn.Module, given: Any, output: Any) -> Any:
+    """A forward hook: what a module returns, in memory of its own, see `_called_layers`."""
+    return torch.utils._pytree.tree_map(lambda value: value.clone() if _is_view(value) else value, output)
+
+
+def _in_evaluation(module: nn.Module, losses: Callable[[nn.Module], Tensor]) -> Tensor:
+    """Losses in evaluation mode; the module is left as it was."""
+    with preserve_state(module):
+        return losses(module.eval())
+
+
+_LOOKED_AT = "fsdp cannot divide this model, which looks at the weights of a layer from outside the layer"
+_REMEDY = "Let it call the layer, or leave fsdp out."
 
 
 def layers_gathered(module: nn.Module, called: Collection[str]) -> list[nn.Module]:
@@ -180,7 +218,7 @@ def layers_gathered(module: nn.Module, called: Collection[str]) -> list[nn.Modul
 
     Args:
         module: its root is gathered too, with what no layer holds.
-        called: the names that may be chosen from.
+        called: the names that can be chosen.
     """
     held = _occurrences(module)
     least = sum(parameter.numel() for parameter in module.parameters()) / LEAST

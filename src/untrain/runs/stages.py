@@ -448,7 +448,7 @@ def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stre
     """Returns what a method works on: a copy of the original, and the sets.
 
     Below adapters, and where the weights of the steps are divided, the copy lies in the original's memory.
-    ."""
+    """
     recipe, domain = experiment.recipe, experiment.domain
     anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
     peak, steps = peak_lr(experiment), train_steps(experiment)
