@@ -109,9 +109,8 @@ class RunFolder:
     def inputs(self, method: Method, problem: Problem) -> dict[str, Any]:
         """Returns all that decides the numbers of what a method makes of a problem, as JSON."""
         engine = self.engine
-        parts: list[int | str] = (
-            [] if engine.microbatch is None else [engine.microbatch]
-        )  # not said where it is not used, as ever
+        parts: list[int | str] = []  # nothing is said where it is not used, as ever
+        parts += [] if engine.microbatch is None else [engine.microbatch]
         parts += ["fsdp"] if engine.fsdp else []
         return inputs_of(method, problem, [engine.precision, self.processes or engine.num_processes, *parts])
 
