@@ -23,7 +23,7 @@ from untrain.methods.base import Optimizer
 from untrain.methods.loop import Checkpoints, run
 
 NAMES = ("sfron", "finetune", "retrain", "scrub", "delete", "gradient-ascent", "neggrad-plus", "random-label", "salun")
-ADAM = Optimizer("adam", 0.01)
+ADAM, SGD = Optimizer("adam", 0.01), Optimizer("sgd", 0.05, 0.9)
 SETTINGS = {"sfron": {"beta": 0.5}, "retrain": {"ema": 0.9}, "salun": {"optimizer": ADAM}}
 
 
@@ -66,7 +66,7 @@ def unlearned(engine):
     forget = [(x[:13], y[:13]), (x[13:25], y[13:25]), (x[25:], y[25:])]
     content = {}
     for name in NAMES:
-        given = {"steps": 4, "optimizer": Optimizer("sgd", 0.05, 0.9), **SETTINGS.get(name, {})}
+        given = {"steps": 4, "optimizer": SGD, **SETTINGS.get(name, {})}
         sets, model = {"forget": forget, "retain": clusters(75, 2)}, mlp()
         before = {key: value.clone() for key, value in model.state_dict().items()}
         result = untrain.unlearn(model, **sets, method=name, batch_size=25, device="cpu", fsdp=engine.fsdp, **given)
@@ -81,7 +81,9 @@ def narrow(engine):
     for name, count, seed in (("forget", 40, 1), ("retain", 100, 2)):
         x, y = small_classifiers.samples(count, seed).tensors
         setattr(work, name, Stream(TensorDataset(x.float(), y), name, engine, 19))
-    return run(make("sfron", SFRON), work, engine).state.module.state_dict()
+    return run(
+        make("sfron", {**SFRON, "optimizer": SGD, "forget_optimizer": SGD}), work, engine
+    ).state.module.state_dict()
 
 
 def small(engine, model=None):

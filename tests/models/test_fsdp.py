@@ -18,7 +18,7 @@ def test_two_processes_with_half_the_weights_each_give_what_one_gives(tmp_path):
     """What is in `fsdp_in_processes` runs. Tolerance 1e-12 of the largest value: float64, sums in another order.
 
     1e-10 for attention under Adam: the biases of keys have no gradient but for rounding, which Adam divides by its own
-    size. 1e-5 in float32.
+    size. 1e-5 in float32, under SGD.
     """
     fsdp_in_processes.main(tmp_path, False)
     run_in_processes(2, tmp_path, fsdp_in_processes.main, tmp_path, True)
