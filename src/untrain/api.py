@@ -27,7 +27,7 @@ from untrain.engine import Engine, Precision
 from untrain.errors import DataError, Overlap, SettingError, convert_errors, unknown
 from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import find, make
-from untrain.methods.base import Method, Problem, check_adapts, check_runs
+from untrain.methods.base import Method, Problem, check_adapts, check_divides, check_runs
 from untrain.methods.loop import run
 from untrain.methods.requests import REQUESTS, request_kind
 from untrain.models.adapters import Adapters, check_adapters, lora_of, merged_copy, without_adapters
@@ -224,6 +224,7 @@ def unlearn(
     precision: Precision = "no",
     compile: bool = False,
     microbatch: Annotated[int, Ge(1)] | None = None,
+    fsdp: bool = False,
     workers: Workers = 0,
     parts: str | Sequence[str] | None = None,
     adapters: Adapters | Mapping[str, Any] | None = None,
@@ -258,6 +259,8 @@ def unlearn(
         compile: run the steps through torch.compile.
         microbatch: samples that pass through the model at once in a training step: a batch passes in parts of so many,
             with the same gradients but for rounding, in less memory. None: the whole batch.
+        fsdp: divide trained weights, gradients, masks and states of optimisers among the processes that accelerate
+            starts.
         workers: processes that read a data set which is not in memory.
         parts: what is trained: "full", of a UNet also "xattn", "noxattn", "selfattn" and "notime", or patterns of
             parameter names; None: whatever requires a gradient.
@@ -270,12 +273,14 @@ def unlearn(
     Raises:
         UntrainError: one of its kinds, with what is wrong and what to do.
     """
-    engine = Engine.start(device, precision, compile, microbatch)
+    engine = Engine.start(device, precision, compile, microbatch, fsdp)
     domain = registry.domain_of(task)
     options, settings = _take_options(domain.UnlearnOptions, settings)
     chosen = _make_method(method or DEFAULT_METHOD, settings)
     user = domain.user_model(model, registry.resolve(task), named=isinstance(task, str))
     check_runs(chosen, user.task)
+    if fsdp:
+        check_divides(chosen)
     check_kind(user.module)
     check_names(user.module)
     _check_store(store, out, inplace)
@@ -294,7 +299,7 @@ def unlearn(
         sizes = {name: batch_size or loader_batch_size(given.get(name)) or usual for name in sets}
         streams = {name: Stream(data, name, engine, sizes[name], seed, workers) for name, data in sets.items()}
         compared = check_sets(sets, streams, known)
-        working = subject if inplace else subject.copy()
+        working = subject if inplace else subject.copy(share=fsdp)
         with _widened(working.module, lora, engine.device, home) as rounding:
             with trained(working.module, parts):
                 if lora is None:

@@ -2,13 +2,15 @@
 
 Several processes share every batch: each takes its slice, and gradients are *summed* after the backward pass. No
 wrapper stands around the module, so parameter names, several losses per step and per-sample gradients stay as they
-are with one process. `accelerate launch` starts the processes, on one machine or many.
+are with one process. With `fsdp` the processes share the weights of the steps too (`models.fsdp`), and names stay even
+then. `accelerate launch` starts the processes, on one machine or many.
 """
 
 from __future__ import annotations
 
 import atexit
 import hashlib
+import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -38,6 +40,7 @@ class Engine:
         process: this process's number, 0 … num_processes − 1.
         num_processes: how many processes share each batch.
         microbatch: samples of a process's share that pass through a model at once in a training step; None: all.
+        fsdp: whether the processes share trained weights, gradients and states of optimisers during a method's steps.
     """
 
     device: torch.device
@@ -46,6 +49,7 @@ class Engine:
     process: int = 0
     num_processes: int = 1
     microbatch: int | None = None
+    fsdp: bool = False
     clocks: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,6 +65,7 @@ class Engine:
         precision: Precision = "no",
         compile: bool = False,
         microbatch: int | None = None,
+        fsdp: bool = False,
     ) -> Engine:
         """The engine of this process: joins the others if `accelerate launch` (or torchrun) started several.
 
@@ -69,9 +74,10 @@ class Engine:
             precision: see the class.
             compile: see the class.
             microbatch: see the class.
+            fsdp: see the class.
 
         Raises:
-            SettingError: if the device does not exist.
+            SettingError: if the device does not exist, or fsdp cannot run.
         """
         from accelerate import PartialState
 
@@ -87,7 +93,9 @@ class Engine:
             raise SettingError(f"device {str(device)!r} cannot be used: {error}") from error
         if chosen.type == "meta":
             raise SettingError("device 'meta' cannot be used: tensors have no values there. Choose cpu or cuda.")
-        return cls(chosen, precision, compile, state.process_index, state.num_processes, microbatch)
+        if fsdp:
+            _check_fsdp(state.num_processes, precision, compile=compile, microbatch=microbatch)
+        return cls(chosen, precision, compile, state.process_index, state.num_processes, microbatch, fsdp)
 
     @property
     def is_main(self) -> bool:
@@ -152,6 +160,19 @@ class Engine:
         """This process's part of the mean over the whole batch: the parts sum to the mean, and so do gradients."""
         return losses.sum() / self.global_batch_size(losses)
 
+    def own_part(self, tensor: Tensor) -> Tensor:
+        """This process's part of a tensor's numbers, flat and in memory of its own."""
+        first, last = (tensor.numel() * p // self.num_processes for p in (self.process, self.process + 1))
+        return tensor.reshape(-1)[first:last].clone()
+
+    def join_parts(self, part: Tensor, shape: Sequence[int]) -> Tensor:
+        """The bool tensor of this shape of which each process has what `own_part` gave; the same in every process."""
+        whole = torch.zeros(math.prod(shape), dtype=torch.uint8, device=part.device)
+        first = len(whole) * self.process // self.num_processes
+        whole[first : first + len(part)] = part
+        self.all_reduce_([whole])
+        return whole.bool().view(*shape)
+
     def gather(self, values: Tensor) -> Tensor:
         """The processes' tensors [B_p, …] concatenated in order of process, in every process."""
         if self.num_processes == 1:
@@ -161,14 +182,17 @@ class Engine:
         return torch.cat(parts).to(values.device)
 
     def backward(self, loss: Tensor, parameters: Sequence[Tensor], *, retain: bool = False) -> None:
-        """Fills `.grad` with the gradient summed over processes, unscaled; parameters without one get zeros."""
+        """Fills `.grad` with the gradient summed over processes, unscaled; parameters without one get zeros.
+
+        The gradients of divided weights are summed during the backward pass, which every process must take then.
+        """
         if loss.requires_grad:
             self.scaler.scale(loss).backward(retain_graph=retain)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         if self.num_processes > 1:
-            _sum_flat([p.grad for p in parameters if p.grad is not None])
+            _sum_flat([p.grad for p in parameters if p.grad is not None and not is_divided(p)])
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """One optimiser step; under fp16 it is left out when a gradient overflowed, and the scale adapts.
@@ -228,6 +252,16 @@ class Engine:
     def progress(self, label: str, total: int | None, start: int = 0) -> AbstractContextManager[Bar]:
         """A bar or lines of progress with the time left, from the main process; see `show_progress`."""
         return show_progress(label, total, start, quiet=not self.is_main)
+
+
+def is_divided(value: Any) -> bool:
+    """Whether it is a tensor of which this process has a part (a DTensor of torch)."""
+    return isinstance(value, torch.Tensor) and hasattr(value, "device_mesh")
+
+
+def local_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this process has of each tensor, in its memory, without gradient; for what is done number by number."""
+    return [t.detach().to_local() if is_divided(t) else t.detach() for t in tensors]  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -331,6 +365,23 @@ def seed_generators(seed: int, *, accelerators: bool) -> None:
 def generator_of(seed: int, *names: object) -> torch.Generator:
     """A CPU generator for one purpose; the same on every device."""
     return torch.Generator().manual_seed(seed_of(seed, *names))
+
+
+def _check_fsdp(processes: int, precision: Precision, *, compile: bool, microbatch: int | None) -> None:
+    """Refuses what does not go together with divided weights."""
+    if processes == 1:
+        raise SettingError(
+            "fsdp divides weights among processes, and there is one. Start several, as by accelerate launch "
+            "--num_processes 4 or torchrun --nproc-per-node 4, or leave fsdp out."
+        )
+    beside = {
+        "precision=fp16": (precision == "fp16", "choose precision bf16, which needs no loss scale"),
+        "compile": (compile, "leave compile out"),
+        "microbatch": (microbatch is not None, "leave microbatch out, and lower batch_size"),
+    }
+    for name, (there, remedy) in beside.items():
+        if there:
+            raise SettingError(f"fsdp does not run together with {name} yet: {remedy}, or leave fsdp out.")
 
 
 def _sum_flat(gradients: list[Tensor]) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from untrain.data.streams import Stream
-from untrain.engine import Engine
+from untrain.engine import Engine, is_divided
 from untrain.errors import ModelError, SettingError, UnlearningWarning, unknown
 from untrain.lazy import nn, torch
 from untrain.models.adapters import Adapters
+from untrain.models.fsdp import DividedModule, gather_tree
 from untrain.models.subject import Subject
 from untrain.settings import check_arguments, make
 from untrain.types import Batch, EditableTask, GenerativeTask, Params, Task, Variant
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 Decay = Literal["cosine", "constant"]
 OPTIMIZERS = ("sgd", "adam", "adamw", "adam8bit", "adamw8bit")
 """Names of optimisers."""
+
+TRIED = 2
+"""Samples that something about a model is tried on."""
 
 LARGE = 10**8
 """From so many weights on, optimisers take one tensor after the other: all together is faster for many small ones, but
@@ -195,6 +199,8 @@ class State:
         frozen: modules that a method needs beside (a teacher), not part of checkpoints.
         averaged: running averages of the weights, where a method keeps them: what the run gives in the end.
         beside: tensors that a method needs beside, by name; `start` makes them anew, and no checkpoint holds them.
+        divided: the module's weights among processes, while they are divided; `module` is its divided one then.
+        mask: the problem's mask in parts likewise.
     """
 
     problem: Problem
@@ -206,6 +212,8 @@ class State:
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     averaged: nn.Module | None = None
     beside: Params = field(default_factory=dict)
+    divided: DividedModule | None = None
+    mask: Params | None = None
 
     def __post_init__(self) -> None:
         """Collects the trainable parameters and compiles where the engine is asked to."""
@@ -216,6 +224,57 @@ class State:
     def result(self) -> nn.Module:
         """The module that the run would give now: the averaged weights where there are any."""
         return self.module if self.averaged is None else self.averaged
+
+    def divide(self) -> None:
+        """Divides weights, optimisers, frozen modules, averages and mask among the processes, before the first step.
+
+        Raises:
+            ModelError: if the weights cannot be divided. SettingError: if an optimiser's states cannot.
+        """
+        task, retain = self.problem.task, self.problem.retain
+        batch = next(retain.once(task, "fisher", limit=TRIED, batch_size=TRIED))
+        few = {key: value[:TRIED] for key, value in batch.items()}
+
+        def losses(module: nn.Module) -> Tensor:
+            with self.engine.forward_pass():
+                return task.loss(module, few)
+
+        whole, before = self.module, self.parameters
+        divided = DividedModule.of(whole, losses, self.engine)
+        self.divided, self.module, self.model = divided, divided.module, divided.module
+        self.parameters = trainable(self.module)
+        parts = dict(zip(map(id, before), self.parameters, strict=True))
+        for name, optimizer in self.optimizers.items():
+            if not type(optimizer).__module__.startswith("torch.optim"):
+                raise SettingError(
+                    f"fsdp cannot divide the states of the {name} optimiser, a {type(optimizer).__name__}: choose sgd, "
+                    "adam or adamw, or leave fsdp out."
+                )
+            for group in optimizer.param_groups:
+                group["params"] = [parts[id(parameter)] for parameter in group["params"]]
+        for module in (*self.frozen.values(), *([] if self.averaged is None else [self.averaged])):
+            divided.divide_(module)
+        if "mask" in self.problem.memo:  # whole for its file, and out of an accelerator's memory
+            self.problem.memo["mask"] = {name: t.cpu() for name, t in self.problem.memo["mask"].items()}
+            self.mask = {name: divided.part_of(t) for name, t in self.problem.memo["mask"].items()}
+
+    def finish(self) -> None:
+        """Gives the whole module the weights of now, and lets go of what was divided; every process takes part."""
+        if self.divided is None:
+            return
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.optimizers.clear()  # first, to make room
+        self.frozen.clear()
+        self.averaged = self.mask = None
+        self.module = self.model = self.divided.finish()
+        self.parameters = trainable(self.module)
+        self.divided = None
+
+    def gathered_dict(self) -> dict[str, Any]:
+        """The state as `state_dict` gives it, of divided weights whole ones, in the main process alone."""
+        state = self.state_dict()
+        return state if self.divided is None else gather_tree(state, keep=self.engine.is_main)
 
     def state_dict(self) -> dict[str, Any]:
         """All that must be found again to go on: below adapters no weight changes, and the run begins with them."""
@@ -234,17 +293,34 @@ class State:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Puts everything back."""
-        self.module.load_state_dict(saved["module"], strict=self.problem.subject.adapters is None)
+        """Puts everything back; of divided weights this process's parts of what was saved whole."""
+        self.load_weights(saved["module"], strict=self.problem.subject.adapters is None)
         if self.averaged is not None:
-            self.averaged.load_state_dict(saved["averaged"])
+            self.averaged.load_state_dict(self._parts_of(saved["averaged"], self.averaged.state_dict()))
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
+            numbered = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+            moments = {
+                number: self._parts_of(found, {key: numbered[number] for key in found if key != "step"})
+                for number, found in saved["optimizers"][name]["state"].items()
+            }
+            optimizer.load_state_dict({**saved["optimizers"][name], "state": moments})
         for name, schedule in self.schedules.items():
             schedule.load_state_dict(saved["schedules"][name])
         self.retained = saved["retained"]
         if saved["scaler"]:
             self.engine.scaler.load_state_dict(saved["scaler"])
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, strict: bool) -> None:
+        """Puts weights back into the module, whole ones or, of divided weights, this process's parts."""
+        self.module.load_state_dict(self._parts_of(weights, self.module.state_dict()), strict=strict)
+
+    def _parts_of(self, saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+        """Saved tensors, of which those that are whole and divided now are cut."""
+        divided = self.divided
+        if divided is None:
+            return dict(saved)
+        cut = {name: t for name, t in saved.items() if is_divided(now.get(name)) and not is_divided(t)}
+        return {**saved, **{name: divided.part_of(t) for name, t in cut.items() if t is not None}}
 
 
 @dataclass(frozen=True)
@@ -273,6 +349,15 @@ class Method(ABC):
     adapts: ClassVar[bool] = True
     """Whether adapters can be trained by it in the place of weights; false where weights themselves are set, shrunk or
     made fresh."""
+    divides: ClassVar[bool] = False
+    """Whether its steps run on weights that are divided among processes: they take losses of the model by
+    `losses_of` or `for_share`, and look at weights by operations that know divided tensors."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """`divides` is said by each class for itself: what is derived may look at weights in ways of its own."""
+        super().__init_subclass__(**kwargs)
+        if "divides" not in vars(cls):
+            cls.divides = False
 
     own_adapters: ClassVar[Adapters | None] = None
     """Adapters that it trains in the place of weights where none are asked for; None: it trains weights then."""
@@ -372,6 +457,23 @@ def check_adapts(method: Method | type[Method]) -> None:
     raise SettingError(
         f"method {method.name!r} cannot train adapters: it sets, shrinks or renews weights themselves. Leave adapters "
         f"out, and save what it changed as a LoRA (save_lora, untrain export --lora), or choose {', '.join(others)}."
+    )
+
+
+def check_divides(method: Method | type[Method]) -> None:
+    """A method must be one whose steps run on divided weights.
+
+    Raises:
+        SettingError: names it, and those that can.
+    """
+    if method.divides:
+        return
+    from untrain.methods import methods
+
+    others = sorted(name for name, other in methods().items() if other.divides)
+    raise SettingError(
+        f"method {method.name!r} looks at whole weights, and does not run with fsdp. Leave fsdp out, or choose "
+        f"{', '.join(others)}."
     )
 
 

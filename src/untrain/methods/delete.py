@@ -40,6 +40,7 @@ class Delete(Descent):
 
     name: ClassVar[str] = "delete"
     title: ClassVar[str] = "distils the original without the true class on D_f alone (Zhou et al. 2025)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {"optimizer.lr": Range(1e-4, 0.05, log=True), "epochs": Range(2.0, 20.0)}
     classifies: ClassVar[bool] = True
 

@@ -17,6 +17,7 @@ class Finetune(Descent):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "descent on the retain set only (Warnecke et al. 2021)"
+    divides: ClassVar[bool] = True
     needs_forget: ClassVar[bool] = False
     space: ClassVar[Spaces] = {"optimizer.lr": Range(0.005, 0.2, log=True)}
 

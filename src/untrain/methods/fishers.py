@@ -1,5 +1,6 @@
-"""Fisher diagonals of the forget and the retain set at the original weights."""
+"""Fisher diagonals of the forget and the retain set at the original weights, and the mask that is made of them."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from untrain.engine import Engine
 from untrain.methods.base import Problem
 from untrain.models.adapters import saliency_space
+from untrain.saliency import mask_above
 from untrain.types import Estimator, Params
 
 
@@ -26,9 +28,33 @@ def fishers_of(
         Two mappings, trained parameter's name → tensor of its shape, ≥ 0; of adapters they are measured at the weights
         that these are added to, see `untrain.models.adapters.Space`.
     """
+    forget, retain = _each_fisher(problem, engine, samples, estimator, draws)
+    return forget, retain
+
+
+def fisher_mask(
+    problem: Problem, engine: Engine, samples: int | None, estimator: Estimator, draws: int, gamma: float, eps: float
+) -> Params:
+    """The mask of `saliency_mask` from F_f and F_r, whole in every process; the arguments are those of both.
+
+    With fsdp each process keeps its part of a diagonal, so one diagonal at a time is whole.
+    """
+    if not engine.fsdp:
+        return mask_above(*fishers_of(problem, engine, samples, estimator, draws), gamma, eps)
+    whole = _each_fisher(problem, engine, samples, estimator, draws)
+    shapes = {name: parameter.shape for name, parameter in problem.subject.module.named_parameters()}
+    forget, retain = ({name: engine.own_part(t) for name, t in fisher.items()} for fisher in whole)
+    part = mask_above(forget, retain, gamma, eps)
+    return {name: engine.join_parts(t, shapes[name]) for name, t in part.items()}
+
+
+def _each_fisher(
+    problem: Problem, engine: Engine, samples: int | None, estimator: Estimator, draws: int
+) -> Iterator[Params]:
+    """F_f, then F_r; the first can go before the second is computed."""
     from untrain.fisher import Findings, fisher_diagonal
 
-    fishers, found = [], Findings()
+    found = Findings()
     module = problem.subject.module
     if engine.device.type == "meta":  # nothing to be probed: shapes are all that there is
         found = Findings(_Everything(), _Everything(), {True, False})
@@ -42,9 +68,9 @@ def fishers_of(
         with closing(engine.track(batches, label, passes)) as tracked:
             how: dict[str, Any] = {"estimator": estimator, "engine": engine, "found": found}
             with saliency_space(module) as space:
-                fishers.append(space.fold(fisher_diagonal(module, problem.task, tracked, **how)))
-    forget, retain = fishers
-    return forget, retain
+                fisher = space.fold(fisher_diagonal(module, problem.task, tracked, **how))
+        yield fisher
+        del fisher
 
 
 class _Everything(set[Any]):

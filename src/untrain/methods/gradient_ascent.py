@@ -26,6 +26,7 @@ class GradientAscent(Descent):
 
     name: ClassVar[str] = "gradient-ascent"
     title: ClassVar[str] = "ascent on the forget set only (Thudi et al. 2022)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {"optimizer.lr": Range(1e-4, 1e-2, log=True), "epochs": Range(2.0, 10.0)}
 
     epochs: float = 5.0

@@ -15,6 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from untrain.engine import Engine, Precision, generator_of, preserve_state
+from untrain.errors import SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State, trainable
 from untrain.methods.forgetting import cut
@@ -53,6 +54,9 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
         problem: its subject may know the peak.
         engine: where the test runs.
         updates: optimiser steps of the run; the test takes one of 25 of their passes at most, or three.
+
+    Raises:
+        SettingError: if the test would be needed and the engine divides weights.
     """
     own = Optimizer(**problem.subject.defaults(problem.task)["optimizer"])
     if optimizer is None:
@@ -65,6 +69,11 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
         return replace(optimizer, lr=peak)
     if own.lr is not None and optimizer.is_adaptive and own.is_adaptive:
         return replace(optimizer, lr=own.lr)  # a range test looks for a rise in nats, which a generator's loss has not
+    if engine.fsdp:
+        raise SettingError(
+            "no learning rate is known, and its range test trains whole weights in each process, which fsdp is to "
+            "spare: give optimizer.lr."
+        )
     found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine, updates))
     lr, passes = float(found["lr"]), float(found["passes"])
     problem.note(f"retain learning rate {lr:.2g}: found by a range test on the retain set, {passes:.1f} passes")

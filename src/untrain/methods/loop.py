@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untrain.callbacks import Callback
-from untrain.engine import Engine, seed_of
+from untrain.engine import Engine, is_divided, local_parts, seed_of
 from untrain.errors import Diverged, StaleFile
 from untrain.lazy import nn, torch
 from untrain.methods import base
-from untrain.methods.base import Method, Problem, State, check_adapts
+from untrain.methods.base import TRIED, Method, Problem, State, check_adapts, check_divides
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
 from untrain.models.adapters import Adapters, Attached, attach
 from untrain.models.layout import Layout, lay_channels_last_, prefers_channels_last
@@ -123,8 +123,10 @@ def run(
     Raises:
         Diverged: when a loss is not finite; the module then holds the last good weights, and the message says
             of which step they are.
-        SettingError: if the subject's adapters do not fit it.
+        SettingError: if the subject's adapters do not fit it, or the method does not run on divided weights.
     """
+    if engine.fsdp:
+        check_divides(method)
     how = (checkpoints, evaluate, evaluate_every, title, callbacks)
     if problem.subject.adapters is None:
         return _run_with_copies(method, problem, engine, *how)
@@ -195,10 +197,13 @@ def _run(
             memo.update({name: tensor.to(engine.device) for name, tensor in memo.items()})
     with engine.seeded(seed_of(problem.seed, "start")):
         with engine.clock("search"):
-            _choose_layout(method, problem, engine)
+            if not engine.fsdp:  # which knows one layout
+                _choose_layout(method, problem, engine)
             method = method.resolved(problem, engine)
         before = _forget_loss_before(problem, engine)
         state = method.start(problem, engine)
+        if engine.fsdp:
+            state.divide()
     held = statistics_note(state.module)
     if held is not None:
         problem.note(held)
@@ -211,11 +216,15 @@ def _run(
     try:
         told = callbacks if engine.is_main else ()
         _steps(method, state, engine, first, history, checkpoints, evaluate, evaluate_every, title, told)
+    except Diverged:  # in every process, since losses are summed
+        state.finish()
+        raise
     finally:
         for parameter in state.module.parameters():
             parameter.grad = None  # the last one tells of the data, and is as large as the model
     if state.averaged is not None:
         state.module.load_state_dict(state.averaged.state_dict())
+    state.finish()
     engine.broadcast_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
     aim = loss_aimed_at(method, problem)
@@ -232,10 +241,6 @@ def _choose_layout(method: Method, problem: Problem, engine: Engine) -> None:
         batch = next(problem.forget.once(problem.task, "fisher", limit=TRIED, batch_size=TRIED))
         few = {name: value[:TRIED] for name, value in batch.items()}
         problem.note(lay_channels_last_(module, problem.task, few, engine))
-
-
-TRIED = 2
-"""Samples that a layout is tried on."""
 
 
 def _forget_loss_before(problem: Problem, engine: Engine) -> Params | None:
@@ -274,18 +279,33 @@ def _steps(
                 callback.on_step(k + 1, method.total, dict(record))
             if evaluate and evaluate_every and (k + 1) % evaluate_every == 0:
                 with engine.clock("evaluation"):
-                    measured = evaluate(state.result, k + 1)
+                    measured = _evaluate(evaluate, state, k + 1)
                 record |= measured
                 for callback in callbacks:
                     callback.on_evaluate(title, dict(measured))
             history.append(record)
             saver.maybe(k + 1, method.total)
-    if not _finite(state.module.state_dict()):  # the last step's loss was finite, what it made of the weights is not
+    if not _finite(state.module.state_dict(), engine):  # the last loss was finite, what its step made of them is not
         raise Diverged(f"{method.name}: the last step made weights that are not finite. {saver.restore()}")
 
 
-def _finite(weights: dict[str, Tensor]) -> bool:
-    return all(bool(torch.isfinite(w).all()) for w in weights.values() if w.is_floating_point())
+def _evaluate(evaluate: Watch, state: State, step: int) -> dict[str, float]:
+    """Measures the module that the run would give now, divided weights gathered for as long."""
+    if state.divided is None:
+        return evaluate(state.result, step)
+    with replace(state.divided, module=state.result).gathered() as whole:
+        return evaluate(whole, step)
+
+
+def _finite(weights: dict[str, Tensor], engine: Engine) -> bool:
+    """Whether all weights are finite, of divided ones every process's parts."""
+    parts = local_parts(w for w in weights.values() if w.is_floating_point())
+    finite = all(bool(torch.isfinite(part).all()) for part in parts)
+    if not any(is_divided(w) for w in weights.values()):
+        return finite
+    bad = torch.tensor(float(not finite), device=engine.device)
+    engine.all_reduce_([bad])
+    return not bool(bad)
 
 
 def _threads(count: int) -> str:
@@ -309,13 +329,21 @@ class _Saver:
 
         Of a large model the state takes long to write: a twentieth of the run at most goes into that.
         """
-        waited = time.monotonic() - self.last
+        waited = self._waited()
         if self.checkpoints and self.large and waited < SHARE * self.took:
             return
         if self.checkpoints and waited >= self.checkpoints.every:
             self.save(step)
         elif step % max(1, total // 10) == 0:
             self.save(step) if self.checkpoints else self.keep(step)
+
+    def _waited(self) -> float:
+        """Seconds since the last saved state; the same in all processes where all must take part in saving."""
+        waited = torch.tensor(time.monotonic() - self.last, dtype=torch.float64)
+        if self.state.divided is not None:
+            waited = waited.to(self.engine.device)
+            self.engine.broadcast_([waited])
+        return float(waited)
 
     def keep(self, step: int) -> bool:
         """Remembers these weights, unless they are not finite, which it says; those that nobody trains are not copied.
@@ -327,7 +355,7 @@ class _Saver:
             for name, tensor in self.state.module.state_dict(keep_vars=True).items()
             if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
         }
-        if not _finite(weights):
+        if not _finite(weights, self.engine):
             return False
         if self.large:
             return True
@@ -348,13 +376,16 @@ class _Saver:
         """Writes the whole state, from the main process."""
         finite = self.keep(step)
         started = self.last = time.monotonic()
-        if self.checkpoints is None or not self.engine.is_main or not finite:
+        if self.checkpoints is None or not finite:
+            return
+        state = self.state.gathered_dict() if self.engine.is_main or self.state.divided is not None else {}
+        if not self.engine.is_main:
             return
         problem = self.state.problem
         content = {
             "fingerprint": self.checkpoints.fingerprint,
             "step": step,
-            "state": self.state.state_dict(),
+            "state": state,
             "memo": problem.memo,
             "notes": problem.notes,
             "warnings": problem.warnings,
@@ -378,7 +409,7 @@ class _Saver:
                 else "."
             )
         step, weights = self.good
-        self.state.module.load_state_dict(weights, strict=False)
+        self.state.load_weights(weights, strict=False)
         where = f" and {self.checkpoints.path} holds the whole run at that point" if self.checkpoints else ""
         return f"The model was put back to its last good weights, after step {step}{where}."
 

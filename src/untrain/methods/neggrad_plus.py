@@ -21,6 +21,7 @@ class NegGradPlus(Descent):
 
     name: ClassVar[str] = "neggrad-plus"
     title: ClassVar[str] = "retain descent minus forget ascent in one step (Kurmanji et al. 2023)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {"optimizer.lr": Range(0.001, 0.2, log=True), "beta": Range(0.8, 0.999)}
 
     epochs: float = 2.5

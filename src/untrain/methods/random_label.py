@@ -25,6 +25,7 @@ class RandomLabel(Union):
 
     name: ClassVar[str] = "random-label"
     title: ClassVar[str] = "descent on both sets, the forget set under other labels (Golatkar et al. 2020)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {"optimizer.lr": Range(0.001, 0.2, log=True), "epochs": Range(2.0, 6.0)}
     needs: ClassVar[tuple[Variant, ...]] = ("redirect",)
 

@@ -20,6 +20,7 @@ class Retrain(Descent):
 
     name: ClassVar[str] = "retrain"
     title: ClassVar[str] = "trains from scratch on the retain set: the reference"
+    divides: ClassVar[bool] = True
     needs_forget: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
 

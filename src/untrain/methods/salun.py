@@ -25,6 +25,7 @@ class SalUn(RandomLabel):
 
     name: ClassVar[str] = "salun"
     title: ClassVar[str] = "random labels on the weights with the largest forget gradient (Fan et al. 2024)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {
         "optimizer.lr": Range(0.001, 0.2, log=True),
         "fraction": Range(0.1, 0.9),

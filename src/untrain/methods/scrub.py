@@ -21,6 +21,7 @@ class Scrub(Descent):
 
     name: ClassVar[str] = "scrub"
     title: ClassVar[str] = "leaves its teacher on D_f, follows it on D_r, in turns (Kurmanji et al. 2023)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {"optimizer.lr": Range(1e-4, 0.1, log=True), "alpha": Range(1e-3, 0.5, log=True)}
 
     epochs: float = 4.0

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from untrain.engine import Engine
+from untrain.engine import Engine, local_parts
 from untrain.errors import SettingError, spell
 from untrain.lazy import torch
 from untrain.methods.base import (
@@ -29,14 +29,13 @@ from untrain.methods.base import (
 )
 from untrain.methods.budget import budget_steps, check_budget
 from untrain.methods.calibration import Calibration, borrowed_statistics, statistics
-from untrain.methods.fishers import fishers_of
+from untrain.methods.fishers import fisher_mask
 from untrain.methods.forgetting import normalises
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import descend, finite, losses_of, mask_of, rate_of, schedule, update
 from untrain.models.modes import set_training
-from untrain.saliency import mask_above
 from untrain.settings import check_arguments
 from untrain.types import Batch, Estimator, Objective, Params, Task, Variant
 
@@ -54,6 +53,7 @@ class SFRon(Method):
 
     name: ClassVar[str] = "sfron"
     title: ClassVar[str] = "forgets on salient weights, retains in between (Huang et al. 2024)"
+    divides: ClassVar[bool] = True
     space: ClassVar[Spaces] = {
         "optimizer.lr": Range(0.005, 0.2, log=True),
         "forget_optimizer.lr": Range(3e-4, 3e-3, log=True),
@@ -237,14 +237,15 @@ class SFRon(Method):
         return state
 
     def _mask(self, problem: Problem, engine: Engine) -> Params:
-        fishers = fishers_of(problem, engine, self.fisher_samples, self.fisher, self.fisher_draws)
-        return mask_above(*fishers, gamma=self.gamma or 0.0, eps=PUBLISHED_EPS if self.published else 0.0)
+        eps = PUBLISHED_EPS if self.published else 0.0
+        how = self.fisher_samples, self.fisher, self.fisher_draws
+        return fisher_mask(problem, engine, *how, gamma=self.gamma or 0.0, eps=eps)
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """Outer step k: forget, retain, slow."""
         if not self.online:
             return self._joined(state, k)
-        before = [p.detach().clone() for p in state.parameters] if self.beta < 1 else []
+        before = [p.clone() for p in local_parts(state.parameters)] if self.beta < 1 else []
         log = self._forget(state, k)
         losses = [
             descend(state, "retain", weight=self.retain_weight, max_norm=self.retain_max_norm)
@@ -252,8 +253,9 @@ class SFRon(Method):
         ]
         if before:  # θ ← θ_before + β (θ_now − θ_before)
             with torch.no_grad():
-                torch._foreach_lerp_(before, [p.detach() for p in state.parameters], self.beta)
-                torch._foreach_copy_(list[torch.Tensor](state.parameters), before)
+                now = local_parts(state.parameters)
+                torch._foreach_lerp_(before, now, self.beta)
+                torch._foreach_copy_(now, before)
         retain_loss = sum(losses) / len(losses)
         self._hasten(state, log["forget_loss"], retain_loss)
         return {**log, "retain_loss": retain_loss, "lr": rate_of(state, "retain")}

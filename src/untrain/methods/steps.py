@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from untrain.data.streams import Stream
-from untrain.engine import Engine, preserve_modes
+from untrain.engine import Engine, local_parts, preserve_modes
 from untrain.errors import Diverged, ModelError, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, State
@@ -98,7 +98,8 @@ def average(state: State, decay: float, k: int) -> None:
         return
     weight = (1 - decay) / (1 - decay ** (k + 1))
     with torch.no_grad():
-        for mean, now in zip(state.averaged.state_dict().values(), state.module.state_dict().values(), strict=True):
+        both = (local_parts(module.state_dict().values()) for module in (state.averaged, state.module))
+        for mean, now in zip(*both, strict=True):
             mean.lerp_(now, weight) if mean.is_floating_point() else mean.copy_(now)
 
 
@@ -144,9 +145,9 @@ def update(state: State, optimizer: str, *, mask: list[Tensor] | None = None, ma
     """One optimiser step on the gradients at hand: unscaled, masked, clipped, in this order."""
     chosen = state.optimizers[optimizer]
     state.engine.scaler.unscale_(chosen)
-    gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
     if mask is not None:
-        torch._foreach_mul_(gradients, mask)
+        gradients = [parameter.grad for parameter in state.parameters if parameter.grad is not None]
+        torch._foreach_mul_(local_parts(gradients), local_parts(mask))
     if max_norm is not None:
         torch.nn.utils.clip_grad_norm_(state.parameters, max_norm)
     state.engine.step(chosen)
@@ -184,16 +185,19 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
         compute: share → [B_p].
 
     Returns:
-        [B_p]; of an empty share, an empty tensor without gradient.
+        [B_p]; of an empty share, an empty tensor without gradient, or of divided weights with one of zeros.
 
     Raises:
         SettingError: if a batch of one sample meets batch normalisation.
     """
     share = state.engine.shard(batch)
-    if not len(next(iter(share.values()))):
+    rows = len(next(iter(share.values())))
+    if not rows and state.divided is None:
         return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
         with state.engine.forward_pass():
+            if not rows:  # the others wait for this process's weights: it passes a sample, and takes nothing of it
+                return compute({key: value[:1] for key, value in batch.items()})[:0]
             return _in_parts(state, share, compute)
     except ModelError as error:
         if "more than 1 value per channel" in str(error):
@@ -230,7 +234,7 @@ def _in_parts(state: State, share: Batch, compute: Callable[[Batch], Tensor]) ->
 
 def mask_of(state: State) -> list[Tensor] | None:
     """The problem's mask, one bool tensor a trainable parameter; None where it has none."""
-    mask = state.problem.memo.get("mask")
+    mask = state.problem.memo.get("mask") if state.mask is None else state.mask
     if mask is None:
         return None
     return [mask[name] for name, p in state.module.named_parameters() if p.requires_grad]

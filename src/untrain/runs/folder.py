@@ -143,7 +143,9 @@ class RunFolder:
     def inputs(self, method: Method, problem: Problem) -> dict[str, Any]:
         """Returns all that decides the numbers of what a method makes of a problem, as JSON."""
         engine = self.engine
-        parts = [] if engine.microbatch is None else [engine.microbatch]  # not said where it is not used, as ever
+        parts: list[int | str] = []  # nothing is said where it is not used, as ever
+        parts += [] if engine.microbatch is None else [engine.microbatch]
+        parts += ["fsdp"] if engine.fsdp else []
         return inputs_of(method, problem, [engine.precision, self.processes or engine.num_processes, *parts])
 
     def fingerprint(self, method: Method, problem: Problem) -> str:
@@ -509,7 +511,7 @@ _WORDS = {
     "peak_lr": "learning rate of the original",
     "train_steps": "steps of the original training",
     "sets": "data, split or batch size",
-    "engine": "precision, microbatch or number of processes",
+    "engine": "precision, microbatch, fsdp or number of processes",
     "task": "settings of the task",
     "trained": "parts of the model",
     "adapters": "adapters",

@@ -455,6 +455,11 @@ def _guesses(recipe: Recipe) -> list[str]:
         found.append(f"activations are counted in float32; {recipe.precision} takes about half of that")
     if recipe.compile:
         found.append("torch.compile may keep fewer activations")
+    if recipe.fsdp:
+        found.append(
+            "sizes are without fsdp, which divides a method's weights, gradients and states of optimisers by the "
+            "number of processes, and adds the weights and gradients of the layer at work"
+        )
     return found
 
 

@@ -141,6 +141,10 @@ class Recipe:
     """Numbers that steps compute with: "no" leaves them as the weights are."""
     compile: bool = False
     """Run training steps through torch.compile."""
+    fsdp: bool = False
+    """Divide trained weights, their gradients, masks and states of optimisers among the processes that accelerate or
+    torchrun starts, with the same results but for rounding (FSDP). For methods that take no look at whole weights, and
+    not together with adapters, microbatch, compile or fp16."""
     workers: Workers = 0
     """Processes that read images which are not in memory."""
     store: Literal["model", "delta"] | None = None

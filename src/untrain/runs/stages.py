@@ -25,7 +25,7 @@ from untrain.engine import Engine, seed_of
 from untrain.errors import CheckpointError, FolderError, SettingError, StaleFile
 from untrain.folders import PRIVATE, ensure_dir, exclusive_lock, is_temporary
 from untrain.io import hash_json
-from untrain.methods.base import Method, Problem, check_adapts, check_needs, check_runs
+from untrain.methods.base import Method, Problem, check_adapts, check_divides, check_needs, check_runs
 from untrain.methods.retrain import Retrain
 from untrain.models import checkpoints as weights
 from untrain.models.adapters import check_adapters
@@ -141,7 +141,7 @@ def locked(recipe: Recipe, folder: Path | None = None, *, name: str = "", wait: 
     Raises:
         FolderError: if another process is at work in it, or it cannot be written.
     """
-    engine = Engine.start(recipe.device, recipe.precision, recipe.compile, recipe.microbatch)
+    engine = _start_engine(recipe)
     if not engine.is_main:
         yield
         return
@@ -177,7 +177,7 @@ def open_experiment(
     Raises:
         UntrainError: what is wrong with the recipe, the data, the model or the folder; nothing was written then.
     """
-    engine = Engine.start(recipe.device, recipe.precision, recipe.compile, recipe.microbatch)
+    engine = _start_engine(recipe)
     going_on = engine.is_main and holds_run(recipe, resume=resume or not fresh)
     context = context_of(recipe, engine, cache={} if cache is None else cache, data_seed=data_seed)
     with _noting_warnings() as notes:
@@ -234,8 +234,14 @@ def check_methods(recipe: Recipe, domain: Domain, division: Division) -> None:
         check_runs(method, domain.task)
         if recipe.adapters is not None:
             check_adapts(method)
+        if recipe.fsdp:
+            check_divides(method)
     if not len(division.split.forget):
         check_needs(recipe.methods)
+
+
+def _start_engine(recipe: Recipe) -> Engine:
+    return Engine.start(recipe.device, recipe.precision, recipe.compile, recipe.microbatch, recipe.fsdp)
 
 
 @contextmanager
@@ -462,13 +468,18 @@ def unlearn_methods(
 
 
 def unlearning(experiment: Experiment, start: nn.Module, sets: Mapping[str, Stream], method: Method) -> Problem:
-    """Returns what a method works on: a copy of the original, below adapters in the same memory, and the sets."""
+    """Returns what a method works on: a copy of the original, and the sets.
+
+    Below adapters, and where the weights of the steps are divided, the copy lies in the original's memory.
+    """
     recipe, domain = experiment.recipe, experiment.domain
     anew = seed_of(recipe.seed, "fresh weights")  # not those that the original began with, which a user has not
     peak, steps = peak_lr(experiment), train_steps(experiment)
     adapters = method.adapters_of(recipe.adapters, recipe.parts)
     how: dict[str, Any] = {"peak_lr": peak, "train_steps": steps, "adapters": adapters}
-    subject = Subject(start, init=lambda: domain.build(anew), **how).copy(share=adapters is not None)
+    subject = Subject(start, init=lambda: domain.build(anew), **how).copy(
+        share=adapters is not None or experiment.engine.fsdp
+    )
     if recipe.parts is not None and adapters is None:
         train_parts(subject.module, recipe.parts)
     return Problem(subject, domain.task, **sets, seed=recipe.seed)
