@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -341,10 +342,15 @@ def _values(losses: Losses, batch: Batch) -> Tensor:
     take another way. Beside the graph of a large model's batch there is hardly room for another.
     """
     try:
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: None):
+        with torch.autograd.graph.saved_tensors_hooks(_forget, _forget):
             return losses(batch).detach()
     except ModelError:  # transforms of torch.func within a model refuse such hooks
         return losses(batch).detach()
+
+
+def _forget(_: Any) -> Any:
+    """What is saved for a gradient that nobody asks for."""
+    return None
 
 
 def _touch(sample: int, shown: dict[Layout, int], broken: set[Layout], layout: Layout, rows: Tensor) -> None:
