@@ -137,17 +137,12 @@ class Images(Source):
             self.shape = tuple(self._decode(rows.read([int(self.order[0])])[0], 0).shape)
         else:
             self.shape = tuple(decoded.pixels.shape[1:])
-        self._decoded = decoded
+        self._decoded, self.keeps = decoded, decoded is not None
         self.places = torch.arange(count) if places is None else places
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process needs: not the images that this one has decoded."""
-        return {**self.__dict__, "_decoded": None}
-
-    @property
-    def keeps(self) -> bool:  # type: ignore[override]
-        """Whether images are kept once they are decoded."""
-        return self._decoded is not None
+        return {**self.__dict__, "_decoded": None, "keeps": False}
 
     def __len__(self) -> int:
         """How many samples there are."""
@@ -210,7 +205,7 @@ class Images(Source):
     def keeping(self, decoded: DecodedImages) -> Images:
         """The same samples, which are kept there once they are decoded."""
         made = object.__new__(Images)
-        made.__dict__.update(self.__dict__, _decoded=decoded, places=torch.arange(len(self)))
+        made.__dict__.update(self.__dict__, _decoded=decoded, keeps=True, places=torch.arange(len(self)))
         return made
 
     def select(self, indices: Tensor) -> Images:
