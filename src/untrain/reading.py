@@ -492,7 +492,7 @@ def find_files(
             raise DataError(f"{printable(place)} is a link to a folder that is read already. Remove the link.")
         seen.add((about.st_dev, about.st_ino))
         for entry in _entries(place):
-            path, fits = place / entry.name, Path(entry.name).suffix.lower() in suffixes
+            path, fits = place / entry.name, os.path.splitext(entry.name)[1].lower() in suffixes
             reason = None
             if is_hidden(entry.name):
                 reason = HIDDEN if fits or os.path.isdir(path) else None  # .DS_Store was never meant

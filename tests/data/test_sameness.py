@@ -3,15 +3,20 @@
 import time
 
 import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from helpers.sets import check_apart
+from untrain.data import content, samples
 from untrain.data.checks import check_places, compare_content
 from untrain.data.columns import Columns
-from untrain.data.content import MOST_READ, content_of
+from untrain.data.content import MOST_READ, content_of, contents_of
 from untrain.data.sameness import places_of, repeated
+from untrain.data.samples import Images
+from untrain.data.sources import load
 from untrain.data.splits import Subset as View
 from untrain.data.streams import Stream
 from untrain.engine import Engine
@@ -210,3 +215,57 @@ def test_cost():
     compare_content(*streams(forget=Subset(data, range(500)), retain=Subset(data, range(500, 50_000))))
     assert places < 3
     assert time.perf_counter() - start < 10
+
+
+def test_of_many_image_files_equal_files_are_told(tmp_path, monkeypatch):
+    """By their bytes, which were read when they were looked at; nothing is decoded for it."""
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.random.default_rng(0 if (name, i) == ("b", 0) else i + 9 * (name == "b")).integers(
+                0, 256, (8, 8)
+            )
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "train" / name / f"{i}.png")
+    monkeypatch.setattr(samples, "DECODED_FIRST", 2)
+    source = load("folder", "train", path=tmp_path)
+    monkeypatch.setattr(Images, "decode", lambda self, i, data: pytest.fail("an image is decoded"))
+    with pytest.warns(UserWarning, match=r"1 samples of the forget set are equal .* number 0 and number 1"):
+        compare_content(*streams(forget=View(source, [0, 1]), retain=View(source, [2, 3, 4])))
+    assert compare_content(*streams(forget=View(source, [0, 1]), retain=View(source, [2, 4]))) == []
+    values = Columns({"input": torch.randn(4, 3), "label": torch.arange(4)})
+    (note,) = compare_content(*streams(forget=View(source, [0]), retain=values))
+    assert note.startswith("forget was compared by its files, retain by its values")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_sets_in_memory_are_compared_by_a_few_bytes_as_by_all(dtype):
+    """Of rows that differ in their last number alone, too, which these bytes do not show."""
+    x = torch.randint(0, 200, (3000, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[1000:1500] = x[:500]
+    x[1000:1400, -1, -1, -1] += 1
+    x[2500:2510] = x[2]
+    y = torch.arange(3000)
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(1)).tolist()
+    sets = {"forget": Subset(TensorDataset(x, y), order), "retain": TensorDataset(x[2000:], y[2000:])}
+    sets["holdout"] = [(x[10:30], y[10:30])]
+    read = {name: Stream(data, name, ENGINE) for name, data in sets.items()}
+    quick, whole = contents_of(read), {name: content_of(stream) for name, stream in read.items()}
+    for name in read:
+        assert quick[name].duplicates == whole[name].duplicates
+        assert [quick[name].equal_to(quick[other]) for other in read] == [
+            whole[name].equal_to(whole[other]) for other in read
+        ]
+    assert (quick["forget"].duplicates, quick["retain"].duplicates) == (100, 9)
+    assert len(quick["holdout"].equal_to(quick["forget"])) == 20
+
+
+def test_of_sets_in_memory_most_samples_are_not_hashed_whole(monkeypatch):
+    hashed: list[int] = []
+    take = content.take
+    monkeypatch.setattr(content, "take", lambda values, rows: hashed.append(len(rows)) or take(values, rows))
+    x = torch.rand(2000, 300, generator=torch.Generator().manual_seed(0))
+    x[1500] = x[3]
+    sets = {"forget": TensorDataset(x[:100], Y[:1].expand(100)), "retain": TensorDataset(x[100:], torch.zeros(1900))}
+    found = contents_of({name: Stream(data, name, ENGINE) for name, data in sets.items()})
+    assert found["forget"].equal_to(found["retain"]) == [(3, 1400)]
+    assert sum(hashed) <= 4 * 2  # two samples, each of an input, a label and an index

@@ -682,3 +682,82 @@ def test_a_request_for_many_classes_has_a_name_that_a_folder_takes() -> None:
     names = [request_name(each) for each in many]
     assert len({*names}) == 2 and all(is_name(name) and len(name) <= 100 for name in names)
     assert is_name(request_name(Forget(ids=f"{'x' * 240}.csv")))
+
+
+# ── many files, decoded when they are needed ──
+
+
+@pytest.fixture
+def many(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder, of whose images more are there than are decoded first."""
+    monkeypatch.setattr(samples, "DECODED_FIRST", 5)
+    return folder
+
+
+def test_of_many_files_each_is_decoded_once_when_it_is_needed(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = Images.decode
+    monkeypatch.setattr(Images, "decode", lambda self, i, data: decoded.append(i) or decode(self, i, data))  # type: ignore[func-returns-value]
+    source = load("folder", "train", path=many)
+    assert isinstance(source, Images) and source.keeps and not source.in_memory and not decoded
+    for _ in range(2):
+        batch = source.batch(torch.tensor([5, 0, 5]))
+        assert torch.equal(batch["input"], expected(11, 0, 11)) and batch["label"].tolist() == [1, 0, 1]
+        assert sorted(decoded) == [0, 5]
+    view = source.select(torch.tensor([6, 5]))
+    assert torch.equal(view.batch(torch.arange(2))["input"], expected(12, 11)) and len(decoded) == 3
+    check_contract(source)
+    assert load("folder", "test", path=many).keeps
+
+
+def test_many_files_give_what_few_give(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, (kind, mode) in enumerate((("JPEG", "RGB"), ("GIF", "L"), ("PNG", "RGBA"), ("TIFF", "RGB"))):
+        (many / "train" / "cat" / f"{i}.png").write_bytes(encoded(picture(i, (20, 12), mode), kind))
+    later = load("folder", "train", path=many, image_size=8, limit=11, seed=3)
+    monkeypatch.setattr(samples, "DECODED_FIRST", 100)
+    first = load("folder", "train", path=many, image_size=8, limit=11, seed=3)
+    assert isinstance(later, Images) and isinstance(first, Arrays) and later.ids == first.ids
+    assert torch.equal(later.batch(torch.arange(11))["input"], first.input) and torch.equal(later.labels, first.labels)
+    assert channel_statistics(later) == channel_statistics(first)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "a bit", "size"])
+def test_of_many_files_damaged_ones_are_named_at_once(many: Path, damage: str) -> None:
+    bad = many / "train" / "dog" / "2.png"
+    whole = bytearray(bad.read_bytes())
+    whole[len(whole) // 2] ^= 16
+    size = encoded(picture(0, (12, 13)))
+    content = {"cut": whole[:60], "empty": b"", "text": b"no image", "a bit": bytes(whole), "size": size}[damage]
+    bad.write_bytes(content)
+    with pytest.raises(DataError, match=r"dog/2\.png"):
+        load("folder", "train", path=many)
+
+
+def test_of_many_jpegs_one_that_is_damaged_inside_is_named_when_it_is_drawn(many: Path) -> None:
+    for path in sorted((many / "train").rglob("*.png")):
+        path.write_bytes(encoded(picture(1, (64, 64)), "JPEG"))
+    bad = many / "train" / "owl" / "3.png"
+    whole = bad.read_bytes()
+    tables = whole.index(b"\xff\xc4") + 5
+    bad.write_bytes(whole[:tables] + 16 * b"\xff" + whole[tables + 16 :])  # its size and its end are there
+    source = load("folder", "train", path=many)
+    source.batch(torch.arange(11))
+    with pytest.raises(DataError, match=r"owl/3\.png cannot be decoded as an image"):
+        source[11]
+    bad.write_bytes(whole[:-2])  # its end is not
+    with pytest.raises(DataError, match=r"owl/3\.png"):
+        load("folder", "train", path=many)
+
+
+def test_many_files_are_hashed_once(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from untrain.data import encoded as module
+    from untrain.data.kept import sample_digests
+
+    monkeypatch.setattr(samples, "IN_MEMORY_BYTES", 0)
+    reading = load("folder", "train", path=many)
+    expected_hash, digests = reading.fingerprint(), sample_digests(reading, torch.arange(12))
+    monkeypatch.setattr(samples, "IN_MEMORY_BYTES", 2 << 30)
+    monkeypatch.setattr(module, "hash_file", lambda path: pytest.fail(f"{path} is read again"))
+    source = load("folder", "train", path=many)
+    assert source.fingerprint() == expected_hash and sample_digests(source, torch.arange(12)) == digests
+    assert pickle.loads(pickle.dumps(source)).fingerprint() == expected_hash

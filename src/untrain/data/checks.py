@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from untrain.data.content import MOST_READ, content_of
+from untrain.data.content import MOST_READ, contents_of
 from untrain.data.keys import names_samples
 from untrain.data.sameness import Known, repeated
 from untrain.data.streams import Stream
@@ -108,8 +108,12 @@ def compare_content(known: Mapping[str, Known], streams: Mapping[str, Stream]) -
         Notes: samples that are equal within a set, and sets of which not all was read.
     """
     read = [(a, b) for a, b in combinations(streams, 2) if _tells_more(known, streams, a, b)]
-    contents = {name: content_of(streams[name]) for name in {name: None for pair in read for name in pair}}
+    contents = contents_of({name: streams[name] for pair in read for name in pair})
+    notes = []
     for a, b in read:
+        if len(contents[a].hashes) and len(contents[b].hashes) and contents[a].of_files != contents[b].of_files:
+            files, values = (a, b) if contents[a].of_files else (b, a)
+            notes.append(f"{files} was compared by its files, {values} by its values: equal ones are not seen")
         equal = contents[a].equal_to(contents[b])
         if equal:
             warnings.warn(
@@ -119,7 +123,7 @@ def compare_content(known: Mapping[str, Known], streams: Mapping[str, Stream]) -
                 stacklevel=4,
             )
     twice = {name: found.duplicates for name, found in contents.items() if found.duplicates}
-    notes = [f"{name}: {count} samples are equal to others of the set" for name, count in twice.items()]
+    notes += [f"{name}: {count} samples are equal to others of the set" for name, count in twice.items()]
     partly = [name for name, found in contents.items() if len(found.hashes) and not found.whole]
     notes += [f"{name}: the content of {MOST_READ:,} samples, evenly spread, was compared" for name in partly]
     return notes
@@ -127,4 +131,4 @@ def compare_content(known: Mapping[str, Known], streams: Mapping[str, Stream]) -
 
 def _tells_more(known: Mapping[str, Known], streams: Mapping[str, Stream], a: str, b: str) -> bool:
     """Whether the content of two sets can tell what their places do not."""
-    return all(streams[name].in_memory for name in (a, b)) or not known[a].shares_root(known[b])
+    return all(streams[name].in_memory or streams[name].keeps for name in (a, b)) or not known[a].shares_root(known[b])

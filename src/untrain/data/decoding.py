@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -186,6 +188,65 @@ def _fitted(image: Image.Image, size: Size, interpolation: Interpolation = "bili
     resized = image.resize((width, height), Image.Resampling[interpolation.upper()])
     left, top = (width - size) // 2, (height - size) // 2
     return resized.crop((left, top, left + size, top + size))
+
+
+# ── what files tell without being decoded ──
+
+
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_TOLD_WHEN_DECODED = (b"acTL", b"eXIf")
+"""Chunks of PNG with further frames and with an orientation."""
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+"""Markers of the segment that has the size."""
+_JPEG_TAGS = 0xE1
+"""The marker of EXIF and XMP."""
+
+
+def size_of_whole(data: bytes) -> tuple[int, int] | None:
+    """Width and height of an encoded image that is whole as far as this shows without decoding it.
+
+    It is, where it is a PNG of 8 bits or less whose chunks all have their checksums, or a JPEG that begins with its
+    size and ends with its end. What is damaged between these in a JPEG, decoding alone can tell.
+
+    Returns:
+        None of any other, of which nothing is known.
+    """
+    try:
+        if data.startswith(_PNG) and data.endswith(_PNG_END):
+            return _size_of_png(data)
+        if data.startswith(_JPEG) and data.endswith(_JPEG_END):
+            return _size_of_jpeg(data)
+    except (struct.error, IndexError):  # cut off
+        return None
+    return None
+
+
+def _size_of_png(data: bytes) -> tuple[int, int] | None:
+    """By the specification of the W3C, chunks of length, type, content and CRC-32 of type and content."""
+    view, place = memoryview(data), len(_PNG)
+    while place < len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 8 + length
+        if data[place + 4 : place + 8] in _TOLD_WHEN_DECODED:
+            return None
+        if zlib.crc32(view[place + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            return None
+        place = end + 4
+    width, height, depth = struct.unpack_from(">IIB", data, len(_PNG) + 8)
+    return (width, height) if data[12:16] == b"IHDR" and depth <= 8 else None
+
+
+def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
+    """By ITU-T T.81, segments of a marker and a length; None where tags may lay it on its side."""
+    place, tagged = 2, False
+    while data[place] == 0xFF:
+        if data[place + 1] in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, place + 5)
+            return None if tagged and width != height else (width, height)
+        tagged = tagged or data[place + 1] == _JPEG_TAGS
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+    return None
 
 
 # ── what is seen ────────────────────────────────────────────────────────────────────────────────────────────────

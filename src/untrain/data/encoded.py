@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,10 @@ from untrain.reading import (
 IN_MEMORY_BYTES = 2 << 30
 """Sets whose decoded images take at most this much are decoded once and kept in memory."""
 
+DECODED_FIRST = 10_000
+"""Files of such a set that are all decoded before anything else, a second's work where they are small; of more, each
+is decoded when it is needed first."""
+
 
 class Rows(Protocol):
     """Encoded images, by number."""
@@ -46,13 +51,33 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class FileRows:
-    """Images in files of their own."""
+    """Images in files of their own.
+
+    Attributes:
+        paths: the files.
+        digests: number of a file → SHA-256 of its bytes, of those that `look` has read.
+    """
 
     paths: tuple[Path, ...]
+    digests: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The files' bytes."""
         return [read_bytes(self.paths[i], IMAGE_LIMIT) for i in indices]
+
+    def size(self, indices: Sequence[int]) -> int:
+        """Counts the bytes of some of the files."""
+        return sum(check_regular(self.paths[i]) for i in indices)
+
+    def look(self, i: int) -> bytes:
+        """The file's bytes, whose hash is kept."""
+        data = read_bytes(self.paths[i], IMAGE_LIMIT)
+        self.digests[i] = hashlib.sha256(data).hexdigest()
+        return data
+
+    def digest(self, i: int) -> str:
+        """SHA-256 of the file's bytes, in hexadecimal; read now unless it was before."""
+        return self.digests.get(i) or hash_file(self.paths[i])
 
     def name(self, i: int) -> str:
         """The file's path."""
@@ -60,7 +85,7 @@ class FileRows:
 
     def fingerprint(self) -> str:
         """A hash of the files' content; of names and sizes where they take more than `IN_MEMORY_BYTES`."""
-        return hash_files(self.paths, named=True)
+        return hash_files(self.paths, named=True, digest=self.digest)
 
 
 class ParquetRows:
@@ -225,15 +250,17 @@ def row_bytes(value: Any, name: str, folder: Path | None, links: bool = False) -
     raise DataError(f"{name} holds no image: expected bytes, or a struct of bytes and path. Remove the row.")
 
 
-def hash_files(paths: Sequence[Path], *, named: bool) -> str:
+def hash_files(paths: Sequence[Path], *, named: bool, digest: Callable[[int], str] | None = None) -> str:
     """A hash of files' names and content; of names and sizes where they take more than `IN_MEMORY_BYTES`.
 
     Args:
         paths: the files.
         named: whether the folder that a file lies in belongs to its name.
+        digest: SHA-256 of a file's content by its number; None reads the file.
     """
     sizes = [check_regular(path) for path in paths]
     names = [f"{path.parent.name}/{path.name}" if named else path.name for path in paths]
     if sum(sizes) > IN_MEMORY_BYTES:
         return hash_json([names, sizes])
-    return hash_json([names, [hash_file(path) for path in paths]])
+    digest = digest or (lambda i: hash_file(paths[i]))
+    return hash_json([names, [digest(i) for i in range(len(paths))]])

@@ -29,6 +29,7 @@ class JoinedSource(Source):
         self.ids = None if first.ids is None or second.ids is None else (*first.ids, *second.ids)
         self.shape = first.shape
         self.in_memory = first.in_memory and second.in_memory
+        self.keeps = not self.in_memory and all(source.in_memory or source.keeps for source in (first, second))
 
     def __len__(self) -> int:
         """How many samples there are."""

@@ -20,7 +20,6 @@ from untrain.data.records import Names, few, hash_id
 from untrain.data.samples import Images, Relabelled
 from untrain.data.source import Source
 from untrain.errors import StaleFile
-from untrain.io import hash_file
 from untrain.lazy import torch
 
 if TYPE_CHECKING:
@@ -238,7 +237,7 @@ def _encoded_digests(images: Images, rows: Sequence[int]) -> list[str] | None:
         sizes = [_size(path) for path in kind.paths]
         if sum(sizes) > IN_MEMORY_BYTES:
             return [f"{sizes[i]} bytes" for i in rows]
-        return [hash_file(kind.paths[i])[:32] for i in rows]
+        return [kind.digest(i)[:32] for i in rows]
     if isinstance(kind, ParquetRows) and sum(map(_size, kind.files)) <= IN_MEMORY_BYTES:
         return [hashlib.blake2b(kind.read([i])[0], digest_size=16).hexdigest() for i in rows]
     return None

@@ -24,6 +24,7 @@ class Source(ABC):
         ids: a name for every sample that is unique within the source, or None.
         shape: of one input, such as (C, H, W).
         in_memory: whether the inputs are tensors in memory, which need no worker processes.
+        keeps: whether inputs that were read on access stay in memory, so that worker processes would read them in vain.
     """
 
     labels: Tensor
@@ -31,6 +32,7 @@ class Source(ABC):
     ids: tuple[str, ...] | None
     shape: tuple[int, ...]
     in_memory: bool
+    keeps: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -62,6 +64,10 @@ class Source(ABC):
 
     def tensors(self) -> Batch | None:
         """All its samples by name, each tensor [N, …], not to be changed; None of what must be asked for them."""
+        return None
+
+    def digests(self, positions: Tensor) -> list[str] | None:
+        """Hashes of these samples' content, where they are known without reading it; None where they are not."""
         return None
 
 

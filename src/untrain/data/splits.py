@@ -253,7 +253,7 @@ class Subset(Source, Dataset[Batch]):
         self.classes = source.classes
         self.ids = None if source.ids is None else tuple(source.ids[i] for i in self.indices.tolist())
         self.shape = source.shape
-        self.in_memory = source.in_memory
+        self.in_memory, self.keeps = source.in_memory, source.keeps
 
     def __len__(self) -> int:
         """How many samples are seen."""

@@ -80,6 +80,11 @@ class Stream:
         return self._samples is None or self._samples.in_memory
 
     @property
+    def keeps(self) -> bool:
+        """Whether samples that were read stay in memory, though not all of them are there yet."""
+        return isinstance(self.data, Source) and self.data.keeps
+
+    @property
     def notes(self) -> list[str]:
         """What of the set is not used, as far as it has been read."""
         notes: list[str] = []
@@ -199,7 +204,7 @@ class Stream:
         return self._orders[epoch]
 
     def _read(self, k: int) -> Batch:
-        if self.workers == 0 or self.in_memory:
+        if self.workers == 0 or self.in_memory or self.keeps:
             return self.gather(self.indices(k), k)
         if self._reader is None or self._reader[0] != k:
             loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(

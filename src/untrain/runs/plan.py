@@ -412,6 +412,8 @@ class _Planner:
         total = 0
         for source in (self.domain.source, self.domain.test, self.division.holdout):
             root = source.root()[0] if isinstance(source, Source) else None
+            if root is not None and root.keeps:
+                total += len(root) * math.prod(root.shape)
             tensors = None if root is None or not root.in_memory else root.tensors()
             total += sum(t.numel() * t.element_size() for t in (tensors or {}).values())
         return total
