@@ -65,6 +65,7 @@ def run_script(path, folder, *words, timeout=570):
 def _run_path(path, folder, out, words):
     with open(out, "w") as file:
         os.dup2(file.fileno(), 1)
+    os.environ.pop("PYTHONSAFEPATH", None)  # the server may have been started for workers, which have it set
     os.chdir(folder)
     sys.argv[:] = [str(path), *words]
     sys.path.insert(0, str(path.parent))
