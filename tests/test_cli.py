@@ -15,10 +15,8 @@ import torch
 
 from helpers.command_line import RECIPE, files, table, untrain, weights
 from helpers.page_figures import drawn, figures_by
-from helpers.processes import start
 from untrain import UntrainError
 from untrain import folders as locks
-from untrain.cli import main
 from untrain.data import sources
 from untrain.runs import folder as folders
 from untrain.runs import stages
@@ -410,15 +408,14 @@ def starts(*words, **how):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_end_a_run_with_a_sentence_and_a_state_to_go_on_from(recipe, finished, tmp_path, number):
     words = ("run", recipe, "--out", tmp_path / "run", "--checkpoint_every", "0")
-    process = start(tmp_path / "log", main, [*map(str, words)])
+    process = subprocess.Popen([sys.executable, "-m", "untrain", *map(str, words)], stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run/original.resume.pt").exists():
-        assert process.is_alive()
+        assert process.poll() is None
         time.sleep(0.005)
-    os.kill(process.pid, number)
-    process.join(60)
-    said = (tmp_path / "log").read_text()
-    assert process.exitcode == 128 + number
-    assert "--resume goes on" in said and "Traceback" not in said
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "--resume goes on" in err and "Traceback" not in err
     assert [name for name in files(tmp_path / "run") if name.startswith(".")] == []
     assert untrain(*words, "--resume")[0] == 0
     assert same(weights(tmp_path / "run"), weights(finished[0]))

@@ -21,7 +21,7 @@ COMPARED = {
     "class-diffusion": "finetune salun selective-amnesia esd sfron",
     "text-to-image": "finetune gradient-ascent random-label proximal-gradient salun esd uce mace-refine sfron",
 }
-FEWER = {"compare-shapes-flow": "finetune salun esd sfron"}
+FEWER = {"compare-shapes-flow": "finetune salun esd uce sfron"}
 """Of slow models."""
 
 

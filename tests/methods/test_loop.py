@@ -10,7 +10,7 @@ import torch
 
 from helpers.small_classifiers import SGD, few_samples, network
 from untrain.errors import Diverged, ModelError, SettingError, StaleFile
-from untrain.methods import make, methods
+from untrain.methods import fishers, make, methods
 from untrain.methods.base import Optimizer
 from untrain.methods.finetune import Finetune
 from untrain.methods.learning_rate import with_learning_rate
@@ -83,7 +83,7 @@ def test_a_resumed_sfron_does_not_compute_its_mask_again(tmp_path, monkeypatch):
         patch.setattr(SFRon, "step", lambda self, state, k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(method, *few_samples(), checkpoints=saver)
-    monkeypatch.setattr(sys.modules[SFRon.__module__], "fishers_of", None)
+    monkeypatch.setattr(fishers, "fishers_of", None)
     again = run(method, *few_samples(), checkpoints=saver)
     assert same(weights(whole.state.module), weights(again.state.module))
 

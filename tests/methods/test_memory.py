@@ -15,7 +15,7 @@ from helpers.small_classifiers import SGD
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import Diverged, FolderError
-from untrain.methods import base, fishers, loop, make, salun, sfron
+from untrain.methods import base, fishers, loop, make, salun
 from untrain.methods.base import Problem
 from untrain.methods.finetune import Finetune
 from untrain.methods.loop import Checkpoints, run
@@ -82,14 +82,14 @@ def test_the_gradient_that_salun_ranks_is_held_once_beside_a_batchs():
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_of_the_fishers_nothing_but_a_mask_of_bools_outlives_the_start(estimator, monkeypatch):
-    born = []
+    born, computed = [], fishers.fishers_of
 
     def noted(*args, **kwargs):
-        found = fishers.fishers_of(*args, **kwargs)
+        found = computed(*args, **kwargs)
         born.extend(weakref.ref(tensor) for fisher in found for tensor in fisher.values())
         return found
 
-    monkeypatch.setattr(sfron, "fishers_of", noted)
+    monkeypatch.setattr(fishers, "fishers_of", noted)
     work = problem(wide())
     gc.collect()
     before = {id(t) for t in gc.get_objects() if issubclass(type(t), torch.Tensor)}
@@ -113,7 +113,7 @@ def test_of_the_fishers_nothing_but_a_mask_of_bools_outlives_the_start(estimator
 
 
 def test_without_a_mask_no_fisher_is_made(monkeypatch):
-    monkeypatch.setattr(sfron, "fishers_of", None)
+    monkeypatch.setattr(fishers, "fishers_of", None)
     work = problem(wide())
     method = make("sfron", {"steps": 2, "gamma": None, "optimizer": SGD, "calibrate": False})
     assert "mask" not in run(method, work, ENGINE).state.problem.memo
