@@ -15,10 +15,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 """Read when torch is loaded, here and in every process that a test starts: sums are ordered the same in all of them."""
 
 LONGEST = (
-    *("audit/test_audit_run.py", "examples/test_next_token.py", "compare/test_compare.py"),
-    *("audit/test_audit_generators.py", "audit/test_audit_single.py", "audit/test_refs_run.py"),
-    *("docs/test_notebooks.py", "tasks/text_to_image/test_domain.py", "test_cli.py", "examples/test_shapes.py"),
-    *("tasks/class_diffusion/test_domain.py", "test_chaos.py", "test_startup.py", "audit/test_audit_attacks.py"),
+    *("tasks/text_to_image/test_domain.py", "compare/test_compare.py", "audit/test_audit_run.py", "test_chaos.py"),
+    *("test_cli.py", "audit/test_audit_core.py", "recipes/test_published.py", "methods/test_on_generators.py"),
+    *("examples/test_next_token.py", "report/test_comparison_page.py", "test_startup.py"),
+    *("tasks/class_diffusion/test_domain.py", "report/test_browser.py", "runs/test_plan.py"),
+    *("methods/test_on_pipelines.py", "runs/test_damaged_files.py", "docs/test_docs.py"),
 )
 """Files that take longest. A file's tests run in one process, which makes what they share once; where a long file came
 last, the other processes would have nothing left to do."""
