@@ -3,6 +3,7 @@
     python benchmarks/full_size.py                                # all three, latents of 32 × 32, one thread
     python benchmarks/full_size.py --models sdxl --latent 64 --batch 2
     python benchmarks/full_size.py --models pixart-xl-2 --options '{"num_layers": 2}'
+    python benchmarks/full_size.py --models flux-dev --plan --latent 64 --gradient-checkpointing    # no weight is made
 
 The networks have their public configurations and random weights in bfloat16, drawn in it, so that none is ever there in
 float32. Their pipelines are whole: tokenizers of single letters, and text encoders and a VAE of one thin layer, of the
@@ -61,6 +62,7 @@ NETWORKS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "PixArtTransformer2DModel",
         {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": True},
     ),
+    "flux-dev": ("FluxPipeline", "transformer", "FluxTransformer2DModel", {"guidance_embeds": True}),
 }
 """Class of pipeline, name and class of the network, and its published configuration, where it differs from the class's
 defaults; PixArt's is that of 1024 × 1024 pixels."""
@@ -165,6 +167,15 @@ def _around_sd3(config: Any, folder: Path) -> dict[str, Any]:
     return {**parts, "vae": vae, "scheduler": _scheduler("FlowMatchEulerDiscreteScheduler", shift=3.0)}
 
 
+def _around_flux(config: Any, folder: Path) -> dict[str, Any]:
+    tokens, encoder = _clip(folder, config.pooled_projection_dim, projected=False)
+    parts = {"tokenizer": tokens, "text_encoder": encoder, "tokenizer_2": tokens}
+    parts |= {"text_encoder_2": _t5(tokens, config.joint_attention_dim)}
+    vae = _vae(config.in_channels // 4, scaling_factor=0.3611, shift_factor=0.1159)
+    shift = {"shift": 3.0, "use_dynamic_shifting": True}
+    return {**parts, "vae": vae, "scheduler": _scheduler("FlowMatchEulerDiscreteScheduler", **shift)}
+
+
 def _around_pixart(config: Any, folder: Path) -> dict[str, Any]:
     tokens, _ = _clip(folder, 8, projected=False)
     betas = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02}
@@ -180,6 +191,7 @@ _COMPANY: dict[str, Callable[[Any, Path], dict[str, Any]]] = {
     XL: _around_sdxl,
     "StableDiffusion3Pipeline": _around_sd3,
     "PixArtAlphaPipeline": _around_pixart,
+    "FluxPipeline": _around_flux,
 }
 """What else a pipeline has, of a width that fits the network's configuration."""
 
@@ -277,7 +289,8 @@ def planned(given: argparse.Namespace, name: str) -> Plan:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=[*NETWORKS], choices=[*NETWORKS])
+    usual = [name for name in NETWORKS if name != "flux-dev"]  # whose 12 billion weights take 24 GB
+    parser.add_argument("--models", nargs="+", default=usual, choices=[*NETWORKS])
     parser.add_argument("--latent", type=int, default=32, help="height and width of latents (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="samples a batch (%(default)s)")
     parser.add_argument("--gradient-checkpointing", action="store_true")

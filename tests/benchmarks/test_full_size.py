@@ -29,3 +29,16 @@ def test_it_measures_and_plans(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert found["trained"] == f"{layers * rank * (48 + 48):,}"
     assert float(found["peak GiB"]) > float(found["libraries GiB"]) > 0.1
     assert float(found["planned GiB"]) < 0.1  # such a network is nothing beside the libraries
+
+
+def test_flux_is_planned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    tiny = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    tiny |= {"axes_dims_rope": [4, 6, 6], "joint_attention_dim": 32, "pooled_projection_dim": 32}
+    words = ["--models", "flux-dev", "--plan", "--latent", "8", "--options", json.dumps(tiny)]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
+    run_path(str(SCRIPT), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "nothing was started" in said and "sfron" in said
+    layers = 4 + 2 + 1  # what hears of texts in a joint block, in a single one, and where they come in
+    assert f", of which {8 * (32 + 32) * layers:,} are trained" in said
