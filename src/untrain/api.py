@@ -424,20 +424,24 @@ def _fitting_method(
     problem = prepare()
     kind = request_kind(problem)
     asked = REQUESTS[kind]
-    if not lengths and kind in ("samples", "one-sided") and problem.subject.adapters is None:
-        problem.note(f"budget: {BUDGET:g} of the original training, since nothing else says how long to take")
-        settings = {**settings, "budget": BUDGET}
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"
     if problem.subject.adapters is not None:
         return default, "since adapters are trained"
     if kind == "samples" and problem.holdout is not None:
-        return _make_method("shrink-sfron", settings), f"which leaves least of {asked} at a given cost"
-    why = f"which leaves least of {asked}" if kind == "one-sided" else f"which forgets {asked} without held-out data"
-    others = sorted(settings.keys() - {each.name for each in fields(find("shrink-perturb"))})
-    if others:
-        return default, f"since {', '.join(others)} is given; shrink-perturb, {why}, has none"
-    return _make_method("shrink-perturb", settings), why
+        fitting, why = "shrink-sfron", f"which leaves least of {asked} at a given cost"
+    else:
+        fitting = "shrink-perturb"
+        why = (
+            f"which leaves least of {asked}" if kind == "one-sided" else f"which forgets {asked} without held-out data"
+        )
+        others = sorted(settings.keys() - {each.name for each in fields(find(fitting))})
+        if others:
+            return default, f"since {', '.join(others)} is given; shrink-perturb, {why}, has none"
+    if not lengths:
+        problem.note(f"budget: {BUDGET:g} of the original training, since nothing else says how long to take")
+        settings = {**settings, "budget": BUDGET}
+    return _make_method(fitting, settings), why
 
 
 _MEANT = {

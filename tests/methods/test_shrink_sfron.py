@@ -101,6 +101,8 @@ def test_who_tells_how_long_the_training_was_need_not_give_a_budget():
     assert any(note.startswith("budget: 0.2 ") for note in done.notes)
     done = untrain.unlearn(network(), **sets, steps=2)
     assert (done.method.name, done.method.total) == ("sfron", 2)
+    done = untrain.unlearn(network(), **sets | {"holdout": None}, retain_steps=2)
+    assert done.method.name == "sfron" and not any(note.startswith("budget: ") for note in done.notes)
 
 
 def test_the_task_is_prepared_once(monkeypatch):

@@ -451,12 +451,10 @@ def check_adapts(method: Method | type[Method]) -> None:
     """
     if method.adapts:
         return
-    from untrain.methods import methods
-
-    others = sorted(name for name, other in methods().items() if other.adapts)
     raise SettingError(
         f"method {method.name!r} cannot train adapters: it sets, shrinks or renews weights themselves. Leave adapters "
-        f"out, and save what it changed as a LoRA (save_lora, untrain export --lora), or choose {', '.join(others)}."
+        "out, and save what it changed as a LoRA (save_lora, untrain export --lora), or choose "
+        f"{_named_with('adapts')}."
     )
 
 
@@ -468,13 +466,17 @@ def check_divides(method: Method | type[Method]) -> None:
     """
     if method.divides:
         return
-    from untrain.methods import methods
-
-    others = sorted(name for name, other in methods().items() if other.divides)
     raise SettingError(
         f"method {method.name!r} looks at whole weights, and does not run with fsdp. Leave fsdp out, or choose "
-        f"{', '.join(others)}."
+        f"{_named_with('divides')}."
     )
+
+
+def _named_with(trait: Literal["adapts", "divides"]) -> str:
+    """The names of the methods of which a trait holds."""
+    from untrain.methods import methods
+
+    return ", ".join(sorted(name for name, method in methods().items() if getattr(method, trait)))
 
 
 def check_needs(methods: Mapping[str, Method]) -> None:

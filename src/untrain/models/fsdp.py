@@ -97,12 +97,6 @@ class DividedModule:
 
         return distribute_tensor(tensor.to(self.mesh.device_type), self.mesh, [Shard(0)], src_data_rank=None)
 
-    def parts_of(self, saved: Any, now: Any) -> Any:
-        """What `gather_tree` gave, with this process's part of each tensor that is divided in `now`."""
-        if isinstance(saved, dict):
-            return {key: self.parts_of(value, now.get(key)) for key, value in saved.items()} if now else saved
-        return self.part_of(saved) if is_divided(now) else saved
-
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:
         """The whole module with the weights of now, for the block; every process takes part."""
