@@ -174,10 +174,23 @@ def test_a_frozen_base_in_half_precision_stays_so(tmp_path: Path) -> None:
     assert up.dtype == torch.float32 and 0 < float((up @ down).abs().max()) < 1e-3
 
 
-def test_what_adapters_learned_is_told_of_a_model_changed_in_place() -> None:
-    result = forget_images(vit(), inplace=True, adapters={"rank": 2, "targets": ["q_proj"]})
-    assert result.change is None and result.lora is not None
-    assert result.lora.rank == 2 and all(name.endswith("q_proj") for name in result.lora.factors)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.filterwarnings("ignore:.*rounded back.*:UserWarning")
+def test_adapters_of_a_model_changed_in_place_are_saved(dtype: torch.dtype, tmp_path: Path) -> None:
+    """What does not fit into memory twice is changed in place, and its LoRA is that of a copy to the bit."""
+    how: dict[str, Any] = {"adapters": {"rank": 2, "targets": ["q_proj"]}}
+    there, apart = (forget_images(vit().to(dtype), inplace=inplace, **how) for inplace in (True, False))
+    saved = [result.save_lora(tmp_path / str(i)).factors for i, result in enumerate((there, apart))]
+    assert saved[0].keys() == saved[1].keys() and all(name.endswith("q_proj") for name in saved[0])
+    for name, factors in saved[0].items():
+        assert all(torch.equal(a, b) for a, b in zip(factors, saved[1][name], strict=True))
+    if dtype == torch.float32:
+        inputs = torch.randn(4, 3, 8, 8)
+        loaded = peft.PeftModel.from_pretrained(vit(), tmp_path / "0").eval()
+        with torch.no_grad():
+            assert torch.allclose(loaded(inputs).logits, there.model(inputs).logits, atol=1e-5)
+    with pytest.raises(SettingError, match="in place.*rank 2"):
+        there.save_lora(tmp_path / "less", rank=1)
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────

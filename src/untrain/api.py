@@ -63,14 +63,20 @@ class Change:
     """The module that was given and the unlearned one, of which a LoRA is made.
 
     Attributes:
-        before: the user's own.
+        before: the user's own; None: it was changed in place, and is gone.
         after: the unlearned one.
         part: what a pipeline calls it; empty: it is no part of one.
     """
 
-    before: nn.Module
+    before: nn.Module | None
     after: nn.Module
     part: str = ""
+
+
+_GONE = (
+    "the model was changed in place, and what it was before is gone: leave inplace out, or train adapters "
+    "(adapters={...}) and save these at their own rank."
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +93,7 @@ class Result:
         notes: what was decided for the user, and why; and what casts doubt on the result.
         warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
         lora: what adapters learned that were trained in the place of weights; None: weights were trained.
-        change: the trained module before and after; None where the model was changed in place.
+        change: the trained module before and after; None where nobody asked `unlearn`.
     """
 
     model: Any
@@ -117,19 +123,21 @@ class Result:
             The LoRA: its `kept` is the share of the squared change that it holds, `lost` what none can carry.
 
         Raises:
-            SettingError: if the model was changed in place, or kohya has no names for it. ModelError: if nothing
-                changed that a LoRA can carry.
+            SettingError: if the model was changed in place and no adapters were trained, or fewer ranks are asked for
+                than these have, or kohya has no names for it. ModelError: if nothing changed that a LoRA can carry.
         """
         if self.change is None:
-            raise SettingError("the model was changed in place, and what it was before is gone: leave inplace out.")
-        form = form_of(self.change.before, self.change.part, kohya=kohya)
-        lora, base = self.lora, self.change.before
-        if has_adapters(self.change.after):  # the model came with them
-            lora, base = lora_of(self.change.after), without_adapters(self.change.after)
+            raise SettingError("this result tells no model, as those of `untrain.unlearn` do: make it by that.")
+        after, part, lora, base = self.change.after, self.change.part, self.lora, self.change.before
+        form = form_of(after, part, kohya=kohya)
+        if has_adapters(after):  # the model came with them
+            lora, base = lora_of(after), without_adapters(after)
         if lora is None or (rank is not None and rank < lora.rank):
-            lora = extract_lora(base, merged_copy(self.change.after), rank=16 if rank is None else rank)
-        written = save_lora(lora, path, form=form, part=self.change.part)
-        check_loaded(lora, base, written, form, self.change.part)
+            if base is None:
+                raise SettingError(_GONE if lora is None else f"{_GONE} Its adapters are of rank {lora.rank}.")
+            lora = extract_lora(base, merged_copy(after), rank=16 if rank is None else rank)
+        written = save_lora(lora, path, form=form, part=part)
+        check_loaded(lora, after if base is None else base, written, form, part)
         return lora
 
     def push_to_hub(
@@ -176,15 +184,16 @@ class Result:
             return push_folder(place, repo, public=public, update=update, message=message, api=api)
 
     def _hub_card(self, base: str, holds: str, *, lora: bool) -> HubCard:
-        change = self.change
+        before = None if self.change is None else self.change.before
+        after = None if self.change is None or before is None or lora else state_hash(self.change.after)
         return HubCard(
             base=base,
             forgotten="Samples of the user's own, which are not named here.",
             method=self.method.name,
             settings=asdict(self.method),
             holds=holds,
-            before="not known, it was changed in place" if change is None else state_hash(change.before),
-            after=None if change is None or lora else state_hash(change.after),
+            before="not known, it was changed in place" if before is None else state_hash(before),
+            after=after,
             took=f"It took {len(self.history)} steps and {self.seconds:.0f} s.",
             warnings=self.warnings,
             versions={library: version(library) for library in ("untrain", "torch")},
@@ -326,7 +335,7 @@ def unlearn(
             rounding.restore_(result.model)
     result.model.to(home)
     engine.wait()
-    change = None if inplace else Change(user.module, result.model, part)
+    change = Change(None if inplace else user.module, result.model, part)
     return replace(result, model=user.whole(result.model), change=change)
 
 
