@@ -159,6 +159,8 @@ def test_a_pipeline_is_planned_without_its_weights(tmp_path):
     assert not [guess for stage in stages.values() for guess in stage["guesses"] if "cannot be tried" in guess]
     assert found["images"] == {"measures": 3 * 2 * 3, "samples": 8}
     assert stages["evaluate"]["forward"] == math.ceil(18 / 256) * 2
+    code, _, err = untrain("plan", path, "--references", "1")
+    assert code == 1 and "references: a pipeline can be retrained only on the captioned images" in err
     assert not (tmp_path / "run").exists()
     shutil.rmtree(tmp_path / "pipe" / "vae")
     code, _, err = untrain("plan", path)

@@ -62,7 +62,7 @@ def in_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     def draw_styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         from matplotlib import style
 
-        with style.context(_STYLE, after_reset=True), warnings.catch_warnings():
+        with style.context(STYLE, after_reset=True), warnings.catch_warnings():
             # Only the browser needs glyphs for every script; matplotlib's own font merely measures the text.
             warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
             return draw(*args, **kwargs)
@@ -84,7 +84,7 @@ def make_panels(
     return drawing, grid[:count]
 
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "untrain", "text.parse_math": False, "font.family": ["DejaVu Sans"],
     "font.size": 8.5, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.labelsize": 8, "xtick.labelsize": 8, "ytick.labelsize": 8, "text.color": INK, "axes.labelcolor": MUTED,

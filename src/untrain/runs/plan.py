@@ -230,6 +230,7 @@ class _Planner:
             self.domain: Domain = recipe.domain(recipe.sections, context_of(recipe, host, weights=False))
         self.division: Division = self.domain.divide()
         check_methods(recipe, self.domain, self.division)
+        self.domain.check_references(recipe.references)
         self.module = self._built(self.domain.original_shape)
         few = Stream(self.domain.few(), "train", host, recipe.batch_size)
         self.few = None if few.ready else few.gather(torch.arange(min(2, len(few))), "few")
