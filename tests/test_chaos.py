@@ -39,7 +39,9 @@ def chaos() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def world(chaos: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Commands on the smallest recipe, forked off a process that has imported everything."""
-    return chaos.World(tmp_path_factory.mktemp("chaos"), chaos.Launcher(warm=True), scenarios=("run", "unlearn"))
+    scenarios = ("run", "unlearn")
+    place, launcher = tmp_path_factory.mktemp("chaos"), chaos.Launcher(warm=True)
+    return chaos.World(place, launcher, scenarios, every=30)  # test_hostile_files.py reads all files
 
 
 @pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, seeds in SEEDS.items() for seed in seeds])

@@ -45,12 +45,12 @@ def call(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
 
 def files(world: World, rng: Random, place: Path) -> tuple[str, list[str]]:
     """Has hostile files read, each in limited time and memory."""
-    return _apart(world, "try_files", rng, place)
+    return _apart(world, "try_files", rng, place, world.every)
 
 
-def _apart(world: World, function: str, rng: Random, place: Path) -> tuple[str, list[str]]:
+def _apart(world: World, function: str, rng: Random, place: Path, *more: int) -> tuple[str, list[str]]:
     seed = rng.randrange(1 << 31)
-    ended = _run_apart(world, function, seed, place)
+    ended = _run_apart(world, function, place, seed, *more)
     problems = [line.removeprefix("FAILS ") for line in ended.out.splitlines() if line.startswith("FAILS ")]
     if ended.code and not problems:
         problems = [f"exit {ended.code}: {ended.last_words}"]
@@ -58,14 +58,15 @@ def _apart(world: World, function: str, rng: Random, place: Path) -> tuple[str, 
     return f"{about.removeprefix('ABOUT ')} ({seed})", problems
 
 
-def _run_apart(world: World, function: str, seed: int, place: Path) -> Ended:
+def _run_apart(world: World, function: str, place: Path, *numbers: int) -> Ended:
+    given = (str(place), *numbers)
     if world.launcher.warm:
-        return world.launcher.call(__name__, function, (seed, str(place)), place, memory=MEMORY).end()
-    code = f"import sys; from adversity.inputs import {function} as act; sys.exit(act({seed}, {str(place)!r}))"
+        return world.launcher.call(__name__, function, given, place, memory=MEMORY).end()
+    code = f"import sys; from adversity.inputs import {function} as act; sys.exit(act(*{given!r}))"
     return world.launcher.execute([sys.executable, "-c", code], place, memory=MEMORY).end()
 
 
-def try_call(seed: int, place: str) -> int:
+def try_call(place: str, seed: int) -> int:
     """Makes one call; returns 0 where it gives something or refuses with an error of untrain's."""
     from untrain.errors import UntrainError
 
@@ -75,13 +76,13 @@ def try_call(seed: int, place: str) -> int:
     return _try(thunk, str(description), UntrainError)
 
 
-def try_files(seed: int, place: str) -> int:
-    """Reads every hostile file of a seed; returns how many were read badly."""
+def try_files(place: str, seed: int, every: int) -> int:
+    """Reads one in so many hostile files of a seed; returns how many were read badly."""
     from untrain.errors import UntrainError
 
     folder = Path(place) / "files"
     folder.mkdir()
-    given = import_helper("hostile_files").hostile_files(folder, seed)
+    given = import_helper("hostile_files").hostile_files(folder, seed)[::every]
     print(f"ABOUT {len(given)} files", flush=True)
     return min(100, sum(_try(reader, str(name), UntrainError) for name, reader in given))
 

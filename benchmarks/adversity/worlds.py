@@ -99,11 +99,13 @@ class World:
         folder: holds the recipes, what undisturbed commands made, and a folder for each trial.
         launcher: how commands are started.
         scenarios: the commands that trials choose from.
+        every: of hostile files, one in so many is read.
     """
 
     folder: Path
     launcher: Launcher
     scenarios: Sequence[str] = tuple(SCENARIOS)
+    every: int = 1
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _count: int = 0
     _lock: Any = field(default_factory=threading.RLock)
