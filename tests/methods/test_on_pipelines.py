@@ -19,6 +19,7 @@ from untrain.methods.esd import ESD
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.loop import Checkpoints, run
 from untrain.methods.sfron import SFRon
+from untrain.models.adapters import Adapters, attach
 from untrain.models.parts import train_parts
 from untrain.models.subject import Subject
 from untrain.sampling import Sampler
@@ -280,6 +281,17 @@ def test_the_rate_falls_with_the_width_to_the_published_one(pipes):
     assert ESD().resolved(work, ENGINE).optimizer == Optimizer("adam", 1e-5), "as published"
     assert Subject(classes).defaults(task)["optimizer"]["lr"] == 3e-4
     assert Subject(pipes["xl"].unet).defaults(task)["optimizer"]["lr"] == 3e-4
+    attach(large, Adapters(rank=4, targets="xattn"), seed=0)
+    assert Subject(large).defaults(task)["optimizer"]["lr"] == 1e-4, "as is usual of adapters"
+
+
+def test_the_rate_falls_with_the_width_of_a_transformer_too(pipes):
+    from diffusers import SD3Transformer2DModel
+
+    with torch.device("meta"):
+        large = SD3Transformer2DModel()
+    rate = Subject(large).defaults(text_task(pipes["sd"]))["optimizer"]["lr"]
+    assert rate == pytest.approx(3e-4 * (1e6 / sum(p.numel() for p in large.parameters())) ** 0.5, rel=0.05)
 
 
 def test_the_fixture_redirects_to_another_text(pipes):

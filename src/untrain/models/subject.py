@@ -131,8 +131,9 @@ class Subject:
         for a UNet and a transformer (benchmarks/README.md); published runs on larger ones have 1e-4. What is told of a
         text by cross-attention is of any size, and the rate that fits Adam falls with the width of a model (Yang et al.
         2022, *Tensor Programs V*), so with the root of its weights: 3e-4 up to a million, and at the 860 million of
-        Stable Diffusion the published 1e-5. Classifiers with layer normalisation (transformers) are trained on by
-        AdamW, as they were made; others by SGD with momentum.
+        Stable Diffusion the published 1e-5. Adapters below which such weights are frozen have ten times that, for the
+        product of two small factors moves less than they do: 1e-4 there, as is usual. Classifiers with layer
+        normalisation (transformers) are trained on by AdamW, as they were made; others by SGD with momentum.
         """
         if isinstance(task, GenerativeTask):
             return {"optimizer": {"name": "adam", "lr": self._generator_rate()}}
@@ -144,13 +145,17 @@ class Subject:
 
     def _generator_rate(self) -> float:
         config: Any = getattr(self.module, "config", None)
-        if getattr(config, "cross_attention_dim", None) is None:
+        if all(getattr(config, name, None) is None for name in _TEXT_WIDTHS):
             return 3e-4
-        held = has_adapters(self.module)  # which are small beside what they are added to
-        weights = sum(p.numel() for p in self.module.parameters() if p.requires_grad or not held)
-        return float(f"{3e-4 * min(1.0, (1e6 / weights) ** 0.5):.2g}")
+        bare = without_adapters(self.module) if has_adapters(self.module) else self.module
+        rate = 3e-4 * min(1.0, (1e6 / sum(p.numel() for p in bare.parameters())) ** 0.5)
+        return float(f"{rate * (1 if bare is self.module else ADAPTED):.2g}")
 
 
+_TEXT_WIDTHS = ("cross_attention_dim", "joint_attention_dim")
+"""What a configuration calls the width of texts that a generator is told."""
+ADAPTED = 10
+"""Times the rate of weights that adapters of them are trained at."""
 _BUILT = "Merge what was added to the model, such as adapters, or pass init=, a function that returns a new model."
 
 
