@@ -29,7 +29,7 @@ from untrain.folders import PRIVATE, exclusive_lock
 from untrain.methods import find, make
 from untrain.methods.base import Method, Problem, check_adapts, check_divides, check_runs
 from untrain.methods.loop import run
-from untrain.methods.requests import REQUESTS, request_kind
+from untrain.methods.requests import ASKED, request_kind
 from untrain.models.adapters import Adapters, check_adapters, lora_of, merged_copy, without_adapters
 from untrain.models.checkpoints import load_into, state_hash
 from untrain.models.checkpoints import save as save_weights
@@ -432,7 +432,7 @@ def _fitting_method(
         )
     problem = prepare()
     kind = request_kind(problem)
-    asked = REQUESTS[kind]
+    asked = ASKED[kind]
     if kind in ("concept", "class"):
         return default, f"which forgets {asked}"
     if problem.subject.adapters is not None:

@@ -27,7 +27,7 @@ WEIGHT = 5
 """The mean of all classes counts as so many samples of a class."""
 CERTAIN = math.log(2)
 """A loss below this is a class with more than half of the probability: known for sure."""
-ONE_SIDED = 0.4
+APART = 0.4
 """Distance in total variation between the classes of forget and retain set from which a request is one-sided: a random
 tenth of ten classes has 0.1, one class of ten 0.9."""
 
@@ -110,7 +110,7 @@ def is_one_sided(asked: Tensor, kept: Tensor) -> bool:
         kept: in the retain set, [C].
     """
     apart = 0.5 * (asked / asked.sum() - kept / kept.sum()).abs().sum()
-    return bool((apart > ONE_SIDED) & ((asked > 0) & (kept > 0)).any())
+    return bool((apart > APART) & ((asked > 0) & (kept > 0)).any())
 
 
 def spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:

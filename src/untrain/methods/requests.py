@@ -11,7 +11,7 @@ from untrain.methods.like_with_like import class_counts, is_one_sided, spread
 from untrain.types import GenerativeTask
 
 Request = Literal["samples", "one-sided", "class", "concept"]
-REQUESTS: dict[Request, str] = {
+ASKED: dict[Request, str] = {
     "samples": "single samples",
     "one-sided": "samples of one class, of which more are retained",
     "class": "whole classes",

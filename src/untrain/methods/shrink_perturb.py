@@ -28,7 +28,7 @@ FEWEST = 16
 """Rows that a part of a batch has at least: batch normalisation needs some."""
 DIAL = ((0.0, 1.0), (0.05, 0.8), (0.1, 0.65), (0.2, 0.5), (0.4, 0.4), (1.0, 0.0))
 """Share of the original training's cost → λ, a straight line in between."""
-ONE_SIDED = 0.75
+ONE_SIDED_SHARE = 0.75
 """Where a request is one-sided, λ is this share of the dial's: the weights hold how frequent its class was, too."""
 GENERATOR_LAM = 0.9
 """λ of a generator, which a few passes do not train anew: half of its weights fresh leave noise."""
@@ -139,5 +139,5 @@ def _lam_of(steps: int, problem: Problem) -> float:
         return GENERATOR_LAM
     if problem.forget is not problem.retain and request_kind(problem) == "one-sided":
         since = "most of what is forgotten is of classes that stay, and become rarer"
-        return choose_kept_share(problem, steps, "λ", times=ONE_SIDED, since=since)
+        return choose_kept_share(problem, steps, "λ", times=ONE_SIDED_SHARE, since=since)
     return choose_kept_share(problem, steps, "λ")
