@@ -237,7 +237,7 @@ def statistics(module: nn.Module, kind: Statistics) -> Iterator[None]:
     for layer, buffers in zip(layers, kept, strict=True):
         if kind == "running":
             layer.eval()
-        if kind != "moved":  # copies move instead, here or later: the backward pass looks at what there is in this block
+        if kind != "moved":  # copies move, now or later: the backward pass looks at what there is in this block
             layer._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
     try:
         yield
