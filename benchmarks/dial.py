@@ -66,9 +66,14 @@ def _values(values: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
     return left | {name: (mean["value"], *(mean["ci"] or [mean["value"]] * 2)) for name, mean in kept.items()}
 
 
+def shares_of(methods: Mapping[str, Sequence[Point]]) -> list[int]:
+    """All budgets, rising."""
+    return sorted({point.share for points in methods.values() for point in points})
+
+
 def print_table(folder: Path, methods: Mapping[str, Sequence[Point]]) -> None:
     """Prints a folder's table: one row for each method, its budgets side by side."""
-    shares = sorted({point.share for points in methods.values() for point in points})
+    shares = shares_of(methods)
     print(
         f"\n{folder.name}: left on outputs / of the most exposed tenth; retain / test accuracy less retrained, points\n"
     )
@@ -85,8 +90,6 @@ def _cell(values: Mapping[str, tuple[float, float, float]]) -> str:
 
 def draw(folders: Mapping[Path, Mapping[str, Sequence[Point]]], target: Path) -> None:
     """Writes the picture: a row of panels for each folder."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     names = list(dict.fromkeys(name for methods in folders.values() for name in methods))
     with style.context({**STYLE, "figure.facecolor": "white"}, after_reset=True):
         drawing, panels = make_panels(len(folders) * len(QUANTITIES), height=2.3, columns=len(QUANTITIES))
@@ -100,10 +103,9 @@ def draw(folders: Mapping[Path, Mapping[str, Sequence[Point]]], target: Path) ->
                 axes.plot(x, middle, color=look.colour, marker=look.marker, markersize=4, linewidth=1.3)
                 axes.fill_between(x, low, high, color=look.colour, alpha=0.12, linewidth=0)
             axes.set_xscale("log")
-            shares = sorted({point.share for points in methods.values() for point in points})
-            axes.xaxis.set_major_locator(FixedLocator(shares))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.xaxis.set_minor_locator(NullLocator())
+            shares = shares_of(methods)
+            axes.set_xticks(shares, [str(share) for share in shares])
+            axes.minorticks_off()
             axes.set_title(QUANTITIES[key])
             axes.set_xlabel("budget, % of the training")
             if key == "outputs":
