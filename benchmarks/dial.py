@@ -50,6 +50,8 @@ def read_points(folder: Path) -> dict[str, list[Point]]:
     content = read_sealed(folder / AUDIT / AUDIT_FILE, f"Make it again: untrain audit {folder}.")
     if content is None:
         raise SystemExit(f"{folder} was not audited yet: untrain audit {folder} --twins 8 --jobs 2.")
+    if "methods" not in content:
+        raise SystemExit(f"The audit of {folder} has not ended: untrain audit {folder} --resume.")
     found: dict[str, list[Point]] = {}
     for entry, values in content["methods"].items():
         name, _, share = entry.rpartition("-")

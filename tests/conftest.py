@@ -84,3 +84,12 @@ def xl(folder: Path) -> Any:
     from helpers.small_pipelines import stable_diffusion_xl
 
     return stable_diffusion_xl(folder)
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    from helpers.benchmarks import Benchmark
+
+    made = Benchmark(monkeypatch, capsys)
+    yield made
+    made.close()

@@ -1,17 +1,16 @@
 """The picture of budgets, from an audit's numbers as its file holds them."""
 
-import sys
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 import pytest
 
+from helpers.benchmarks import Benchmark
 from helpers.documents import ROOT
 from untrain.runs.recipe import read
 from untrain.sealed import write_sealed
 
-SCRIPT = ROOT / "benchmarks" / "dial.py"
+SCRIPT = "dial.py"
 RECIPE = ROOT / "recipes" / "dial.yaml"
 
 
@@ -29,13 +28,10 @@ def audited(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def test_every_method_of_the_recipe_has_a_row_and_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_method_of_the_recipe_has_a_row_and_a_line(tmp_path: Path, benchmark: Benchmark) -> None:
     folder, target = audited(tmp_path / "dial", [*read(RECIPE).methods, "other"]), tmp_path / "dial.png"
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), "--figure", str(target)])
-    run_path(str(SCRIPT), run_name="__main__")
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    said = benchmark(SCRIPT, folder, "--figure", target)
+    rows = [line for line in said.splitlines() if line.startswith("| ")]
     assert rows[0] == "| method | 5 % | 10 % | 20 % | 40 % | 100 % |"
     assert [row.split("|")[1].strip() for row in rows[1:]] == [
         *("scratch", "finetune", "sfron", "shrink-perturb", "shrink-sfron")
@@ -44,7 +40,13 @@ def test_every_method_of_the_recipe_has_a_row_and_a_line(
     assert target.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_run_of_other_methods_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(audited(tmp_path / "run", ["sfron"]))])
+def test_a_run_of_other_methods_is_refused(tmp_path: Path, benchmark: Benchmark) -> None:
     with pytest.raises(SystemExit, match="NAME-PERCENT"):
-        run_path(str(SCRIPT), run_name="__main__")
+        benchmark(SCRIPT, audited(tmp_path / "run", ["sfron"]))
+
+
+def test_an_unfinished_audit_is_refused(tmp_path: Path, benchmark: Benchmark) -> None:
+    (tmp_path / "run" / "audit").mkdir(parents=True)
+    write_sealed(tmp_path / "run" / "audit" / "audit.json", {"cells": {}})
+    with pytest.raises(SystemExit, match="not ended.*--resume"):
+        benchmark(SCRIPT, tmp_path / "run")

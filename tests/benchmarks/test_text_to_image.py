@@ -1,28 +1,13 @@
 """The benchmark of the real size, at a tiny one: every stage runs, and what is too large is computed and not run."""
 
 import re
-import sys
-from collections.abc import Callable
-from runpy import run_path
 
 import pytest
 
-from helpers.documents import ROOT
+from helpers.benchmarks import Benchmark
 
-SCRIPT = ROOT / "benchmarks" / "text_to_image.py"
+SCRIPT = "text_to_image.py"
 STAGES = 8
-
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The script as the command line runs it; what it measures, it measures in processes of their own."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-
-    def run(*words: str) -> None:
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
-        run_path(str(SCRIPT), run_name="__main__")
-
-    return run
 
 
 def rows(table: str) -> dict[tuple[str, ...], list[str]]:
@@ -31,12 +16,9 @@ def rows(table: str) -> dict[tuple[str, ...], list[str]]:
     return {tuple(row[:3]): row[3:] for row in cells[2:]}
 
 
-def test_it_measures_what_fits_and_computes_the_rest(
-    benchmark: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_measures_what_fits_and_computes_the_rest(benchmark: Benchmark) -> None:
     words = ["--models", "sd-tiny", "sd-1", "--parts", "xattn", "--gradient-checkpointing", "--threads", "1"]
-    benchmark(*words, "--limit", "1")
-    needed, measured = capsys.readouterr().out.split("\nSeconds (of the processor), peak GiB;")
+    needed, measured = benchmark(SCRIPT, *words, "--limit", 1).split("\nSeconds (of the processor), peak GiB;")
     small, large = ("sd-tiny", "xattn", "two-adams"), ("sd-1", "xattn", "two-adams")
     assert set(rows(needed)) == {small, large}
     assert "more than 1 GiB would be needed: sd-1, xattn, two-adams." in needed
@@ -52,7 +34,7 @@ def test_it_measures_what_fits_and_computes_the_rest(
     assert all(stage and float(stage[1]) >= 0 and 0.05 < float(stage[3]) < 8 for stage in stages)
 
 
-def test_a_run_that_fails_is_told(benchmark: Callable[..., None]) -> None:
+def test_a_run_that_fails_is_told(benchmark: Benchmark) -> None:
     words = ["--models", "sd-tiny", "--parts", "xattn", "--threads", "1", "--size", "3"]
     with pytest.raises(SystemExit, match="1 of 1 did not end"):
-        benchmark(*words)
+        benchmark(SCRIPT, *words)
