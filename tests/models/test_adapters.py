@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from untrain.errors import ModelError, SettingError, UnknownName
 from untrain.fisher import fisher_diagonal
-from untrain.models.adapters import Adapters, attach, check_adapters, saliency_space, weights_of
+from untrain.models.adapters import Adapters, attach, check_adapters, count_base, saliency_space, weights_of
 from untrain.models.checkpoints import bytes_of, state_hash
 from untrain.models.lora import apply_lora, base_hash, save_lora
 from untrain.models.subject import Subject
@@ -138,6 +138,14 @@ def test_it_is_the_expected_fisher_over_the_other_factor() -> None:
     estimate = total / draws / 1e-8 / len(up)
     assert torch.corrcoef(torch.stack([estimate.flatten(), found.flatten()]))[0, 1] > 0.99
     assert float(estimate.sum() / found.sum()) == pytest.approx(1, abs=0.2)
+
+
+def test_parameters_are_counted_below_adapters() -> None:
+    module = net()
+    whole = sum(p.numel() for p in module.parameters())
+    assert count_base(module) == whole
+    attach(module, Adapters(rank=2), seed=0)
+    assert count_base(module) == whole < sum(p.numel() for p in module.parameters())
 
 
 def test_a_module_without_adapters_is_as_it_was() -> None:

@@ -319,6 +319,14 @@ def without_adapters(module: nn.Module) -> nn.Module:
     return made
 
 
+def count_base(module: nn.Module) -> int:
+    """How many parameters a module has below its adapters."""
+    root = _root(module)
+    layers = [layer for layer in root.modules() if hasattr(layer, "base_layer")]
+    added = {p for layer in layers for name, p in layer.named_parameters() if not name.startswith("base_layer.")}
+    return sum(p.numel() for p in root.parameters() if p not in added)
+
+
 def _root(module: nn.Module) -> nn.Module:
     """The module itself, without what peft and torch.compile put around it."""
     plain: Any = plain_module(module)

@@ -11,7 +11,7 @@ from typing import Any
 from untrain.errors import ModelError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.models import checkpoints
-from untrain.models.adapters import Adapters, without_adapters
+from untrain.models.adapters import Adapters, count_base, without_adapters
 from untrain.models.copies import copy_module, shallow_copy
 from untrain.models.layout import match_layout_
 from untrain.models.precision import widen_
@@ -147,9 +147,8 @@ class Subject:
         config: Any = getattr(self.module, "config", None)
         if all(getattr(config, name, None) is None for name in _TEXT_WIDTHS):
             return 3e-4
-        bare = without_adapters(self.module) if has_adapters(self.module) else self.module
-        rate = 3e-4 * min(1.0, (1e6 / sum(p.numel() for p in bare.parameters())) ** 0.5)
-        return float(f"{rate * (1 if bare is self.module else ADAPTED):.2g}")
+        rate = 3e-4 * min(1.0, (1e6 / count_base(self.module)) ** 0.5)
+        return float(f"{rate * (ADAPTED if has_adapters(self.module) else 1):.2g}")
 
 
 _TEXT_WIDTHS = ("cross_attention_dim", "joint_attention_dim")
