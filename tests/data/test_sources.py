@@ -15,7 +15,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from helpers.documents import ROOT
+from untrain.data import encoded as encoded_rows
 from untrain.data import samples, sources
+from untrain.data.encoded import ParquetRows, open_parquet
 from untrain.data.request import request_name
 from untrain.data.sections import Forget
 from untrain.data.sources import SOURCES, Arrays, Images, Source, balanced, channel_statistics, check, load
@@ -489,6 +491,31 @@ def test_parquet_is_decoded_on_access_where_it_is_large(tmp_path: Path, monkeypa
     order = torch.tensor([9, 0, 3, 5, 8, 1])
     assert torch.equal(source.batch(order)["input"], expected(4, 0, 3, 0, 3, 1))
     assert source.name(8) == f"row 3 of {tmp_path / 'train-1.parquet'}"
+
+
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_rows_that_are_read_together_open_each_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    opened: list[str] = []
+
+    def opening(file: Path) -> Any:
+        opened.append(file.name)
+        return open_parquet(file)
+
+    monkeypatch.setattr(encoded_rows, "open_parquet", opening)
+    monkeypatch.setattr(encoded_rows, "KEPT_BYTES", kept)
+    files = tuple(tmp_path / f"train-{i}.parquet" for i in range(3))
+    for file in files:
+        write_parquet(file, "label", None, [0] * 10)  # in groups of 3
+    rows = ParquetRows(files, "img")
+    order = [17, 3, 29, 3, 11, 19, 0, 9, 12, 14]
+    opened.clear()
+    assert rows.read(order) == [encoded(picture(i % 10)) for i in order]
+    assert opened == [file.name for file in files]
+    assert rows.read([14]) == [encoded(picture(4))] and rows.read([29]) == [encoded(picture(9))]
+    assert len(opened) == (len(files) if kept else len(files) + 2)
+    assert rows.name(14) == f"row 4 of {files[1]}"
 
 
 def test_label_columns_of_strings_and_of_well_known_sets(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,9 @@ IN_MEMORY_BYTES = 2 << 30
 DECODED_FIRST = 10_000
 """Files of such a set that are all decoded before anything else, a second's work where they are small; of more, each
 is decoded when it is needed first."""
+
+KEPT_BYTES = 128 << 20
+"""Row groups of parquet that were read last are kept up to this size, encoded."""
 
 
 class Rows(Protocol):
@@ -91,10 +94,9 @@ class FileRows:
 class ParquetRows:
     """Images in a column of parquet files: bytes, or a struct of bytes and path.
 
-    Rows are read by row group; the last few groups are kept, as neighbours are often read together.
+    Rows are read by row group, of those that are asked for together each once; the last groups are kept, as neighbours
+    are often read one after another.
     """
-
-    kept = 4
 
     def __init__(self, files: tuple[Path, ...], column: str, links: bool = False) -> None:
         self.files = files
@@ -108,39 +110,52 @@ class ParquetRows:
                 sizes += [table.metadata.row_group(group).num_rows for group in groups]
             self.groups += [(file, group) for group in groups]
         self.starts = [0, *accumulate(sizes)]
-        self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._firsts = {file: start for start, (file, group) in zip(self.starts, self.groups) if group == 0}
+        self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process needs: not the rows that this one has read."""
-        return {**self.__dict__, "_cache": OrderedDict()}
+        return {**self.__dict__, "_kept": OrderedDict()}
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The images' bytes."""
-        return [self._row(i) for i in indices]
+        found: dict[int, bytes] = {}
+        for file, rows in groupby(sorted({*indices}), lambda i: self.groups[self._group_of(i)][0]):
+            for i, value in self._cells(file, list(rows)):
+                found[i] = row_bytes(value, self.name(i), file.parent, self.links)
+        return [found[i] for i in indices]
 
-    def _row(self, i: int) -> bytes:
-        group = bisect_right(self.starts, i) - 1
-        value = self._group(group)[i - self.starts[group]].as_py()
-        return row_bytes(value, self.name(i), self.groups[group][0].parent, self.links)
+    def _cells(self, file: Path, rows: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Rows of one file, in order, and what they hold."""
+        groups = {number: list(own) for number, own in groupby(rows, self._group_of)}
+        known = all(number in self._kept for number in groups)
+        with nullcontext() if known else open_parquet(file) as table:
+            for number, own in groups.items():
+                values = self._group(number, table)
+                for i in own:
+                    yield i, values[i - self.starts[number]].as_py()
 
-    def _group(self, number: int) -> Any:
+    def _group_of(self, i: int) -> int:
+        return bisect_right(self.starts, i) - 1
+
+    def _group(self, number: int, table: Any) -> Any:
+        """The column of a row group, kept or read from its file."""
         import pyarrow
 
-        if number not in self._cache:
+        if number not in self._kept:
             file, group = self.groups[number]
-            with open_parquet(file) as table:
-                rows, size, parts = self.starts[number + 1] - self.starts[number], 0, []
-                for batch in table.iter_batches(256, row_groups=[group], columns=[self.column]):
-                    size += batch.nbytes  # more than the file tells of, where it stores equal images once
-                    check_unpacked(file, size, check_regular(file))
-                    parts.append(batch.column(0))
-                if sum(map(len, parts)) != rows:
-                    raise ValueError(f"row group {group} holds {sum(map(len, parts))} rows instead of {rows}")
-            self._cache[number] = pyarrow.chunked_array(parts)
-            if len(self._cache) > self.kept:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        return self._cache[number]
+            rows, size, parts = self.starts[number + 1] - self.starts[number], 0, []
+            for batch in table.iter_batches(256, row_groups=[group], columns=[self.column]):
+                size += batch.nbytes  # more than the file tells of, where it stores equal images once
+                check_unpacked(file, size, check_regular(file))
+                parts.append(batch.column(0))
+            if sum(map(len, parts)) != rows:
+                raise ValueError(f"row group {group} holds {sum(map(len, parts))} rows instead of {rows}")
+            self._kept[number] = pyarrow.chunked_array(parts)
+            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
 
     def ids(self, part: str) -> tuple[str, ...] | None:
         """A column called `id`, or PART/PATH of the images, where every row has one and none comes twice."""
@@ -152,9 +167,8 @@ class ParquetRows:
 
     def name(self, i: int) -> str:
         """The file and the row in it."""
-        file, _ = self.groups[bisect_right(self.starts, i) - 1]
-        first = next(start for start, (other, _) in zip(self.starts, self.groups) if other == file)
-        return f"row {i - first} of {printable(file)}"
+        file, _ = self.groups[self._group_of(i)]
+        return f"row {i - self._firsts[file]} of {printable(file)}"
 
     def fingerprint(self) -> str:
         """A hash of the files' content; of names and sizes where they take more than `IN_MEMORY_BYTES`."""
