@@ -4,12 +4,14 @@
     python benchmarks/profiles.py compare runs/compare-fashion --cell random-10/seed-0/sfron
     python benchmarks/profiles.py run recipes/shapes-text.yaml            # after examples/shapes/make.py
     python benchmarks/profiles.py --least 1 run recipes/digits-ddpm-class.yaml
+    python benchmarks/profiles.py unlearn recipes/digits-ddpm-class.yaml  # after untrain train: until the first step
 
 The words are those of the command line; what follows runs in this process, `run` into a folder that is removed unless
 `--out` is among them. Every 10 ms of processor time of the process, user and system, all threads, a signal looks
 where the main thread stands; a look weighs what passed since the last one, so that a long operation outside Python
 counts whole. A look is of a forward pass if a module is called, of a backward pass if autograd runs, of imports if a
-module is loaded; else of what of `untrain` stands innermost. Rows of less than 2 % are added up.
+module is loaded; else of what of `untrain` stands innermost. Rows of less than 2 % are added up. When a method is first
+seen in a step of its own stands below, with what of the time until then was no pass.
 """
 
 import argparse
@@ -38,15 +40,19 @@ class Looks:
 
     Attributes:
         seconds: name → seconds.
+        before: the same, until a method's first step; None: there was none yet.
     """
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self.before: Counter[str] | None = None
         self._last = time.process_time()
 
     def look(self, _: int, frame: FrameType | None) -> None:
         """Handles the signal."""
         now = time.process_time()
+        if self.before is None and in_a_step(frame):
+            self.before = self.seconds.copy()
         self.seconds[name_of(frame)] += now - self._last
         self._last = now
 
@@ -67,6 +73,16 @@ def name_of(frame: FrameType | None) -> str:
     if importing:
         return IMPORTS
     return OPTIMIZER if optimizer else innermost or OTHER
+
+
+def in_a_step(frame: FrameType | None) -> bool:
+    """Whether a method is in a step of its own; training, which is a method too, does not count."""
+    files = set()
+    while frame is not None:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        files |= {file.rpartition("/")[2]} if name == "step" and "/untrain/methods/" in file else set()
+        frame = frame.f_back
+    return bool(files) and "retrain.py" not in files
 
 
 def profile(words: list[str]) -> tuple[int, Looks]:
@@ -100,6 +116,10 @@ def main() -> None:
         own = options.words[:1] == ["run"] and "--out" not in options.words
         status, looks = profile([*options.words, *(["--out", str(Path(folder) / "run")] if own else [])])
     print("\n".join(table(looks.seconds, options.least)))
+    if looks.before is not None:
+        whole, imports = looks.before.total(), looks.before[IMPORTS]
+        passes = sum(looks.before[name] for name in PASSES.values())
+        print(f"until the first step: {whole:.1f} s, of which {passes:.1f} in passes and {imports:.1f} of imports")
     sys.exit(status)
 
 

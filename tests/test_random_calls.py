@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from hypothesis.strategies import randoms
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import untrain
-from helpers.endings import succeeds
+from helpers.endings import SEEDED, succeeds
 from helpers.random_calls import (
     FEATURES,
     Batching,
@@ -44,7 +43,7 @@ def test_random_calls_succeed_or_say_what_is_wrong():
     ended = []
 
     @settings(max_examples=150, derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])
-    @given(randoms(use_true_random=False))
+    @given(SEEDED)
     def call_one(rng):
         description, call = random_call(rng)
         ended.append(succeeds(call, description))

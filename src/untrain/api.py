@@ -3,8 +3,8 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache, partial
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,7 +93,7 @@ class Result:
         notes: what was decided for the user, and why; and what casts doubt on the result.
         warnings: those of the notes that cast doubt: no forget step was taken, the loss aimed at was not reached, …
         lora: what adapters learned that were trained in the place of weights; None: weights were trained.
-        change: the trained module before and after; None where nobody asked `unlearn`.
+        change: the trained module before and after.
     """
 
     model: Any
@@ -101,11 +101,11 @@ class Result:
     seconds: float
     mask: Params | None
     method: Method
-    clocks: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    lora: LoRA | None = None
-    change: Change | None = None
+    clocks: dict[str, float]
+    notes: list[str]
+    warnings: list[str]
+    lora: LoRA | None
+    change: Change
 
     def save_lora(self, path: str | Path, *, rank: int | None = None, kohya: bool = False) -> LoRA:
         """Writes what was changed as a LoRA for the model that was given: for diffusers, else for peft.
@@ -126,8 +126,6 @@ class Result:
             SettingError: if the model was changed in place and no adapters were trained, or fewer ranks are asked for
                 than these have, or kohya has no names for it. ModelError: if nothing changed that a LoRA can carry.
         """
-        if self.change is None:
-            raise SettingError("this result tells no model, as those of `untrain.unlearn` do: make it by that.")
         after, part, lora, base = self.change.after, self.change.part, self.lora, self.change.before
         form = form_of(after, part, kohya=kohya)
         if has_adapters(after):  # the model came with them
@@ -184,8 +182,8 @@ class Result:
             return push_folder(place, repo, public=public, update=update, message=message, api=api)
 
     def _hub_card(self, base: str, holds: str, *, lora: bool) -> HubCard:
-        before = None if self.change is None else self.change.before
-        after = None if self.change is None or before is None or lora else state_hash(self.change.after)
+        before = self.change.before
+        after = None if before is None or lora else state_hash(self.change.after)
         return HubCard(
             base=base,
             forgotten="Samples of the user's own, which are not named here.",
@@ -317,26 +315,69 @@ def unlearn(
                 problem = Problem(working, user.task, **streams, seed=seed)
                 for note in compared:
                     problem.note(note)
-                prepare = cache(partial(_prepare, problem, streams))  # once, and not for a finished run
+                call = _Call(problem, streams, engine, callbacks, user.module, inplace, part)
                 if method is None:
-                    chosen, why = _fitting_method(chosen, settings, train_steps is not None, prepare)
+                    chosen, why = _fitting_method(chosen, settings, train_steps is not None, call)
                     problem.note(f"method: {chosen.name}, {why}")
-                target = user.module if inplace else None
                 if path is None:
-                    result = _run(chosen, _check(prepare(), streams), engine, callbacks, target)
+                    result = _run(chosen, call)
                 else:
-                    about = _describe(domain, problem, parts)
-                    save = lambda module: user.save(path / chosen.name, rounding.rounded(module))  # noqa: E731
-                    how = {"resume": resume, "callbacks": callbacks, "part": part}
-                    how |= {"save": save if store == "model" else None}
-                    how |= {"base": None if inplace else DeltaBase(user.module, _place_of(user.model))}
-                    result = _run_in(path, chosen, problem, prepare, streams, engine, about, target, how)
+                    how: dict[str, Any] = {"resume": resume, "callbacks": callbacks, "part": part}
+                    how["base"] = None if inplace else DeltaBase(user.module, _place_of(user.model))
+                    if store == "model":
+                        how["save"] = lambda module: user.save(path / chosen.name, rounding.rounded(module))
+                    result = _run_in(path, chosen, call, _describe(domain, problem, parts), how)
             result.notes.extend([*rounding.describe(result.model), *save_note(result.model)])
             rounding.restore_(result.model)
     result.model.to(home)
     engine.wait()
-    change = Change(None if inplace else user.module, result.model, part)
-    return replace(result, model=user.whole(result.model), change=change)
+    return replace(result, model=user.whole(result.model))
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What a call of `unlearn` works on, once what was given is looked at.
+
+    Attributes:
+        given: the problem, whose task has not seen model and samples yet.
+        streams: the batches of its sets, by name.
+        engine: where it runs.
+        callbacks: those of the user.
+        module: the user's own.
+        inplace: whether that is what is changed, and not a copy.
+        part: what a pipeline calls it; empty: it is no part of one.
+    """
+
+    given: Problem
+    streams: Mapping[str, Stream]
+    engine: Engine
+    callbacks: Sequence[Callback]
+    module: nn.Module
+    inplace: bool
+    part: str
+
+    @cached_property
+    def prepared(self) -> Problem:
+        """The problem with a task that has seen model and samples; what is noted of either is noted of both."""
+        task = prepare_task(self.given.task, self.given.subject.module, self.streams, training=True)
+        ready = replace(self.given, task=task)
+        ready.notes = self.given.notes
+        return ready
+
+    def checked(self) -> Problem:
+        """The prepared problem, whose samples are looked at, which may take long; it notes what is found."""
+        check_samples(self.prepared.task, self.streams)
+        for stream in self.streams.values():
+            for note in stream.notes:
+                self.prepared.note(note)
+        return self.prepared
+
+    def change_to(self, module: nn.Module) -> Change:
+        """What was changed into this module; in place, the user's takes its weights where a method began anew."""
+        if self.inplace and module is not self.module:
+            load_into(self.module, module.state_dict())
+        before, after = (None, self.module) if self.inplace else (self.module, module)
+        return Change(before, after.eval(), self.part)
 
 
 def _make_adapters(
@@ -416,9 +457,7 @@ LENGTHS = ("budget", "steps", "epochs")
 """Settings that say how long a method takes."""
 
 
-def _fitting_method(
-    default: Method, settings: Mapping[str, Any], told: bool, prepare: Callable[[], Problem]
-) -> tuple[Method, str]:
+def _fitting_method(default: Method, settings: Mapping[str, Any], told: bool, call: _Call) -> tuple[Method, str]:
     """The method that fits the request, where none is named, and why.
 
     Methods that erase ask that the retain set can train a model anew, which only its user knows: who gives a budget, or
@@ -430,7 +469,7 @@ def _fitting_method(
             "the default; with a budget, or where train_steps tells how long the original training was, weights are "
             "shrunk first, which leaves less of single records"
         )
-    problem = prepare()
+    problem = call.prepared
     kind = request_kind(problem)
     asked = ASKED[kind]
     if kind in ("concept", "class"):
@@ -503,70 +542,44 @@ def _take_options(kind: type, settings: Mapping[str, Any]) -> tuple[Any, dict[st
     return make_settings(kind, own), {name: value for name, value in settings.items() if name not in names}
 
 
-def _prepare(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
-    """The problem with a task that has seen model and samples; what is noted of either is noted of both."""
-    ready = replace(problem, task=prepare_task(problem.task, problem.subject.module, streams, training=True))
-    ready.notes = problem.notes
-    return ready
-
-
-def _check(problem: Problem, streams: Mapping[str, Stream]) -> Problem:
-    """A prepared problem whose samples were looked at, which may take long; it notes what was found."""
-    check_samples(problem.task, streams)
-    for stream in streams.values():
-        for note in stream.notes:
-            problem.note(note)
-    return problem
-
-
-def _run(
-    method: Method, problem: Problem, engine: Engine, callbacks: Sequence[Callback], model: nn.Module | None
-) -> Result:
+def _run(method: Method, call: _Call) -> Result:
     """What the method makes of the problem."""
-    done = run(method, problem, engine, callbacks=callbacks)
-    module = _take_over(done.state.module, model)
+    problem = call.checked()
+    done = run(method, problem, call.engine, callbacks=call.callbacks)
+    change, told = call.change_to(done.state.module), (problem.notes, problem.warnings)
     mask = problem.memo.get("mask")
-    told = problem.notes, problem.warnings
-    return Result(module.eval(), done.history, done.seconds, mask, done.method, done.clocks, *told, done.lora)
+    return Result(change.after, done.history, done.seconds, mask, done.method, done.clocks, *told, done.lora, change)
 
 
-def _take_over(module: nn.Module, model: nn.Module | None) -> nn.Module:
-    """The module that is changed in place, with the weights of one that a method started anew."""
-    if model is None or module is model:
-        return module
-    load_into(model, module.state_dict())
-    return model
+def _run_in(path: Path, method: Method, call: _Call, about: Mapping[str, Any], how: Mapping[str, Any]) -> Result:
+    """The same in a run folder: read where it is finished, else made there and kept.
 
-
-def _run_in(
-    path: Path,
-    method: Method,
-    problem: Problem,
-    prepare: Callable[[], Problem],
-    streams: Mapping[str, Stream],
-    engine: Engine,
-    about: Mapping[str, Any],
-    model: nn.Module | None,
-    how: Mapping[str, Any],
-) -> Result:
-    """The same in a run folder: read where it is finished, else made there and kept."""
-    folder = RunFolder(path, engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
-    if engine.is_main and how["resume"]:
+    Args:
+        path: the folder.
+        method: with its settings.
+        call: what it works on.
+        about: what the folder says of the run.
+        how: how it keeps the model, as of `RunFolder.make_model`.
+    """
+    folder = RunFolder(path, call.engine, command=f"untrain.unlearn(..., out={str(path)!r}, resume=True)")
+    if call.engine.is_main and how["resume"]:
         folder.read_facts()
+    name, problem = method.name, call.given
     inputs = folder.inputs(method, problem)  # of the task as it was given: to look at samples may take long
-    if not folder.holds(method.name):
-        problem = _check(prepare(), streams)
-        if engine.is_main:
-            write_python_run(path, {**about, "methods": {method.name: method}})
-            sets = {name: stream.data for name, stream in streams.items()}
+    if not folder.holds(name):
+        problem = call.checked()
+        if call.engine.is_main:
+            write_python_run(path, {**about, "methods": {name: method}})
+            sets = {name: stream.data for name, stream in call.streams.items()}
             write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
-    name = method.name
     kept = folder.make_model(name, method, problem, inputs=inputs, **how)
     folder.write_manifest(about["manifest"])
-    mask = kept.mask if kept.mask is not None else folder.read_mask(method.name)
-    facts, module = kept.facts, _take_over(kept.module, model)
+    mask, facts, change = kept.mask, kept.facts, call.change_to(kept.module)
+    if mask is None:
+        mask = folder.read_mask(name)
     told = list(facts["notes"]), list(facts.get("warnings", []))
-    return Result(module.eval(), kept.history, facts["seconds"], mask, kept.method, facts["clocks"], *told, kept.lora)
+    made = change.after, kept.history, facts["seconds"], mask, kept.method, facts["clocks"]
+    return Result(*made, *told, kept.lora, change)
 
 
 def _describe(domain: type[Domain], problem: Problem, parts: str | Sequence[str] | None) -> dict[str, Any]:

@@ -1,6 +1,14 @@
 """How a call ends that may be refused: well, or with an error of ours that says something."""
 
+from random import Random
+
+from hypothesis.strategies import integers
+
 from untrain import UntrainError
+
+SEEDED = integers(0, 2**32 - 1).map(Random)
+"""Generators of random numbers, by seed. Those that hypothesis has draw by what modules happen to be loaded, so that in
+one process two calls of five succeeded, in another one of six."""
 
 
 def succeeds(function, about):

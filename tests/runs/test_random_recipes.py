@@ -2,23 +2,21 @@
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis.strategies import randoms
 
-from helpers.endings import succeeds
+from helpers.endings import SEEDED, succeeds
 from helpers.random_recipes import random_flags, random_recipe, runnable_recipe
 from untrain import UntrainError
 from untrain.runs.recipe import read
 from untrain.runs.stages import run_recipe
 
 FUZZ = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[*HealthCheck])
-RANDOM = randoms(use_true_random=False)
 
 
 def test_random_recipes_are_read_or_say_what_is_wrong(tmp_path):
     path, ended = tmp_path / "recipe.yaml", []
 
     @FUZZ
-    @given(RANDOM)
+    @given(SEEDED)
     def read_one(rng):
         text, flags = random_recipe(rng), random_flags(rng)
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -33,7 +31,7 @@ def test_random_recipes_run_or_say_what_is_wrong(tmp_path):
     ended = []
 
     @settings(FUZZ, max_examples=8, phases=[Phase.generate])
-    @given(RANDOM)
+    @given(SEEDED)
     def run_one(rng):
         folder = tmp_path / str(len(ended))
         folder.mkdir()
