@@ -124,6 +124,18 @@ def test_a_command_that_is_over_before_work_begins_is_fast(command, folder, seco
     assert quickest(took, seconds) < seconds
 
 
+def test_measuring_a_classifier_takes_no_compiler():
+    """Which torch imports in a second, with the first step of an optimiser."""
+    code = """
+import sys, torch, untrain
+from torch.utils.data import TensorDataset
+sets = {name: TensorDataset(torch.randn(9, 4), torch.arange(9) % 3) for name in ("forget", "retain", "test")}
+untrain.evaluate(torch.nn.Linear(4, 3), **sets)
+print("torch._dynamo" in sys.modules)
+"""
+    assert run(code) == "False"
+
+
 def test_an_entry_says_what_the_domain_says():
     from untrain import registry
 

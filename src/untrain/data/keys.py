@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from untrain.errors import DataError
-from untrain.lazy import nn, torch
 from untrain.types import Batch
 
 if TYPE_CHECKING:
@@ -66,24 +64,6 @@ def with_input(batch: Batch) -> Batch:
     """Returns the batch with its input called so, where it has one of the names that people have for it."""
     key = input_key(batch)
     return batch if key is None else {("input" if name == key else name): value for name, value in batch.items()}
-
-
-def forward_names(model: nn.Module) -> tuple[str, ...]:
-    """Names the arguments of a model's `forward`, in order; of one that is wrapped, of what is inside."""
-    inner: Any = model
-    while True:
-        if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = inner.module
-        elif isinstance(inner, torch._dynamo.OptimizedModule):
-            inner = inner._orig_mod
-        else:
-            break
-    try:
-        parameters = inspect.signature(inner.forward).parameters.values()
-    except (TypeError, ValueError):  # a forward that is no Python function
-        return ()
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return tuple(each.name for each in parameters if each.kind in named)
 
 
 def input_key(batch: Collection[str], asked: Sequence[str] = ()) -> str | None:

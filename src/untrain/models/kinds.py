@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,19 @@ _INTEGERS = ("int8", "uint8", "int4", "uint4", "qint8", "quint8")
 def plain_module(module: nn.Module) -> nn.Module:
     """The module under `torch.compile`, whose parameters are the same; others as they are."""
     return getattr(module, "_orig_mod", module)
+
+
+def forward_names(model: nn.Module) -> tuple[str, ...]:
+    """Names the arguments of a model's `forward`, in order; of one that is wrapped, of what is inside."""
+    inner: Any = model
+    while hasattr(inner, "_orig_mod") or isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = plain_module(inner) if hasattr(inner, "_orig_mod") else inner.module
+    try:
+        parameters = inspect.signature(inner.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that is no Python function
+        return ()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return tuple(each.name for each in parameters if each.kind in named)
 
 
 def check_kind(module: nn.Module, name: str = "model") -> None:

@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import untrain
-from untrain.data.keys import forward_names
 from untrain.data.streams import Stream
 from untrain.engine import Engine
 from untrain.errors import DataError, ModelError, SettingError
+from untrain.models.kinds import forward_names
 from untrain.tasks.classification.task import Classification, augment, turn
 from untrain.types import Task
 

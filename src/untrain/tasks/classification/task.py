@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
-from untrain.data.keys import RECORDS, forward_names, input_key, keys_by_name, rename
+from untrain.data.keys import RECORDS, input_key, keys_by_name, rename
 from untrain.engine import generator_of
 from untrain.errors import DataError, ModelError, SettingError, convert_errors
+from untrain.models.kinds import forward_names
 from untrain.models.once_per_batch import OncePerBatch
 from untrain.models.precision import fit, widen
 from untrain.models.recognition import Recognition, describe_result
