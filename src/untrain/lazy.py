@@ -12,12 +12,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Image", "nn", "np", "torch"]
+__all__ = ["Image", "nn", "np", "stats", "torch"]
 
 if TYPE_CHECKING:  # type checkers see the libraries themselves
     import numpy as np
     import torch
     from PIL import Image
+    from scipy import stats
     from torch import nn
 else:
 
@@ -34,4 +35,4 @@ else:
             self.__dict__ = vars(module)  # the module's own: from now on as fast as the module, and never behind it
             return getattr(module, name)
 
-    Image, nn, np, torch = (LazyModule(name) for name in ("PIL.Image", "torch.nn", "numpy", "torch"))
+    Image, nn, np, stats, torch = map(LazyModule, ("PIL.Image", "torch.nn", "numpy", "scipy.stats", "torch"))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from untrain.audit.traces import PlantedNoise
@@ -23,6 +22,7 @@ from untrain.data.splits import Split
 from untrain.domain import Division
 from untrain.engine import Engine, generator_of, preserve_modes
 from untrain.errors import SettingError
+from untrain.lazy import stats
 from untrain.types import Task
 
 DEVIATION = 0.2

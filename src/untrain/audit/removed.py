@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from scipy import stats
 
 from untrain.audit.statistics import LEVEL, Interval
+from untrain.lazy import stats
 
 DRAWS = 10_000
 """Resamples of models for an interval."""

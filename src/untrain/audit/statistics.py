@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from untrain.audit.coins import Coins, are_usable
+from untrain.lazy import stats
 
 Interval = tuple[float, float]
 LEVEL = 0.95

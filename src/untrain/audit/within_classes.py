@@ -6,9 +6,9 @@ exact, whatever is computed of the samples and however classes differ.
 """
 
 import numpy as np
-from scipy import stats
 
 from untrain.audit.statistics import AT_ONCE, Interval, percentiles, weighted_auc
+from untrain.lazy import stats
 
 PERMUTATIONS = 9_999
 DRAWS = 1_000
