@@ -244,6 +244,15 @@ def test_retain_gradients_are_clipped_where_calibration_is_active():
     assert norm(True, published=True) is None
 
 
+@pytest.mark.parametrize(
+    ("given", "samples"),
+    [({}, 512), ({"fisher_samples": 7}, 7), ({"fisher": "batch"}, None), ({"published": True}, None)],
+)
+def test_as_many_samples_make_the_fisher_as_fit_it(given, count):
+    found = SFRon(**given, optimizer=SGD).resolved(*few_samples())
+    assert found.fisher_samples == count
+
+
 def test_without_holdout_a_class_is_bounded_where_the_rate_is_open():
     work, engine = few_samples()
     work.memo["conditions"] = {"held": torch.tensor([99])}

@@ -108,8 +108,9 @@ class SFRon(Method):
     calibration says how far to forget, that of the retain steps for a generator, and else 0.0001."""
     fisher: Estimator = "sample"
     """Squares of each sample's gradient, or of batch means as published code has it."""
-    fisher_samples: int | None = 1024
-    """At most so many samples of each set make its Fisher, chosen by the seed; null: all."""
+    fisher_samples: int | None = None
+    """At most so many samples of each set make its Fisher, chosen by the seed; null: 512, or 1,024 for a generator, and
+    all where `fisher` is "batch", as in published code."""
     fisher_draws: int = 1
     """Times that each of them is drawn for its Fisher, where the task draws at random, such as a timestep and noise."""
     online: bool = True

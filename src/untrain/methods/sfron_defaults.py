@@ -17,6 +17,7 @@ FEWEST_STEPS = 40  # on a small set, a few passes are too few steps to forget a 
 GENERATOR_STEPS = 50  # as in the paper's claim for class-conditional diffusion
 TEXT_STEPS = 100  # a concept of a small text-to-image pipeline: 2 % of its images are left after 50, none after 100
 LARGE_TEXT_STEPS = 1000  # as published for Stable Diffusion, at the rate that its size has
+FISHER_SAMPLES, GENERATOR_FISHER_SAMPLES = 512, 1024
 GAUGED_RATE, UNGAUGED_RATE = 1e-3, 1e-4
 
 
@@ -27,8 +28,11 @@ def fitting(method: "SFRon", problem: Problem) -> dict[str, Any]:
         method: its retain optimiser has a learning rate.
         problem: task and sets.
     """
-    own = {"optimizer": method.optimizer, "objective": objective_of(method, problem.task)}
-    if isinstance(problem.task, GenerativeTask):
+    generates = isinstance(problem.task, GenerativeTask)
+    own: dict[str, Any] = {"optimizer": method.optimizer, "objective": objective_of(method, problem.task)}
+    if method.fisher == "sample" and method.fisher_samples is None:
+        own["fisher_samples"] = GENERATOR_FISHER_SAMPLES if generates else FISHER_SAMPLES
+    if generates:
         return own | for_generator(method, _generator_steps(problem))
     return own | for_classifier(method, problem)
 
