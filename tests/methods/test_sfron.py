@@ -245,7 +245,7 @@ def test_retain_gradients_are_clipped_where_calibration_is_active():
 
 
 @pytest.mark.parametrize(
-    ("given", "samples"),
+    ("given", "count"),
     [({}, 512), ({"fisher_samples": 7}, 7), ({"fisher": "batch"}, None), ({"published": True}, None)],
 )
 def test_as_many_samples_make_the_fisher_as_fit_it(given, count):
