@@ -322,7 +322,7 @@ def unlearn(
                 if path is None:
                     result = _run(chosen, call)
                 else:
-                    how: dict[str, Any] = {"resume": resume, "callbacks": callbacks, "part": part}
+                    how: dict[str, Any] = {"resume": resume}
                     how["base"] = None if inplace else DeltaBase(user.module, _place_of(user.model))
                     if store == "model":
                         how["save"] = lambda module: user.save(path / chosen.name, rounding.rounded(module))
@@ -572,7 +572,7 @@ def _run_in(path: Path, method: Method, call: _Call, about: Mapping[str, Any], h
             write_python_run(path, {**about, "methods": {name: method}})
             sets = {name: stream.data for name, stream in call.streams.items()}
             write_sealed(path / SPLIT, split_of_sets(sets, problem.seed), compact=True)
-    kept = folder.make_model(name, method, problem, inputs=inputs, **how)
+    kept = folder.make_model(name, method, problem, inputs=inputs, callbacks=call.callbacks, part=call.part, **how)
     folder.write_manifest(about["manifest"])
     mask, facts, change = kept.mask, kept.facts, call.change_to(kept.module)
     if mask is None:

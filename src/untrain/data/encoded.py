@@ -112,10 +112,11 @@ class ParquetRows:
         self.starts = [0, *accumulate(sizes)]
         self._firsts = {file: start for start, (file, group) in zip(self.starts, self.groups) if group == 0}
         self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process needs: not the rows that this one has read."""
-        return {**self.__dict__, "_kept": OrderedDict()}
+        return {**self.__dict__, "_kept": OrderedDict(), "_kept_bytes": 0}
 
     def read(self, indices: Sequence[int]) -> list[bytes]:
         """The images' bytes."""
@@ -152,8 +153,9 @@ class ParquetRows:
             if sum(map(len, parts)) != rows:
                 raise ValueError(f"row group {group} holds {sum(map(len, parts))} rows instead of {rows}")
             self._kept[number] = pyarrow.chunked_array(parts)
-            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > KEPT_BYTES:
-                self._kept.popitem(last=False)
+            self._kept_bytes += self._kept[number].nbytes
+            while len(self._kept) > 1 and self._kept_bytes > KEPT_BYTES:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         self._kept.move_to_end(number)
         return self._kept[number]
 

@@ -23,8 +23,9 @@ def plain_module(module: nn.Module) -> nn.Module:
 def forward_names(model: nn.Module) -> tuple[str, ...]:
     """Names the arguments of a model's `forward`, in order; of one that is wrapped, of what is inside."""
     inner: Any = model
-    while hasattr(inner, "_orig_mod") or isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = plain_module(inner) if hasattr(inner, "_orig_mod") else inner.module
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while (inside := inner.module if isinstance(inner, wrappers) else plain_module(inner)) is not inner:
+        inner = inside
     try:
         parameters = inspect.signature(inner.forward).parameters.values()
     except (TypeError, ValueError):  # a forward that is no Python function
