@@ -2,6 +2,7 @@
 
     python benchmarks/traces.py                               # Fashion-MNIST at 14×14, seed 1, a fifth of the training
     python benchmarks/traces.py --data digits --seeds 2 3 --budgets 0.1 0.2 0.4
+    python benchmarks/traces.py --data cifar10 --path FOLDER --methods shrink-sfron "shrink-sfron keep=0.4 split=1"
 
 Twins of `small-cnn` are trained on a base that all keep and on the samples of a pool that coins give them; each method
 is told to forget these, at the same cost. The audit's attack on outputs and on the last layer then says what is left of
@@ -10,8 +11,8 @@ the originals' advantage, and accuracies stand beside those of models that were 
 
 import argparse
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import untrain
+from untrain import methods
 from untrain.data.sources import load
 from untrain.data.streams import Stream
 from untrain.engine import Engine
-from untrain.methods.base import Optimizer, Problem
+from untrain.methods.base import Method, Optimizer, Problem
 from untrain.methods.loop import run
 from untrain.methods.retrain import Retrain
 from untrain.models.classifiers import build
@@ -31,15 +33,45 @@ from untrain.models.subject import Subject
 from untrain.tasks.classification.signals import ask_classifier
 from untrain.tasks.classification.task import Classification
 
-EPOCHS, PEAK, BATCH = 25, 0.05, 128
+BATCH = 128
 ENGINE, TASK = Engine(torch.device("cpu")), Classification(num_classes=10)
-SIZES = {"fashion": (1000, 800, 200), "digits": (300, 300, 100)}
+SIZES = {"fashion": (1000, 800, 200), "digits": (300, 300, 100), "cifar10": (4000, 1400, 600)}
 """Samples of base, pool and held-out set."""
-METHODS: Mapping[str, Mapping[str, object]] = {
-    "finetune": {"method": "finetune"},
-    "sfron": {"method": "sfron"},
-    "shrink-perturb": {"method": "shrink-perturb"},
-}
+METHODS = ("finetune", "sfron", "shrink-perturb", "shrink-sfron")
+GROUPS = ("outputs", "inside", "exposed")
+DIVISORS = {"fashion": 255, "digits": 16, "cifar10": 255}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a pilot is made of.
+
+    Attributes:
+        data: name of the set.
+        path: its folder, where it needs one.
+        sizes: samples of base, pool and held-out set.
+        epochs: passes of a training.
+        peak: its largest learning rate.
+    """
+
+    data: str
+    path: str | None
+    sizes: tuple[int, ...]
+    epochs: float
+    peak: float
+
+    def tensors(self, part: str) -> TensorDataset:
+        """A set as numbers around 0; Fashion-MNIST and CIFAR-10 at half their size."""
+        source = load(self.data, part, path=self.path)
+        images = source.input.float() / DIVISORS[self.data]
+        if self.data != "digits":
+            images = F.avg_pool2d(images, 2)
+        return TensorDataset(images.sub(0.3).div(0.33), source.labels)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Of every training."""
+        return Optimizer("sgd", self.peak, 0.9, 5e-4)
 
 
 @dataclass(frozen=True)
@@ -47,6 +79,7 @@ class Pilot:
     """Twins and retrained models of one seed.
 
     Attributes:
+        setting: what it was made of.
         sets: "base", "pool", "holdout" and "test".
         coins: whether twin k was trained on sample x, bool [K, N].
         originals: the twins.
@@ -54,6 +87,7 @@ class Pilot:
         steps: steps of a twin's training.
     """
 
+    setting: Setting
     sets: dict[str, TensorDataset]
     coins: np.ndarray
     originals: list[nn.Module]
@@ -65,27 +99,20 @@ class Pilot:
         return Subset(self.sets["pool"], np.flatnonzero(self.coins[k]).tolist())
 
 
-def tensors(name: str, part: str) -> TensorDataset:
-    """A set as numbers around 0; Fashion-MNIST at half its size."""
-    source = load(name, part)
-    images = source.input.float() / (255 if name == "fashion" else 16)
-    return TensorDataset((F.avg_pool2d(images, 2) if name == "fashion" else images).sub(0.3).div(0.33), source.labels)
-
-
-def train(data: torch.utils.data.Dataset, seed: int) -> tuple[nn.Module, int]:
+def train(setting: Setting, data: TensorDataset, seed: int) -> tuple[nn.Module, int]:
     """A new network trained on a set, and its steps."""
-    module = build("small-cnn", num_classes=10, in_channels=1, seed=seed)
+    module = build("small-cnn", num_classes=10, in_channels=data.tensors[0].shape[1], seed=seed)
     stream = Stream(data, "retain", ENGINE, BATCH, seed)
-    method = Retrain(epochs=EPOCHS, optimizer=Optimizer("sgd", PEAK, 0.9, 5e-4))
+    method = Retrain(epochs=setting.epochs, optimizer=setting.optimizer)
     done = run(method, Problem(Subject(module), TASK, stream, stream, seed=seed), ENGINE)
     return done.state.module.eval(), done.method.total
 
 
-def make(name: str, seed: int, twins: int, references: int) -> Pilot:
+def make(setting: Setting, seed: int, twins: int, references: int) -> Pilot:
     """Trains everything of one seed."""
-    whole, test = (tensors(name, part) for part in ("train", "test"))
+    whole, test = (setting.tensors(part) for part in ("train", "test"))
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(1000 + seed))
-    parts = order[: sum(SIZES[name])].split(list(SIZES[name]))
+    parts = order[: sum(setting.sizes)].split(list(setting.sizes))
     named = zip(("base", "pool", "holdout"), parts, strict=True)
     sets = {n: TensorDataset(*(t[part] for t in whole.tensors)) for n, part in named} | {"test": test}
     coins = np.random.default_rng(77 + seed).random((twins, len(sets["pool"]))) < 0.5
@@ -93,10 +120,10 @@ def make(name: str, seed: int, twins: int, references: int) -> Pilot:
     for k in range(twins):
         given = torch.from_numpy(np.flatnonzero(coins[k]))
         both = zip(sets["base"].tensors, (t[given] for t in sets["pool"].tensors), strict=True)
-        module, steps = train(TensorDataset(*(torch.cat(pair) for pair in both)), 100 * seed + k)
+        module, steps = train(setting, TensorDataset(*(torch.cat(pair) for pair in both)), 100 * seed + k)
         originals.append(module)
-    retrained = [train(sets["base"], 100 * seed + 50 + k)[0] for k in range(references)]
-    return Pilot(sets, coins, originals, retrained, steps)
+    retrained = [train(setting, sets["base"], 100 * seed + 50 + k)[0] for k in range(references)]
+    return Pilot(setting, sets, coins, originals, retrained, steps)
 
 
 Signals = dict[str, np.ndarray]
@@ -105,7 +132,8 @@ Signals = dict[str, np.ndarray]
 def ask(pilot: Pilot, models: list[nn.Module]) -> tuple[Signals, dict[str, float], list[np.ndarray]]:
     """Signals [K, N] by name, mean accuracies in %, and which samples of the pool each model has right."""
     streams = {n: Stream(pilot.sets[n], n, ENGINE, BATCH if n == "base" else 500) for n in ("pool", "base", "test")}
-    told = [ask_classifier(model, TASK, streams, ENGINE, num_classes=10, rate=PEAK / 10) for model in models]
+    rate = pilot.setting.peak / 10
+    told = [ask_classifier(model, TASK, streams, ENGINE, num_classes=10, rate=rate) for model in models]
     signals = {n: np.stack([each.signals[n] for each in told]) for n in told[0].signals}
     return (
         signals,
@@ -114,15 +142,23 @@ def ask(pilot: Pilot, models: list[nn.Module]) -> tuple[Signals, dict[str, float
     )
 
 
-def unlearn(pilot: Pilot, k: int, settings: Mapping[str, object], budget: float) -> nn.Module:
-    """What a method makes of twin k at this share of its training's cost."""
-    steps = max(1, round(budget * pilot.steps))
-    cost = {"steps": max(1, steps // 4), "retain_steps": 3} if settings["method"] == "sfron" else {"steps": steps}
-    rate = {} if settings["method"] == "shrink-perturb" else {"optimizer": Optimizer("sgd", PEAK, 0.9, 5e-4)}
-    if settings["method"] == "shrink-perturb":
-        rate = {"optimizer": Optimizer("sgd", PEAK / 4, 0.9, 5e-4), "train_steps": pilot.steps}
+def method_of(text: str, budget: float, steps: int) -> Method:
+    """The method that "NAME key=value …" says, at this share of a training of so many steps; values are JSON."""
+    name, *pairs = text.split()
+    settings = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+    takes = {each.name for each in fields(methods.find(name))}
+    cost = {"budget": budget} if "budget" in takes else {"steps": max(1, round(budget * steps))}
+    return methods.make(name, cost | settings)
+
+
+def unlearn(pilot: Pilot, k: int, text: str, budget: float) -> nn.Module:
+    """What a method makes of twin k, told the rate and length of its training as a checkpoint tells them."""
     sets = {"forget": pilot.forget(k), "retain": pilot.sets["base"], "holdout": pilot.sets["holdout"]}
-    return untrain.unlearn(copy.deepcopy(pilot.originals[k]), **sets, **settings, **cost, **rate, seed=k).model
+    streams = {name: Stream(data, name, ENGINE, BATCH, k) for name, data in sets.items()}
+    module = copy.deepcopy(pilot.originals[k])
+    subject = Subject(module, peak_lr=pilot.setting.peak, train_steps=pilot.steps)
+    method = method_of(text, budget, pilot.steps)
+    return run(method, Problem(subject, TASK, **streams, seed=k), ENGINE).state.module.eval()
 
 
 def rows(pilot: Pilot, budgets: list[float], chosen: list[str]) -> list[str]:
@@ -135,7 +171,7 @@ def rows(pilot: Pilot, budgets: list[float], chosen: list[str]) -> list[str]:
     print(f"p of retrained models: {control.p if control else None}", flush=True)
     for budget in budgets:
         for name in chosen:
-            models = [unlearn(pilot, k, METHODS[name], budget) for k in range(len(pilot.originals))]
+            models = [unlearn(pilot, k, name, budget) for k in range(len(pilot.originals))]
             found.append(row(name, f"{budget:.0%}", pilot, models, first, target))
             print(found[-1], flush=True)
     return found
@@ -145,8 +181,8 @@ def row(name: str, budget: str, pilot: Pilot, models: list[nn.Module], first: Si
     """One method's line of the table."""
     signals, scores, correct = ask(pilot, models)
     groups = untrain.audit_scores(signals, pilot.coins, first).traces.groups
-    seen = [group for group in groups.values() if group.auc is not None]
-    left = [f"{group.auc:.3f}" + ("" if group.left is None else f" ({group.left:.2f})") for group in seen]
+    found = [groups.get(name) for name in GROUPS]
+    left = [f"{each.auc:.3f}" + ("" if each.left is None else f" ({each.left:.2f})") if each else "" for each in found]
     known, unseen = (
         100 * np.mean([c[given if mine else ~given].mean() for c, given in zip(correct, pilot.coins, strict=True)])
         for mine in (True, False)
@@ -159,17 +195,21 @@ def main() -> None:
     """Prints a table for each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=sorted(SIZES), default="fashion")
+    parser.add_argument("--path", help="folder of the data, where they do not come with a package")
+    parser.add_argument("--sizes", type=int, nargs=3, help="samples of base, pool and held-out set")
+    parser.add_argument("--epochs", type=float, default=25)
+    parser.add_argument("--peak", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.2])
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", metavar='"NAME key=value"', default=METHODS)
     parser.add_argument("--twins", type=int, default=8)
     parser.add_argument("--references", type=int, default=4)
     args = parser.parse_args()
+    setting = Setting(args.data, args.path, tuple(args.sizes or SIZES[args.data]), args.epochs, args.peak)
     for seed in args.seeds:
-        pilot = make(args.data, seed, args.twins, args.references)
+        pilot = make(setting, seed, args.twins, args.references)
         table = rows(pilot, args.budgets, args.methods)
-        columns = ("method", "budget", "outputs", "inside", "relearned", "exposed")
-        columns += ("forgotten / unseen", "base", "test")
+        columns = ("method", "budget", *GROUPS, "forgotten / unseen", "base", "test")
         print(f"\nseed {seed}: AUC (share of the originals' advantage that is left)\n")
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
         print("\n".join(table))

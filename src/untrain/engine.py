@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from untrain.errors import Diverged, ModelError, SettingError, convert_errors
 from untrain.lazy import nn, torch
 from untrain.progress import Bar, show_progress
+from untrain.rows import count_rows, cut
 from untrain.types import Batch
 
 if TYPE_CHECKING:
@@ -126,17 +127,17 @@ class Engine:
         """This process's contiguous part of a batch; it can have no rows."""
         if self.num_processes == 1:
             return batch
-        rows = len(next(iter(batch.values())))
+        rows = count_rows(batch)
         first, last = (rows * p // self.num_processes for p in (self.process, self.process + 1))
-        return {key: value[first:last] for key, value in batch.items()}
+        return cut(batch, slice(first, last))
 
     def parts(self, share: Batch) -> list[Batch]:
         """A share of a batch in parts of at most `microbatch` samples, contiguous; the share itself without that."""
-        rows = len(next(iter(share.values())))
+        rows = count_rows(share)
         size = self.microbatch or rows
         if rows <= size:
             return [share]
-        return [{key: value[i : i + size] for key, value in share.items()} for i in range(0, rows, size)]
+        return [cut(share, slice(i, i + size)) for i in range(0, rows, size)]
 
     def all_reduce_(self, tensors: Iterable[Tensor]) -> None:
         """Sums each tensor over the processes, in place."""

@@ -6,6 +6,7 @@ import torch
 import untrain
 from helpers.small_classifiers import SGD, close, network, problem, ran, samples
 from untrain import api
+from untrain.data.streams import Stream
 from untrain.engine import seed_of
 from untrain.errors import SettingError
 from untrain.methods import make
@@ -32,6 +33,37 @@ def test_it_begins_between_the_original_and_new_weights_with_the_originals_mask(
 def test_all_kept_is_sfron():
     kept, plain = (ran(method, 3)[0] for method in (ShrinkSFRon(keep=1.0, **STEPS), SFRon(**STEPS)))
     close(kept.module, plain.module)
+
+
+def in_parts(retain_rows, method, steps=3):
+    """The state after so many steps with forget batches of 20 and retain batches of so many samples."""
+    work, engine = problem(forget=60, retain=120)
+    work.retain = Stream(samples(120, 2), "retain", engine, retain_rows)
+    method = method.resolved(work, engine)
+    state = method.start(work, engine)
+    for k in range(steps):
+        method.step(state, k)
+    return state, method
+
+
+def test_halves_of_retain_batches_are_steps_of_their_own():
+    """As many steps on batches of half the size."""
+    shared = {"steps": 3, "optimizer": SGD, "gamma": None}
+    halves, method = in_parts(40, SFRon(split=2, retain_steps=1, **shared))
+    whole, _ = in_parts(20, SFRon(retain_steps=2, **shared))
+    close(halves.module, whole.module)
+    assert (method.updates, method.batches, method.optimizer) == (9, 6, SGD)
+
+
+@pytest.mark.parametrize(("rows", "split"), [(20, 1), (40, 2), (64, 4), (100, 4)])
+def test_quarters_of_at_least_16_samples_are_taken_at_a_part_of_the_peak(rows, split):
+    work, engine = problem(batch_size=rows)
+    work.subject.peak_lr, work.subject.train_steps = 0.1, 400
+    method = ShrinkSFRon(budget=0.2).resolved(work, engine)
+    assert (method.split, method.optimizer.lr) == (split, pytest.approx(0.1 / split))
+    assert (method.total, method.batches, method.updates) == (20, 80, 20 * (1 + 3 * split))
+    assert SFRon().resolved(work, engine).optimizer.lr == 0.1
+    assert ShrinkSFRon(online=False).resolved(work, engine).split == 1
 
 
 def test_a_budget_pays_for_forget_and_retain_steps_and_says_how_far_weights_are_shrunk():

@@ -13,6 +13,7 @@ from untrain.data.content import content_of
 from untrain.data.streams import Stream
 from untrain.engine import generator_of
 from untrain.errors import DataError, Overlap, convert_errors
+from untrain.rows import count_rows
 from untrain.types import Batch, Role, Task
 
 MOST_ASKED = 2_000
@@ -83,7 +84,7 @@ def _read(stream: Stream, task: Task) -> tuple[Mapping[str, Tensor], Tensor]:
     for batch in stream.once(_AsTheyAre(), "evaluate", limit=MOST_ASKED):  # type: ignore[arg-type]
         with convert_errors(DataError, f"the classes of the {stream.name} set cannot be read"):
             classes = task.condition(task.draw(dict(batch), generator_of(0, "labels"), "evaluate"))
-        rows = len(next(iter(batch.values())))
+        rows = count_rows(batch)
         labels.append(torch.zeros(rows, dtype=torch.int64) if classes is None else classes.cpu())
         read.append({name: values.cpu() for name, values in batch.items() if name != "index"})
     with convert_errors(DataError, f"batches of the {stream.name} set cannot be joined"):

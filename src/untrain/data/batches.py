@@ -14,6 +14,7 @@ from untrain.data.source import Source
 from untrain.engine import seed_generators
 from untrain.errors import DataError, convert_errors, message_of
 from untrain.lazy import np, torch
+from untrain.rows import count_rows
 from untrain.types import Batch
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def ready_batches(batches: list[Any], name: str, left_out: dict[str, None]) -> l
                 f"entry {k} of the {name} list is not a batch: its tensors' first dimensions are {lengths}. A list "
                 "holds ready batches, (x, y) with x [B, …] and y [B]; wrap single samples in a torch Dataset."
             )
-        rows = rows_of(entry)
+        rows = count_rows(entry)
         entry.setdefault("index", torch.arange(first, first + rows))
         if named and entry.keys() != named[0].keys():
             raise DataError(
@@ -305,7 +306,7 @@ def ready_batches(batches: list[Any], name: str, left_out: dict[str, None]) -> l
             )
         named.append(_finite(entry, name))
         first += rows
-    return [batch for batch in named if rows_of(batch)]
+    return [batch for batch in named if count_rows(batch)]
 
 
 def _named(batch: Any, name: str, left_out: dict[str, None] | None = None) -> Batch:
@@ -359,11 +360,6 @@ _ODD: dict[str, Callable[[Tensor], bool]] = {
 
 def _described(batch: Any) -> str:
     return f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, Sequence) else "")
-
-
-def rows_of(batch: Batch) -> int:
-    """Counts the samples of a batch."""
-    return len(next(iter(batch.values())))
 
 
 def _finite(batch: Batch, name: str) -> Batch:

@@ -13,6 +13,7 @@ from untrain.data.in_memory import take
 from untrain.data.keys import LABELS, input_key, names_samples
 from untrain.data.source import Source
 from untrain.lazy import np, torch
+from untrain.rows import count_rows
 from untrain.types import Batch
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _hash_whole_(hashes: np.ndarray, chosen: np.ndarray, stream: Stream) -> None
     """Puts hashes of the chosen samples, bool [N], in place of what is there."""
     first = 0
     for batch in stream.chunks() if chosen.any() else ():
-        end = first + len(next(iter(batch.values())))
+        end = first + count_rows(batch)
         rows = torch.from_numpy(chosen[first:end].nonzero()[0])
         if len(rows):
             hashes[first + rows.numpy()] = _batch_hashes({name: take(values, rows) for name, values in batch.items()})
@@ -135,7 +136,7 @@ def _batch_hashes(batch: Batch, sketched: bool = False) -> np.ndarray:
         if chosen
         else [key for key, value in batch.items() if key not in LABELS and not names_samples(key, value)]
     )
-    total = np.zeros(len(next(iter(batch.values()))), np.uint64)
+    total = np.zeros(count_rows(batch), np.uint64)
     for place, key in enumerate(sorted(own or batch)):
         total += row_hashes(batch[key], place, sketched)
     return total

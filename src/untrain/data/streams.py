@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
-from untrain.data.batches import SampleReader, ready_batches, rows_of
+from untrain.data.batches import SampleReader, ready_batches
 from untrain.data.source import Source
 from untrain.engine import Engine, generator_of, seed_of
 from untrain.errors import DataError, EmptySet, SettingError, UntrainError, convert_errors
 from untrain.io import hash_chunks, hash_tensors
 from untrain.lazy import torch
+from untrain.rows import count_rows
 from untrain.types import Batch, Role, Task
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Stream:
         self._samples: SampleReader | None = None
         if self.ready:
             self.data = ready_batches(self.data, self.name, self._left_out)
-            self.size = sum(rows_of(batch) for batch in self.data)
+            self.size = sum(count_rows(batch) for batch in self.data)
         else:
             self._samples = SampleReader(self.data, self.name, self.engine.device)
             self._samples.check_finite()
@@ -141,7 +142,7 @@ class Stream:
             for batch in self.data:
                 if limit is not None and taken >= limit:
                     return
-                taken += rows_of(batch)
+                taken += count_rows(batch)
                 yield batch
             return
         order = torch.arange(self.size)
@@ -159,8 +160,8 @@ class Stream:
             return
         first = 0
         for k, batch in enumerate(self.data):
-            rows = positions[(positions >= first) & (positions < first + rows_of(batch))] - first
-            first += rows_of(batch)
+            rows = positions[(positions >= first) & (positions < first + count_rows(batch))] - first
+            first += count_rows(batch)
             if len(rows):
                 yield self._drawn({name: value[rows] for name, value in batch.items()}, task, role, f"some-{k}")
             elif self.alike:

@@ -16,6 +16,7 @@ from untrain.errors import DataError, Diverged, EmptySet, ModelError, SettingErr
 from untrain.fisher.fallback import Losses
 from untrain.fisher.recording import inspect, recorder
 from untrain.fisher.samples import Findings, SampleSquares, check_losses
+from untrain.rows import count_rows
 from untrain.types import Batch, Estimator, Params, Task
 
 
@@ -113,7 +114,7 @@ def _add_batch_squares(
     device = _device(parameters, engine)
     for number, size, batch in _shares(batches, engine, device):
         grads: Sequence[Tensor | None] = [None] * len(totals)
-        if len(next(iter(batch.values()))):
+        if count_rows(batch):
             found = losses(batch)
             check_losses(found, batch, number)
             inspect(found, [])
@@ -146,7 +147,7 @@ def _add_sample_squares(
     with recorder(losses.model, {id(p): name for name, p in parameters.items()}) as record:
         squares = SampleSquares(losses, parameters, totals, record, found)
         for number, size, batch in _shares(batches, engine, device):
-            if len(next(iter(batch.values()))):
+            if count_rows(batch):
                 squares.add(batch, number)
                 _check_finite(totals, number)
             count += size

@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from untrain.errors import InexactFisher, ModelError, convert_errors
+from untrain.rows import count_rows, cut
 from untrain.types import Batch, Task
 
 CHUNK_BYTES = 64 * 2**20
@@ -72,11 +73,11 @@ class Fallback:
         Raises:
             InexactFisher: if not even a single sample's gradient can be computed.
         """
-        samples = len(next(iter(batch.values())))
+        samples = count_rows(batch)
         largest = sum(p.numel() * max(4, p.element_size()) for p in parameters.values())
         step = max(1, min(samples, CHUNK_BYTES // largest))
         for first in range(0, samples, step):
-            part = {key: value[first : first + step] for key, value in batch.items()}
+            part = cut(batch, slice(first, first + step))
             found = None if self.loop else self._mapped(parameters, part)
             if found is not None:
                 yield found
@@ -84,7 +85,7 @@ class Fallback:
                 self.loop = True
                 self._warn(parameters)
                 for row in range(len(next(iter(part.values())))):
-                    yield self._single(parameters, {key: value[row : row + 1] for key, value in part.items()})
+                    yield self._single(parameters, cut(part, slice(row, row + 1)))
 
     def _mapped(self, parameters: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor] | None:
         """vmap(grad) over samples; None if the model cannot run under it or it disagrees with autograd."""
@@ -102,7 +103,7 @@ class Fallback:
         except Exception:  # whatever torch.func cannot do with this model, the loop can, or raises the true error
             return None
         if not self.tested.issuperset(parameters):
-            expected = self._single(parameters, {key: value[:1] for key, value in batch.items()})
+            expected = self._single(parameters, cut(batch, slice(1)))
             if not all(close(found[key][:1], expected[key]) for key in parameters):
                 return None
             self.tested.update(parameters)

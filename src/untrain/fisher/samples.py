@@ -13,6 +13,7 @@ from untrain.fisher import layers
 from untrain.fisher.broadcast import Broadcast, Layout
 from untrain.fisher.fallback import Fallback, Losses, close
 from untrain.fisher.recording import Recorder, Use, inspect, release
+from untrain.rows import count_rows, cut
 from untrain.types import Batch, Params
 
 CHUNK_BYTES = {"cpu": 2 * 2**20, "other": 64 * 2**20}
@@ -256,7 +257,7 @@ class Probe:
             return
         # The samples with the largest losses: a loss near zero has a gradient that may be zero everywhere.
         rows = losses.detach().topk(min(PROBES, len(losses))).indices.sort().values
-        few = {key: value[rows] for key, value in batch.items()}
+        few = cut(batch, rows)
         uses: list[Use] = []
         before = _random_state(losses.device)
         try:
@@ -392,7 +393,7 @@ def check_losses(losses: Tensor, batch: Batch, number: int) -> None:
         DataError: if a value of the batch is not finite.
         Diverged: if a loss is not finite although the batch is.
     """
-    samples = len(next(iter(batch.values())))
+    samples = count_rows(batch)
     if losses.shape != (samples,):
         raise ModelError(
             f"the task's loss must return one loss a sample, shape ({samples},), but returned {tuple(losses.shape)}. "

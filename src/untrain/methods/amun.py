@@ -14,9 +14,10 @@ from untrain.lazy import torch
 from untrain.methods.adversarial import nearest_adversarial
 from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.descent import Descent
-from untrain.methods.forgetting import cut, forget_rows, joined, mixed
+from untrain.methods.forgetting import forget_rows, joined, mixed
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import advance, losses_of, next_retain_batch
+from untrain.rows import cut
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params
 

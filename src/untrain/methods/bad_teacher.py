@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from untrain.engine import Engine, seed_of
 from untrain.lazy import nn
 from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
-from untrain.methods.forgetting import Rows, divergence, frozen
+from untrain.methods.forgetting import divergence, frozen
 from untrain.methods.union import Union
+from untrain.rows import Rows
 from untrain.settings import check_arguments
 from untrain.types import Batch
 

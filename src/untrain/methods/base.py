@@ -16,6 +16,7 @@ from untrain.lazy import nn, torch
 from untrain.models.adapters import Adapters
 from untrain.models.fsdp import DividedModule, gather_tree
 from untrain.models.subject import Subject
+from untrain.rows import cut
 from untrain.settings import check_arguments, make
 from untrain.types import Batch, EditableTask, GenerativeTask, Params, Task, Variant
 
@@ -233,7 +234,7 @@ class State:
         """
         task, retain = self.problem.task, self.problem.retain
         batch = next(retain.once(task, "fisher", limit=TRIED, batch_size=TRIED))
-        few = {key: value[:TRIED] for key, value in batch.items()}
+        few = cut(batch, slice(TRIED))
 
         def losses(module: nn.Module) -> Tensor:
             with self.engine.forward_pass():
@@ -400,6 +401,11 @@ class Method(ABC):
     def updates(self) -> int:
         """How many steps its optimisers take in a run."""
         return self.total
+
+    @property
+    def batches(self) -> int:
+        """How many batches a run passes, of forget and retain set together: its cost, where one of training is 1."""
+        return self.updates
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Method:

@@ -22,6 +22,7 @@ from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
 from untrain.methods.like_with_like import CERTAIN, class_losses, of_class
 from untrain.methods.steps import mean_loss
+from untrain.rows import count_rows
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
 
@@ -109,7 +110,7 @@ class Calibration:
         not hold is forgotten as it will be seen, by running statistics, once the retain steps have become small
         enough for these to keep up (`late`).
         """
-        few = len(next(iter(batch.values()))) < FEWEST
+        few = count_rows(batch) < FEWEST
         if measured is None or few or (late and not is_held(measured, batch, task)):
             return "running"
         return self.statistics

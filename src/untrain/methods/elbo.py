@@ -11,8 +11,8 @@ from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
-from untrain.methods.forgetting import cut
 from untrain.methods.imagined import generative
+from untrain.rows import cut
 from untrain.types import Batch, Params, Task
 
 if TYPE_CHECKING:

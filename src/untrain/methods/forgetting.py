@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import accumulate
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from untrain.data.streams import Stream
@@ -19,13 +19,12 @@ from untrain.methods.calibration import FEWEST, statistics
 from untrain.methods.steps import for_share
 from untrain.models.copies import copy_module
 from untrain.models.modes import set_training
+from untrain.rows import Rows, count_rows, cut
 from untrain.types import Batch, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rows: TypeAlias = "torch.Tensor | slice"
-"""Which rows of a batch: bool [B] or numbers, on the CPU, or a slice."""
 ALL = slice(None)
 
 _LAST: WeakKeyDictionary[Stream, tuple[int, Task, Batch]] = WeakKeyDictionary()
@@ -55,7 +54,7 @@ def _position(stream: Stream, p: int) -> tuple[int, int, int]:
     if not stream.ready:
         return *divmod(p, stream.rows), stream.rows
     passes, row = divmod(p, len(stream))
-    counts = [len(next(iter(batch.values()))) for batch in stream.data]
+    counts = [count_rows(batch) for batch in stream.data]
     i = bisect_right(list(accumulate(counts)), row)
     return passes * len(counts) + i, row - sum(counts[:i]), counts[i]
 
@@ -73,7 +72,7 @@ def mixed(retain: Batch, forget: Batch) -> tuple[Batch, Tensor]:
     Returns:
         The batch, and which of its rows are forget rows, [B] of bool on the CPU.
     """
-    counts = [len(next(iter(batch.values()))) for batch in (retain, forget)]
+    counts = [count_rows(batch) for batch in (retain, forget)]
     order = torch.cat([(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in counts]).argsort(stable=True)
     return cut(joined([retain, forget]), order), order >= counts[0]
 
@@ -83,11 +82,6 @@ def joined(batches: Sequence[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     return {key: torch.cat([b[key] for b in batches]) for key in batches[0] if all(key in b for b in batches)}
-
-
-def cut(batch: Batch, rows: Rows) -> Batch:
-    """The batch of these rows."""
-    return {key: value[rows] for key, value in batch.items()}
 
 
 def repeat_rows(batch: Batch, count: int) -> Batch:
@@ -113,7 +107,7 @@ def training_mode(state: State, batch: Batch) -> Iterator[None]:
     small for statistics of its own is normalised by them.
     """
     set_training(state.module)
-    few = len(next(iter(batch.values()))) < FEWEST
+    few = count_rows(batch) < FEWEST
     with statistics(state.module, "running" if few else "batch"):
         yield
 

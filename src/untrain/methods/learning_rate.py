@@ -18,9 +18,9 @@ from untrain.engine import Engine, Precision, generator_of, preserve_state
 from untrain.errors import SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State, trainable
-from untrain.methods.forgetting import cut
 from untrain.methods.steps import losses_of
 from untrain.models.modes import set_training
+from untrain.rows import count_rows, cut
 from untrain.types import Batch
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class _Trials:
     def disturb(self) -> None:
         """Finds how much noise raises the loss of a few samples by `DISTURBED`."""
         batch = self._batch(0)
-        rows = min(ROWS, len(next(iter(batch.values()))))
+        rows = min(ROWS, count_rows(batch))
         few, cost = cut(batch, slice(0, rows)), FORWARD * rows / self.state.problem.retain.rows
         with torch.no_grad():
             start = level = self._mean(few, cost)[1]

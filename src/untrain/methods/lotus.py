@@ -14,8 +14,9 @@ from untrain.engine import Engine, generator_of, preserve_modes
 from untrain.errors import SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, Range, Spaces, State
-from untrain.methods.forgetting import Rows, check_holdout, cut, frozen, labels_of
+from untrain.methods.forgetting import check_holdout, frozen, labels_of
 from untrain.methods.union import Union
+from untrain.rows import Rows, cut
 from untrain.settings import check_arguments
 from untrain.types import Batch, Task
 

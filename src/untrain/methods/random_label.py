@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from untrain.engine import Engine
 from untrain.lazy import nn
 from untrain.methods.base import Problem, Range, Spaces, State, check_choice
-from untrain.methods.forgetting import Rows
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
 from untrain.methods.union import Union
+from untrain.rows import Rows
 from untrain.settings import check_arguments
 from untrain.types import Batch, Task, Variant
 

@@ -16,11 +16,12 @@ from untrain.lazy import torch
 from untrain.methods.base import Decay, Optimizer, Problem, Range, Spaces, State, check_above_zero, check_choice
 from untrain.methods.descent import Descent
 from untrain.methods.elbo import elbo_fisher
-from untrain.methods.forgetting import cut, frozen, joined
+from untrain.methods.forgetting import frozen, joined
 from untrain.methods.imagined import check_forgets_a_class, generative, imagined
 from untrain.methods.steps import finite, losses_of, minimise, rate_of
 from untrain.models.adapters import saliency_space, weights_of
 from untrain.models.modes import set_training
+from untrain.rows import cut
 from untrain.sampling import Sampler
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params

@@ -7,7 +7,6 @@ docs/shrink-perturb.md.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
@@ -17,15 +16,12 @@ from untrain.errors import SettingError
 from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.budget import train_steps
 from untrain.methods.calibration import forgets_a_class
-from untrain.methods.forgetting import cut
 from untrain.methods.repair import Repair, fresh_weights, mix
 from untrain.methods.requests import request_kind
-from untrain.methods.steps import finite, losses_of, minimise, next_retain_batch, rate_of, schedule
+from untrain.methods.steps import descend, fitting_split, for_parts, rate_of, schedule
 from untrain.settings import check_arguments
-from untrain.types import Batch, GenerativeTask
+from untrain.types import GenerativeTask
 
-FEWEST = 16
-"""Rows that a part of a batch has at least: batch normalisation needs some."""
 DIAL = ((0.0, 1.0), (0.05, 0.8), (0.1, 0.65), (0.2, 0.5), (0.4, 0.4), (1.0, 0.0))
 """Share of the original training's cost → λ, a straight line in between."""
 ONE_SIDED_SHARE = 0.75
@@ -67,11 +63,10 @@ class ShrinkPerturb(Repair):
                 "a whole class is to be forgotten: shrink-perturb erases what is known of it in part alone, and the "
                 "retain set teaches nothing in its place. Take method sfron, or a smaller lam"
             )
-        split = 1 if problem.retain.ready else max(1, min(self.split, problem.retain.rows // FEWEST))
+        split = fitting_split(self.split, problem)
         optimizer = method.optimizer
-        if optimizer is not None and optimizer.lr is not None and (self.optimizer is None or self.optimizer.lr is None):
-            scale = split if optimizer.name == "sgd" else math.sqrt(split)
-            optimizer = replace(optimizer, lr=optimizer.lr / scale)
+        if optimizer is not None and (self.optimizer is None or self.optimizer.lr is None):
+            optimizer = for_parts(optimizer, split)
         lam = self.lam
         if lam is None:
             lam = _lam_of(method.total, problem)
@@ -81,6 +76,11 @@ class ShrinkPerturb(Repair):
     def updates(self) -> int:
         """Each batch is taken in parts."""
         return self.total * self.split
+
+    @property
+    def batches(self) -> int:
+        """As many as steps, however many parts they are taken in."""
+        return self.total
 
     def erase(self, problem: Problem, engine: Engine) -> None:
         """Shrinks towards new weights."""
@@ -94,19 +94,8 @@ class ShrinkPerturb(Repair):
 
     def step(self, state: State, k: int) -> dict[str, float]:
         """Steps of descent on the parts of the next retain batch."""
-        losses = []
-        for part in parts_of(next_retain_batch(state), self.split):
-            loss = state.engine.mean(losses_of(state, part))
-            losses.append(finite(state.engine, loss, "retain"))
-            minimise(state, "optimizer", loss, max_norm=self.max_norm)
-        return {"retain_loss": sum(losses) / len(losses), "lr": rate_of(state)}
-
-
-def parts_of(batch: Batch, count: int) -> list[Batch]:
-    """So many parts of a batch, as equal as can be, in order."""
-    rows = len(next(iter(batch.values())))
-    bounds = pairwise(rows * i // count for i in range(count + 1))
-    return [cut(batch, slice(first, last)) for first, last in bounds]
+        loss = descend(state, "optimizer", max_norm=self.max_norm, split=self.split)
+        return {"retain_loss": loss, "lr": rate_of(state)}
 
 
 def shrinkage(share: float) -> float:

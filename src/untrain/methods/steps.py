@@ -6,19 +6,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from untrain.data.streams import Stream
 from untrain.engine import Engine, local_parts, preserve_modes
 from untrain.errors import Diverged, ModelError, SettingError
 from untrain.lazy import nn, torch
-from untrain.methods.base import Decay, State
+from untrain.methods.base import Decay, Optimizer, Problem, State
 from untrain.models.modes import set_training
+from untrain.rows import count_rows, cut, parts_of
 from untrain.types import Batch, Params, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim.lr_scheduler import LRScheduler
+
+FEWEST = 16
+"""Rows that a part of a batch has at least: batch normalisation needs some."""
 
 
 def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRScheduler:
@@ -68,8 +74,9 @@ def descend(
     weight: float = 1.0,
     max_norm: float | None = None,
     penalty: Callable[[], Tensor] | None = None,
+    split: int = 1,
 ) -> float:
-    """One training step on the next retain batch; returns its mean loss.
+    """One training step on the next retain batch, or one on each of its parts; returns its mean loss.
 
     Args:
         state: the run; its count of retain batches moves on.
@@ -77,15 +84,33 @@ def descend(
         weight: the loss is multiplied by this.
         max_norm: gradients are clipped to this norm.
         penalty: gives a scalar of the weights alone, added to the weighted loss.
+        split: number of parts.
     """
-    engine = state.engine
-    loss = engine.mean(losses_of(state, next_retain_batch(state)))
-    value = finite(engine, loss, "retain")
-    objective = weight * loss
-    if penalty is not None:
-        objective = objective + penalty() / engine.num_processes  # gradients are summed over the processes
-    minimise(state, optimizer, objective, max_norm=max_norm)
-    return value
+    engine, values = state.engine, []
+    for part in parts_of(next_retain_batch(state), split):
+        loss = engine.mean(losses_of(state, part))
+        values.append(finite(engine, loss, "retain"))
+        objective = weight * loss
+        if penalty is not None:
+            objective = objective + penalty() / engine.num_processes  # gradients are summed over the processes
+        minimise(state, optimizer, objective, max_norm=max_norm)
+    return fmean(values)
+
+
+def fitting_split(split: int, problem: Problem) -> int:
+    """In how many parts, of so many, retain batches can be taken: in one where they come ready, and in none of under
+    16 rows.
+    """
+    return 1 if problem.retain.ready else max(1, min(split, problem.retain.rows // FEWEST))
+
+
+def for_parts(optimizer: Optimizer, split: int) -> Optimizer:
+    """The optimiser with its rate divided so that parts move weights as far as the batch: by their number for SGD, by
+    its root where steps are scaled to their gradients.
+    """
+    if optimizer.lr is None:
+        return optimizer
+    return replace(optimizer, lr=optimizer.lr / (split if optimizer.name == "sgd" else math.sqrt(split)))
 
 
 def average(state: State, decay: float, k: int) -> None:
@@ -191,13 +216,13 @@ def for_share(state: State, batch: Batch, compute: Callable[[Batch], Tensor]) ->
         SettingError: if a batch of one sample meets batch normalisation.
     """
     share = state.engine.shard(batch)
-    rows = len(next(iter(share.values())))
+    rows = count_rows(share)
     if not rows and state.divided is None:
         return state.parameters[0].new_zeros(0, requires_grad=False)  # of the type that other processes sum
     try:
         with state.engine.forward_pass():
             if not rows:  # the others wait for this process's weights: it passes a sample, and takes nothing of it
-                return compute({key: value[:1] for key, value in batch.items()})[:0]
+                return compute(cut(batch, slice(1)))[:0]
             return _in_parts(state, share, compute)
     except ModelError as error:
         if "more than 1 value per channel" in str(error):

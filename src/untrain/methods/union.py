@@ -10,9 +10,10 @@ from untrain.engine import Engine
 from untrain.lazy import nn, torch
 from untrain.methods.base import Optimizer, Problem, State, check_above_zero
 from untrain.methods.descent import Descent
-from untrain.methods.forgetting import ALL, Rows, forget_rows, mixed, normalises
+from untrain.methods.forgetting import ALL, forget_rows, mixed, normalises
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.steps import finite, for_share, mask_of, minimise, next_retain_batch, rate_of
+from untrain.rows import Rows, count_rows
 from untrain.types import Batch, GenerativeTask
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Union(Descent):
         if forget is not None:
             other = state.engine.mean(taught)
             log["forget_loss"] = finite(state.engine, other, "forget")
-            rows = len(next(iter(retain.values()))), len(next(iter(forget.values())))
+            rows = count_rows(retain), count_rows(forget)
             loss = (rows[0] * loss + rows[1] * other) / sum(rows)
         minimise(state, "optimizer", loss, mask=mask_of(state), max_norm=self.max_norm)
         return {**log, "lr": rate_of(state)}

@@ -14,6 +14,7 @@ from untrain.engine import Engine, preserve_state
 from untrain.errors import message_of
 from untrain.lazy import nn, torch
 from untrain.models.modes import set_training
+from untrain.rows import count_rows
 from untrain.types import Batch, Task
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def lay_channels_last_(module: nn.Module, task: Task, batch: Batch, engine: Engi
     Returns:
         A sentence for the notes.
     """
-    rows = len(next(iter(batch.values())))
+    rows = count_rows(batch)
     few = {key: torch.cat([value, value]) for key, value in batch.items()} if rows == 1 else batch
     layout = Layout.of(module)
     with preserve_state(module):

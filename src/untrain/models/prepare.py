@@ -9,6 +9,7 @@ from untrain.data.streams import Stream
 from untrain.engine import preserve_modes, preserve_state
 from untrain.errors import ModelError, convert_errors
 from untrain.models.modes import set_training
+from untrain.rows import cut
 from untrain.types import Batch, Task
 
 ROWS = 2
@@ -30,7 +31,7 @@ def prepare_task(task: Task, module: nn.Module, streams: Mapping[str, Stream], *
     """
     stream = next(iter(streams.values()))
     batch = next(iter(stream.once(task, "evaluate", limit=ROWS, batch_size=ROWS)))
-    few = {key: value[:ROWS] for key, value in batch.items()}
+    few = cut(batch, slice(ROWS))
     with preserve_modes(module), convert_errors(ModelError, "the model cannot run on a batch"):
         ready = task.prepare(module.eval(), few)
     if training:

@@ -13,6 +13,7 @@ from untrain.data.streams import Stream
 from untrain.engine import Engine, preserve_modes
 from untrain.errors import ModelError, SettingError
 from untrain.models.precision import fit, widen
+from untrain.rows import count_rows
 from untrain.types import Batch, Role, Variant
 
 
@@ -100,7 +101,7 @@ class Recognition:
 
     def outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Logits [B, C] that the model gives, also under the name "logits"; see `read_logits`. In float32 or wider."""
-        return widen(read_logits(self.call(model, batch), len(next(iter(batch.values())))))
+        return widen(read_logits(self.call(model, batch), count_rows(batch)))
 
     def call(self, model: nn.Module, batch: Batch) -> Any:
         """Whatever the model gives for the batch's input."""

@@ -335,7 +335,7 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         state = method.start(problem, engine)
         start = engine.passes - before
         if problem.searched:
-            most = most_passes(method.updates)
+            most = most_passes(method.batches)
             start.add(Passes(most, most))
             guesses.append(f"a learning rate is searched, in {most:.0f} passes at most")
         copies = _good_copy(state)

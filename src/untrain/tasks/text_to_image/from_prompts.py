@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from untrain.engine import Engine, generator_of
 from untrain.errors import SettingError, spell
-from untrain.methods.forgetting import cut, frozen
+from untrain.methods.forgetting import frozen
+from untrain.rows import cut
 from untrain.sampling import Sampler
 from untrain.tasks.text_to_image.task import TextToImage, conditioned
 from untrain.types import Batch, Role
