@@ -88,8 +88,6 @@ def xl(folder: Path) -> Any:
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    from helpers.benchmarks import Benchmark
+    from helpers.benchmarks import runner
 
-    made = Benchmark(monkeypatch, capsys)
-    yield made
-    made.close()
+    yield from runner(monkeypatch, capsys)
