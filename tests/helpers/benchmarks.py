@@ -9,7 +9,6 @@ import torch
 
 from helpers.documents import ROOT
 
-
 Benchmark = Callable[..., str]
 """Runs a script by its name with words; returns what it printed."""
 
