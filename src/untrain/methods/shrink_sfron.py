@@ -19,7 +19,8 @@ from untrain.methods.shrink_perturb import choose_kept_share
 from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
-SPLIT = 4
+SPLIT, SHARE = 4, 0.9
+"""Parts of a retain batch; what is kept of the dial's share, chosen with the former (docs/shrink-perturb.md)."""
 
 
 @check_arguments
@@ -44,7 +45,7 @@ class ShrinkSFRon(SFRon):
     in samples, more is repaired. Null: 4, or 1 for a generator."""
     keep: float | None = None
     """κ in [0, 1], share of the original weights that is kept: 1 is SFR-on, 0 begins anew. Null: what training can
-    repair in these steps, 0.5 where they are a fifth of the original training; for a generator 1."""
+    repair in these steps, 0.45 where they are a fifth of the original training; for a generator 1."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -63,7 +64,8 @@ class ShrinkSFRon(SFRon):
         if generates:
             problem.note("κ 1: a generator's weights are not shrunk, since a few passes do not train it anew")
             return replace(method, keep=1.0)
-        return replace(method, keep=choose_kept_share(problem, method.batches, "κ"))
+        kept = choose_kept_share(problem, method.batches, "κ", times=SHARE, since="forget steps finish what is begun")
+        return replace(method, keep=kept)
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """Mask and calibration at the original weights, then these are shrunk."""
