@@ -64,7 +64,7 @@ class ShrinkSFRon(SFRon):
         if generates:
             problem.note("κ 1: a generator's weights are not shrunk, since a few passes do not train it anew")
             return replace(method, keep=1.0)
-        kept = choose_kept_share(problem, method.batches, "κ", times=SHARE, since="forget steps finish what is begun")
+        kept = choose_kept_share(problem, method.batches, "κ", times=SHARE, since="small steps repair more")
         return replace(method, keep=kept)
 
     def start(self, problem: Problem, engine: Engine) -> State:
