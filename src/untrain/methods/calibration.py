@@ -21,7 +21,7 @@ from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
 from untrain.methods.like_with_like import CERTAIN, class_losses, of_class
-from untrain.methods.steps import mean_loss
+from untrain.methods.steps import FEWEST, mean_loss
 from untrain.rows import count_rows
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
@@ -29,7 +29,6 @@ from untrain.types import Batch, Params, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEWEST = 16
 Statistics = Literal["running", "batch", "moved"]
 
 

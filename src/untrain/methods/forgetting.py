@@ -15,8 +15,8 @@ from untrain.data.streams import Stream
 from untrain.errors import SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem, State
-from untrain.methods.calibration import FEWEST, statistics
-from untrain.methods.steps import for_share
+from untrain.methods.calibration import statistics
+from untrain.methods.steps import FEWEST, for_share
 from untrain.models.copies import copy_module
 from untrain.models.modes import set_training
 from untrain.rows import Rows, count_rows, cut

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 FEWEST = 16
-"""Rows that a part of a batch has at least: batch normalisation needs some."""
+"""Rows that batch normalisation needs, to take statistics of a batch or of a part of one."""
 
 
 def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRScheduler:
