@@ -209,7 +209,12 @@ class SFRon(Method):
     @property
     def updates(self) -> int:
         """Of an outer step, one of forgetting and each of retaining."""
-        return self.total * (1 + (self.retain_steps or 1) * (self.split or 1)) if self.online else self.total
+        return self.total * (1 + self._retain_updates) if self.online else self.total
+
+    @property
+    def _retain_updates(self) -> int:
+        """Of an outer step."""
+        return (self.retain_steps or 1) * (self.split or 1) if self.online else 1
 
     @property
     def batches(self) -> int:
@@ -253,9 +258,8 @@ class SFRon(Method):
         if not self.online and self.gamma is not None and not self.published:
             retain = replace(retain, weight_decay=0.0)  # in a joined step it would walk around the mask
         state.optimizers["retain"] = retain.build(state.parameters)
-        per_step = (self.retain_steps or 1) * (self.split or 1) if self.online else 1
         decay = self.retain_decay or "cosine"
-        state.schedules["retain"] = schedule(state.optimizers["retain"], decay, self.total * per_step)
+        state.schedules["retain"] = schedule(state.optimizers["retain"], decay, self.total * self._retain_updates)
         if self.online and self.forget_optimizer is not None:
             state.optimizers["forget"] = self.forget_optimizer.build(state.parameters)
         return state
