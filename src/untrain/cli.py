@@ -93,6 +93,7 @@ card and a verdict for each method, and FOLDER/audit/audit.json.
   --keep             keep the twins' weights once they were asked
   --planted N        plant N images with noise of their own in each twin: is it remembered? 64 are usual
   --per-sample       write FOLDER/audit/per-sample.csv: it tells of each sample how it shows, and so who was trained on
+  --no-relearning    relearn nothing: an audit of samples takes less time, and does not look for what lies dormant
   --exchangeable     of --twins 0: test data and forgotten data were drawn from one source at random
   --jobs N           N cells side by side on this machine
   --processes N      each cell as N processes, on CPUs or as many GPUs
@@ -379,13 +380,13 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
     plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
-    plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in ("keep", "exchangeable", "per_sample")}
+    from untrain.audit.options import SWITCHES, take_options
+
+    plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in SWITCHES}
     plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
     plan |= {"planted": _count(words, "--planted", 0, 0)}
     if methods is not None:
         plan["methods"] = methods.split(",")
-    from untrain.audit.options import take_options
-
     plan["options"] = take_options(words)
     folder = _one_folder(words, "audit", "untrain audit FOLDER. See untrain audit --help")
     if cell is not None:

@@ -272,6 +272,7 @@ class TestVerdicts:
             "method", Audited({"confidence": noise[1]}, coins, original, redraws=99).find(), first, 16
         )
         assert passed.kind == "passed" and "Other attacks may find more" in passed.sentence
+        assert "What lies dormant was not looked for" in passed.sentence, "there is no signal of relearning"
         few = draw_coins(12, 4, 100)
         original = Audited({"confidence": noise[0, :4, :100] + 1.5 * few}, few, redraws=199)
         first = original.find()

@@ -7,10 +7,12 @@ import pytest
 
 from helpers.command_line import untrain
 from helpers.page_figures import drawn, figures_by
-from untrain.audit.designs import plan_of
+from untrain.audit.designs import open_design, plan_of
 from untrain.audit.run import audit_run
+from untrain.audit.run_models import load_finished
 from untrain.audit.traces import INSIDE, OUTPUTS, RELEARNED
 from untrain.errors import DataError, FolderError, SettingError
+from untrain.permissions import Permissions
 from untrain.runs.recipe import read
 from untrain.runs.stages import open_experiment, run_recipe
 
@@ -157,6 +159,23 @@ def test_what_cannot_be_audited_is_said(tmp_path, change, words):
         audit_run(plan_of(recipe, twins=4))
     with pytest.raises(SettingError, match="at least 4 twins"):
         audit_run(plan_of(recipe, twins=2))
+
+
+def test_relearning_is_left_out_where_that_is_asked_for(audited):
+    recipe = read(audited[0], permissions=Permissions(code=True))
+    told, marks = [], []
+    for without in (False, True):
+        design = open_design(plan_of(recipe, twins=6, references=2, no_relearning=without))
+        module = load_finished(design.run, ["original"])["original"]
+        told += [design.ask(design.run, "base", "retrained", module)]
+        marks += [design.mark_of("base", "retrained")]
+        found = design.score(lambda *_, told=told[-1]: told)
+        assert any("lies dormant" in text for text in found.facts["not_tried"]) == without
+        assert (found.methods["retrain"].groups[RELEARNED].missing is not None) == without
+    assert set(told[0].signals) - set(told[1].signals) == {"relearned"}
+    assert marks[0] != marks[1], "answers with and without it are not taken for each other"
+    with pytest.raises(SettingError, match="--no-relearning has no meaning for the design refs"):
+        plan_of(recipe, design="refs", no_relearning=True)
 
 
 def test_the_self_test_passes():

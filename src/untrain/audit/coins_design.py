@@ -46,13 +46,14 @@ NOT_TRIED = (
     "attacks on weights that no input reaches",
     "more than a hundred steps of relearning",
 )
+NOT_RELEARNED = "relearning, which this audit was told to leave out, so that what lies dormant was not looked for"
 
 
 class CoinsDesign(TwinDesign):
     """Twins by coins, of requests that name samples."""
 
     name = "coins"
-    takes = ("per_sample", "planted")
+    takes = ("per_sample", "planted", "no_relearning")
     fixed = ("design", "seed", "coins_sha256", "pool", "twins", "planted")
 
     @classmethod
@@ -129,7 +130,8 @@ class CoinsDesign(TwinDesign):
         domain, pool = experiment.domain, self.pool
         if group == RUN:
             return domain.ask(module, pool.division_of(None, self.plan.seed), pool.samples, None)
-        told = domain.ask(module, experiment.division, pool.samples, relearning_rate(stages.peak_lr(experiment)))
+        rate = None if self.plan.no_relearning else relearning_rate(stages.peak_lr(experiment))
+        told = domain.ask(module, experiment.division, pool.samples, rate)
         if not self.plan.planted:
             return told
         k = self.models(BASE).index(name) % self.plan.twins if group == BASE else number_of(group)
@@ -143,7 +145,8 @@ class CoinsDesign(TwinDesign):
         coins = [] if k is None else pool.coins[k].tolist()
         data = pool.division.split.data_hash
         made = self.run.folder.facts.get(name, {}).get("hash") if group == RUN else self.plan.planted
-        return hash_json([*self.making_of(name), pool.facts(), data, self.plan.seed, group, name, coins, made])
+        asked = ["no relearning"] if self.plan.no_relearning else []
+        return hash_json([*self.making_of(name), pool.facts(), data, self.plan.seed, group, name, coins, made, *asked])
 
     def facts(self) -> Mapping[str, Any]:
         """Says which samples, coins and models there are."""
@@ -191,7 +194,7 @@ class CoinsDesign(TwinDesign):
             "tolerance": {"left": TOLERATED_LEFT, "points": TOLERATED_POINTS},
             "redraws": REDRAWS,
             "how": self._how(),
-            "not_tried": list(NOT_TRIED),
+            "not_tried": [*NOT_TRIED, *([NOT_RELEARNED] if plan.no_relearning else [])],
             "notes": sorted({note for told in (*before, *retrained) for note in told.notes}),
         }
         if plan.planted and retrained:

@@ -9,6 +9,8 @@ from untrain.settings import rows_of, settings_of
 
 FLAG = "--audit."
 """What stands before an option's name."""
+SWITCHES = ("keep", "exchangeable", "per_sample", "no_relearning")
+"""Fields of a plan that a flag without a value sets, such as --per-sample."""
 
 
 def take_options(words: list[str]) -> dict[str, str]:

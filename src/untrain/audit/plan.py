@@ -27,6 +27,7 @@ class AuditPlan:
         exchangeable: it was said that forgotten and unseen samples were drawn from one source at random.
         planted: images with noise that are planted in each twin.
         per_sample: write what is known of each sample, too.
+        no_relearning: relearn nothing, so that what lies dormant is not looked for.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class AuditPlan:
     exchangeable: bool = False
     planted: int = 0
     per_sample: bool = False
+    no_relearning: bool = False
 
     @property
     def folder(self) -> Path:

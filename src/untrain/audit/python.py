@@ -46,6 +46,7 @@ def audit(
     keep: bool = False,
     per_sample: bool = False,
     planted: Annotated[int, Ge(0)] = 0,
+    no_relearning: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Audit:
     """Audits a run, or one model: whether forgotten samples can still be told from samples that were never seen.
@@ -85,6 +86,8 @@ def audit(
             whoever reads it which samples were trained on.
         planted: of a run: images with noise of their own that are planted in each twin, to see whether it is
             remembered; 64 are usual.
+        no_relearning: of a run whose samples are forgotten: relearn nothing, which takes less time and does not look
+            for what lies dormant.
         options: of a run: how much the attacks may do, where the task has options; `untrain audit RUN --help` lists
             them.
 
@@ -100,6 +103,7 @@ def audit(
         "keep": keep or None,
         "per_sample": per_sample or None,
         "planted": planted or None,
+        "no_relearning": no_relearning or None,
     }
     sets = {"forget": forget, "unseen": unseen, "retain": retain}
     of_model = {**sets, "original": original, "task": task, "peak_lr": peak_lr, "device": device}
@@ -110,6 +114,7 @@ def audit(
             raise SettingError(f"references of a run is how many are trained, not {describe(references)}.")
         how: dict[str, Any] = {"design": design, "twins": twins, "references": references, "seed": seed, "keep": keep}
         how |= {"exchangeable": exchangeable, "per_sample": per_sample, "planted": planted, "options": options}
+        how |= {"no_relearning": no_relearning}
         return audit_run(plan_of(read(Path(run)), methods, **how), jobs=jobs or 1, resume=resume)
     _refuse(of_run, "of a run folder: a model alone has no twins")
     if isinstance(references, int):

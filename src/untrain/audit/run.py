@@ -15,7 +15,7 @@ from untrain.audit.cells import run_audit_cell
 from untrain.audit.design import Design
 from untrain.audit.designs import open_design
 from untrain.audit.finding import Audit
-from untrain.audit.options import FLAG
+from untrain.audit.options import FLAG, SWITCHES
 from untrain.audit.per_sample import PER_SAMPLE_FILE, write_samples
 from untrain.audit.plan import AuditPlan
 from untrain.compare.plan import Cell
@@ -143,7 +143,7 @@ def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
     planted = ["--planted", str(plan.planted)] if plan.planted else []
     numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
-    said = [f"--{name.replace('_', '-')}" for name in ("keep", "exchangeable", "per_sample") if getattr(plan, name)]
+    said = [f"--{name.replace('_', '-')}" for name in SWITCHES if getattr(plan, name)]
     options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
     chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
     return (*chosen, *numbers, *planted, *said, *options, *plan.recipe.granted)

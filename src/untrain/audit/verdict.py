@@ -104,7 +104,7 @@ def _nothing_found(found: Traces, twins: int) -> AuditVerdict:
     outputs = found.groups[OUTPUTS]
     if outputs.left is None or outputs.left_ci is None:
         return AuditVerdict(WEAK, None, "Nothing was found, but how much could have been missed is not known.")
-    upper = outputs.left_ci[1]
+    upper, dormant = outputs.left_ci[1], found.groups[RELEARNED].auc is None
     could_be_damaged = test is not None and test[0] < -TOLERATED_POINTS
     if upper > TOLERATED_LEFT or could_be_damaged:
         needed = needed_twins(twins, outputs.left, upper)
@@ -116,7 +116,8 @@ def _nothing_found(found: Traces, twins: int) -> AuditVerdict:
         PASSED,
         None,
         f"No trace was found: with these attacks an advantage of more than {100 * max(0.0, upper):.0f} % of the "
-        "originals' is excluded at 95 %. Other attacks may find more.",
+        "originals' is excluded at 95 %. Other attacks may find more."
+        + (" What lies dormant was not looked for." if dormant else ""),
     )
 
 

@@ -269,7 +269,7 @@ def ask_classifier(
     signals |= inside
     notes += [] if inside else ["the model has no last linear layer, so nothing is known of its inside"]
     if rate is None:
-        notes.append("the original's learning rate is not known, so nothing is relearned")
+        notes.append("no learning rate is given at which to relearn, so nothing is relearned")
     else:
         again = relearned(model, task, sets["base"], engine, rate)
         signals["relearned"] = look(again, task, sets["pool"], engine, steady=True).confidence.numpy()
