@@ -174,7 +174,7 @@ def test_relearning_is_left_out_where_that_is_asked_for(audited):
         assert (found.methods["retrain"].groups[RELEARNED].missing is not None) == without
     assert set(told[0].signals) - set(told[1].signals) == {"relearned"}
     assert marks[0] != marks[1], "answers with and without it are not taken for each other"
-    with pytest.raises(SettingError, match="--no-relearning has no meaning for the design refs"):
+    with pytest.raises(SettingError, match="no_relearning= has no meaning for the design refs"):
         plan_of(recipe, design="refs", no_relearning=True)
 
 
