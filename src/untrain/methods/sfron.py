@@ -233,9 +233,7 @@ class SFRon(Method):
         optimizer = with_learning_rate(self.optimizer, problem, engine, found.batches)
         found = replace(found, **fitting(replace(self, optimizer=optimizer, steps=found.steps), problem))
         split = fitting_split(self.split or 1, problem) if self.online else 1
-        if self.optimizer is None or self.optimizer.lr is None:
-            optimizer = for_parts(optimizer, split)
-        return replace(found, split=split, optimizer=optimizer)
+        return replace(found, split=split, optimizer=for_parts(optimizer, split, self.optimizer))
 
     def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
         """What calibration found, if it looked."""

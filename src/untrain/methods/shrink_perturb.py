@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
-from untrain.methods.base import Problem, Range, Spaces, State, check_above_zero
+from untrain.methods.base import Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.budget import train_steps
 from untrain.methods.calibration import forgets_a_class
 from untrain.methods.repair import Repair, fresh_weights, mix
@@ -64,9 +64,7 @@ class ShrinkPerturb(Repair):
                 "retain set teaches nothing in its place. Take method sfron, or a smaller lam"
             )
         split = fitting_split(self.split, problem)
-        optimizer = method.optimizer
-        if optimizer is not None and (self.optimizer is None or self.optimizer.lr is None):
-            optimizer = for_parts(optimizer, split)
+        optimizer = for_parts(method.optimizer or Optimizer(), split, self.optimizer)
         lam = self.lam
         if lam is None:
             lam = _lam_of(method.total, problem)

@@ -104,11 +104,16 @@ def fitting_split(split: int, problem: Problem) -> int:
     return 1 if problem.retain.ready else max(1, min(split, problem.retain.rows // FEWEST))
 
 
-def for_parts(optimizer: Optimizer, split: int) -> Optimizer:
+def for_parts(optimizer: Optimizer, split: int, given: Optimizer | None) -> Optimizer:
     """The optimiser with its rate divided so that parts move weights as far as the batch: by their number for SGD, by
-    its root where steps are scaled to their gradients.
+    its root where steps are scaled to their gradients. A rate that was given stays.
+
+    Args:
+        optimizer: with the rate for whole batches.
+        split: number of parts.
+        given: the optimiser as the user gave it; None: none was.
     """
-    if optimizer.lr is None:
+    if optimizer.lr is None or (given is not None and given.lr is not None):
         return optimizer
     return replace(optimizer, lr=optimizer.lr / (split if optimizer.name == "sgd" else math.sqrt(split)))
 
