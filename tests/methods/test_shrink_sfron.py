@@ -11,6 +11,7 @@ from untrain.engine import seed_of
 from untrain.errors import SettingError
 from untrain.methods import make
 from untrain.methods.sfron import SFRon
+from untrain.methods.shrink_perturb import shrinkage
 from untrain.methods.shrink_sfron import ShrinkSFRon
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
@@ -70,11 +71,27 @@ def test_a_budget_pays_for_forget_and_retain_steps_and_says_how_far_weights_are_
     work, engine = problem()
     work.subject.train_steps = 400
     method = ShrinkSFRon(budget=0.2, optimizer=SGD).resolved(work, engine)
-    assert (method.total, method.retain_steps, method.updates, method.keep) == (20, 3, 80, 0.45)
-    assert any("κ 0.45" in note and "20%" in note for note in work.notes)
+    assert (method.total, method.retain_steps, method.updates, method.keep) == (20, 3, 80, 0.463)
+    assert any("κ 0.463" in note and "20%" in note for note in work.notes)
     work.subject.train_steps = 400
     assert SFRon(budget=0.4, retain_steps=1, optimizer=SGD).resolved(work, engine).total == 80
     assert ShrinkSFRon(keep=0.9, budget=0.2, optimizer=SGD).resolved(work, engine).keep == 0.9
+
+
+@pytest.mark.parametrize(
+    ("steps", "budget", "kept"),
+    [
+        *((280, 0.1, 0.585), (280, 0.2, 0.498), (400, 0.2, 0.463), (1000, 0.2, 0.45), (5000, 0.2, 0.45)),
+        *((200, 0.4, 0.4), (2000, 0.4, 0.36), (280, 1.0, 0.0)),
+    ],
+)
+def test_what_is_kept_falls_with_the_budget_and_where_batches_are_many(steps, budget, kept):
+    work, engine = problem()
+    work.subject.train_steps = steps
+    method = ShrinkSFRon(budget=budget, optimizer=SGD).resolved(work, engine)
+    assert method.keep == pytest.approx(kept, abs=0.001)
+    assert 0.9 * shrinkage(method.batches / steps) <= method.keep + 1e-3 <= shrinkage(method.batches / steps) + 2e-3
+    assert any("since small steps repair more" in note for note in work.notes) == (kept not in (0.4, 0.0))
 
 
 @pytest.mark.parametrize("wrong", [{"keep": 1.1}, {"keep": -0.1}, {"budget": 0.0}, {"budget": 1.5}])
@@ -129,7 +146,7 @@ def test_who_tells_how_long_the_training_was_need_not_give_a_budget():
     """A fifth of it is taken, and said; steps that are given stay."""
     sets = {"forget": samples(40, 1), "retain": samples(100, 2), "holdout": samples(60, 3), "train_steps": 60}
     done = untrain.unlearn(network(), **sets)
-    assert (done.method.name, done.method.total, done.method.keep) == ("shrink-sfron", 3, 0.45)
+    assert (done.method.name, done.method.total, done.method.keep) == ("shrink-sfron", 3, 0.5)
     assert any(note.startswith("budget: 0.2 ") for note in done.notes)
     done = untrain.unlearn(network(), **sets, steps=2)
     assert (done.method.name, done.method.total) == ("sfron", 2)

@@ -7,9 +7,11 @@ docs/shrink-perturb.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import ClassVar
+
+import numpy as np
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
@@ -98,25 +100,36 @@ class ShrinkPerturb(Repair):
 
 def shrinkage(share: float) -> float:
     """λ for a share of the original training's cost, 0 … 1: `DIAL` with straight lines in between; above 1 as at 1."""
-    for (low, first), (high, last) in pairwise(DIAL):
-        if share <= high:
-            return first + (last - first) * (share - low) / (high - low)
-    return DIAL[-1][1]
+    return between(DIAL, share)
 
 
-def choose_kept_share(problem: Problem, steps: int, symbol: str, *, times: float = 1.0, since: str = "") -> float:
+def between(points: Sequence[tuple[float, float]], at: float) -> float:
+    """The value at a place on straight lines between points; beyond them that of the first or last.
+
+    Args:
+        points: places, rising, and values.
+        at: the place.
+    """
+    places, values = zip(*points, strict=True)
+    return float(np.interp(at, places, values))
+
+
+def choose_kept_share(
+    problem: Problem, steps: int, symbol: str, fitted: Callable[[float], float] = float, since: str = ""
+) -> float:
     """How much of the weights to keep, so that so many steps repair what is lost; `shrinkage` of their share.
 
     Args:
         problem: knows how long the original training was; its notes say what is chosen.
         steps: of descent.
         symbol: what the method calls the kept share.
-        times: a factor on it.
-        since: why that is not 1, for the note.
+        fitted: what to keep where the dial says so much.
+        since: why that may be less, for the note.
     """
     share = steps / train_steps(problem)
-    kept = round(shrinkage(share) * times, 3)
-    also = f", times {times:g} since {since}" if since else ""
+    dial = round(shrinkage(share), 3)
+    kept = round(fitted(dial), 3)
+    also = f", and less than the {dial:g} of the dial since {since}" if kept < dial else ""
     problem.note(f"{symbol} {kept:g}: what {share:.0%} of the original training's steps can repair{also}")
     return kept
 
@@ -126,5 +139,5 @@ def _lam_of(steps: int, problem: Problem) -> float:
         return GENERATOR_LAM
     if problem.forget is not problem.retain and request_kind(problem) == "one-sided":
         since = "most of what is forgotten is of classes that stay, and become rarer"
-        return choose_kept_share(problem, steps, "λ", times=ONE_SIDED_SHARE, since=since)
+        return choose_kept_share(problem, steps, "λ", lambda dial: ONE_SIDED_SHARE * dial, since)
     return choose_kept_share(problem, steps, "λ")

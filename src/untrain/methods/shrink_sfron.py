@@ -7,6 +7,7 @@ former; Huang et al., NeurIPS 2024, for the latter. Where the numbers come from:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,12 +16,15 @@ from untrain.errors import SettingError
 from untrain.methods.base import Problem, Range, Spaces, State
 from untrain.methods.repair import fresh_weights, mix
 from untrain.methods.sfron import SFRon
-from untrain.methods.shrink_perturb import choose_kept_share
+from untrain.methods.shrink_perturb import between, choose_kept_share
 from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
-SPLIT, SHARE = 4, 0.9
-"""Parts of a retain batch; what is kept of the dial's share, chosen with the former (docs/shrink-perturb.md)."""
+SPLIT, LEAST = 4, 0.9
+"""Parts of a retain batch; what is kept of the dial's share at least, chosen with the former
+(docs/shrink-perturb.md)."""
+REPAIRED = ((27, 0.585), (55, 0.5), (230, 0.36))
+"""Batches of a run, and the κ that costs some four points of retained accuracy in so many, as pilots have it."""
 
 
 @check_arguments
@@ -45,7 +49,8 @@ class ShrinkSFRon(SFRon):
     in samples, more is repaired. Null: 4, or 1 for a generator."""
     keep: float | None = None
     """κ in [0, 1], share of the original weights that is kept: 1 is SFR-on, 0 begins anew. Null: what training can
-    repair in these steps, 0.45 where they are a fifth of the original training; for a generator 1."""
+    repair in these steps: 0.45 where they are a fifth of the original training, up to 0.5 where they are fewer than a
+    hundred; for a generator 1."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -64,7 +69,12 @@ class ShrinkSFRon(SFRon):
         if generates:
             problem.note("κ 1: a generator's weights are not shrunk, since a few passes do not train it anew")
             return replace(method, keep=1.0)
-        kept = choose_kept_share(problem, method.batches, "κ", times=SHARE, since="small steps repair more")
+
+        def fitted(dial: float) -> float:
+            places = [(math.log(batches), kept) for batches, kept in REPAIRED]
+            return min(dial, max(LEAST * dial, between(places, math.log(method.batches))))
+
+        kept = choose_kept_share(problem, method.batches, "κ", fitted, since="small steps repair more")
         return replace(method, keep=kept)
 
     def start(self, problem: Problem, engine: Engine) -> State:
