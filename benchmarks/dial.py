@@ -1,7 +1,7 @@
 """What a budget buys: trace left, retain and test accuracy, from a twentieth of the training's cost to all of it.
 
     untrain run recipes/dial.yaml
-    untrain audit runs/dial --twins 8 --jobs 2
+    untrain audit runs/dial --twins 8 --no-relearning --jobs 2
     python benchmarks/dial.py runs/dial [MORE-FOLDERS …] [--figure docs/images/dial.png]
 
 Methods of the audited run that are called NAME-PERCENT are drawn over that percentage, a row of panels for each folder,
