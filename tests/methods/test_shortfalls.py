@@ -159,9 +159,9 @@ def test_training_forgets_nothing_and_is_not_looked_at():
 
 
 def test_only_a_calibrated_method_aims(model):
-    work, _ = problem(model)
-    assert loss_aimed_at(Finetune(), work) is None
-    assert loss_aimed_at(SFRon(calibrate=False), work) is None
+    work, engine = problem(model)
+    assert loss_aimed_at(Finetune(), work, engine) is None
+    assert loss_aimed_at(SFRon(calibrate=False), work, engine) is None
 
 
 def test_a_resumed_run_keeps_what_it_measured_before_its_first_step(model):

@@ -388,8 +388,10 @@ class Method(ABC):
     def step(self, state: State, k: int) -> dict[str, float]:
         """Step k; returns what to log."""
 
-    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
-        """The loss that each sample of a forget batch is to come to, [B]; None: the method aims at none."""
+    def aims(self, problem: Problem, batch: Batch, engine: Engine) -> Tensor | None:
+        """The loss that each sample of a forget batch was to come to, [B], after the last step; None: the method aims
+        at none.
+        """
         return None
 
     @property

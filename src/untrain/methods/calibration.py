@@ -55,6 +55,11 @@ class Calibration:
     statistics: Literal["running", "batch"] = "batch"
     """Normalisation in forget steps: by running statistics, or by the batch's own, which the layers do not keep.
     Under large retain steps running statistics lag behind the weights, and a forget step on them is wasted."""
+    follow: bool | None = None
+    """Whether a batch has been forgotten far enough, too, where the model as it is knows held-out samples no worse: the
+    loss aimed at then follows theirs, and lies never above the original's. For weights that were changed beforehand,
+    such as shrunk ones, which are less sure of held-out samples, or surer, than the original was. Null: the method's
+    own, which is true for shrink-sfron."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -85,7 +90,8 @@ class Calibration:
         found = class_losses(problem, engine, target)
         level = float(target * found.get("level", 1.0))
         like = ", of the classes to be forgotten and as rare as they will be" if bool(found.get("one_sided")) else ""
-        problem.note(f"forgetting aims at the held-out loss of the original{like}, {level:.3g} nats")
+        lower = ", or of the model as it is, where that is lower" if self.follow else ""
+        problem.note(f"forgetting aims at the held-out loss of the original{like}, {level:.3g} nats{lower}")
         return {"target": target, "held": held, **found}
 
     def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
@@ -113,6 +119,35 @@ class Calibration:
         if measured is None or few or (late and not is_held(measured, batch, task)):
             return "running"
         return self.statistics
+
+    def follows(self, measured: Params, problem: Problem) -> bool:
+        """Whether the loss aimed at follows that of held-out samples."""
+        return bool(self.follow) and problem.holdout is not None and not bool(measured.get("one_sided"))
+
+    def followed(self, measured: Params, batch: Batch, losses: Tensor, task: Task, engine: Engine) -> Params:
+        """What was measured, with the mean loss of a batch of held-out samples where that is lower.
+
+        Args:
+            measured: what `measure` found.
+            batch: this process's share of the batch.
+            losses: its per-sample losses as they are now, [B_p].
+            task: knows the samples' classes.
+            engine: sums over processes.
+        """
+        ratio = of_class(measured, "ratio", task.condition(batch))
+        of_all = [engine.global_sum(values.sum()) for values in (losses, losses.new_ones(len(losses)) * ratio)]
+        return {**measured, "target": torch.minimum(measured["target"], of_all[0] / of_all[1])}
+
+    def followed_to_the_end(self, problem: Problem, engine: Engine) -> Params:
+        """What was measured, with the held-out loss of the model as it is where that is lower; measured once."""
+        measured = self.measured(problem, engine)
+
+        def measure() -> Params:
+            holdout = problem.holdout or problem.retain  # it is there, where the loss follows it
+            now = mean_loss(problem.task, problem.subject.module, holdout, engine, "held-out loss")["mean"]
+            return {**measured, "target": torch.minimum(measured["target"], now)}
+
+        return problem.remember("followed", measure)
 
     def one_sided(self, measured: Params | None, batch: Batch, problem: Problem) -> bool:
         """Whether forget rows are normalised by the statistics of a retain batch.

@@ -227,7 +227,7 @@ def _run(
     state.finish()
     engine.broadcast_(state.module.buffers())  # each process has seen its own batch statistics
     state.module.eval()
-    aim = loss_aimed_at(method, problem)
+    aim = loss_aimed_at(method, problem, engine)
     for sentence in find_shortfalls(problem, history, aim, before, forget_loss(problem, state.module, engine)):
         problem.warn(sentence)
     return Run(state, method, history, dict(engine.clocks), aim)

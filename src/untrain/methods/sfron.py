@@ -235,11 +235,13 @@ class SFRon(Method):
         split = fitting_split(self.split or 1, problem) if self.online else 1
         return replace(found, split=split, optimizer=for_parts(optimizer, split, self.optimizer))
 
-    def aims(self, problem: Problem, batch: Batch) -> Tensor | None:
+    def aims(self, problem: Problem, batch: Batch, engine: Engine) -> Tensor | None:
         """What calibration found, if it looked."""
         measured = problem.memo.get("calibration")
         if measured is None or bool(measured.get("one_sided")):  # that comes to a share of samples, not to a loss
             return None
+        if self.calibration.follows(measured, problem):
+            measured = self.calibration.followed_to_the_end(problem, engine)
         return self.calibration.aims(measured, batch, problem.task)
 
     def start(self, problem: Problem, engine: Engine) -> State:
@@ -337,13 +339,25 @@ class SFRon(Method):
         weights = self._weights(losses.detach())
         scale = alpha / engine.global_sum(weights)
         if measured is not None:
-            active_samples = self.calibration.active_samples(
-                measured, engine.shard(batch), losses.detach(), k, self.total, problem.task, engine
-            )
+            active_samples = self._active_samples(state, measured, batch, losses.detach(), k)
             if not engine.global_sum(active_samples):
                 return None, {**log, "skipped": True}
             weights = weights * active_samples
         return -scale * (weights * losses).sum(), log
+
+    def _active_samples(self, state: State, measured: Params, batch: Batch, losses: Tensor, k: int) -> Tensor:
+        """Which samples of a forget batch the step is still for, bool [B_p]."""
+        problem, engine, task = state.problem, state.engine, state.problem.task
+        share = engine.shard(batch), losses, k, self.total, task, engine
+        active = self.calibration.active_samples(measured, *share)
+        holdout = problem.holdout
+        if holdout is None or not self.calibration.follows(measured, problem) or not engine.global_sum(active):
+            return active
+        unseen = holdout.batch(k, task, "forget")
+        with torch.no_grad(), self._statistics(state, measured, unseen, self.calibration.late(k, self.total)):
+            known = losses_of(state, unseen)
+        measured = self.calibration.followed(measured, engine.shard(unseen), known, task, engine)
+        return self.calibration.active_samples(measured, *share)
 
     def _statistics(
         self, state: State, measured: Params | None, batch: Batch, late: bool

@@ -37,13 +37,13 @@ def forget_loss(problem: Problem, module: nn.Module, engine: Engine) -> Params |
         return mean_loss(problem.task, module, problem.forget, engine, "forget loss", LIMIT)
 
 
-def loss_aimed_at(method: Method, problem: Problem) -> float | None:
-    """The mean of the losses that a method's forget samples are to come to; None: it aims at none."""
+def loss_aimed_at(method: Method, problem: Problem, engine: Engine) -> float | None:
+    """The mean of the losses that forget samples were to come to, after the last step; None: the method aims at none."""
     total, count = 0.0, 0
-    if method.aims(problem, problem.forget.batch(0, problem.task, "evaluate")) is None:
+    if method.aims(problem, problem.forget.batch(0, problem.task, "evaluate"), engine) is None:
         return None
     for batch in problem.forget.once(problem.task, "evaluate", limit=LIMIT):
-        aims = method.aims(problem, batch)
+        aims = method.aims(problem, batch, engine)
         if aims is not None:
             total, count = total + float(aims.sum()), count + len(aims)
     return total / count if count and math.isfinite(total) else None
