@@ -38,7 +38,7 @@ def forget_loss(problem: Problem, module: nn.Module, engine: Engine) -> Params |
 
 
 def loss_aimed_at(method: Method, problem: Problem, engine: Engine) -> float | None:
-    """The mean of the losses that forget samples were to come to, after the last step; None: the method aims at none."""
+    """The mean of the losses that forget samples were to come to, after the last step; None: none is aimed at."""
     total, count = 0.0, 0
     if method.aims(problem, problem.forget.batch(0, problem.task, "evaluate"), engine) is None:
         return None
