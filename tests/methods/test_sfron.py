@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import TensorDataset
 
 from helpers.small_classifiers import SGD, few_samples, network, samples
+from untrain.data.streams import Stream
 from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, State, check_runs
 from untrain.methods.calibration import Calibration, statistics
 from untrain.methods.sfron import SFRon
+from untrain.methods.shortfalls import loss_aimed_at
 from untrain.methods.steps import descend
 from untrain.tasks.classification.task import Classification
 
@@ -178,6 +181,28 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no target"
     certain = replace(method, calibration=Calibration(until=0.5, ceiling=1e-6))
     assert certain._forget(state, 4)["skipped"], "but each of its samples has a ceiling"
+
+
+@pytest.mark.parametrize(
+    ("follow", "guess", "skipped"), [(True, "best", True), (True, "worst", False), (None, "best", False)]
+)
+def test_the_loss_aimed_at_follows_held_out_samples_that_are_known_better_now(follow, guess, skipped):
+    work, engine = few_samples(holdout=True)
+    images = samples(30, 3).tensors[0]
+    with torch.no_grad():
+        logits = network().train()(images)
+    labels = logits.argmax(1) if guess == "best" else logits.argmin(1)
+    method = SFRon(steps=4, optimizer=SGD, calibration=Calibration(follow=follow)).resolved(work, engine)
+    state = method.start(work, engine)
+    work.memo["calibration"]["target"].fill_(1e9)
+    work.holdout = Stream(TensorDataset(images, labels), "holdout", engine, 10)
+    before = [buffer.clone() for buffer in state.module.buffers()]
+    assert method._forget(state, 0).get("skipped", False) == skipped
+    assert all(torch.equal(a, b) for a, b in zip(before, state.module.buffers(), strict=True)), "no statistics moved"
+    with torch.no_grad():
+        loss = float(F.cross_entropy(state.module.eval()(images), labels)) if follow else 1e9
+    of_classes = float(work.memo["calibration"]["level"])
+    assert loss_aimed_at(method, work, engine) == pytest.approx(of_classes * loss, rel=1e-4)
 
 
 def test_what_is_unfinished_is_said_sample_by_sample():
