@@ -2,10 +2,10 @@
 
 A model retrained without the forget set treats it like data that it never saw. So the *original* model's mean loss on
 held-out samples says how high the forget loss should come, and a forget step is left out where its batch is there
-already. The target stays fixed: one that followed the changing model would run away. A class (or other condition)
-that the retain set does not hold has no such measure, since a retrained model gives it next to no probability: each of
-its samples is forgotten until it has none left, to the last step of the run, and no further, since every step beyond
-costs the other classes.
+already. The target never rises with the changing model's loss on them: forgetting raises that too, and both would run
+away. It may fall with it, if asked for. A class (or other condition) that the retain set does not hold has no such
+measure, since a retrained model gives it next to no probability: each of its samples is forgotten until it has none
+left, to the last step of the run, and no further, since every step beyond costs the other classes.
 """
 
 from __future__ import annotations
