@@ -71,8 +71,8 @@ def test_a_budget_pays_for_forget_and_retain_steps_and_says_how_far_weights_are_
     work, engine = problem()
     work.subject.train_steps = 400
     method = ShrinkSFRon(budget=0.2, optimizer=SGD).resolved(work, engine)
-    assert (method.total, method.retain_steps, method.updates, method.keep) == (20, 3, 80, 0.461)
-    assert any("κ 0.461" in note and "20%" in note for note in work.notes)
+    assert (method.total, method.retain_steps, method.updates, method.keep) == (20, 3, 80, 0.474)
+    assert any("κ 0.474" in note and "20%" in note for note in work.notes)
     work.subject.train_steps = 400
     assert SFRon(budget=0.4, retain_steps=1, optimizer=SGD).resolved(work, engine).total == 80
     assert ShrinkSFRon(keep=0.9, budget=0.2, optimizer=SGD).resolved(work, engine).keep == 0.9
@@ -81,8 +81,8 @@ def test_a_budget_pays_for_forget_and_retain_steps_and_says_how_far_weights_are_
 @pytest.mark.parametrize(
     ("steps", "budget", "kept"),
     [
-        *((280, 0.1, 0.585), (280, 0.2, 0.498), (400, 0.2, 0.461), (1000, 0.2, 0.45), (5000, 0.2, 0.45)),
-        *((200, 0.4, 0.4), (2000, 0.4, 0.36), (280, 1.0, 0.0)),
+        *((280, 0.1, 0.581), (280, 0.2, 0.499), (400, 0.2, 0.474), (1000, 0.2, 0.41), (5000, 0.2, 0.4)),
+        *((200, 0.4, 0.4), (1500, 0.4, 0.36), (5000, 0.4, 0.36), (280, 1.0, 0.0)),
     ],
 )
 def test_what_is_kept_falls_with_the_budget_and_where_batches_are_many(steps, budget, kept):
@@ -90,8 +90,10 @@ def test_what_is_kept_falls_with_the_budget_and_where_batches_are_many(steps, bu
     work.subject.train_steps = steps
     method = ShrinkSFRon(budget=budget, optimizer=SGD).resolved(work, engine)
     assert method.keep == pytest.approx(kept, abs=0.001)
-    assert 0.9 * shrinkage(method.batches / steps) <= method.keep + 1e-3 <= shrinkage(method.batches / steps) + 2e-3
-    assert any("since small steps repair more" in note for note in work.notes) == (kept not in (0.4, 0.0))
+    assert 0.8 * shrinkage(method.batches / steps) <= method.keep + 1e-3 <= shrinkage(method.batches / steps) + 2e-3
+    assert any("since small steps repair more" in note for note in work.notes) == (
+        kept + 0.001 < shrinkage(method.batches / steps)
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"keep": 1.1}, {"keep": -0.1}, {"budget": 0.0}, {"budget": 1.5}])

@@ -20,11 +20,11 @@ from untrain.methods.shrink_perturb import between, choose_kept_share
 from untrain.settings import check_arguments
 from untrain.types import GenerativeTask
 
-SPLIT, LEAST = 4, 0.9
+SPLIT, LEAST = 4, 0.8
 """Parts of a retain batch; what is kept of the dial's share at least, chosen with the former
 (docs/shrink-perturb.md)."""
-REPAIRED = ((27, 0.585), (55, 0.5), (230, 0.35))
-"""Batches of a run, and the κ that costs some four points of retained accuracy in so many, as pilots have it."""
+REPAIRED = ((27, 0.585), (55, 0.5), (230, 0.4), (600, 0.36))
+"""Batches of a run, and the κ that so many can repair, within those bounds: straight lines over their logarithm."""
 
 
 @check_arguments
@@ -49,7 +49,7 @@ class ShrinkSFRon(SFRon):
     in samples, more is repaired. Null: 4, or 1 for a generator."""
     keep: float | None = None
     """κ in [0, 1], share of the original weights that is kept: 1 is SFR-on, 0 begins anew. Null: what training can
-    repair in these steps: 0.45 where they are a fifth of the original training, up to 0.5 where they are fewer than a
+    repair in these steps: 0.4 where they are a fifth of the original training, up to 0.5 where they are fewer than two
     hundred; for a generator 1."""
 
     def __post_init__(self) -> None:
