@@ -379,9 +379,9 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     permissions = _permissions(words)
     cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
-    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
     from untrain.audit.options import SWITCHES, take_options
 
+    plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
     plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in SWITCHES}
     plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
     plan |= {"planted": _count(words, "--planted", 0, 0)}
