@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
-
-import numpy as np
 
 from untrain.engine import Engine
 from untrain.errors import SettingError
@@ -110,8 +109,11 @@ def between(points: Sequence[tuple[float, float]], at: float) -> float:
         points: places, rising, and values.
         at: the place.
     """
-    places, values = zip(*points, strict=True)
-    return float(np.interp(at, places, values))
+    at = min(max(at, points[0][0]), points[-1][0])
+    for (low, first), (high, last) in pairwise(points):
+        if at <= high:
+            return first + (last - first) * (at - low) / (high - low)
+    return points[-1][1]
 
 
 def choose_kept_share(
