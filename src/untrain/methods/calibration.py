@@ -59,7 +59,7 @@ class Calibration:
     """Whether a batch has been forgotten far enough, too, where the model as it is knows held-out samples no worse: the
     loss aimed at then follows theirs, and lies never above the original's. For weights that were changed beforehand,
     such as shrunk ones, which are less sure of held-out samples, or surer, than the original was. Null: the method's
-    own, which is true for shrink-sfron in 100 batches or more."""
+    own, which is true for shrink-sfron."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""

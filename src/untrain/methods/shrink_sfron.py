@@ -23,8 +23,6 @@ from untrain.types import GenerativeTask
 SPLIT, LEAST = 4, 0.8
 """Parts of a retain batch; what is kept of the dial's share at least, chosen with the former
 (docs/shrink-perturb.md)."""
-FOLLOWED = 100
-"""Batches of a run from which on the aim follows held-out samples; in fewer too little would be forgotten."""
 REPAIRED = ((27, 0.585), (55, 0.5), (230, 0.4), (600, 0.36))
 """Batches of a run, and the κ that so many can repair, within those bounds: straight lines over their logarithm."""
 
@@ -65,10 +63,9 @@ class ShrinkSFRon(SFRon):
         generates = isinstance(problem.task, GenerativeTask)
         if self.split is None:
             return replace(self, split=1 if generates else SPLIT).resolved(problem, engine)
-        method: ShrinkSFRon = super().resolved(problem, engine)  # type: ignore[assignment]
         if self.calibration.follow is None:
-            follow = method.batches >= FOLLOWED
-            method = replace(method, calibration=replace(method.calibration, follow=follow))
+            return replace(self, calibration=replace(self.calibration, follow=True)).resolved(problem, engine)
+        method: ShrinkSFRon = super().resolved(problem, engine)  # type: ignore[assignment]
         if method.keep is not None:
             return method
         if generates:
