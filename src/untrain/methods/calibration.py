@@ -136,7 +136,7 @@ class Calibration:
         """
         ratio = of_class(measured, "ratio", task.condition(batch))
         of_all = [engine.global_sum(values.sum()) for values in (losses, losses.new_ones(len(losses)) * ratio)]
-        return {**measured, "target": torch.minimum(measured["target"], of_all[0] / of_all[1])}
+        return _lowered(measured, of_all[0] / of_all[1])
 
     def followed_to_the_end(self, problem: Problem, engine: Engine) -> Params:
         """What was measured, with the held-out loss of the model as it is where that is lower; measured once."""
@@ -145,7 +145,7 @@ class Calibration:
         def measure() -> Params:
             holdout = problem.holdout or problem.retain  # it is there, where the loss follows it
             now = mean_loss(problem.task, problem.subject.module, holdout, engine, "held-out loss")["mean"]
-            return {**measured, "target": torch.minimum(measured["target"], now)}
+            return _lowered(measured, now)
 
         return problem.remember("followed", measure)
 
@@ -205,6 +205,11 @@ def retained_conditions(problem: Problem) -> Params:
 def is_held(measured: Params, batch: Batch, task: Task) -> bool:
     """Whether held-out data say how far to forget this batch: the retain set holds all of its conditions."""
     return bool(_held(measured, batch, task).all())
+
+
+def _lowered(measured: Params, loss: Tensor) -> Params:
+    """What was measured, with this loss as the target where it is lower."""
+    return {**measured, "target": torch.minimum(measured["target"], loss)}
 
 
 def _held(measured: Params, batch: Batch, task: Task) -> Tensor:

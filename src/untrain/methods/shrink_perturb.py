@@ -109,7 +109,7 @@ def between(points: Sequence[tuple[float, float]], at: float) -> float:
         points: places, rising, and values.
         at: the place.
     """
-    at = min(max(at, points[0][0]), points[-1][0])
+    at = max(at, points[0][0])
     for (low, first), (high, last) in pairwise(points):
         if at <= high:
             return first + (last - first) * (at - low) / (high - low)
