@@ -16,6 +16,7 @@ from untrain.methods.base import Problem
 from untrain.methods.calibration import Calibration
 from untrain.methods.like_with_like import class_counts, class_losses, moved, of_class
 from untrain.methods.sfron import SFRon
+from untrain.methods.steps import sample_losses
 from untrain.models.subject import Subject
 from untrain.tasks.classification.task import Classification
 
@@ -45,12 +46,18 @@ def one_sided(forget=30, retain=(10, 60, 50), holdout=40):
     return Problem(Subject(network()), Classification(num_classes=5), **streams)
 
 
+def found_in(work):
+    """What the held-out losses of a problem say of its classes."""
+    losses = sample_losses(work.task, work.subject.module, work.holdout, ENGINE, "held-out loss")
+    return class_losses(work, *losses)
+
+
 def test_the_target_is_the_class_s_own_held_out_loss_moved_to_its_new_share():
     work = one_sided()
     x, y = work.holdout.data.tensors
     with torch.no_grad():
         losses = F.cross_entropy(network().eval()(x), y, reduction="none")
-    found = class_losses(work, ENGINE, losses.mean())
+    found = found_in(work)
     share = torch.tensor([10, 60, 50]) / 120, torch.tensor([10, 90, 50]) / 150
     shifted = moved(losses, (share[0] / share[1]).log().double()[y])
     own = (shifted[y == 1].sum() + 5 * shifted.mean()) / ((y == 1).sum() + 5)
@@ -81,19 +88,19 @@ def test_a_one_sided_batch_is_done_when_no_more_of_it_is_known_than_of_held_out_
 
 
 def test_a_random_subset_is_not_one_sided_and_a_whole_class_neither():
-    work, engine = few_samples(holdout=True)
-    assert not bool(class_losses(work, engine, torch.tensor(1.6))["one_sided"])
-    whole = class_losses(one_sided(retain=(60, 0, 60)), ENGINE, torch.tensor(1.6))
+    work, _ = few_samples(holdout=True)
+    assert not bool(found_in(work)["one_sided"])
+    whole = found_in(one_sided(retain=(60, 0, 60)))
     assert not bool(whole["one_sided"])
     assert whole["ratio"].isfinite().all()
 
 
 def test_it_says_when_there_is_too_little_to_go_by():
     work = one_sided(holdout=12)
-    class_losses(work, ENGINE, torch.tensor(1.6))
+    found_in(work)
     assert any("4 samples of the classes" in note for note in work.notes)
     work = one_sided()
-    class_losses(work, ENGINE, torch.tensor(1.6))
+    found_in(work)
     assert not work.notes
 
 

@@ -21,7 +21,7 @@ from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
 from untrain.methods.like_with_like import CERTAIN, class_losses, of_class
-from untrain.methods.steps import FEWEST, mean_loss
+from untrain.methods.steps import FEWEST, mean_loss, sample_losses
 from untrain.rows import count_rows
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
@@ -83,11 +83,12 @@ class Calibration:
         if problem.holdout is None:
             problem.note(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
             return {"target": torch.tensor(math.inf, device=engine.device), "held": held}
-        holdout = mean_loss(problem.task, problem.subject.module, problem.holdout, engine, "held-out loss")
-        target = holdout["mean"]
+        sets = problem.task, problem.subject.module, problem.holdout
+        losses, conditions = sample_losses(*sets, engine, "held-out loss")
+        target = losses.mean()
         if not bool(torch.isfinite(target)):
             raise Diverged(f"the model's mean loss on the held-out set is {float(target)}: check model and data.")
-        found = class_losses(problem, engine, target)
+        found = class_losses(problem, losses, conditions)
         level = float(target * found.get("level", 1.0))
         like = ", of the classes to be forgotten and as rare as they will be" if bool(found.get("one_sided")) else ""
         lower = ", or of the model as it is, where that is lower" if self.follow else ""

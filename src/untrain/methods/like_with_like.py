@@ -11,8 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from untrain.data.streams import Stream
-from untrain.engine import Engine
-from untrain.lazy import nn, torch
+from untrain.lazy import torch
 from untrain.methods.base import Problem
 from untrain.types import Params, Task
 
@@ -32,7 +31,7 @@ APART = 0.4
 tenth of ten classes has 0.1, one class of ten 0.9."""
 
 
-def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
+def class_losses(problem: Problem, losses: Tensor, conditions: Tensor | None) -> Params:
     """How the loss that forget samples should come to depends on their class.
 
     Each held-out loss −log p of class c becomes −log p′, p′ = r p / (r p + 1 − p) with r the class's share of the
@@ -40,8 +39,8 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
 
     Args:
         problem: with held-out data; its notes say where there is too little of them.
-        engine: sums over processes.
-        overall: the mean held-out loss as it is, nats.
+        losses: of the held-out samples, nats, [N].
+        conditions: their classes, [N]; None where they have none.
 
     Returns:
         "classes", those of forget and retain set, [C]; "ratio", what the loss of each is to come to over the overall
@@ -50,14 +49,20 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
         the task has no classes.
     """
     forget, retain = (class_counts(stream, problem.task) for stream in (problem.forget, problem.retain))
-    if forget is None or retain is None or problem.holdout is None:
+    if forget is None or retain is None or conditions is None:
         return {}
     classes = torch.cat([forget[0], retain[0]]).unique()
     asked, kept = (spread(counts, classes) for counts in (forget, retain))
     shares, both = kept / kept.sum(), (asked + kept) / (asked + kept).sum()
     shift = torch.where(kept > 0, (shares / both).log(), 0.0)  # what nothing is retained of has no such loss
-    losses, known, counts = _moved_losses(problem, engine, classes, shift)
-    ratio = _drawn_to_the_mean(losses, counts) / overall.double().clamp_min(1e-12)
+    here = torch.isin(conditions, classes)
+    place = torch.searchsorted(classes, conditions[here])
+    later = moved(losses[here].double(), shift[place])
+    sums, certain, counts = (
+        torch.zeros_like(shift).index_add_(0, place, each)
+        for each in (later, (later < CERTAIN).double(), torch.ones_like(later))
+    )
+    ratio = _drawn_to_the_mean(sums, counts) / losses.double().mean().clamp_min(1e-12)
     mix = asked / asked.sum()
     level = (mix * ratio).sum()
     there = (mix > 0) & (kept > 0)
@@ -68,7 +73,7 @@ def class_losses(problem: Problem, engine: Engine, overall: Tensor) -> Params:
             f"the held-out set has {few} samples of the classes to be forgotten, too few to say how far: mostly the "
             "loss of all classes is aimed at. Hold out more of them"
         )
-    share = _drawn_to_the_mean(known, counts)
+    share = _drawn_to_the_mean(certain, counts)
     return {"classes": classes, "ratio": ratio, "known": share, "level": level, "one_sided": one_sided}
 
 
@@ -117,32 +122,6 @@ def spread(counts: tuple[Tensor, Tensor], classes: Tensor) -> Tensor:
     """Counts of these classes, [C]."""
     spread = torch.zeros(len(classes), dtype=torch.float64, device=classes.device)
     return spread.index_add_(0, torch.searchsorted(classes, counts[0]), counts[1])
-
-
-def _moved_losses(problem: Problem, engine: Engine, classes: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each class, its logits moved by its shift: the sum of held-out losses, how many are known for sure, how many
-    there are, [C] each.
-    """
-    task, module = problem.task, problem.subject.module.eval()
-    sums, certain, counts = (torch.zeros_like(shift) for _ in range(3))
-    holdout: Stream = problem.holdout or problem.retain
-    with torch.no_grad():
-        for batch in engine.track(holdout.once(task, "evaluate"), "held-out loss by class", holdout.passes()):
-            losses, condition = _losses(task, module, batch, engine), task.condition(batch)
-            if condition is None:
-                continue
-            known = torch.isin(condition, classes)
-            place = torch.searchsorted(classes, condition[known])
-            losses = moved(losses[known], shift[place])
-            sums.index_add_(0, place, losses)
-            certain.index_add_(0, place, (losses < CERTAIN).double())
-            counts.index_add_(0, place, torch.ones_like(shift[place]))
-    return sums, certain, counts
-
-
-def _losses(task: Task, module: nn.Module, batch: dict[str, Tensor], engine: Engine) -> Tensor:
-    with engine.forward_pass():
-        return task.loss(module, batch).double()  # of the whole batch in every process
 
 
 def moved(losses: Tensor, shift: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untrain.allocator import freed_memory_kept
 from untrain.callbacks import Callback
 from untrain.engine import Engine, is_divided, local_parts, seed_of
 from untrain.errors import Diverged, StaleFile
@@ -128,15 +129,16 @@ def run(
     if engine.fsdp:
         check_divides(method)
     how = (checkpoints, evaluate, evaluate_every, title, callbacks)
-    if problem.subject.adapters is None:
-        return _run_with_copies(method, problem, engine, *how)
-    check_adapts(method)
-    attached = attach_adapters(problem)
-    try:
-        done = _run_with_copies(method, problem, engine, *how)
-    finally:
-        lora = attached.merge()
-    return replace(done, lora=lora)
+    with freed_memory_kept():
+        if problem.subject.adapters is None:
+            return _run_with_copies(method, problem, engine, *how)
+        check_adapts(method)
+        attached = attach_adapters(problem)
+        try:
+            done = _run_with_copies(method, problem, engine, *how)
+        finally:
+            lora = attached.merge()
+        return replace(done, lora=lora)
 
 
 def attach_adapters(problem: Problem) -> Attached:

@@ -43,23 +43,42 @@ def mean_loss(
         task: of the losses.
         module: left in evaluation mode.
         stream: the set.
-        engine: sums over processes.
+        engine: computes this process's share of each batch.
         title: of the progress bar.
         limit: take about so many samples; None: all.
 
     Returns:
-        "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / n): scalars.
+        "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / n): float64 scalars.
+    """
+    losses, _ = sample_losses(task, module, stream, engine, title, limit)
+    return {"mean": losses.mean(), "error": losses.std(correction=0) / math.sqrt(len(losses))}
+
+
+def sample_losses(
+    task: Task, module: nn.Module, stream: Stream, engine: Engine, title: str, limit: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of each sample of a set, the module in evaluation mode; the same in every process.
+
+    Args:
+        task: of the losses.
+        module: left in evaluation mode.
+        stream: the set.
+        engine: computes this process's share of each batch.
+        title: of the progress bar.
+        limit: take about so many samples; None: all.
+
+    Returns:
+        Losses, float64 [N], and the samples' conditions [N], None where they have none.
     """
     module.eval()
-    total, squares, count = torch.zeros((), device=engine.device), torch.zeros((), device=engine.device), 0
+    losses, conditions = list[torch.Tensor](), list[torch.Tensor | None]()
     with torch.no_grad():
         for batch in engine.track(stream.once(task, "evaluate", limit=limit), title, stream.passes(limit)):
             with engine.forward_pass():
-                losses = task.loss(module, engine.shard(batch))
-            total, squares = total + engine.global_sum(losses), squares + engine.global_sum(losses.square())
-            count += engine.global_batch_size(losses)
-    mean = total / count
-    return {"mean": mean, "error": ((squares / count - mean.square()).clamp_min(0) / count).sqrt()}
+                losses.append(engine.gather(task.loss(module, engine.shard(batch)).double()))
+            conditions.append(task.condition(batch))
+    known = [condition for condition in conditions if condition is not None]
+    return torch.cat(losses), torch.cat(known) if len(known) == len(losses) else None
 
 
 def rate_of(state: State, optimizer: str = "optimizer") -> float:
