@@ -53,6 +53,7 @@ class Setting:
         sizes: samples of base, pool and held-out set.
         epochs: passes of a training.
         peak: its largest learning rate.
+        halved: whether images larger than 8×8 are taken at half their size.
     """
 
     data: str
@@ -60,12 +61,13 @@ class Setting:
     sizes: tuple[int, ...]
     epochs: float
     peak: float
+    halved: bool = True
 
     def tensors(self, part: str) -> TensorDataset:
-        """A set as numbers around 0; Fashion-MNIST and CIFAR-10 at half their size."""
+        """A set as numbers around 0."""
         source = load(self.data, part, path=self.path)
         images = source.input.float() / DIVISORS[self.data]
-        if self.data != "digits":
+        if self.halved and self.data != "digits":
             images = F.avg_pool2d(images, 2)
         return TensorDataset(images.sub(0.3).div(0.33), source.labels)
 
@@ -197,6 +199,7 @@ def main() -> None:
     parser.add_argument("--data", choices=sorted(SIZES), default="fashion")
     parser.add_argument("--path", help="folder of the data, where they do not come with a package")
     parser.add_argument("--sizes", type=int, nargs=3, help="samples of base, pool and held-out set")
+    parser.add_argument("--whole", action="store_true", help="images at their own size, not at half of it")
     parser.add_argument("--epochs", type=float, default=25)
     parser.add_argument("--peak", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
@@ -205,7 +208,9 @@ def main() -> None:
     parser.add_argument("--twins", type=int, default=8)
     parser.add_argument("--references", type=int, default=4)
     args = parser.parse_args()
-    setting = Setting(args.data, args.path, tuple(args.sizes or SIZES[args.data]), args.epochs, args.peak)
+    setting = Setting(
+        args.data, args.path, tuple(args.sizes or SIZES[args.data]), args.epochs, args.peak, not args.whole
+    )
     for seed in args.seeds:
         pilot = make(setting, seed, args.twins, args.references)
         table = rows(pilot, args.budgets, args.methods)

@@ -380,9 +380,10 @@ def _audit(words: Sequence[str], resume: bool) -> None:
     cell, cluster, methods, design = (_value(words, flag) for flag in ("--cell", "--cluster", "--methods", "--design"))
     jobs, processes = (_count(words, flag) for flag in ("--jobs", "--processes"))
     from untrain.audit.options import SWITCHES, take_options
+    from untrain.runs.flags import flag_of
 
     plan: dict[str, Any] = {"design": design, "seed": _count(words, "--seed", 0, 0)}
-    plan |= {name: _take(words, f"--{name.replace('_', '-')}") for name in SWITCHES}
+    plan |= {name: _take(words, flag_of(name)) for name in SWITCHES}
     plan |= {name: _count(words, f"--{name}", None, 0) for name in ("twins", "references")}
     plan |= {"planted": _count(words, "--planted", 0, 0)}
     if methods is not None:

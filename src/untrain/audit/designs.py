@@ -12,6 +12,7 @@ from untrain.audit.refs_design import RefsDesign
 from untrain.audit.single_design import SingleDesign
 from untrain.compare.pool import Cache
 from untrain.errors import SettingError, UnknownName, spell, unknown
+from untrain.runs.flags import flag_of
 from untrain.runs.folder import read_manifest
 from untrain.runs.recipe import Recipe
 from untrain.settings import make
@@ -68,7 +69,7 @@ def plan_of(
     kind = DESIGNS[design or fitting[0]]
     strange = [name for name, value in more.items() if value and name not in (*COMMON, *kind.takes)]
     if strange:
-        flag = spell(f"--{strange[0].replace('_', '-')}", f"{strange[0]}=")
+        flag = spell(flag_of(strange[0]), f"{strange[0]}=")
         raise SettingError(f"{flag} has no meaning for the design {kind.name}: leave it out.")
     made = make(recipe.domain.AuditOptions, options or {})
     sizes = kind.sizes(recipe, twins, references)

@@ -28,6 +28,7 @@ from untrain.report import write_report
 from untrain.report.audit_file import AUDIT_FILE
 from untrain.report.results import as_mapping, as_sequence
 from untrain.runs import stages
+from untrain.runs.flags import flag_of
 from untrain.runs.folder import read_manifest
 from untrain.runs.names import ORIGINAL
 from untrain.sealed import read_sealed, write_sealed
@@ -143,7 +144,7 @@ def _flags(plan: AuditPlan) -> tuple[str, ...]:
     """What makes the same plan of the run folder."""
     planted = ["--planted", str(plan.planted)] if plan.planted else []
     numbers = ("--twins", str(plan.twins), "--references", str(plan.references), "--seed", str(plan.seed))
-    said = [f"--{name.replace('_', '-')}" for name in SWITCHES if getattr(plan, name)]
+    said = [flag_of(name) for name in SWITCHES if getattr(plan, name)]
     options = [f"{FLAG}{name}={json.dumps(value)}" for name, value in plan.plain_options().items()]
     chosen = ("--methods", ",".join(plan.methods), "--design", plan.design)
     return (*chosen, *numbers, *planted, *said, *options, *plan.recipe.granted)

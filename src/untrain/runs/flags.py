@@ -171,16 +171,16 @@ def arguments(function: Callable[..., Any], words: Sequence[str], command: str) 
     for flag, text in split(rest):
         name = flag.replace("-", "_")
         if name not in known or name == first:
-            flags = [_flag(each) for each in known if each != first]
+            flags = [flag_of(each) for each in known if each != first]
             raise UnknownName(f"{unknown('flag', f'--{flag}', flags)} See {command} --help.")
         given[name] = value(known[name], text)
     for name, setting in known.items():
         if setting.default is REQUIRED and name not in given:
-            raise SettingError(f"give {_flag(name)} {name.upper()}: see {command} --help.")
+            raise SettingError(f"give {flag_of(name)} {name.upper()}: see {command} --help.")
     findings = Findings()
     values = read_values(known, given, findings)
     for flaw in findings.flaws:
-        raise flaw.error(f"{_flag(flaw.name)}{flaw.text.removeprefix(flaw.name)} See {command} --help.")
+        raise flaw.error(f"{flag_of(flaw.name)}{flaw.text.removeprefix(flaw.name)} See {command} --help.")
     return values
 
 
@@ -204,14 +204,15 @@ def function_help(function: Callable[..., Any], command: str) -> str:
     """Returns the help of a command that is a function."""
     known, meanings = _flags_of(function), meanings_of(function)
     first = _first(known)
-    needed = [f"{_flag(n)} {n.upper()}" for n, s in known.items() if s.default is REQUIRED and n != first]
+    needed = [f"{flag_of(n)} {n.upper()}" for n, s in known.items() if s.default is REQUIRED and n != first]
     usage = [command, *([first.upper()] if first is not None else []), *needed, "[--key value …]"]
     lines = [f"usage: {' '.join(usage)}", "", summary_of(function), ""]
     if first is not None:
         lines += [f"  {first.upper()}", *_meaning(meanings.get(first, ""))]
-    rows = [FieldHelp(_flag(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n != first]
+    rows = [FieldHelp(flag_of(n)[2:], s.words, s.default, meanings.get(n, "")) for n, s in known.items() if n != first]
     return "\n".join([*lines, *(line for row in rows for line in field_lines(row))])
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """The flag that sets a field: --per-sample of per_sample."""
     return f"--{name.replace('_', '-')}"
