@@ -3,11 +3,13 @@
     python benchmarks/traces.py                               # Fashion-MNIST at 14×14, seed 1, a fifth of the training
     python benchmarks/traces.py --data digits --seeds 2 3 --budgets 0.1 0.2 0.4
     python benchmarks/traces.py --data cifar10 --path FOLDER --methods shrink-sfron "shrink-sfron keep=0.4 split=1"
+    python benchmarks/traces.py --data cifar10 --path FOLDER --not-ours --sizes 3000 1000 400 --epochs 40
 
-Twins of `small-cnn` are trained on a base that all keep and on the samples of a pool that coins give them; each method
-is told to forget these, at the same cost. The audit's attack on outputs and on the last layer then says what is left of
-the originals' advantage (without relearning, which would take longer than the rest), and accuracies stand beside those
-of models that were retrained on the base alone.
+Twins of `small-cnn`, or of the network without batch normalisation that `not_ours.py` trains itself, are trained on a
+base that all keep and on the samples of a pool that coins give them; each method is told to forget these, at the same
+cost. The audit's attack on outputs and on the last layer then says what is left of the originals' advantage (without
+relearning, which would take longer than the rest), and accuracies stand beside those of models that were retrained on
+the base alone.
 """
 
 import argparse
@@ -52,7 +54,8 @@ class Setting:
         path: its folder, where it needs one.
         sizes: samples of base, pool and held-out set.
         epochs: passes of a training.
-        peak: its largest learning rate.
+        peak: its largest learning rate; None: the network and its training are those of `not_ours.py`, which tells
+            the library how long it was, and no rate.
         halved: whether images larger than 8×8 are taken at half their size.
     """
 
@@ -60,7 +63,7 @@ class Setting:
     path: str | None
     sizes: tuple[int, ...]
     epochs: float
-    peak: float
+    peak: float | None
     halved: bool = True
 
     def tensors(self, part: str) -> TensorDataset:
@@ -104,6 +107,10 @@ class Pilot:
 
 def train(setting: Setting, data: TensorDataset, seed: int) -> tuple[nn.Module, int]:
     """A new network trained on a set, and its steps."""
+    if setting.peak is None:
+        from not_ours import train as train_theirs
+
+        return train_theirs(data, seed, round(setting.epochs)), round(setting.epochs) * -(-len(data) // BATCH)
     module = build("small-cnn", num_classes=10, in_channels=data.tensors[0].shape[1], seed=seed)
     stream = Stream(data, "retain", ENGINE, BATCH, seed)
     method = Retrain(epochs=setting.epochs, optimizer=setting.optimizer)
@@ -200,6 +207,7 @@ def main() -> None:
     parser.add_argument("--path", help="folder of the data, where they do not come with a package")
     parser.add_argument("--sizes", type=int, nargs=3, help="samples of base, pool and held-out set")
     parser.add_argument("--whole", action="store_true", help="images at their own size, not at half of it")
+    parser.add_argument("--not-ours", action="store_true", help="network and training of not_ours.py, for CIFAR-10")
     parser.add_argument("--epochs", type=float, default=25)
     parser.add_argument("--peak", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
@@ -208,9 +216,8 @@ def main() -> None:
     parser.add_argument("--twins", type=int, default=8)
     parser.add_argument("--references", type=int, default=4)
     args = parser.parse_args()
-    setting = Setting(
-        args.data, args.path, tuple(args.sizes or SIZES[args.data]), args.epochs, args.peak, not args.whole
-    )
+    peak, halved = (None, False) if args.not_ours else (args.peak, not args.whole)
+    setting = Setting(args.data, args.path, tuple(args.sizes or SIZES[args.data]), args.epochs, peak, halved)
     for seed in args.seeds:
         pilot = make(setting, seed, args.twins, args.references)
         table = rows(pilot, args.budgets, args.methods)

@@ -247,8 +247,9 @@ def unlearn(
         retain: what to keep, likewise; at least a good part of the rest of the training data.
         task: what the model was trained on, a name or a task object.
         method: a name (see `untrain.methods()`), a class, or a method object. None: `sfron`; with a `budget` (share of
-            the original training's cost, in (0, 1]), or with `train_steps`, and a request of samples `shrink-sfron`, or
-            `shrink-perturb` where the request is one-sided or there are no held-out data. The notes say which, and why.
+            the original training's cost, in (0, 1]), or with `train_steps`, `shrink-sfron` for samples and whole
+            classes, and for samples `shrink-perturb` where the request is one-sided or there are no held-out data. The
+            notes say which, and why.
         holdout: samples that the model never saw, likewise: they show how far to forget.
         seed: of everything random; the same seed gives the same result on the same machine.
         batch_size: samples a batch, over all processes; lists of ready batches have their own. None: a DataLoader's
@@ -467,16 +468,16 @@ def _fitting_method(default: Method, settings: Mapping[str, Any], told: bool, ca
     if "budget" not in lengths and (lengths or not told):
         return default, (
             "the default; with a budget, or where train_steps tells how long the original training was, weights are "
-            "shrunk first, which leaves less of single records"
+            "shrunk first, which leaves less of single records, and of a class that a few samples bring back"
         )
     problem = call.prepared
     kind = request_kind(problem)
     asked = ASKED[kind]
-    if kind in ("concept", "class"):
+    if kind == "concept":
         return default, f"which forgets {asked}"
     if problem.subject.adapters is not None:
         return default, "since adapters are trained"
-    if kind == "samples" and problem.holdout is not None:
+    if kind == "class" or (kind == "samples" and problem.holdout is not None):
         fitting, why = "shrink-sfron", f"which leaves least of {asked} at a given cost"
     else:
         fitting = "shrink-perturb"

@@ -7,14 +7,16 @@ import untrain
 from helpers.small_classifiers import SGD, close, network, problem, ran, samples
 from untrain import api
 from untrain.data.streams import Stream
-from untrain.engine import seed_of
+from untrain.engine import Engine, seed_of
 from untrain.errors import SettingError
 from untrain.methods import make
+from untrain.methods.base import Problem
 from untrain.methods.sfron import SFRon
 from untrain.methods.shrink_perturb import shrinkage
 from untrain.methods.shrink_sfron import ShrinkSFRon
 from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
+from untrain.tasks.classification.task import Classification
 
 STEPS = {"steps": 3, "retain_steps": 2, "optimizer": SGD}
 
@@ -29,6 +31,50 @@ def test_it_begins_between_the_original_and_new_weights_with_the_originals_mask(
     mask = ran(SFRon(**STEPS), 0)[0].problem.memo["mask"]
     for name, own in state.problem.memo["mask"].items():
         assert torch.equal(own, mask[name])
+
+
+def of_class(data, labels):
+    data.tensors[1].copy_(labels)
+    return data
+
+
+def renewed(*kept, forgotten=3, **settings):
+    """A network's head before and after a class's forgetting begins, new weights, and the notes; these are retained."""
+    labels = torch.tensor(kept)[torch.arange(60) % len(kept)]
+    sets = {
+        "forget": of_class(samples(20, 1), torch.full((20,), forgotten)),
+        "retain": of_class(samples(60, 2), labels),
+    }
+    streams = {name: Stream(data, name, Engine(torch.device("cpu")), 20) for name, data in sets.items()}
+    work = Problem(Subject(network()), Classification(num_classes=5), **streams)
+    method = SFRon(**{**STEPS, "fresh_head": True, **settings}).resolved(work, Engine(torch.device("cpu")))
+    state = method.start(work, Engine(torch.device("cpu")))
+    new = dict(Subject(network()).fresh(seed_of(0, "fresh weights")).named_parameters())
+    names = [name for name, p in network().named_parameters() if p.shape[0] == 5]
+    old, now = (dict(module.named_parameters()) for module in (network(), state.module))
+    return [[(old[n], now[n].detach(), new[n].detach()) for n in names], work.notes, (old, now, names)]
+
+
+def test_of_a_class_the_last_layer_begins_anew():
+    head, _, (old, now, names) = renewed(0, 1, 2, 4)
+    assert len(head) == 2
+    for _, after, new in head:
+        torch.testing.assert_close(after, new.to(after))
+    assert all(torch.equal(now[name], old[name]) for name in old.keys() - set(names))
+
+
+def test_rows_of_classes_that_neither_set_holds_stay():
+    head, notes, _ = renewed(0, 1)
+    for before, after, new in head:
+        torch.testing.assert_close(after[[0, 1, 3]], new.to(after)[[0, 1, 3]])
+        assert torch.equal(after[[2, 4]], before[[2, 4]])
+    assert any("begins anew for 3 classes" in note for note in notes)
+
+
+def test_the_last_layer_stays_where_the_class_is_kept_or_the_method_is_as_published():
+    for kept, settings in (((0, 3), {}), ((0, 1), {"fresh_head": None})):
+        head, _, _ = renewed(*kept, **settings)
+        assert all(torch.equal(before, after) for before, after, _ in head)
 
 
 def test_all_kept_is_sfron():
@@ -109,11 +155,6 @@ def test_settings_out_of_range_are_refused(wrong):
 BUDGET = {"budget": 0.1, "train_steps": 120, "batch_size": 20, "optimizer": SGD, "device": "cpu"}
 
 
-def of_class(data, labels):
-    data.tensors[1].copy_(labels)
-    return data
-
-
 def unlearned(forget, retain, **given):
     done = untrain.unlearn(network(), forget=forget, retain=retain, **{**BUDGET, **given})
     (note,) = (note for note in done.notes if note.startswith("method: "))
@@ -138,7 +179,7 @@ def test_other_requests_have_methods_of_their_own():
     assert method.name == "shrink-perturb" and "samples of one class, of which more are retained" in note
     whole = one_sided[0], of_class(samples(100, 2), classes.clamp(min=1))
     method, note = unlearned(*whole, holdout=samples(60, 3))
-    assert (method.name, method.total) == ("sfron", 3) and "whole classes" in note
+    assert (method.name, method.total, method.fresh_head) == ("shrink-sfron", 3, True) and "whole classes" in note
     method, note = unlearned(samples(40, 1), samples(100, 2), holdout=samples(60, 3), budget=None, steps=2)
     assert method.name == "sfron" and "the default" in note
 

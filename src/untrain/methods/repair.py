@@ -14,8 +14,10 @@ from untrain.engine import Engine, seed_of
 from untrain.lazy import torch
 from untrain.methods.base import Problem, State
 from untrain.methods.budget import budget_steps, check_budget
+from untrain.methods.calibration import retained_conditions
 from untrain.methods.descent import Descent
 from untrain.methods.learning_rate import with_learning_rate
+from untrain.methods.like_with_like import class_counts
 from untrain.types import Params
 
 if TYPE_CHECKING:
@@ -78,6 +80,32 @@ def fresh_weights(problem: Problem) -> Params:
     if not chosen:
         subject.fresh(0)  # which says why
     return {name: fresh[name].detach() for name in chosen}
+
+
+def renew_head(problem: Problem) -> None:
+    """Makes the last layer new, but for rows of classes that neither set holds, which nothing would bring back.
+
+    With it a few samples bring a forgotten class back, even where it has no probability left: its own row, and what the
+    others are to the features of its samples. A note says where no layer has a row for each class.
+    """
+    module, kept = problem.subject.module, retained_conditions(problem)["held"]
+    asked, classes = class_counts(problem.forget, problem.task), getattr(problem.task, "num_classes", None)
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    owners = [name.rpartition(".")[0] for name, p in trained if p.shape[:1] == (classes,)]
+    fresh = fresh_weights(problem) if owners else {}
+    fresh = {name: value for name, value in fresh.items() if name.rpartition(".")[0] == owners[-1]}
+    if asked is None or not fresh:
+        problem.note(
+            "no layer that is trained has a row for each class and can begin anew: all that the last one knows stays"
+        )
+        return
+    rows = torch.cat([asked[0], kept]).unique()
+    if len(rows) < (classes or 0):
+        problem.note(f"the last layer begins anew for {len(rows)} classes; neither set holds others, whose rows stay")
+    with torch.no_grad():
+        for name, parameter in trained:
+            if name in fresh:
+                parameter[rows] = fresh[name].to(parameter)[rows]
 
 
 def mix(module: nn.Module, fresh: Params, keep: float | Params) -> None:

@@ -28,11 +28,12 @@ from untrain.methods.base import (
     check_steps,
 )
 from untrain.methods.budget import budget_steps, check_budget
-from untrain.methods.calibration import Calibration, borrowed_statistics, statistics
+from untrain.methods.calibration import Calibration, borrowed_statistics, forgets_a_class, statistics
 from untrain.methods.fishers import fisher_mask
 from untrain.methods.forgetting import normalises
 from untrain.methods.learning_rate import with_learning_rate
 from untrain.methods.redirecting import Teacher, begin_teacher, check_teacher, teacher_of
+from untrain.methods.repair import renew_head
 from untrain.methods.sfron_defaults import fewest_steps, fitting, objective_of
 from untrain.methods.steps import (
     descend,
@@ -136,6 +137,10 @@ class SFRon(Method):
     its ceiling, where the forget optimiser's rate is left open."""
     calibration: Calibration = Calibration()
     """What calibration does."""
+    fresh_head: bool | None = None
+    """Whether the last layer begins anew where a whole class is forgotten, so that a few samples do not bring it back;
+    the retain set then has to train it, and rows of classes that neither set holds stay. Null: the method's own, which
+    is true for shrink-sfron."""
 
     def __post_init__(self) -> None:
         """Checks ranges and contradictions, and fills in what `published` means."""
@@ -252,6 +257,8 @@ class SFRon(Method):
         if self.calibrate:
             with engine.clock("calibration"):
                 self.calibration.measured(problem, engine)
+        if self.fresh_head and forgets_a_class(problem):
+            renew_head(problem)
         state = State(problem, engine, problem.subject.module)
         begin_teacher(state, self.teacher)
         retain = self.optimizer or Optimizer()

@@ -63,6 +63,8 @@ class ShrinkSFRon(SFRon):
         generates = isinstance(problem.task, GenerativeTask)
         if self.split is None:
             return replace(self, split=1 if generates else SPLIT).resolved(problem, engine)
+        if self.fresh_head is None:
+            return replace(self, fresh_head=not generates).resolved(problem, engine)
         if self.calibration.follow is None:
             return replace(self, calibration=replace(self.calibration, follow=True)).resolved(problem, engine)
         method: ShrinkSFRon = super().resolved(problem, engine)  # type: ignore[assignment]
