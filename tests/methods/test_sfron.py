@@ -205,6 +205,18 @@ def test_the_loss_aimed_at_follows_held_out_samples_that_are_known_better_now(fo
     assert loss_aimed_at(method, work, engine) == pytest.approx(of_classes * loss, rel=1e-4)
 
 
+@pytest.mark.parametrize(("apart", "said"), [(0.5, True), (5.0, False), (-0.5, False)])
+def test_it_says_when_held_out_data_tell_vaguely_how_far_to_forget(apart, said):
+    work, engine = few_samples(holdout=True)
+    method = SFRon(steps=4, optimizer=SGD).resolved(work, engine)
+    measured = method.calibration.measured(work, engine)
+    measured["spread"].fill_(1.0)
+    error = math.sqrt(1 / len(work.holdout) + 1 / len(work.forget))
+    work.memo["forget loss"] = {"mean": measured["target"] - apart * 4 * error}
+    method.start(work, engine)
+    assert any(f"are {error:.2g} apart" in note and "Hold out more" in note for note in work.notes) == said
+
+
 def test_what_is_unfinished_is_said_sample_by_sample():
     work, engine = few_samples()
     measured = {"target": torch.tensor(1.0), "held": torch.tensor([0, 1])}

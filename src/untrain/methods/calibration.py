@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Statistics = Literal["running", "batch", "moved"]
+VAGUE = 4.0
+"""So many standard errors of the difference between two sets' mean losses below which the notes say that held-out data
+tell vaguely how far to forget."""
 
 
 @check_arguments
@@ -76,8 +79,8 @@ class Calibration:
         """The mean held-out loss of the original, in nats, and the conditions that the retain set holds.
 
         Returns:
-            "target", a scalar, infinite without held-out data; "held", the conditions [C], empty where there are none;
-            and what `class_losses` finds.
+            "target", a scalar, infinite without held-out data; "spread", the standard deviation of held-out losses;
+            "held", the conditions [C], empty where there are none; and what `class_losses` finds.
         """
         held = retained_conditions(problem)["held"]
         if problem.holdout is None:
@@ -93,7 +96,24 @@ class Calibration:
         like = ", of the classes to be forgotten and as rare as they will be" if bool(found.get("one_sided")) else ""
         lower = ", or of the model as it is, where that is lower" if self.follow else ""
         problem.note(f"forgetting aims at the held-out loss of the original{like}, {level:.3g} nats{lower}")
-        return {"target": target, "held": held, **found}
+        return {"target": target, "spread": losses.std(correction=0), "held": held, **found}
+
+    def say_if_vague(self, measured: Params, problem: Problem) -> None:
+        """A note where chance makes much of the difference between the held-out and the forget set's mean loss."""
+        before, holdout, spread = problem.memo.get("forget loss"), problem.holdout, measured.get("spread")
+        if before is None or holdout is None or spread is None:
+            return
+        if bool(measured.get("one_sided")) or forgets_a_class(problem):  # which have a gauge of their own
+            return
+        apart = float(measured["target"] - before["mean"])
+        sizes = [len(stream) for stream in (holdout, problem.forget)]
+        error = float(spread) * math.sqrt(sum(1 / size for size in sizes))
+        if 0 < apart < VAGUE * error:
+            problem.note(
+                f"the held-out loss lies {apart:.2g} nats above that of the forget set, and by chance alone two such "
+                f"sets, of {sizes[0]} and {sizes[1]} samples, are {error:.2g} apart: how far to forget is vague to "
+                "that extent. Hold out more"
+            )
 
     def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
         """The loss that each sample of a batch is to come to, in nats, [B]."""

@@ -256,7 +256,8 @@ class SFRon(Method):
                 problem.remember("mask", lambda: self._mask(problem, engine))
         if self.calibrate:
             with engine.clock("calibration"):
-                self.calibration.measured(problem, engine)
+                measured = self.calibration.measured(problem, engine)
+            self.calibration.say_if_vague(measured, problem)
         if self.fresh_head and forgets_a_class(problem):
             renew_head(problem)
         state = State(problem, engine, problem.subject.module)
