@@ -77,6 +77,13 @@ def test_the_last_layer_stays_where_the_class_is_kept_or_the_method_is_as_publis
         assert all(torch.equal(before, after) for before, after, _ in head)
 
 
+def test_adapters_leave_the_last_layer_and_say_so():
+    sets = of_class(samples(20, 1), torch.full((20,), 3)), of_class(samples(60, 2), torch.arange(60) % 3)
+    given = {"forget": sets[0], "retain": sets[1], "adapters": {"rank": 2}, "device": "cpu"}
+    done = untrain.unlearn(network(), method="sfron", fresh_head=True, steps=2, optimizer=SGD, **given)
+    assert any("adapters are trained" in note for note in done.notes)
+
+
 def test_all_kept_is_sfron():
     kept, plain = (ran(method, 3)[0] for method in (ShrinkSFRon(keep=1.0, **STEPS), SFRon(**STEPS)))
     close(kept.module, plain.module)

@@ -88,6 +88,9 @@ def renew_head(problem: Problem) -> None:
     With it a few samples bring a forgotten class back, even where it has no probability left: its own row, and what the
     others are to the features of its samples. A note says where no layer has a row for each class.
     """
+    if problem.subject.adapters is not None:
+        problem.note("adapters are trained, so the last layer does not begin anew: what it knows of the class stays")
+        return
     module, kept = problem.subject.module, retained_conditions(problem)["held"]
     asked, classes = class_counts(problem.forget, problem.task), getattr(problem.task, "num_classes", None)
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
