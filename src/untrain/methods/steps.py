@@ -37,15 +37,7 @@ def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRSc
 def mean_loss(
     task: Task, module: nn.Module, stream: Stream, engine: Engine, title: str, limit: int | None = None
 ) -> Params:
-    """The mean loss of a set, each sample once, the module in evaluation mode.
-
-    Args:
-        task: of the losses.
-        module: left in evaluation mode.
-        stream: the set.
-        engine: computes this process's share of each batch.
-        title: of the progress bar.
-        limit: take about so many samples; None: all.
+    """The mean loss of a set, each sample once; the arguments are those of `sample_losses`.
 
     Returns:
         "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / n): float64 scalars.
