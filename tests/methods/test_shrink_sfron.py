@@ -77,6 +77,28 @@ def test_the_last_layer_stays_where_the_class_is_kept_or_the_method_is_as_publis
         assert all(torch.equal(before, after) for before, after, _ in head)
 
 
+@pytest.mark.parametrize(
+    ("settings", "ceilings"),
+    [
+        ({"fresh_head": True}, (4.0, 3.0)),
+        ({"fresh_head": False}, (6.0, 4.0)),
+        ({"fresh_head": True, "calibration": {"ceiling": 6.0}}, (6.0, 3.0)),
+    ],
+)
+def test_a_last_layer_that_knows_nothing_of_the_class_is_driven_less_far(settings, ceilings):
+    given = of_class(samples(20, 1), torch.full((20,), 3)), of_class(samples(60, 2), torch.arange(60) % 3)
+    streams = {
+        n: Stream(d, n, Engine(torch.device("cpu")), 20) for n, d in zip(("forget", "retain"), given, strict=True)
+    }
+    work = Problem(Subject(network()), Classification(num_classes=5), **streams)
+    method = make("sfron", {"optimizer": SGD, **settings}).resolved(work, Engine(torch.device("cpu")))
+    assert method.calibration.ceilings == ceilings
+    kept = Problem(Subject(network()), Classification(num_classes=5), **{**streams, "forget": streams["retain"]})
+    assert (
+        SFRon(fresh_head=True, optimizer=SGD).resolved(kept, Engine(torch.device("cpu"))).calibration.ceilings[0] == 6
+    )
+
+
 def test_adapters_leave_the_last_layer_and_say_so():
     sets = of_class(samples(20, 1), torch.full((20,), 3)), of_class(samples(60, 2), torch.arange(60) % 3)
     given = {"forget": sets[0], "retain": sets[1], "adapters": {"rank": 2}, "device": "cpu"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from untrain.engine import Engine
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Statistics = Literal["running", "batch", "moved"]
+CEILINGS, FRESH_CEILINGS = (6.0, 4.0), (4.0, 3.0)
+"""Nats at which a sample of a condition that the retain set does not hold has been forgotten, before and after `until`;
+the second ones where the last layer begins anew: driven farther, features end farther from the original's than those of
+a model that never saw the condition."""
 VAGUE = 4.0
 """So many standard errors of the difference between two sets' mean losses below which the notes say that held-out data
 tell vaguely how far to forget."""
@@ -44,11 +48,11 @@ class Calibration:
     """Share of the outer steps after which none forgets any more, so that retaining has the last word."""
     margin: float = 1.0
     """A batch has been forgotten far enough at this multiple of the held-out loss."""
-    ceiling: float = 6.0
-    """A sample whose condition the retain set does not hold has been forgotten at this loss, in nats (6: probability
-    0.002)."""
-    late_ceiling: float = 4.0
-    """The same after `until`, when what is forgotten is seen as it will be later (4: probability 0.02)."""
+    ceiling: float | None = None
+    """A sample whose condition the retain set does not hold has been forgotten at this loss, in nats. Null: 6, a
+    probability of 0.002; 4 where the last layer begins anew, which knows nothing of the condition."""
+    late_ceiling: float | None = None
+    """The same after `until`, when what is forgotten is seen as it will be later. Null: 4 (0.02), or 3 likewise."""
     growth: float = 1.05
     """Factor by which the forget rate grows in an outer step, where it was left open: while the forget loss is below
     half of the target and the retain loss below a tenth of it, it is slow and costs little. 1: it never grows."""
@@ -66,10 +70,25 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not 0 < self.until <= 1 or not min(self.margin, self.ceiling, self.late_ceiling) > 0:
+        if not 0 < self.until <= 1 or not min(self.margin, *self.ceilings) > 0:
             raise SettingError("calibration: until must be in (0, 1], margin and both ceilings above 0.")
         if not self.growth >= 1 or not (self.retain_max_norm is None or self.retain_max_norm > 0):
             raise SettingError("calibration: growth must be at least 1, and retain_max_norm above 0 or null.")
+
+    @property
+    def ceilings(self) -> tuple[float, float]:
+        """`ceiling` and `late_ceiling`; where they are open, those of weights that know the condition."""
+        return self._filled(CEILINGS)
+
+    def for_fresh_head(self) -> Calibration:
+        """With the ceilings, where they are open, of a last layer that knows nothing of the condition."""
+        early, late = self._filled(FRESH_CEILINGS)
+        return replace(self, ceiling=early, late_ceiling=late)
+
+    def _filled(self, usual: tuple[float, float]) -> tuple[float, float]:
+        given = self.ceiling, self.late_ceiling
+        early, late = (own if value is None else value for value, own in zip(given, usual, strict=True))
+        return early, late
 
     def measured(self, problem: Problem, engine: Engine) -> Params:
         """Returns what `measure` finds, measured once for a problem."""
@@ -84,7 +103,7 @@ class Calibration:
         """
         held = retained_conditions(problem)["held"]
         if problem.holdout is None:
-            problem.note(f"without held-out data, each sample is forgotten to a loss of {self.ceiling:g} nats")
+            problem.note(f"without held-out data, each sample is forgotten to a loss of {self.ceilings[0]:g} nats")
             return {"target": torch.tensor(math.inf, device=engine.device), "held": held}
         sets = problem.task, problem.subject.module, problem.holdout
         losses, conditions = sample_losses(*sets, engine, "held-out loss")
@@ -118,7 +137,7 @@ class Calibration:
     def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
         """The loss that each sample of a batch is to come to, in nats, [B]."""
         held, ratio = _held(measured, batch, task), of_class(measured, "ratio", task.condition(batch))
-        return torch.where(held, self.margin * measured["target"] * ratio, self.late_ceiling)
+        return torch.where(held, self.margin * measured["target"] * ratio, self.ceilings[1])
 
     def late(self, k: int, total: int) -> bool:
         """Whether outer step k of so many is one after which retaining has the last word."""
@@ -208,7 +227,7 @@ class Calibration:
         if bool(measured.get("one_sided")):
             expected = engine.global_sum((held * of_class(measured, "known", condition)).sum()) / count
             go_on &= engine.global_sum((held & (losses < CERTAIN)).sum()) / count > expected
-        return torch.where(held, go_on, losses < (self.late_ceiling if late else self.ceiling))
+        return torch.where(held, go_on, losses < self.ceilings[late])
 
 
 def forgets_a_class(problem: Problem) -> bool:

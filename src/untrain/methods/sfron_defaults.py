@@ -46,7 +46,7 @@ def fewest_steps(method: "SFRon", problem: Problem, engine: Engine) -> int:
     measured = method.calibration.measured(problem, engine)
     target = float(measured["target"] * measured.get("level", 1.0))
     whole = forgets_a_class(problem) or not math.isfinite(target)
-    return FEWEST_STEPS if whole else math.ceil(FEWEST_STEPS * min(1.0, target / method.calibration.late_ceiling))
+    return FEWEST_STEPS if whole else math.ceil(FEWEST_STEPS * min(1.0, target / method.calibration.ceilings[1]))
 
 
 def objective_of(method: "SFRon", task: Task) -> Objective:
@@ -88,6 +88,8 @@ def for_classifier(method: "SFRon", problem: Problem) -> dict[str, Any]:
     forgets_class = method.calibrate and forgets_a_class(problem)
     bounded = forgets_class and forget is not None and forget.lr is None
     calibrate = method.calibrate and (problem.holdout is not None or bounded)
+    if forgets_class and method.fresh_head:
+        calibration = calibration.for_fresh_head()
     steps = method.steps or max(FEWEST, math.ceil(method.epochs * problem.retain.epoch / retain_steps))
     if forget is not None and forget.lr is None:
         forget = replace(forget, lr=GAUGED_RATE if calibrate else UNGAUGED_RATE)
