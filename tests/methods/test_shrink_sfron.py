@@ -18,6 +18,7 @@ from untrain.models.prepare import prepare_task
 from untrain.models.subject import Subject
 from untrain.tasks.classification.task import Classification
 
+ENGINE = Engine(torch.device("cpu"))
 STEPS = {"steps": 3, "retain_steps": 2, "optimizer": SGD}
 
 
@@ -38,17 +39,22 @@ def of_class(data, labels):
     return data
 
 
-def renewed(*kept, forgotten=3, **settings):
-    """A network's head before and after a class's forgetting begins, new weights, and the notes; these are retained."""
+def class_3(*kept):
+    """Sets of class 3, to be forgotten, and of these classes, to be retained."""
     labels = torch.tensor(kept)[torch.arange(60) % len(kept)]
-    sets = {
-        "forget": of_class(samples(20, 1), torch.full((20,), forgotten)),
-        "retain": of_class(samples(60, 2), labels),
-    }
-    streams = {name: Stream(data, name, Engine(torch.device("cpu")), 20) for name, data in sets.items()}
-    work = Problem(Subject(network()), Classification(num_classes=5), **streams)
-    method = SFRon(**{**STEPS, "fresh_head": True, **settings}).resolved(work, Engine(torch.device("cpu")))
-    state = method.start(work, Engine(torch.device("cpu")))
+    return {"forget": of_class(samples(20, 1), torch.full((20,), 3)), "retain": of_class(samples(60, 2), labels)}
+
+
+def forgets_class_3(*kept):
+    """A problem of these sets."""
+    streams = {name: Stream(data, name, ENGINE, 20) for name, data in class_3(*kept).items()}
+    return Problem(Subject(network()), Classification(num_classes=5), **streams)
+
+
+def renewed(*kept, **settings):
+    """A network's head before and after a class's forgetting begins, new weights, and the notes; these are retained."""
+    work = forgets_class_3(*kept)
+    state = SFRon(**{**STEPS, "fresh_head": True, **settings}).resolved(work, ENGINE).start(work, ENGINE)
     new = dict(Subject(network()).fresh(seed_of(0, "fresh weights")).named_parameters())
     names = [name for name, p in network().named_parameters() if p.shape[0] == 5]
     old, now = (dict(module.named_parameters()) for module in (network(), state.module))
@@ -86,22 +92,15 @@ def test_the_last_layer_stays_where_the_class_is_kept_or_the_method_is_as_publis
     ],
 )
 def test_a_last_layer_that_knows_nothing_of_the_class_is_driven_less_far(settings, ceilings):
-    given = of_class(samples(20, 1), torch.full((20,), 3)), of_class(samples(60, 2), torch.arange(60) % 3)
-    streams = {
-        n: Stream(d, n, Engine(torch.device("cpu")), 20) for n, d in zip(("forget", "retain"), given, strict=True)
-    }
-    work = Problem(Subject(network()), Classification(num_classes=5), **streams)
-    method = make("sfron", {"optimizer": SGD, **settings}).resolved(work, Engine(torch.device("cpu")))
+    method = make("sfron", {"optimizer": SGD, **settings}).resolved(forgets_class_3(0, 1, 2), ENGINE)
     assert method.calibration.ceilings == ceilings
-    kept = Problem(Subject(network()), Classification(num_classes=5), **{**streams, "forget": streams["retain"]})
-    assert (
-        SFRon(fresh_head=True, optimizer=SGD).resolved(kept, Engine(torch.device("cpu"))).calibration.ceilings[0] == 6
-    )
+    kept = forgets_class_3(0, 1, 2)
+    kept.forget = kept.retain
+    assert SFRon(fresh_head=True, optimizer=SGD).resolved(kept, ENGINE).calibration.ceilings[0] == 6
 
 
 def test_adapters_leave_the_last_layer_and_say_so():
-    sets = of_class(samples(20, 1), torch.full((20,), 3)), of_class(samples(60, 2), torch.arange(60) % 3)
-    given = {"forget": sets[0], "retain": sets[1], "adapters": {"rank": 2}, "device": "cpu"}
+    given = {**class_3(0, 1, 2), "adapters": {"rank": 2}, "device": "cpu"}
     done = untrain.unlearn(network(), method="sfron", fresh_head=True, steps=2, optimizer=SGD, **given)
     assert any("adapters are trained" in note for note in done.notes)
 

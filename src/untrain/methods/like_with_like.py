@@ -39,7 +39,7 @@ def class_losses(problem: Problem, losses: Tensor, conditions: Tensor | None) ->
 
     Args:
         problem: with held-out data; its notes say where there is too little of them.
-        losses: of the held-out samples, nats, [N].
+        losses: of the held-out samples, nats, float64 [N].
         conditions: their classes, [N]; None where they have none.
 
     Returns:
@@ -57,12 +57,12 @@ def class_losses(problem: Problem, losses: Tensor, conditions: Tensor | None) ->
     shift = torch.where(kept > 0, (shares / both).log(), 0.0)  # what nothing is retained of has no such loss
     here = torch.isin(conditions, classes)
     place = torch.searchsorted(classes, conditions[here])
-    later = moved(losses[here].double(), shift[place])
+    later = moved(losses[here], shift[place])
     sums, certain, counts = (
         torch.zeros_like(shift).index_add_(0, place, each)
         for each in (later, (later < CERTAIN).double(), torch.ones_like(later))
     )
-    ratio = _drawn_to_the_mean(sums, counts) / losses.double().mean().clamp_min(1e-12)
+    ratio = _drawn_to_the_mean(sums, counts) / losses.mean().clamp_min(1e-12)
     mix = asked / asked.sum()
     level = (mix * ratio).sum()
     there = (mix > 0) & (kept > 0)

@@ -98,6 +98,7 @@ class Checkpoints:
         return saved
 
 
+@freed_memory_kept()
 def run(
     method: Method,
     problem: Problem,
@@ -129,16 +130,15 @@ def run(
     if engine.fsdp:
         check_divides(method)
     how = (checkpoints, evaluate, evaluate_every, title, callbacks)
-    with freed_memory_kept():
-        if problem.subject.adapters is None:
-            return _run_with_copies(method, problem, engine, *how)
-        check_adapts(method)
-        attached = attach_adapters(problem)
-        try:
-            done = _run_with_copies(method, problem, engine, *how)
-        finally:
-            lora = attached.merge()
-        return replace(done, lora=lora)
+    if problem.subject.adapters is None:
+        return _run_with_copies(method, problem, engine, *how)
+    check_adapts(method)
+    attached = attach_adapters(problem)
+    try:
+        done = _run_with_copies(method, problem, engine, *how)
+    finally:
+        lora = attached.merge()
+    return replace(done, lora=lora)
 
 
 def attach_adapters(problem: Problem) -> Attached:
