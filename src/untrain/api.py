@@ -200,7 +200,7 @@ class Result:
 
     def __repr__(self) -> str:
         """Shows the method, its steps and seconds, the last losses, and how much the mask holds."""
-        last = self.history[-1] if self.history else {}
+        last = {key: value for record in self.history for key, value in record.items()}
         losses = [f"{key}={last[key]:.4g}" for key in ("forget_loss", "retain_loss", "loss") if key in last]
         share = []
         if self.mask is not None:

@@ -160,7 +160,7 @@ def test_alpha_decays_as_said():
     assert SFRon(steps=4, decay="constant").alpha_at(3) == 1.0
 
 
-def test_calibration_leaves_out_what_is_forgotten_far_enough():
+def test_calibration_leaves_out_what_is_forgotten_far_enough(monkeypatch):
     work, engine = few_samples(holdout=True)
     method = SFRon(steps=10, optimizer=SGD, calibration=Calibration(until=0.5)).resolved(work, engine)
     state = method.start(work, engine)
@@ -175,7 +175,9 @@ def test_calibration_leaves_out_what_is_forgotten_far_enough():
     assert all(torch.equal(a, b) for a, b in zip(before, state.parameters, strict=True))
     work.memo["calibration"]["target"].fill_(1e9)
     assert "skipped" not in method._forget(state, 4)
-    assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
+    with monkeypatch.context() as patch:
+        patch.setattr("untrain.methods.sfron.losses_of", lambda *_: pytest.fail("the batch passed the network"))
+        assert method._forget(state, 5)["skipped"], "after `until`, no forget step"
     work.memo["calibration"]["held"] = torch.tensor([0, 1])
     work.memo["calibration"]["target"].fill_(-1.0)
     assert "skipped" not in method._forget(state, 4), "a class that the retain set lacks has no target"

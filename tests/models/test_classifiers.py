@@ -42,6 +42,21 @@ def test_sizes_are_the_published_ones(name: str, channels: int, parameters: int)
     assert count(build(name, num_classes=10, in_channels=channels)) == parameters
 
 
+def test_an_image_halved_before_relu_gives_what_it_gives_after() -> None:
+    model = build("small-cnn", num_classes=4, in_channels=1, width=4)
+    layers = dict(model.named_children())
+    usual = [*(f"{layer}{k}" for k in (1, 2) for layer in ("conv", "bn", "relu", "pool")), *list(layers)[8:]]
+    assert sorted(usual) == sorted(layers) != usual
+    x = torch.randn(6, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    found = []
+    for network in (model, nn.Sequential(*(layers[name] for name in usual))):
+        network.zero_grad()
+        logits = network(x)
+        logits.logsumexp(1).sum().backward()
+        found.append([logits.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32)])
 def test_images_of_every_embedded_size_go_through(name: str, channels: int, size: int) -> None:

@@ -28,7 +28,7 @@ from untrain.methods.base import (
     check_steps,
 )
 from untrain.methods.budget import budget_steps, check_budget
-from untrain.methods.calibration import Calibration, borrowed_statistics, forgets_a_class, statistics
+from untrain.methods.calibration import Calibration, borrowed_statistics, forgets_a_class, is_held, statistics
 from untrain.methods.fishers import fisher_mask
 from untrain.methods.forgetting import normalises
 from untrain.methods.learning_rate import with_learning_rate
@@ -293,7 +293,8 @@ class SFRon(Method):
                 torch._foreach_lerp_(before, now, self.beta)
                 torch._foreach_copy_(now, before)
         retain_loss = sum(losses) / len(losses)
-        self._hasten(state, log["forget_loss"], retain_loss)
+        if "forget_loss" in log:
+            self._hasten(state, log["forget_loss"], retain_loss)
         return {**log, "retain_loss": retain_loss, "lr": rate_of(state, "retain")}
 
     def _hasten(self, state: State, forget_loss: float, retain_loss: float) -> None:
@@ -329,10 +330,15 @@ class SFRon(Method):
         return {**log, "retain_loss": value}
 
     def _objective(self, state: State, batch: Batch, k: int) -> tuple[Tensor | None, dict[str, float]]:
-        """What the forget step descends on, None where the batch is forgotten far enough, and what to log."""
+        """What the forget step descends on, None where there is none to take, and what to log.
+
+        There is none where the batch is forgotten far enough, and where retaining has the last word.
+        """
         problem, engine = state.problem, state.engine
         measured, late = problem.memo.get("calibration"), self.calibration.late(k, self.total)
         alpha = self.alpha_at(k)
+        if late and self._has_ended(measured, batch, problem.task):
+            return None, {"alpha": alpha, "skipped": True}  # nor is its loss needed
         set_training(state.module)
         with self._statistics(state, measured, batch, late):
             if self.objective == "redirect":
@@ -352,6 +358,10 @@ class SFRon(Method):
                 return None, {**log, "skipped": True}
             weights = weights * active_samples
         return -scale * (weights * losses).sum(), log
+
+    def _has_ended(self, measured: Params | None, batch: Batch, task: Task) -> bool:
+        """Whether no batch like this one is forgotten any more, once retaining has the last word."""
+        return measured is not None and self.objective in ("adaptive", "ascent") and is_held(measured, batch, task)
 
     def _active_samples(self, state: State, measured: Params, batch: Batch, losses: Tensor, k: int) -> Tensor:
         """Which samples of a forget batch the step is still for, bool [B_p]."""

@@ -97,13 +97,15 @@ def small_cnn(num_classes: int, in_channels: int, width: Width = 32) -> nn.Modul
     """Four 3×3 convolutions of width, 2·width, 2·width, 2·width channels, halving the image twice.
 
     93,546 parameters for 28×28 images of one channel and ten classes. The layers are plain and in a row, so it runs
-    fast on a CPU, above all in channels_last.
+    fast on a CPU, above all in channels_last. An image is halved before ReLU, which then has a quarter of the numbers
+    to pass and gives the same: the largest of four is the same before it and after.
     """
 
-    def layer(number: int, channels: int, outputs: int) -> list[tuple[str, nn.Module]]:
+    def layer(number: int, channels: int, outputs: int, *, halves: bool = False) -> list[tuple[str, nn.Module]]:
         return [
             (f"conv{number}", nn.Conv2d(channels, outputs, 3, padding=1, bias=False)),
             (f"bn{number}", nn.BatchNorm2d(outputs)),
+            *([(f"pool{number}", nn.MaxPool2d(2))] if halves else []),
             (f"relu{number}", nn.ReLU()),
         ]
 
@@ -111,10 +113,8 @@ def small_cnn(num_classes: int, in_channels: int, width: Width = 32) -> nn.Modul
     return nn.Sequential(
         OrderedDict(
             [
-                *layer(1, in_channels, width),
-                ("pool1", nn.MaxPool2d(2)),
-                *layer(2, width, wide),
-                ("pool2", nn.MaxPool2d(2)),
+                *layer(1, in_channels, width, halves=True),
+                *layer(2, width, wide, halves=True),
                 *layer(3, wide, wide),
                 *layer(4, wide, wide),
                 ("pool", nn.AdaptiveAvgPool2d(1)),

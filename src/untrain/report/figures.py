@@ -336,7 +336,10 @@ def _describe_curves(runs: Sequence[Curves]) -> str:
     if any(len(curve.steps) > POINTS for run in runs for curve in run.series.values()):
         parts.append(f"Long runs are thinned out to {POINTS} points: the mean, and the range as a band.")
     if any(run.skipped for run in runs):
-        parts.append("Ticks at the foot: forget steps that were skipped, the batch being forgotten already.")
+        parts.append(
+            "Ticks at the foot: forget steps that were skipped, the batch being forgotten already or retaining having "
+            "the last word."
+        )
     bad = sum(int((~np.isfinite(np.asarray(c.values))).sum()) for run in runs for c in run.series.values())
     if bad:
         parts.append(f"{bad} values that were not finite are left out.")
