@@ -95,6 +95,26 @@ def test_the_rate_is_the_largest_that_is_stable(steepness):
     assert range_test(OPEN, work, engine, 30)[0] < 2 * (1 + 0.9) / steepness
 
 
+def test_trials_clip_gradients_as_the_run_will():
+    """A gradient of norm 1 moves θ by the rate alone, however steep the bowl is."""
+    work, engine = few_samples(Bowl(70.0))
+    work.task = OfBowl()
+    assert range_test(Optimizer("sgd"), work, engine, 30)[0] == 0.025 < 2 / 70
+    assert range_test(Optimizer("sgd"), work, engine, 30, max_norm=1.0)[0] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "max_norm"),
+    [(SFRon(), 1.0), (SFRon(retain_max_norm=3.0), 3.0), (Finetune(), None), (Finetune(max_norm=2.0), 2.0)],
+    ids=str,
+)
+def test_a_method_tells_the_range_test_how_it_clips(method, max_norm, monkeypatch):
+    told = []
+    monkeypatch.setattr("untrain.methods.learning_rate.range_test", lambda *given: told.append(given[-1]) or (0.1, 3.0))
+    method.resolved(*few_samples(holdout=True))
+    assert told == [max_norm]
+
+
 def test_where_no_rate_unsettles_the_model_the_usual_peak_is_taken():
     work, engine = few_samples()
     for parameter in work.subject.module.parameters():

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from untrain.data.datasets import Rows, flatten, how_to_wrap, is_plain, is_table, size_of, unwrap
-from untrain.data.in_memory import InMemory, numbers_of, rows_in_order, take
+from untrain.data.in_memory import InMemory, in_order, numbers_of, take
 from untrain.data.keys import LABELS
 from untrain.data.source import Source
 from untrain.engine import seed_generators
@@ -97,10 +97,10 @@ class SampleReader:
         Args:
             size: how many at a time.
         """
-        bases = self._in_memory()
-        for indices in torch.arange(len(self)).split(size) if len(self) else ():
-            found = None if bases is None else rows_in_order(bases, self._rows.at(indices))
-            yield self.gather(indices) if found is None else found
+        bases, indices = self._in_memory(), torch.arange(len(self)).split(size) if len(self) else ()
+        found = [None] * len(indices) if bases is None else in_order(bases, self._rows, size)
+        for part, samples in zip(indices, found, strict=True):
+            yield self.gather(part) if samples is None else samples
 
     def numbers(self) -> Batch | None:
         """What is one number a sample, such as its label, [N] by name; None where samples are not tensors in memory."""

@@ -104,7 +104,7 @@ class Rows:
     positions: Tensor
     numbers: Tensor
 
-    def at(self, indices: Tensor) -> Rows:
+    def at(self, indices: Tensor | slice) -> Rows:
         """Some of the samples."""
         return Rows(self.bases, self.owners[indices], self.positions[indices], self.numbers[indices])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,25 @@ def take(values: Tensor, rows: Tensor) -> Tensor:
     return values.index_select(0, rows.to(values.device))
 
 
-def rows_in_order(bases: Sequence[InMemory], rows: Rows) -> Batch | None:
-    """The samples in these rows, which share memory with the data set where they can; None of several data sets'."""
+def in_order(bases: Sequence[InMemory], rows: Rows, size: int) -> Iterator[Batch | None]:
+    """The samples in these rows, so many at a time, which share memory with the data set where they follow each other
+    there; None in place of those of several data sets.
+    """
+    whole = _samples(bases, rows, copies=False) if len(rows.owners) else None
+    for start in range(0, len(rows.owners), size):
+        part = slice(start, start + size)
+        yield _samples(bases, rows.at(part)) if whole is None else {name: v[part] for name, v in whole.items()}
+
+
+def _samples(bases: Sequence[InMemory], rows: Rows, *, copies: bool = True) -> Batch | None:
+    """The samples in these rows; None of several data sets', and where they would be copies that are not wanted."""
     owner = int(rows.owners[0])
     if bool((rows.owners != owner).any()):
         return None
     base = bases[owner]
     places = base.rows(rows.positions)
+    if not copies and _span(places) is None:
+        return None
     index = places if base.numbered and len(bases) == 1 else rows.numbers
     return {**{name: _shared(values, places) for name, values in base.tensors.items()}, "index": index}
 
@@ -62,7 +74,12 @@ def numbers_of(bases: Sequence[InMemory], rows: Rows) -> Batch:
 
 def _shared(values: Tensor, rows: Tensor) -> Tensor:
     """Some rows of a tensor, no copy where they follow each other."""
+    span = _span(rows)
+    return take(values, rows) if span is None else values[span]
+
+
+def _span(rows: Tensor) -> slice | None:
+    """Where rows lie that follow each other; None where they do not."""
     first, last = int(rows[0]), int(rows[-1])
-    if last - first + 1 == len(rows) and bool((rows.diff() == 1).all()):
-        return values[first : last + 1]
-    return take(values, rows)
+    follow = last - first + 1 == len(rows) and bool((rows.diff() == 1).all())
+    return slice(first, last + 1) if follow else None

@@ -21,7 +21,7 @@ from untrain.data.sameness import names_of
 from untrain.data.source import Source
 from untrain.engine import generator_of
 from untrain.errors import DataError, EmptySet, Overlap, SettingError, StaleFile, UnknownName, spell, unknown
-from untrain.io import hash_json
+from untrain.io import hash_json, hash_tensors
 from untrain.reading import DAMAGED, printable
 from untrain.sealed import read_sealed, write_sealed
 from untrain.types import Batch
@@ -179,9 +179,8 @@ def split_of_sets(sets: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     roots = {name: _root(data) for name, data in sets.items()}
     bases = [base for base, _ in roots.values()]
     if all(base is bases[0] for base in bases) and isinstance(bases[0], Source):
-        parts: dict[str, Any] = {
-            part: torch.tensor(sorted(roots[part][1]) if part in roots else [], dtype=torch.int64) for part in _PARTS
-        }
+        none = torch.empty(0, dtype=torch.int64)
+        parts: dict[str, Any] = {part: roots[part][1].sort().values if part in roots else none for part in _PARTS}
         return Split(**parts, kind="indices", spec=spec, data_hash=bases[0].fingerprint()).to_json()
     names = {name: [] if isinstance(data, list) else names_of(data) for name, data in sets.items()}
     whole = all(len(names[name]) == len(data) for name, data in sets.items())
@@ -278,7 +277,7 @@ class Subset(Source, Dataset[Batch]):
 
     def fingerprint(self) -> str:
         """A hash of the source and of what is seen of it."""
-        return hash_json([self.source.fingerprint(), self.indices.tolist()])
+        return hash_json([self.source.fingerprint(), hash_tensors({"indices": self.indices})])
 
     def root(self) -> tuple[Source, Tensor]:
         """The source under nested views, and the positions there."""
@@ -591,11 +590,11 @@ def _check_parts(forget: Tensor, retain: Tensor, kind: str, spec: Mapping[str, A
         )
 
 
-def _root(data: Any) -> tuple[Any, Sequence[int]]:
-    """The data set under nested views, and the positions there."""
+def _root(data: Any) -> tuple[Any, Tensor]:
+    """The data set under nested views, and the positions there, int64 [N]."""
     indices: Tensor | None = None
     while isinstance(data, (Subset, TorchSubset)):
         own = torch.as_tensor(data.indices, dtype=torch.int64)
         indices = own if indices is None else own[indices]
         data = data.source if isinstance(data, Subset) else data.dataset
-    return data, range(len(data)) if indices is None else indices.tolist()
+    return data, torch.arange(len(data)) if indices is None else indices

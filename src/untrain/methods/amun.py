@@ -55,7 +55,7 @@ class AMUN(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> AMUN:
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates, self.max_norm)
         if self.optimizer is None or self.optimizer.lr is None:
             optimizer = replace(optimizer, lr=float(f"{RATE * (optimizer.lr or 0):.2g}"))
             problem.note(f"{self.name} runs at {RATE:g} of that rate, {optimizer.lr:g}")

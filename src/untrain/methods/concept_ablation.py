@@ -69,7 +69,7 @@ class ConceptAblation(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> ConceptAblation:
         """Steps from epochs; the learning rate, where it was left open."""
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates, self.max_norm)
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:

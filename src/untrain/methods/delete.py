@@ -52,7 +52,7 @@ class Delete(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> Delete:
         """Steps from epochs of the forget set; the learning rate from the checkpoint or a range test."""
         steps = self.steps or max(1, math.ceil(self.epochs * problem.forget.epoch))
-        optimizer = with_learning_rate(self.optimizer, problem, engine, steps)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, steps, self.max_norm)
         if self.optimizer is None or self.optimizer.lr is None:
             optimizer = replace(optimizer, lr=float(f"{RATE * (optimizer.lr or 0):.2g}"))
             problem.note(f"{self.name} runs at {RATE:g} of that rate, {optimizer.lr:g}")

@@ -27,7 +27,7 @@ class Finetune(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> "Finetune":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(method.optimizer, problem, engine, method.updates)
+        optimizer = with_learning_rate(method.optimizer, problem, engine, method.updates, self.max_norm)
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:

@@ -43,7 +43,9 @@ TOLERATED, RUINED = 0.25, 1.0
 """Nats above the first loss up to which that median may come, since batches differ, and those at which a trial ends."""
 
 
-def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: Engine, updates: int) -> Optimizer:
+def with_learning_rate(
+    optimizer: Optimizer | None, problem: Problem, engine: Engine, updates: int, max_norm: float | None = None
+) -> Optimizer:
     """The optimiser with a learning rate: the given one, the original training's peak, what fits the kind of model
     where that is known, or what a range test finds.
 
@@ -54,6 +56,7 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
         problem: its subject may know the peak.
         engine: where the test runs.
         updates: optimiser steps of the run; the test takes one of 25 of their passes at most, or three.
+        max_norm: the run clips the gradients of these steps to this norm; None: not.
 
     Raises:
         SettingError: if the test would be needed and the engine divides weights.
@@ -74,14 +77,16 @@ def with_learning_rate(optimizer: Optimizer | None, problem: Problem, engine: En
             "no learning rate is known, and its range test trains whole weights in each process, which fsdp is to "
             "spare: give optimizer.lr."
         )
-    found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine, updates))
+    found = problem.remember("learning rate", lambda: _found(optimizer, problem, engine, updates, max_norm))
     lr, passes = float(found["lr"]), float(found["passes"])
     problem.note(f"retain learning rate {lr:.2g}: found by a range test on the retain set, {passes:.1f} passes")
     return replace(optimizer, lr=float(f"{lr:.2g}"))
 
 
-def _found(optimizer: Optimizer, problem: Problem, engine: Engine, updates: int) -> dict[str, Tensor]:
-    lr, passes = range_test(optimizer, problem, engine, most_passes(updates))
+def _found(
+    optimizer: Optimizer, problem: Problem, engine: Engine, updates: int, max_norm: float | None
+) -> dict[str, Tensor]:
+    lr, passes = range_test(optimizer, problem, engine, most_passes(updates), max_norm)
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in (("lr", lr), ("passes", passes))}
 
 
@@ -90,7 +95,9 @@ def most_passes(updates: int) -> float:
     return max(FEWEST, updates / SHARE)
 
 
-def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: float) -> tuple[float, float]:
+def range_test(
+    optimizer: Optimizer, problem: Problem, engine: Engine, budget: float, max_norm: float | None = None
+) -> tuple[float, float]:
     """The largest rate, of a usual peak and its halves, at which training mends a disturbance of the weights.
 
     Noise on the original weights raises the loss by half a nat. From there a trial takes a few training steps on retain
@@ -105,6 +112,7 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: f
         engine: where to run.
         budget: forward and backward passes of a retain batch that the test may take at most; a forward pass alone is a
             third of one, and one of fewer samples is in proportion less.
+        max_norm: trials clip gradients as the run will, which can take far greater rates then.
 
     Returns:
         The rate, and the passes that were taken.
@@ -113,7 +121,7 @@ def range_test(optimizer: Optimizer, problem: Problem, engine: Engine, budget: f
     with _put_back(module) as before:
         precision: Precision = "bf16" if engine.precision == "fp16" else engine.precision  # which needs no loss scale
         state = State(problem, replace(engine, compile=False, precision=precision), set_training(module))
-        trials = _Trials(state, before, budget)
+        trials = _Trials(state, before, budget, max_norm)
         trials.disturb()
         rate, lowest = PEAKS[optimizer.name], LOWEST * PEAKS[optimizer.name]
         while rate > lowest and trials.affords(FORWARD) and not mends(trials.run(replace(optimizer, lr=rate))):
@@ -140,6 +148,7 @@ class _Trials:
         state: of the subject's own module.
         before: the original parameters, as the state has them.
         budget: passes that may be taken.
+        max_norm: gradients are clipped to this norm.
         taken: passes taken.
         share: of the noise.
         first: loss and gradient at the disturbed weights, once they are known.
@@ -148,6 +157,7 @@ class _Trials:
     state: State
     before: Sequence[Tensor]
     budget: float
+    max_norm: float | None = None
     taken: float = 0.0
     share: float = 0.0
     first: tuple[float, list[Tensor]] | None = None
@@ -174,6 +184,8 @@ class _Trials:
         self._begin()
         chosen, losses = optimizer.build(self.state.parameters), list[float]()
         while len(losses) < TRIAL and self._look(losses):
+            if self.max_norm is not None:
+                nn.utils.clip_grad_norm_(self.state.parameters, self.max_norm)
             chosen.step()
         return losses
 

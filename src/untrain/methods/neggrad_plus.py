@@ -45,7 +45,7 @@ class NegGradPlus(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> "NegGradPlus":
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates, self.max_norm)
         if self.fraction is not None:
             optimizer = without_decay(optimizer, problem, self.name)
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]

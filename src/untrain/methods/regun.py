@@ -49,7 +49,7 @@ class ReGUn(Descent):
         """Steps from epochs; the learning rate from the checkpoint or a range test; held-out data must be there."""
         check_holdout(problem, self.name)
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates, self.max_norm)
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:

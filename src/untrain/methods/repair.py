@@ -47,7 +47,7 @@ class Repair(Descent):
         if self.budget is not None:
             method = replace(self, steps=budget_steps(self.budget, problem), budget=None)
         resolved = Descent.resolved(method, problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine, resolved.total)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, resolved.total, self.max_norm)
         return replace(resolved, optimizer=optimizer)  # type: ignore[return-value]
 
     def start(self, problem: Problem, engine: Engine) -> State:

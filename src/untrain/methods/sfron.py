@@ -235,7 +235,7 @@ class SFRon(Method):
         found = replace(self, **fitting(self, problem))
         if self.steps is None and found.calibrate:
             found = replace(found, steps=max(found.total, fewest_steps(found, problem, engine)))
-        optimizer = with_learning_rate(self.optimizer, problem, engine, found.batches)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, found.batches, found.retain_max_norm)
         found = replace(found, **fitting(replace(self, optimizer=optimizer, steps=found.steps), problem))
         split = fitting_split(self.split or 1, problem) if self.online else 1
         return replace(found, split=split, optimizer=for_parts(optimizer, split, self.optimizer))

@@ -53,7 +53,7 @@ class Union(Descent):
     def resolved(self, problem: Problem, engine: Engine) -> Union:
         """Steps from epochs; the learning rate from the checkpoint or a range test."""
         method = super().resolved(problem, engine)
-        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates)
+        optimizer = with_learning_rate(self.optimizer, problem, engine, method.updates, self.max_norm)
         fitting = isinstance(problem.task, GenerativeTask)  # a generator's own rate; what it is taught contradicts less
         if not fitting and (self.optimizer is None or self.optimizer.lr is None):
             optimizer = replace(optimizer, lr=float(f"{RATE * (optimizer.lr or 0):.2g}"))
