@@ -145,16 +145,24 @@ def test_a_budget_without_a_method_asks_for_it():
         untrain.unlearn(network(), forget=forget, retain=retain, method="finetune", budget=0.1, device="cpu")
 
 
-def test_less_is_kept_where_the_class_becomes_rarer():
-    """Sixty of one class go and sixty stay, among sixty of another: 0.75 of what the dial says."""
+@pytest.mark.parametrize(("known", "lam"), [(60, 0.375), (51, 0.45), (30, 0.5), (0, 0.5)])
+def test_less_is_kept_where_the_class_becomes_rarer(known, lam):
+    """Sixty of one class go and sixty stay, among sixty of another: 0.75 of what the dial says, and as much more as is
+    not known for sure."""
 
-    def sets(labels):
-        return torch.utils.data.TensorDataset(torch.randn(len(labels), 6), torch.tensor(labels))
+    drawn = torch.Generator().manual_seed(0)
 
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
-    asked = {"forget": sets([0] * 60), "budget": 0.2, "train_steps": 50, "method": "shrink-perturb"}
+    def sets(labels, sure=0):
+        sign = torch.where(torch.arange(len(labels)) < sure, 1.0, -1.0)
+        inputs = torch.rand(len(labels), 6, generator=drawn) + 0.1
+        return torch.utils.data.TensorDataset(inputs * sign[:, None], torch.tensor(labels))
+
+    model = nn.Linear(6, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[5.0], [-5.0]]).expand(2, 6))
+    asked = {"forget": sets([0] * 60, known), "budget": 0.2, "train_steps": 50, "method": "shrink-perturb"}
     lopsided = untrain.unlearn(model, retain=sets([0] * 60 + [1] * 60), **asked)
     even = untrain.unlearn(model, retain=sets([0] * 60 + [1] * 60), **asked | {"forget": sets([0, 1] * 30)})
-    assert (lopsided.method.lam, even.method.lam) == (0.375, 0.5)
-    assert any("become rarer" in note for note in lopsided.notes)
+    assert (lopsided.method.lam, even.method.lam) == (lam, 0.5)
+    assert any(f"{known / 60:.0%} of it known for sure" in note for note in lopsided.notes) == (lam < 0.5)
     assert not any("become rarer" in note for note in even.notes)

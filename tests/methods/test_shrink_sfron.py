@@ -103,6 +103,7 @@ def test_adapters_leave_the_last_layer_and_say_so():
     given = {**class_3(0, 1, 2), "adapters": {"rank": 2}, "device": "cpu"}
     done = untrain.unlearn(network(), method="sfron", fresh_head=True, steps=2, optimizer=SGD, **given)
     assert any("adapters are trained" in note for note in done.notes)
+    assert not done.method.fresh_head and done.method.calibration.ceilings == (6.0, 4.0)
 
 
 def test_all_kept_is_sfron():

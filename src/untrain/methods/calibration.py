@@ -231,10 +231,11 @@ class Calibration:
 
 
 def forgets_a_class(problem: Problem) -> bool:
-    """Whether the first forget batch holds a condition that the retain set does not."""
-    if problem.forgets_class is not None:
-        return problem.forgets_class
-    return not is_held(retained_conditions(problem), problem.forget.batch(0, problem.task, "evaluate"), problem.task)
+    """Whether the first forget batch holds a condition that the retain set does not; looked up once."""
+    if problem.forgets_class is None:
+        first = problem.forget.batch(0, problem.task, "evaluate")
+        problem.forgets_class = not is_held(retained_conditions(problem), first, problem.task)
+    return problem.forgets_class
 
 
 def retained_conditions(problem: Problem) -> Params:

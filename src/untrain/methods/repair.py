@@ -82,33 +82,41 @@ def fresh_weights(problem: Problem) -> Params:
     return {name: fresh[name].detach() for name in chosen}
 
 
+def find_head(problem: Problem) -> list[str]:
+    """Names of the trained parameters of the last layer that has a row for each class; empty where none can begin anew,
+    and a note says why.
+    """
+    classes = getattr(problem.task, "num_classes", None)
+    trained = [(name, p) for name, p in problem.subject.module.named_parameters() if p.requires_grad]
+    owners = [name.rpartition(".")[0] for name, p in trained if p.shape[:1] == (classes,)]
+    if problem.subject.adapters is not None:
+        problem.note("adapters are trained, so the last layer does not begin anew: what it knows of the class stays")
+        return []
+    if not owners:
+        problem.note(
+            "no layer that is trained has a row for each class and can begin anew: all that the last one knows stays"
+        )
+        return []
+    return [name for name, _ in trained if name.rpartition(".")[0] == owners[-1]]
+
+
 def renew_head(problem: Problem) -> None:
     """Makes the last layer new, but for rows of classes that neither set holds, which nothing would bring back.
 
     With it a few samples bring a forgotten class back, even where it has no probability left: its own row, and what the
-    others are to the features of its samples. A note says where no layer has a row for each class.
+    others are to the features of its samples.
     """
-    if problem.subject.adapters is not None:
-        problem.note("adapters are trained, so the last layer does not begin anew: what it knows of the class stays")
+    head, asked = find_head(problem), class_counts(problem.forget, problem.task)
+    if asked is None or not head:
         return
-    module, kept = problem.subject.module, retained_conditions(problem)["held"]
-    asked, classes = class_counts(problem.forget, problem.task), getattr(problem.task, "num_classes", None)
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    owners = [name.rpartition(".")[0] for name, p in trained if p.shape[:1] == (classes,)]
-    fresh = fresh_weights(problem) if owners else {}
-    fresh = {name: value for name, value in fresh.items() if name.rpartition(".")[0] == owners[-1]}
-    if asked is None or not fresh:
-        problem.note(
-            "no layer that is trained has a row for each class and can begin anew: all that the last one knows stays"
-        )
-        return
-    rows = torch.cat([asked[0], kept]).unique()
-    if len(rows) < (classes or 0):
+    fresh = fresh_weights(problem)
+    trained = dict(problem.subject.module.named_parameters())
+    rows = torch.cat([asked[0], retained_conditions(problem)["held"]]).unique()
+    if len(rows) < len(trained[head[0]]):
         problem.note(f"the last layer begins anew for {len(rows)} classes; neither set holds others, whose rows stay")
     with torch.no_grad():
-        for name, parameter in trained:
-            if name in fresh:
-                parameter[rows] = fresh[name].to(parameter)[rows]
+        for name in fresh.keys() & {*head}:
+            trained[name][rows] = fresh[name].to(trained[name])[rows]
 
 
 def mix(module: nn.Module, fresh: Params, keep: float | Params) -> None:

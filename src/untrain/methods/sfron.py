@@ -28,7 +28,7 @@ from untrain.methods.base import (
     check_steps,
 )
 from untrain.methods.budget import budget_steps, check_budget
-from untrain.methods.calibration import Calibration, borrowed_statistics, forgets_a_class, is_held, statistics
+from untrain.methods.calibration import Calibration, borrowed_statistics, is_held, statistics
 from untrain.methods.fishers import fisher_mask
 from untrain.methods.forgetting import normalises
 from untrain.methods.learning_rate import with_learning_rate
@@ -258,7 +258,7 @@ class SFRon(Method):
             with engine.clock("calibration"):
                 measured = self.calibration.measured(problem, engine)
             self.calibration.say_if_vague(measured, problem)
-        if self.fresh_head and forgets_a_class(problem):
+        if self.fresh_head:
             renew_head(problem)
         state = State(problem, engine, problem.subject.module)
         begin_teacher(state, self.teacher)

@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from untrain.engine import Engine
+from untrain.errors import SettingError
 from untrain.methods.base import LARGE, Optimizer, Problem
 from untrain.methods.calibration import forgets_a_class
+from untrain.methods.repair import find_head
 from untrain.types import GenerativeTask, Objective, Task
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def for_generator(method: "SFRon", steps: int) -> dict[str, Any]:
     forget, retain = method.forget_optimizer, method.optimizer or Optimizer()
     if forget is not None and forget.lr is None:
         forget = replace(forget, lr=retain.lr)
+    if method.fresh_head:
+        raise SettingError("a generator has no last layer for classes that could begin anew: leave fresh_head out.")
     return {
         "steps": method.steps or steps,
         "retain_steps": method.retain_steps or 1,
@@ -79,6 +83,7 @@ def for_generator(method: "SFRon", steps: int) -> dict[str, Any]:
         "retain_decay": method.retain_decay or "constant",
         "forget_optimizer": forget,
         "calibrate": False,
+        "fresh_head": False,
     }
 
 
@@ -88,7 +93,8 @@ def for_classifier(method: "SFRon", problem: Problem) -> dict[str, Any]:
     forgets_class = method.calibrate and forgets_a_class(problem)
     bounded = forgets_class and forget is not None and forget.lr is None
     calibrate = method.calibrate and (problem.holdout is not None or bounded)
-    if forgets_class and method.fresh_head:
+    fresh_head = bool(method.fresh_head) and forgets_a_class(problem) and bool(find_head(problem))
+    if forgets_class and fresh_head:
         calibration = calibration.for_fresh_head()
     steps = method.steps or max(FEWEST, math.ceil(method.epochs * problem.retain.epoch / retain_steps))
     if forget is not None and forget.lr is None:
@@ -104,4 +110,5 @@ def for_classifier(method: "SFRon", problem: Problem) -> dict[str, Any]:
         "forget_optimizer": forget,
         "calibrate": calibrate,
         "calibration": calibration,
+        "fresh_head": fresh_head,
     }

@@ -17,16 +17,18 @@ from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.budget import train_steps
 from untrain.methods.calibration import forgets_a_class
+from untrain.methods.like_with_like import CERTAIN, LIMIT
 from untrain.methods.repair import Repair, fresh_weights, mix
 from untrain.methods.requests import request_kind
-from untrain.methods.steps import descend, fitting_split, for_parts, rate_of, schedule
+from untrain.methods.steps import descend, fitting_split, for_parts, rate_of, sample_losses, schedule
 from untrain.settings import check_arguments
-from untrain.types import GenerativeTask
+from untrain.types import GenerativeTask, Params
 
 DIAL = ((0.0, 1.0), (0.05, 0.8), (0.1, 0.65), (0.2, 0.5), (0.4, 0.4), (1.0, 0.0))
 """Share of the original training's cost → λ, a straight line in between."""
 ONE_SIDED_SHARE = 0.75
-"""Where a request is one-sided, λ is this share of the dial's: the weights hold how frequent its class was, too."""
+"""Where a request is one-sided, and known by heart, λ is this share of the dial's: the weights hold how frequent its
+class was, too. Of samples that are not known for sure, which take so much less to forget, it is as much more."""
 GENERATOR_LAM = 0.9
 """λ of a generator, which a few passes do not train anew: half of its weights fresh leave noise."""
 
@@ -42,8 +44,8 @@ class ShrinkPerturb(Repair):
 
     lam: float | None = None
     """λ in [0, 1], share of the original weights that is kept: 0 begins anew, 1 is finetuning. Null: what training can
-    repair in these steps, 0.5 where they are a fifth of the original training; of a one-sided request 0.75 of that; for
-    a generator 0.9."""
+    repair in these steps, 0.5 where they are a fifth of the original training; of a one-sided request 0.75 of that, or
+    more where the original does not know it by heart; for a generator 0.9."""
     split: int = 4
     """Each retain batch is taken in so many steps, of at least 16 samples each: at the same cost in samples, more is
     repaired."""
@@ -68,7 +70,7 @@ class ShrinkPerturb(Repair):
         optimizer = for_parts(method.optimizer or Optimizer(), split, self.optimizer)
         lam = self.lam
         if lam is None:
-            lam = _lam_of(method.total, problem)
+            lam = _lam_of(method.total, problem, engine)
         return replace(method, split=split, optimizer=optimizer, lam=lam)
 
     @property
@@ -136,10 +138,18 @@ def choose_kept_share(
     return kept
 
 
-def _lam_of(steps: int, problem: Problem) -> float:
+def _lam_of(steps: int, problem: Problem, engine: Engine) -> float:
     if isinstance(problem.task, GenerativeTask):
         return GENERATOR_LAM
     if problem.forget is not problem.retain and request_kind(problem) == "one-sided":
-        since = "most of what is forgotten is of classes that stay, and become rarer"
-        return choose_kept_share(problem, steps, "λ", lambda dial: ONE_SIDED_SHARE * dial, since)
+        known = float(problem.remember("known for sure", lambda: _known_for_sure(problem, engine))["share"])
+        since = f"most of what is forgotten, {known:.0%} of it known for sure, is of classes that stay and become rarer"
+        return choose_kept_share(problem, steps, "λ", lambda dial: min(1.0, ONE_SIDED_SHARE + 1 - known) * dial, since)
     return choose_kept_share(problem, steps, "λ")
+
+
+def _known_for_sure(problem: Problem, engine: Engine) -> Params:
+    """The share of forget samples to which the original gives more than half of the probability."""
+    sets = problem.task, problem.subject.module, problem.forget
+    losses, _ = sample_losses(*sets, engine, "forget loss", LIMIT)
+    return {"share": (losses < CERTAIN).double().mean()}
