@@ -292,6 +292,15 @@ def test_as_many_samples_make_the_fisher_as_fit_it(given, count):
     assert found.fisher_samples == count
 
 
+def test_held_out_samples_are_asked_of_no_class_that_has_a_ceiling(monkeypatch):
+    work, engine = few_samples(holdout=True)
+    work.memo["conditions"] = {"held": torch.tensor([99])}
+    method = SFRon(steps=4, optimizer=SGD, calibration=Calibration(follow=True)).resolved(work, engine)
+    state = method.start(work, engine)
+    monkeypatch.setattr(work.holdout, "batch", lambda *_: pytest.fail("a held-out batch was drawn"))
+    assert "skipped" not in method._forget(state, 0)
+
+
 def test_without_holdout_a_class_is_bounded_where_the_rate_is_open():
     work, engine = few_samples()
     work.memo["conditions"] = {"held": torch.tensor([99])}

@@ -136,7 +136,7 @@ class Calibration:
 
     def aims(self, measured: Params, batch: Batch, task: Task) -> Tensor:
         """The loss that each sample of a batch is to come to, in nats, [B]."""
-        held, ratio = _held(measured, batch, task), of_class(measured, "ratio", task.condition(batch))
+        held, ratio = held_samples(measured, batch, task), of_class(measured, "ratio", task.condition(batch))
         return torch.where(held, self.margin * measured["target"] * ratio, self.ceilings[1])
 
     def late(self, k: int, total: int) -> bool:
@@ -218,7 +218,7 @@ class Calibration:
             come to and the step is not among the last, and, where the request is one-sided, while more of them are
             known for sure than of held-out samples; of other conditions: each while its loss is below the ceiling.
         """
-        held = _held(measured, share, task)
+        held = held_samples(measured, share, task)
         count = engine.global_sum(held.sum()).clamp_min(1)
         mean = engine.global_sum((losses * held).sum()) / count
         condition, late = task.condition(share), self.late(k, total)
@@ -245,21 +245,21 @@ def retained_conditions(problem: Problem) -> Params:
 
 def is_held(measured: Params, batch: Batch, task: Task) -> bool:
     """Whether held-out data say how far to forget this batch: the retain set holds all of its conditions."""
-    return bool(_held(measured, batch, task).all())
+    return bool(held_samples(measured, batch, task).all())
 
 
-def _lowered(measured: Params, loss: Tensor) -> Params:
-    """What was measured, with this loss as the target where it is lower."""
-    return {**measured, "target": torch.minimum(measured["target"], loss)}
-
-
-def _held(measured: Params, batch: Batch, task: Task) -> Tensor:
+def held_samples(measured: Params, batch: Batch, task: Task) -> Tensor:
     """Whether the retain set holds each sample's condition, bool [B]; true where there are no conditions."""
     condition = task.condition(batch)
     if condition is None:
         first = next(iter(batch.values()))
         return torch.ones(len(first), dtype=torch.bool, device=first.device)
     return torch.isin(condition, measured["held"])
+
+
+def _lowered(measured: Params, loss: Tensor) -> Params:
+    """What was measured, with this loss as the target where it is lower."""
+    return {**measured, "target": torch.minimum(measured["target"], loss)}
 
 
 def conditions(problem: Problem) -> Tensor:

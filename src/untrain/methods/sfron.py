@@ -28,7 +28,7 @@ from untrain.methods.base import (
     check_steps,
 )
 from untrain.methods.budget import budget_steps, check_budget
-from untrain.methods.calibration import Calibration, borrowed_statistics, is_held, statistics
+from untrain.methods.calibration import Calibration, borrowed_statistics, held_samples, is_held, statistics
 from untrain.methods.fishers import fisher_mask
 from untrain.methods.forgetting import normalises
 from untrain.methods.learning_rate import with_learning_rate
@@ -369,7 +369,8 @@ class SFRon(Method):
         share = engine.shard(batch), losses, k, self.total, task, engine
         active = self.calibration.active_samples(measured, *share)
         holdout = problem.holdout
-        if holdout is None or not self.calibration.follows(measured, problem) or not engine.global_sum(active):
+        gauged = active & held_samples(measured, share[0], task)  # others have a ceiling
+        if holdout is None or not self.calibration.follows(measured, problem) or not engine.global_sum(gauged):
             return active
         unseen = holdout.batch(k, task, "forget")
         with torch.no_grad(), self._statistics(state, measured, unseen, self.calibration.late(k, self.total)):
