@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from untrain.data.datasets import Rows, flatten, how_to_wrap, is_plain, is_table, size_of, unwrap
-from untrain.data.in_memory import InMemory, in_order, numbers_of, take
+from untrain.data.in_memory import InMemory, in_order, numbers_of, rows_at_a_time, take
 from untrain.data.keys import LABELS
 from untrain.data.source import Source
 from untrain.engine import seed_generators
@@ -91,13 +91,11 @@ class SampleReader:
         for batch in self.chunks() if broken else ():
             _finite(batch, self.name)
 
-    def chunks(self, size: int = 1024) -> Iterator[Batch]:
-        """All samples in order, a few at a time, to look at alone: rows that follow each other in memory are no copy.
-
-        Args:
-            size: how many at a time.
-        """
-        bases, indices = self._in_memory(), torch.arange(len(self)).split(size) if len(self) else ()
+    def chunks(self) -> Iterator[Batch]:
+        """All samples in order, some at a time, to look at alone: rows that follow each other in memory are no copy."""
+        bases = self._in_memory()
+        size = 1024 if bases is None else rows_at_a_time(bases)
+        indices = torch.arange(len(self)).split(size) if len(self) else ()
         found = [None] * len(indices) if bases is None else in_order(bases, self._rows, size)
         for part, samples in zip(indices, found, strict=True):
             yield self.gather(part) if samples is None else samples

@@ -33,6 +33,16 @@ class InMemory:
         return positions if self.below is None else self.below[positions]
 
 
+MOST_BYTES, MOST_ROWS = 1 << 24, 8192
+"""Of rows that are looked at together, where they may have to be copied."""
+
+
+def rows_at_a_time(bases: Sequence[InMemory]) -> int:
+    """How many samples to look at together: few calls where rows are short, little memory where they are long."""
+    each = [sum(v[:1].numel() * v.element_size() for v in base.tensors.values()) for base in bases]
+    return max(1, min(MOST_ROWS, MOST_BYTES // max(1, *each)))
+
+
 def take(values: Tensor, rows: Tensor) -> Tensor:
     """Copies rows of a tensor, [M, …] → [B, …]; several times as fast as indexing, where rows are of bytes."""
     return values.index_select(0, rows.to(values.device))
