@@ -33,14 +33,14 @@ class InMemory:
         return positions if self.below is None else self.below[positions]
 
 
-MOST_BYTES, MOST_ROWS = 1 << 24, 8192
-"""Of rows that are looked at together, where they may have to be copied."""
+MOST_BYTES, MOST_ROWS, MOST_OF_SEVERAL = 1 << 24, 8192, 1024
+"""Of rows that are looked at together, where they may have to be copied; those of several data sets always are."""
 
 
 def rows_at_a_time(bases: Sequence[InMemory]) -> int:
     """How many samples to look at together: few calls where rows are short, little memory where they are long."""
     each = [sum(v[:1].numel() * v.element_size() for v in base.tensors.values()) for base in bases]
-    return max(1, min(MOST_ROWS, MOST_BYTES // max(1, *each)))
+    return max(1, min(MOST_ROWS if len(bases) == 1 else MOST_OF_SEVERAL, MOST_BYTES // max(1, *each)))
 
 
 def take(values: Tensor, rows: Tensor) -> Tensor:
