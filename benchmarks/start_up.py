@@ -31,6 +31,8 @@ from untrain.data.splits import Subset as View
 
 FORGET = 500
 CLASSES = 10
+GROUP = 1_000
+"""Rows of a row group of parquet."""
 
 
 def images(count: int) -> TensorDataset:
@@ -143,8 +145,8 @@ def write(kind: str, count: int, folder: Path) -> str:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetWriter(folder / "train-00000.parquet", _SCHEMA()) as file:
-        for start in range(0, count + FORGET, 1_000):
-            rows = range(start, min(start + 1_000, count + FORGET))
+        for start in range(0, count + FORGET, GROUP):
+            rows = range(start, min(start + GROUP, count + FORGET))
             columns = {
                 "image": [{"bytes": encoded[i % 256], "path": f"{i}.png"} for i in rows],
                 "label": [i % 10 for i in rows],

@@ -65,10 +65,11 @@ def _samples(bases: Sequence[InMemory], rows: Rows, *, copies: bool = True) -> B
         return None
     base = bases[owner]
     places = base.rows(rows.positions)
-    if not copies and _span(places) is None:
+    span = _span(places)
+    if span is None and not copies:
         return None
     index = places if base.numbered and len(bases) == 1 else rows.numbers
-    return {**{name: _shared(values, places) for name, values in base.tensors.items()}, "index": index}
+    return {**{name: _shared(values, places, span) for name, values in base.tensors.items()}, "index": index}
 
 
 def numbers_of(bases: Sequence[InMemory], rows: Rows) -> Batch:
@@ -79,12 +80,12 @@ def numbers_of(bases: Sequence[InMemory], rows: Rows) -> Batch:
         own = rows.owners == owner
         places[own] = starts[owner] + base.rows(rows.positions[own])
     names = [n for n in bases[0].tensors if all(n in base.tensors and base.tensors[n].ndim == 1 for base in bases)]
-    return {name: _shared(torch.cat([base.tensors[name] for base in bases]), places) for name in names}
+    span = _span(places)
+    return {name: _shared(torch.cat([base.tensors[name] for base in bases]), places, span) for name in names}
 
 
-def _shared(values: Tensor, rows: Tensor) -> Tensor:
-    """Some rows of a tensor, no copy where they follow each other."""
-    span = _span(rows)
+def _shared(values: Tensor, rows: Tensor, span: slice | None) -> Tensor:
+    """Some rows of a tensor, no copy where they follow each other, which `_span` says."""
     return take(values, rows) if span is None else values[span]
 
 
