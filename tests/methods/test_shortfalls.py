@@ -1,6 +1,7 @@
 """What a run fell short of is warned of, once, in notes and warnings; a run that did what it should says nothing."""
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -15,7 +16,6 @@ from untrain.methods.loop import run
 from untrain.methods.retrain import Retrain
 from untrain.methods.sfron import SFRon
 from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
-from untrain.methods.steps import mean_loss
 
 
 def trained():
@@ -63,11 +63,12 @@ def _part(data, rows):
 
 def test_the_mean_loss_is_that_of_every_sample_once(model):
     work, engine = problem(model, forget=41)  # of which the last batch has one
-    found = mean_loss(work.task, model, work.forget, engine, "loss")
+    found = forget_loss(work, model, engine)
     x, y = samples(41, 1).tensors
     losses = nn.functional.cross_entropy(model(x), y, reduction="none")
     torch.testing.assert_close(found["mean"].double(), losses.mean())
     torch.testing.assert_close(found["error"].double(), losses.std(correction=0) / 41**0.5)
+    assert 0 < float(found["known"]) == (losses < math.log(2)).double().mean() < 1
 
 
 def test_a_target_that_was_missed_is_warned_of_with_both_numbers(model):

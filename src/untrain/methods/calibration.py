@@ -20,8 +20,8 @@ from untrain.engine import Engine
 from untrain.errors import Diverged, SettingError
 from untrain.lazy import nn, torch
 from untrain.methods.base import Problem
-from untrain.methods.like_with_like import CERTAIN, class_losses, of_class
-from untrain.methods.steps import FEWEST, mean_loss, sample_losses
+from untrain.methods.like_with_like import CERTAIN, LIMIT, class_losses, of_class
+from untrain.methods.steps import FEWEST, sample_losses
 from untrain.rows import count_rows
 from untrain.settings import check_arguments
 from untrain.types import Batch, Params, Task
@@ -184,8 +184,8 @@ class Calibration:
 
         def measure() -> Params:
             holdout = problem.holdout or problem.retain  # it is there, where the loss follows it
-            now = mean_loss(problem.task, problem.subject.module, holdout, engine, "held-out loss")["mean"]
-            return _lowered(measured, now)
+            now, _ = sample_losses(problem.task, problem.subject.module, holdout, engine, "held-out loss")
+            return _lowered(measured, now.mean())
 
         return problem.remember("followed", measure)
 
@@ -265,7 +265,7 @@ def _lowered(measured: Params, loss: Tensor) -> Params:
 def conditions(problem: Problem) -> Tensor:
     """The conditions (labels) that the retain set holds, [C]; of a large set, those of 4,096 samples."""
     found = []
-    for batch in problem.retain.once(problem.task, "evaluate", limit=4096):
+    for batch in problem.retain.once(problem.task, "evaluate", limit=LIMIT):
         condition = problem.task.condition(batch)
         if condition is None:
             return torch.empty(0, dtype=torch.int64)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIMIT = 4096
-"""Classes are counted in so many samples of a set at most."""
+"""Classes are counted, and forget losses measured, in so many samples of a set at most."""
 FEW = 10
 """Held-out samples of a class below which its own mean says too little."""
 WEIGHT = 5

@@ -20,7 +20,7 @@ from untrain.errors import Diverged, StaleFile
 from untrain.lazy import nn, torch
 from untrain.methods import base
 from untrain.methods.base import TRIED, Method, Problem, State, check_adapts, check_divides
-from untrain.methods.shortfalls import find_shortfalls, forget_loss, loss_aimed_at
+from untrain.methods.shortfalls import find_shortfalls, forget_loss, forget_loss_before, loss_aimed_at
 from untrain.models.adapters import Adapters, Attached, attach
 from untrain.models.layout import Layout, lay_channels_last_, prefers_channels_last
 from untrain.models.lora import LoRA
@@ -28,7 +28,6 @@ from untrain.models.modes import check_separable, statistics_note
 from untrain.models.parts import trained
 from untrain.models.tying import tied
 from untrain.sealed import check_trailer, open_sealed
-from untrain.types import Params
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,7 +201,7 @@ def _run(
             if not engine.fsdp:  # which knows one layout
                 _choose_layout(method, problem, engine)
             method = method.resolved(problem, engine)
-        before = _forget_loss_before(problem, engine)
+        before = forget_loss_before(problem, engine)
         state = method.start(problem, engine)
         if engine.fsdp:
             state.divide()
@@ -243,16 +242,6 @@ def _choose_layout(method: Method, problem: Problem, engine: Engine) -> None:
         batch = next(problem.forget.once(problem.task, "fisher", limit=TRIED, batch_size=TRIED))
         few = {name: value[:TRIED] for name, value in batch.items()}
         problem.note(lay_channels_last_(module, problem.task, few, engine))
-
-
-def _forget_loss_before(problem: Problem, engine: Engine) -> Params | None:
-    """The loss on the forget set at the original weights, measured once; None where it says nothing."""
-    if "forget loss" not in problem.memo:
-        found = forget_loss(problem, problem.subject.module, engine)
-        if found is None:
-            return None
-        problem.memo["forget loss"] = found
-    return problem.memo["forget loss"]
 
 
 def _steps(

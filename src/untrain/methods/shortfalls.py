@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from untrain.engine import Engine
 from untrain.methods.base import Method, Problem
-from untrain.methods.steps import mean_loss
+from untrain.methods.like_with_like import CERTAIN, LIMIT
+from untrain.methods.steps import mean_and_error, sample_losses
 from untrain.types import GenerativeTask, Params
 
 if TYPE_CHECKING:
@@ -22,19 +23,31 @@ NEAR = 0.8
 """A mean forget loss below this part of the loss aimed at, by more than two standard errors, has not reached it."""
 STILL = 0.01
 """A mean forget loss that changed by no more than this part has not moved."""
-LIMIT = 4096
-"""The forget loss is measured on so many samples at most."""
 
 
 def forget_loss(problem: Problem, module: nn.Module, engine: Engine) -> Params | None:
-    """The mean loss on the forget set, as `mean_loss` has it; None where it says nothing of forgetting.
+    """The loss on the forget set, or on 4,096 samples of it; None where it says nothing of forgetting.
 
     That is so of a generator, whose loss is the error of predicted noise, and of training, which forgets nothing.
+
+    Returns:
+        "mean" and "error", as of `mean_and_error`, and "known", the share of samples that is known for sure.
     """
     if isinstance(problem.task, GenerativeTask) or problem.forget is problem.retain:
         return None
     with engine.clock("evaluation"):
-        return mean_loss(problem.task, module, problem.forget, engine, "forget loss", LIMIT)
+        losses, _ = sample_losses(problem.task, module, problem.forget, engine, "forget loss", LIMIT)
+    return {**mean_and_error(losses), "known": (losses < CERTAIN).double().mean()}
+
+
+def forget_loss_before(problem: Problem, engine: Engine) -> Params | None:
+    """`forget_loss` of the original weights, measured once."""
+    if "forget loss" not in problem.memo:
+        found = forget_loss(problem, problem.subject.module, engine)
+        if found is None:
+            return None
+        problem.memo["forget loss"] = found
+    return problem.memo["forget loss"]
 
 
 def loss_aimed_at(method: Method, problem: Problem, engine: Engine) -> float | None:

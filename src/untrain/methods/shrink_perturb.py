@@ -17,12 +17,12 @@ from untrain.errors import SettingError
 from untrain.methods.base import Optimizer, Problem, Range, Spaces, State, check_above_zero
 from untrain.methods.budget import train_steps
 from untrain.methods.calibration import forgets_a_class
-from untrain.methods.like_with_like import CERTAIN, LIMIT
 from untrain.methods.repair import Repair, fresh_weights, mix
 from untrain.methods.requests import request_kind
-from untrain.methods.steps import descend, fitting_split, for_parts, rate_of, sample_losses, schedule
+from untrain.methods.shortfalls import forget_loss_before
+from untrain.methods.steps import descend, fitting_split, for_parts, rate_of, schedule
 from untrain.settings import check_arguments
-from untrain.types import GenerativeTask, Params
+from untrain.types import GenerativeTask
 
 DIAL = ((0.0, 1.0), (0.05, 0.8), (0.1, 0.65), (0.2, 0.5), (0.4, 0.4), (1.0, 0.0))
 """Share of the original training's cost → λ, a straight line in between."""
@@ -141,15 +141,9 @@ def choose_kept_share(
 def _lam_of(steps: int, problem: Problem, engine: Engine) -> float:
     if isinstance(problem.task, GenerativeTask):
         return GENERATOR_LAM
-    if problem.forget is not problem.retain and request_kind(problem) == "one-sided":
-        known = float(problem.remember("known for sure", lambda: _known_for_sure(problem, engine))["share"])
+    before = forget_loss_before(problem, engine)
+    if before is not None and request_kind(problem) == "one-sided":
+        known = float(before["known"])
         since = f"most of what is forgotten, {known:.0%} of it known for sure, is of classes that stay and become rarer"
         return choose_kept_share(problem, steps, "λ", lambda dial: min(1.0, ONE_SIDED_SHARE + 1 - known) * dial, since)
     return choose_kept_share(problem, steps, "λ")
-
-
-def _known_for_sure(problem: Problem, engine: Engine) -> Params:
-    """The share of forget samples to which the original gives more than half of the probability."""
-    sets = problem.task, problem.subject.module, problem.forget
-    losses, _ = sample_losses(*sets, engine, "forget loss", LIMIT)
-    return {"share": (losses < CERTAIN).double().mean()}

@@ -34,15 +34,12 @@ def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRSc
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
 
 
-def mean_loss(
-    task: Task, module: nn.Module, stream: Stream, engine: Engine, title: str, limit: int | None = None
-) -> Params:
-    """The mean loss of a set, each sample once; the arguments are those of `sample_losses`.
+def mean_and_error(losses: Tensor) -> Params:
+    """The mean of samples' losses, float64 [N].
 
     Returns:
-        "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / n): float64 scalars.
+        "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / N): float64 scalars.
     """
-    losses, _ = sample_losses(task, module, stream, engine, title, limit)
     return {"mean": losses.mean(), "error": losses.std(correction=0) / math.sqrt(len(losses))}
 
 

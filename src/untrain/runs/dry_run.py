@@ -23,7 +23,7 @@ from untrain.errors import SettingError
 from untrain.methods.base import LARGE, Method, Problem, State
 from untrain.methods.learning_rate import most_passes
 from untrain.methods.loop import attach_adapters
-from untrain.methods.shortfalls import forget_loss
+from untrain.methods.shortfalls import forget_loss, forget_loss_before
 from untrain.types import Batch, Role, Task
 
 META = torch.device("meta")
@@ -330,8 +330,8 @@ def try_method(method: Method, problem: ShapedProblem, engine: CountingEngine) -
         memory.count([*module.parameters(), *module.buffers()])
         before = engine.passes.copy()
         method = method.resolved(problem, engine)
-        for _ in range(2):  # the loop looks at it before the first step and after the last
-            forget_loss(problem, module, engine)
+        forget_loss_before(problem, engine)
+        forget_loss(problem, module, engine)  # the loop looks at it again after the last step
         state = method.start(problem, engine)
         start = engine.passes - before
         if problem.searched:
