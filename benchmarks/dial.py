@@ -19,6 +19,8 @@ from matplotlib import style
 from untrain.report.audit_file import AUDIT, AUDIT_FILE
 from untrain.report.drawing import INK, STYLE, Key, legend, make_panels
 from untrain.report.trade_offs import look_at
+from untrain.runs.names import CONFIG
+from untrain.runs.recipe import read
 from untrain.sealed import read_sealed
 
 QUANTITIES = {
@@ -91,11 +93,12 @@ def _cell(values: Mapping[str, tuple[float, float, float]]) -> str:
 
 
 def draw(folders: Mapping[Path, Mapping[str, Sequence[Point]]], target: Path) -> None:
-    """Writes the picture: a row of panels for each folder."""
+    """Writes the picture: a row of panels for each folder, the name of its data beside it where there are several."""
     names = list(dict.fromkeys(name for methods in folders.values() for name in methods))
     with style.context({**STYLE, "figure.facecolor": "white"}, after_reset=True):
         drawing, panels = make_panels(len(folders) * len(QUANTITIES), height=2.3, columns=len(QUANTITIES))
         rows = [(folder, methods, key) for folder, methods in folders.items() for key in QUANTITIES]
+        first, last = next(iter(folders)), next(reversed(folders))
         for axes, (folder, methods, key) in zip(panels, rows, strict=True):
             axes.axhline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             for name, points in methods.items():
@@ -108,10 +111,12 @@ def draw(folders: Mapping[Path, Mapping[str, Sequence[Point]]], target: Path) ->
             shares = shares_of(methods)
             axes.set_xticks(shares, [str(share) for share in shares])
             axes.minorticks_off()
-            axes.set_title(QUANTITIES[key])
-            axes.set_xlabel("budget, % of the training")
-            if key == "outputs":
-                axes.set_ylabel(folder.name)
+            if folder is first:
+                axes.set_title(QUANTITIES[key])
+            if folder is last:
+                axes.set_xlabel("budget, % of the training")
+            if key == "outputs" and len(folders) > 1:
+                axes.set_ylabel(read(folder / CONFIG).sections.data.name, color=INK)
             if key in ("base", "test"):
                 axes.set_ylim(bottom=max(axes.get_ylim()[0], LEAST))
         keys = [Key("retrained", INK, (0, (4, 3)))]

@@ -1,5 +1,6 @@
 """The picture of budgets, from an audit's numbers as its file holds them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,18 @@ def audited(folder: Path, names: list[str]) -> Path:
 
     (folder / "audit").mkdir(parents=True)
     write_sealed(folder / "audit" / "audit.json", {"methods": {name: found(name) for name in names}})
+    shutil.copy(RECIPE, folder / "config.yaml")
     return folder
 
 
 def test_every_method_of_the_recipe_has_a_row_and_a_line(tmp_path: Path, benchmark: Benchmark) -> None:
     folder, target = audited(tmp_path / "dial", [*read(RECIPE).methods, "other"]), tmp_path / "dial.png"
-    said = benchmark(SCRIPT, folder, "--figure", target)
+    said = benchmark(SCRIPT, folder, audited(tmp_path / "few", ["sfron-5"]), "--figure", target)
     rows = [line for line in said.splitlines() if line.startswith("| ")]
     assert rows[0] == "| method | 5 % | 10 % | 20 % | 40 % | 100 % |"
     assert [row.split("|")[1].strip() for row in rows[1:]] == [
-        *("scratch", "finetune", "sfron", "shrink-perturb", "shrink-sfron")
+        *("scratch", "finetune", "sfron", "shrink-perturb", "shrink-sfron"),
+        *("method", "sfron"),
     ]
     assert rows[1].split("|")[4].strip() == "0.80 / 0.80; −4.0 / +0.5"
     assert target.read_bytes()[:4] == b"\x89PNG"

@@ -16,28 +16,28 @@ OPEN = Optimizer("sgd", None, 0.9)
 
 def test_a_given_rate_is_taken():
     work, engine = few_samples()
-    assert with_learning_rate(Optimizer("adam", 0.3), work, engine, 100) == Optimizer("adam", 0.3)
+    assert with_learning_rate(Optimizer("adam", 0.3), work, engine, 100, None) == Optimizer("adam", 0.3)
     assert work.notes == []
 
 
 def test_the_peak_of_the_original_training_is_taken_and_noted():
     work, engine = few_samples()
     work.subject.peak_lr = 0.07
-    assert with_learning_rate(None, work, engine, 100) == Optimizer("sgd", 0.07, 0.9, 5e-4)
+    assert with_learning_rate(None, work, engine, 100, None) == Optimizer("sgd", 0.07, 0.9, 5e-4)
     assert "original training's peak" in work.notes[0]
 
 
 def test_a_range_test_finds_a_rate_and_leaves_everything_as_it_was():
     work, engine = few_samples()
     before = {name: tensor.clone() for name, tensor in work.subject.module.state_dict().items()}
-    chosen = with_learning_rate(None, work, engine, 100)
+    chosen = with_learning_rate(None, work, engine, 100, None)
     assert 1e-4 < chosen.lr <= PEAKS["sgd"]
     assert "range test" in work.notes[0]
     assert all(torch.equal(before[name], tensor) for name, tensor in work.subject.module.state_dict().items())
     assert all(parameter.grad is None for parameter in work.subject.module.parameters())
-    assert with_learning_rate(None, work, engine, 100) == chosen, "remembered, not repeated"
+    assert with_learning_rate(None, work, engine, 100, None) == chosen, "remembered, not repeated"
     assert len(work.notes) == 1
-    assert with_learning_rate(None, *few_samples(), 100) == chosen, "the same in another run"
+    assert with_learning_rate(None, *few_samples(), 100, None) == chosen, "the same in another run"
 
 
 @cache

@@ -264,7 +264,7 @@ def test_a_rate_is_never_searched_for_on_a_pipeline(pipes, monkeypatch):
     monkeypatch.setattr(import_module("untrain.methods.learning_rate"), "range_test", None)
     work = problem(pipes["sd"])
     for given in (None, Optimizer("adam"), Optimizer("adamw", weight_decay=0.01)):
-        assert with_learning_rate(given, work, ENGINE, 100).lr == 3e-4
+        assert with_learning_rate(given, work, ENGINE, 100, None).lr == 3e-4
     assert ESD().resolved(work, ENGINE).optimizer == Optimizer("adam", 1e-4)
 
 

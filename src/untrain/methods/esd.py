@@ -78,7 +78,7 @@ class ESD(Descent):
         method = super().resolved(problem, engine)
         optimizer = self.optimizer or Optimizer("adam")
         if optimizer.lr is None:
-            found = with_learning_rate(None, problem, engine, method.updates).lr
+            found = with_learning_rate(None, problem, engine, method.updates, self.max_norm).lr
             optimizer = replace(optimizer, lr=min(RATE, found or RATE))
         return replace(method, optimizer=optimizer)  # type: ignore[return-value]
 

@@ -44,7 +44,7 @@ TOLERATED, RUINED = 0.25, 1.0
 
 
 def with_learning_rate(
-    optimizer: Optimizer | None, problem: Problem, engine: Engine, updates: int, max_norm: float | None = None
+    optimizer: Optimizer | None, problem: Problem, engine: Engine, updates: int, max_norm: float | None
 ) -> Optimizer:
     """The optimiser with a learning rate: the given one, the original training's peak, what fits the kind of model
     where that is known, or what a range test finds.

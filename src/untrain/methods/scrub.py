@@ -49,7 +49,8 @@ class Scrub(Descent):
         forget, retain = passes(problem)
         phases = min(self.max_steps, math.ceil(self.epochs))
         steps = self.steps or phases * forget + math.ceil(self.epochs * retain)
-        return replace(self, steps=steps, optimizer=with_learning_rate(self.optimizer, problem, engine, steps))
+        optimizer = with_learning_rate(self.optimizer, problem, engine, steps, None)  # min phases are not clipped
+        return replace(self, steps=steps, optimizer=optimizer)
 
     def start(self, problem: Problem, engine: Engine) -> State:
         """The original weights, and a copy of them as the teacher."""
