@@ -53,7 +53,7 @@ def test_every_block_is_run_here():
 
 
 def test_the_method_forgets_and_keeps(things):
-    """Seen once for ascent_steps=3: loss on the forget set 0.039 before, 0.082 after, 0.083 retrained."""
+    """Seen once: loss on the forget set 0.039 before, 0.100 after, 0.083 retrained."""
     before, after, aim = (
         mean_loss(model, things["forget_set"])
         for model in (things["model"], things["result"].model, things["retrained"])
@@ -61,8 +61,8 @@ def test_the_method_forgets_and_keeps(things):
     assert abs(after - aim) < 0.7 * abs(before - aim)
     assert things["scores"].RA > 98
     history = things["result"].history
-    assert ["forget_loss" in record for record in history[:4]] == [True, True, True, False]
-    assert len(history) == 3 + 29, "four passes over 900 samples in batches of 128"
+    assert ["forget_loss" in record for record in history[:3]] == [True, True, False]
+    assert len(history) == 2 + 29, "four passes over 900 samples in batches of 128"
 
 
 def test_the_page_tests_in_closed_form(things):
