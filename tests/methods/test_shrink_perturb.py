@@ -134,6 +134,13 @@ def test_a_whole_class_is_warned_of():
         ShrinkPerturb(steps=2, optimizer=SGD).resolved(work, engine)
 
 
+def test_the_forget_set_is_not_looked_at_where_its_losses_decide_nothing():
+    """What `resolved` computes counts as unlearning."""
+    work, engine = problem()
+    ShrinkPerturb(steps=2, optimizer=SGD).resolved(work, engine)
+    assert "forget loss" not in work.memo
+
+
 def test_a_budget_without_a_method_asks_for_it():
     forget, retain = samples(40, 1), samples(100, 2)
     done = untrain.unlearn(

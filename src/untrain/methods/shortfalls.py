@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from untrain.engine import Engine
 from untrain.methods.base import Method, Problem
 from untrain.methods.like_with_like import CERTAIN, LIMIT
-from untrain.methods.steps import mean_and_error, sample_losses
+from untrain.methods.steps import sample_losses
 from untrain.types import GenerativeTask, Params
 
 if TYPE_CHECKING:
@@ -31,13 +31,15 @@ def forget_loss(problem: Problem, module: nn.Module, engine: Engine) -> Params |
     That is so of a generator, whose loss is the error of predicted noise, and of training, which forgets nothing.
 
     Returns:
-        "mean" and "error", as of `mean_and_error`, and "known", the share of samples that is known for sure.
+        "mean", its standard error √((E ℓ² − (E ℓ)²) / n) as "error", and "known", the share of samples that is known
+        for sure: float64 scalars.
     """
     if isinstance(problem.task, GenerativeTask) or problem.forget is problem.retain:
         return None
     with engine.clock("evaluation"):
         losses, _ = sample_losses(problem.task, module, problem.forget, engine, "forget loss", LIMIT)
-    return {**mean_and_error(losses), "known": (losses < CERTAIN).double().mean()}
+    error = losses.std(correction=0) / math.sqrt(len(losses))
+    return {"mean": losses.mean(), "error": error, "known": (losses < CERTAIN).double().mean()}
 
 
 def forget_loss_before(problem: Problem, engine: Engine) -> Params | None:

@@ -141,8 +141,9 @@ def choose_kept_share(
 def _lam_of(steps: int, problem: Problem, engine: Engine) -> float:
     if isinstance(problem.task, GenerativeTask):
         return GENERATOR_LAM
-    before = forget_loss_before(problem, engine)
-    if before is not None and request_kind(problem) == "one-sided":
+    one_sided = problem.forget is not problem.retain and request_kind(problem) == "one-sided"
+    before = forget_loss_before(problem, engine) if one_sided else None
+    if before is not None:
         known = float(before["known"])
         since = f"most of what is forgotten, {known:.0%} of it known for sure, is of classes that stay and become rarer"
         return choose_kept_share(problem, steps, "λ", lambda dial: min(1.0, ONE_SIDED_SHARE + 1 - known) * dial, since)

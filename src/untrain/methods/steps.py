@@ -17,7 +17,7 @@ from untrain.lazy import nn, torch
 from untrain.methods.base import Decay, Optimizer, Problem, State
 from untrain.models.modes import set_training
 from untrain.rows import count_rows, cut, parts_of
-from untrain.types import Batch, Params, Task
+from untrain.types import Batch, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,15 +32,6 @@ def schedule(optimizer: torch.optim.Optimizer, decay: Decay, steps: int) -> LRSc
     if decay == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-
-
-def mean_and_error(losses: Tensor) -> Params:
-    """The mean of samples' losses, float64 [N].
-
-    Returns:
-        "mean" and "error", its standard error √((E ℓ² − (E ℓ)²) / N): float64 scalars.
-    """
-    return {"mean": losses.mean(), "error": losses.std(correction=0) / math.sqrt(len(losses))}
 
 
 def sample_losses(
